@@ -1,0 +1,32 @@
+"""CamVid, 11 classes: DeepLabV3-ResNet18 teacher, DeepLabV3-MobileNetV2 student, 180x240.
+
+Settings: SGD, poly schedule and augmentation of CIRKD (CVPR 2022), at half the image size.
+Data: the SegNet layout (train/ trainannot/ val/ valannot/ test/ testannot/) in --config.data.root
+or $KDSEG_DATA.
+Commands:
+  ./launch.sh train --config=configs/camvid.py:role=teacher --config.data.root=<camvid> --workdir=runs/camvid_teacher
+  ./launch.sh train --config=configs/camvid.py:method=pixelwise+pairwise --config.data.root=<camvid> \\
+      --config.teacher.checkpoint=runs/camvid_teacher --workdir=runs/camvid_distilled
+  ./launch.sh evaluate --workdir=runs/camvid_distilled --split=val
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+  """Arguments: role=teacher|student, method=<methods>, runlocal."""
+  arg = common.parse_arg(arg, role='student', method='none', runlocal=False)
+  if arg.role not in ('teacher', 'student'):
+    raise ValueError(f"role={arg.role!r} is unknown; expected 'teacher' or 'student'.")
+  config = common.segmentation(arg.method)
+  config.data.update(name='camvid', size=(180, 240))
+  config.augmentation.crop = (180, 180)
+  config.train.update(steps=4_000, batch_size=16)
+  config.optimizer.update(learning_rate=0.02, warmup_steps=100)
+  config.eval.every_steps = 500
+  config.checkpoint.every_steps = 500
+  if arg.role == 'teacher':
+    config.student.update(name='deeplabv3_resnet18', width=1.0)
+  else:
+    config.student.update(name='deeplabv3_mobilenetv2', width=0.5, aux=False)
+  return common.runlocal(config) if arg.runlocal else config

@@ -1,0 +1,29 @@
+"""Quickstart: a small teacher, a student alone and the same student distilled, on the scenes.
+
+Handwritten digits on photographs, generated as they are needed: nothing is downloaded.
+Command: ./launch.sh quickstart
+One of the three runs alone: ./launch.sh train --config=configs/quickstart.py:role=student --workdir=runs/student
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+  """Arguments: role=teacher|student, method=<methods>, runlocal."""
+  arg = common.parse_arg(arg, role='student', method='none', runlocal=False)
+  if arg.role not in ('teacher', 'student'):
+    raise ValueError(f"role={arg.role!r} is unknown; expected 'teacher' or 'student'.")
+  config = common.segmentation(arg.method)
+  config.augmentation.update(scale=(), flip=0.0)  # digits: no mirror images, no other sizes
+  config.eval.update(split='test', every_steps=0, batch_size=20)
+  config.checkpoint.update(every_steps=0, keep=1)
+  config.log.every_steps = 25
+  config.train.batch_size = 16
+  config.optimizer.update(name='adamw', learning_rate=2e-3, weight_decay=1e-4, warmup_steps=20)
+  if arg.role == 'teacher':
+    config.student.update(name='deeplabv3_resnet18', width=0.5, aux=False)
+    config.train.steps = 600
+  else:
+    config.student.update(name='deeplabv3_resnet18', width=0.125, aux=False)
+    config.train.steps = 300
+  return common.runlocal(config) if arg.runlocal else config

@@ -1,0 +1,3 @@
+"""kdseg_jax: knowledge distillation of dense prediction as pure, composable functions."""
+
+__version__ = '0.1.0'

@@ -1,0 +1,168 @@
+"""Images, labels and palette PNGs: reading, resizing, writing; errors name the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+import io
+import os
+import pathlib
+
+import cv2
+import numpy as np
+import PIL.Image
+
+IGNORE_LABEL = 255
+IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp')
+_PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
+_PNG_GRAYSCALE, _PNG_PALETTE = 0, 3
+_ALPHA_MODES = ('RGBA', 'LA', 'PA', 'La', 'RGBa')
+
+
+def read_image(path: str | os.PathLike) -> np.ndarray:
+  """Reads a picture as RGB, turned upright if its EXIF data say that it was taken sideways.
+
+  Args:
+    path: PNG, JPEG, BMP or WebP file of 8 bits a channel; grey pictures become three equal channels.
+
+  Returns:
+    `(H, W, 3)` uint8.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: the file cannot be decoded (damaged, cut short, no picture), has more than 8 bits
+      a channel, or has an alpha channel.
+  """
+  content = _read_bytes(path)
+  pixels = None
+  if content:
+    # ANYDEPTH shows 16-bit files as such, where COLOR alone would silently cut them to 8 bits.
+    pixels = cv2.imdecode(np.frombuffer(content, np.uint8),
+                          cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+  if pixels is None:
+    raise ValueError(f'{path}: cannot be decoded: it is damaged, cut short or no picture. '
+                     'Copy or download it again.')
+  if pixels.dtype != np.uint8:
+    raise ValueError(f'{path}: has {pixels.dtype.itemsize * 8} bits a channel; expected 8. '
+                     'Convert it to an 8-bit picture.')
+  with PIL.Image.open(io.BytesIO(content)) as header:  # reads the header only
+    if header.mode in _ALPHA_MODES:
+      raise ValueError(f'{path}: has an alpha channel ({header.mode}); expected RGB or grey. '
+                       'Flatten it onto a background and save it without alpha.')
+  return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def read_label(path: str | os.PathLike) -> np.ndarray:
+  """Reads a label PNG: the stored indices, whether it is grey or has a palette.
+
+  Args:
+    path: 8-bit grey PNG, or palette PNG of any depth (whose colours are not looked at).
+
+  Returns:
+    `(H, W)` uint8 of class indices, as stored.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: the file is no PNG, stores colours instead of indices or not 8 bits, or is damaged.
+  """
+  content = _read_bytes(path)
+  if content[:8] != _PNG_SIGNATURE or len(content) < 26:
+    raise ValueError(f'{path}: is not a PNG file; labels must be PNG, because lossy formats '
+                     'change class indices.')
+  depth, color_type = content[24], content[25]
+  if color_type not in (_PNG_GRAYSCALE, _PNG_PALETTE):
+    raise ValueError(f'{path}: stores colours; expected one channel of class indices (a grey or '
+                     'palette PNG). Map each colour to its class index first.')
+  # Grey levels of 1, 2 and 4 bits are stretched to 0..255 by decoders: no longer indices.
+  if color_type == _PNG_GRAYSCALE and depth != 8:
+    raise ValueError(f'{path}: stores {depth}-bit grey levels; expected 8 bits. '
+                     'Save the label as an 8-bit PNG.')
+  try:
+    with PIL.Image.open(io.BytesIO(content)) as image:
+      return np.array(image, dtype=np.uint8)
+  except (OSError, SyntaxError) as error:
+    raise ValueError(f'{path}: cannot be decoded: it is damaged or cut short ({error}). '
+                     'Copy or download it again.') from error
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """Resizes `(H, W, 3)` to `size` = (height, width): by area when shrinking, else bilinear."""
+  height, width = size
+  shrinks = height <= image.shape[0] and width <= image.shape[1]
+  return cv2.resize(image, (width, height),
+                    interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """Resizes `(H, W)` labels to `size` = (height, width): the nearest pixel, centres aligned."""
+  # INTER_NEAREST rounds down, which shifts labels by up to half a pixel against the image.
+  return cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def write_png(path: str | os.PathLike, array: np.ndarray) -> None:
+  """Writes `(H, W, 3)` RGB or `(H, W)` grey uint8 as PNG; makes the folder if it is missing."""
+  if array.dtype != np.uint8 or not (array.ndim == 2 or array.ndim == 3 and array.shape[2] == 3):
+    raise ValueError(f'{path}: expected uint8 of shape (H, W, 3) or (H, W), '
+                     f'got {array.dtype} of shape {array.shape}.')
+  _write(path, PIL.Image.fromarray(array))
+
+
+def write_palette_png(path: str | os.PathLike, label: np.ndarray, palette: np.ndarray) -> None:
+  """Writes labels as a palette PNG: indices in the file, colours in every viewer.
+
+  Args:
+    path: file to write; the folder is made if it is missing.
+    label: `(H, W)` of class indices; 255 is ignore and shows black.
+    palette: `(C, 3)` uint8, the colour of each class.
+  """
+  image = PIL.Image.fromarray(np.asarray(label, np.uint8))
+  colors = np.zeros((256, 3), np.uint8)
+  colors[:len(palette)] = palette
+  colors[IGNORE_LABEL] = 0
+  image.putpalette(colors.tobytes())
+  _write(path, image)
+
+
+def list_images(paths: Iterable[str | os.PathLike]) -> list[pathlib.Path]:
+  """The picture files that the arguments name: files as they are, folders by their sorted files.
+
+  Args:
+    paths: files and folders; subfolders are not entered.
+
+  Raises:
+    FileNotFoundError: a path does not exist, or a folder holds no picture.
+    ValueError: a file is named that is no picture by its suffix.
+  """
+  found = []
+  for path in map(pathlib.Path, paths):
+    if path.is_dir():
+      inside = images_in(path)
+      if not inside:
+        raise FileNotFoundError(f'{path}: holds no picture ({" ".join(IMAGE_SUFFIXES)}); '
+                                'subfolders are not searched, name them one by one.')
+      found.extend(inside)
+    elif not path.exists():
+      raise FileNotFoundError(f'{path}: no such file or folder.')
+    elif path.suffix.lower() not in IMAGE_SUFFIXES:
+      raise ValueError(f'{path}: is no picture by its name; expected {" ".join(IMAGE_SUFFIXES)}.')
+    else:
+      found.append(path)
+  return found
+
+
+def images_in(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The picture files of a folder in sorted order; hidden files are left out."""
+  return sorted(path for path in folder.iterdir()
+                if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith('.'))
+
+
+def _read_bytes(path):
+  try:
+    with open(path, 'rb') as file:
+      return file.read()
+  except FileNotFoundError:
+    raise FileNotFoundError(f'{path}: no such file.') from None
+
+
+def _write(path, image):
+  os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+  image.save(path, format='PNG')

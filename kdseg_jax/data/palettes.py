@@ -1,0 +1,120 @@
+"""Colours of classes, and pictures of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from kdseg_jax.data import files
+
+# The colours that the SegNet authors and most CamVid papers use, in label order.
+CAMVID = np.array([
+    (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0),
+    (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192)], np.uint8)
+
+# Background, then ten hues that stay apart from each other on photographs.
+SCENES = np.array([
+    (38, 38, 46), (230, 57, 70), (255, 159, 28), (255, 230, 64), (118, 200, 60), (0, 150, 110),
+    (60, 215, 235), (40, 110, 240), (140, 80, 220), (245, 110, 200), (165, 105, 65)], np.uint8)
+
+
+def default_palette(num_classes: int) -> np.ndarray:
+  """The Pascal VOC colours: the bits of the class index, spread over red, green and blue.
+
+  Args:
+    num_classes: number of classes, 1 to 255.
+
+  Returns:
+    `(num_classes, 3)` uint8; class 0 is black.
+
+  Raises:
+    ValueError: labels of so many classes do not fit uint8 beside 255 = ignore.
+  """
+  if not 1 <= num_classes <= 255:
+    raise ValueError(f'num_classes must be 1 to 255, got {num_classes}: 255 means ignore.')
+  index = np.arange(num_classes)[:, None]
+  channel = np.arange(3)
+  palette = np.zeros((num_classes, 3), np.int64)
+  for group in range(3):  # three bits of the index at a time, lowest first, into the high bits
+    palette |= ((index >> (3 * group + channel)) & 1) << (7 - group)
+  return palette.astype(np.uint8)
+
+
+def colorize(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
+  """Draws labels in the colours of their classes; 255 (ignore) is black.
+
+  Args:
+    label: `(H, W)` of class indices.
+    palette: `(C, 3)` uint8.
+
+  Returns:
+    `(H, W, 3)` uint8 RGB.
+
+  Raises:
+    ValueError: a label is neither 255 nor the index of a colour.
+  """
+  ignored = label == files.IGNORE_LABEL
+  known = np.where(ignored, 0, label)
+  if known.size and not 0 <= known.min() <= known.max() < len(palette):
+    raise ValueError(f'Labels reach from {known.min()} to {known.max()}, but the palette has '
+                     f'colours for 0 to {len(palette) - 1}.')
+  return np.where(ignored[..., None], np.uint8(0), palette[known])
+
+
+def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray,
+            alpha: float = 0.6) -> np.ndarray:
+  """Lays the colours of the labels over the image; ignored pixels show the image itself.
+
+  Args:
+    image: `(H, W, 3)` uint8 RGB.
+    label: `(H, W)` of class indices, 255 = ignore.
+    palette: `(C, 3)` uint8.
+    alpha: opacity of the colours, 0 to 1.
+
+  Returns:
+    `(H, W, 3)` uint8 RGB.
+  """
+  if image.shape[:2] != label.shape:
+    raise ValueError(f'The image is {image.shape[:2]}, its label {label.shape} (height, width).')
+  mixed = (1 - alpha) * image + alpha * colorize(label, palette)
+  ignored = (label == files.IGNORE_LABEL)[..., None]
+  return np.where(ignored, image, np.rint(mixed).astype(np.uint8))
+
+
+def strip(images: Sequence[np.ndarray], titles: Sequence[str], *,
+          height: int = 256) -> np.ndarray:
+  """Puts pictures side by side on white, each under its title.
+
+  Args:
+    images: `(H, W, 3)` uint8 RGB each.
+    titles: one a picture; drawn smaller where it would not fit.
+    height: of every panel in pixels; small pictures are enlarged without smoothing.
+
+  Returns:
+    One `(H', W', 3)` uint8 RGB picture.
+  """
+  if not images or len(images) != len(titles):
+    raise ValueError(f'Expected one title for each picture, got {len(images)} pictures and '
+                     f'{len(titles)} titles.')
+  margin, bar = 8, 28
+  panels = []
+  for image, title in zip(images, titles, strict=True):
+    width = max(1, round(image.shape[1] * height / image.shape[0]))
+    smooth = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_NEAREST_EXACT
+    panel = cv2.resize(image, (width, height), interpolation=smooth)
+    panel = np.concatenate([_title(title, bar, width), panel])
+    panels.append(cv2.copyMakeBorder(panel, 0, margin, margin // 2, margin // 2,
+                                     cv2.BORDER_CONSTANT, value=(255, 255, 255)))
+  return np.concatenate(panels, axis=1)
+
+
+def _title(text, height, width):
+  """White bar of the given size with the text in its middle."""
+  font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.55
+  text_width, text_height = cv2.getTextSize(text, font, scale, 1)[0]
+  shrink = min(1.0, width / max(text_width, 1))
+  origin = (int((width - shrink * text_width) / 2), int((height + shrink * text_height) / 2))
+  bar = np.full((height, width, 3), 255, np.uint8)
+  return cv2.putText(bar, text, origin, font, scale * shrink, (40, 40, 40), 1, cv2.LINE_AA)

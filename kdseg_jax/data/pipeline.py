@@ -1,0 +1,130 @@
+"""From a source to batches of numpy arrays, the same on any number of processes and threads.
+
+A source has `len(source)` and `source[i]`, a dict with `image` `(H, W, 3)` uint8 and `label`
+`(H, W)` uint8, and may be read by many threads at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import grain
+import numpy as np
+
+from kdseg_jax.data import files
+
+Batch = dict[str, np.ndarray]
+_THREADS = 4
+
+
+def train_batches(source: Any, *, batch_size: int, seed: int,
+                  augmentation: Callable[[Mapping[str, Any], np.random.Generator], dict[str, Any]],
+                  start: int = 0, process_index: int = 0, process_count: int = 1,
+                  num_threads: int = _THREADS) -> Iterator[Batch]:
+  """Endless shuffled, augmented batches; batch k is a function of (seed, k) alone.
+
+  The source is shuffled anew in each epoch; batches run on over the ends of epochs. Process p of P
+  gets examples kB + pB/P to kB + (p+1)B/P - 1 of the stream for batch k of B examples, so that the
+  processes' parts, put one after the other, are the batch of one process.
+
+  Args:
+    source: where examples come from, see the module.
+    batch_size: B, of all processes together.
+    seed: 0 to 2**32 - 1.
+    augmentation: function of (example, generator) that returns `image`, `label` and `mask`, of one
+      shape for all examples; see `Augmentation`.
+    start: number of the first batch; no earlier one is computed.
+    process_index: p.
+    process_count: P.
+    num_threads: threads that prepare batches ahead; they do not change them.
+
+  Yields:
+    `image` `(b, h, w, 3)` uint8, `label` `(b, h, w)` uint8 with 255 = ignore, `mask` `(b, h, w)`
+    bool with False = padding, `index` `(b,)` int32, the example's number in the stream.
+
+  Raises:
+    ValueError: the source is empty or the batch cannot be shared by the processes.
+  """
+  share = _share(source, batch_size, process_index, process_count)
+  dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+  dataset = dataset.random_map(augmentation).map_with_index(_numbered)
+  # Batch j of this size is the part of process j % P in batch j // P.
+  dataset = dataset.batch(share)[start * process_count + process_index::process_count]
+  return iter(dataset.to_iter_dataset(_read_options(num_threads)))
+
+
+def evaluation_batches(source: Any, *, batch_size: int, process_index: int = 0,
+                       process_count: int = 1, num_threads: int = _THREADS) -> Iterator[Batch]:
+  """Batches of one size that hold every image exactly once, whole.
+
+  A batch has images of one size only, so that no image's result depends on the others: images wait
+  in one buffer for each size, which is emptied when it is full, and at the end. What is missing
+  then is filled up by examples of index -1: image 0, label 255, mask False. Within a size, images
+  come in the order of the source. All processes see batches of the same shapes in the same order
+  (each reads the whole source) and take their part, a contiguous one, of each.
+
+  Args:
+    source: where examples come from, see the module.
+    batch_size: of all processes together.
+    process_index: number of this process.
+    process_count: number of processes.
+    num_threads: threads that read ahead; they do not change the batches.
+
+  Yields:
+    As `train_batches`; `index` is the position in the source, or -1.
+
+  Raises:
+    ValueError: the source is empty or the batch cannot be shared by the processes.
+  """
+  share = _share(source, batch_size, process_index, process_count)
+  part = slice(process_index * share, (process_index + 1) * share)
+  dataset = grain.MapDataset.source(source).map_with_index(_numbered)
+  return (_fill(group, batch_size, part) for group in _grouped_by_size(
+      dataset.to_iter_dataset(_read_options(num_threads)), batch_size))
+
+
+def _share(source, batch_size, process_index, process_count):
+  """Examples of a batch for each process."""
+  if not len(source):
+    raise ValueError('The source holds no examples.')
+  if batch_size < 1 or batch_size % process_count:
+    raise ValueError(f'batch_size={batch_size} cannot be shared by {process_count} processes: '
+                     'it must be a positive multiple of their number.')
+  if not 0 <= process_index < process_count:
+    raise ValueError(f'process_index={process_index}: expected 0 to {process_count - 1}.')
+  return batch_size // process_count
+
+
+def _read_options(num_threads):
+  return grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
+
+
+def _numbered(index, example):
+  """Image, label, mask and number of an example; sources may hold more, of varying shapes."""
+  mask = example.get('mask')
+  if mask is None:
+    mask = np.ones(example['label'].shape, bool)
+  return {'image': example['image'], 'label': example['label'], 'mask': mask,
+          'index': np.int32(index)}
+
+
+def _grouped_by_size(examples, batch_size):
+  """Lists of up to `batch_size` examples of one size."""
+  waiting = {}
+  for example in examples:
+    group = waiting.setdefault(example['label'].shape, [])
+    group.append(example)
+    if len(group) == batch_size:
+      yield waiting.pop(example['label'].shape)
+  yield from waiting.values()
+
+
+def _fill(group, batch_size, part):
+  """One process's part of a batch, filled up with padding examples."""
+  size = group[0]['label'].shape
+  padding = {'image': np.zeros((*size, 3), np.uint8),
+             'label': np.full(size, files.IGNORE_LABEL, np.uint8),
+             'mask': np.zeros(size, bool), 'index': np.int32(-1)}
+  examples = (group + [padding] * (batch_size - len(group)))[part]
+  return {name: np.stack([example[name] for example in examples]) for name in padding}

@@ -1,0 +1,221 @@
+"""The `Distiller`: a distillation method as a pair of pure functions over pytrees."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+PyTree = Any
+Taps = Mapping[str, Any]  # name -> array, channels last, in the model's own scale
+Weight = float | Callable[[Array], Array]
+
+
+class DistillerState(NamedTuple):
+  """The four parts of a distiller's state.
+
+  Attributes:
+    params: trained with the student (projections, fusion, adapters).
+    critic: trained against the student by its own optimiser; {} if the method has none.
+    prepared: trained before distillation and frozen after (an autoencoder); {} if none.
+    memory: carried along and never differentiated (queues, BatchNorm statistics of
+      projections, spectral-norm vectors). Must be the same on every device.
+  """
+
+  params: PyTree = {}
+  critic: PyTree = {}
+  prepared: PyTree = {}
+  memory: PyTree = {}
+
+
+class Requires(NamedTuple):
+  """What a distiller reads; checked against the models before anything is compiled.
+
+  Attributes:
+    student: names of the student's taps.
+    teacher: names of the teacher's taps.
+    targets: names of what the task's loss assigned (masks, weights, normalisers).
+    teacher_head: True if the method calls `inputs.teacher_head`.
+  """
+
+  student: tuple[str, ...] = ()
+  teacher: tuple[str, ...] = ()
+  targets: tuple[str, ...] = ()
+  teacher_head: bool = False
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=['student', 'teacher', 'batch', 'targets', 'rng', 'step', 'teacher_head'],
+    meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class DistillInputs:
+  """What every objective of a distiller receives; a pytree.
+
+  Attributes:
+    student: the student's taps, `(N, ...)` arrays by name.
+    teacher: the teacher's taps.
+    batch: the batch (`image`, `label`, `mask`, `index`); `index` is the global number of an
+      example, to be folded into `rng` for draws that the device count must not change.
+    targets: what the task's loss assigned, by name.
+    rng: key of this step, the same on every device.
+    step: number of this step, an integer scalar.
+    teacher_head: `jax.tree_util.Partial` over the teacher's variables that runs the teacher's
+      head from a given layer, or None.
+  """
+
+  student: Taps
+  teacher: Taps
+  batch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  targets: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  rng: Any = None
+  step: Any = 0
+  teacher_head: Any = None
+
+
+Objective = Callable[[DistillerState, DistillInputs], tuple[Array, tuple[PyTree, dict]]]
+
+
+class Distiller(NamedTuple):
+  """One distillation method, as `optax.GradientTransformation` is one optimiser.
+
+  Attributes:
+    requires: `Requires`.
+    init: `(rng, inputs) -> DistillerState`; `inputs` may hold `jax.ShapeDtypeStruct`s.
+    loss: `(state, inputs) -> (loss, (memory, metrics))`, differentiated with respect to the
+      student and `state.params` only.
+    critic_loss: the same form, with respect to `state.critic` only; the student's taps are
+      already stopped. None if the method has no critic.
+    prepare_loss: the same form, with respect to `state.prepared` only, on teacher taps. None
+      if nothing is prepared.
+  """
+
+  requires: Requires
+  init: Callable[[Array, DistillInputs], DistillerState]
+  loss: Objective
+  critic_loss: Objective | None = None
+  prepare_loss: Objective | None = None
+
+
+def stateless(requires: Requires, loss: Callable[[DistillInputs], Array]) -> Distiller:
+  """A distiller without any state, from `loss(inputs) -> scalar`."""
+  return Distiller(
+      requires=requires,
+      init=lambda rng, inputs: DistillerState(),
+      loss=lambda state, inputs: (loss(inputs), (state.memory, {})))
+
+
+def fold_in_name(rng: Array | None, name: str) -> Array | None:
+  """Folds crc32(name) into a key, so that adding a part leaves the others' draws unchanged."""
+  if rng is None or isinstance(rng, jax.ShapeDtypeStruct):  # as in the inputs of `init`
+    return rng
+  return jax.random.fold_in(rng, zlib.crc32(name.encode()))
+
+
+def combine(parts: Mapping[str, tuple[Weight, Distiller]]) -> Distiller:
+  """The weighted sum of named distillers: again a distiller.
+
+  `loss = sum_name weight_name(step) * loss_name`. Every group of the state is nested under the
+  part's name. The critics' and the preparations' objectives are summed unweighted, as each has
+  an optimiser and state of its own. Metrics are `name/raw`, `name/weighted` and, for what the
+  part itself reports, `name/<term>`; `name/critic` and `name/prepare` in those phases.
+
+  Args:
+    parts: name -> (weight, distiller). A weight is a number or an optax schedule of the step.
+
+  Raises:
+    ValueError: a weight is neither a number nor a schedule, or a name is empty or holds '/'.
+  """
+  for name, (weight, _) in parts.items():
+    if not name or '/' in name:
+      raise ValueError(f'combine: {name!r} is no name of a part: it must be non-empty, without "/".')
+    if not callable(weight) and not isinstance(weight, (int, float)):
+      raise ValueError(
+          f'combine: the weight of {name!r} is {weight!r}; expected a number or a schedule, a '
+          'function of the step.')
+  distillers = {name: distiller for name, (_, distiller) in parts.items()}
+
+  def init(rng, inputs):
+    states = {name: d.init(fold_in_name(rng, name), _inputs_of(name, inputs))
+              for name, d in distillers.items()}
+    return DistillerState(*({name: getattr(state, group) for name, state in states.items()}
+                            for group in DistillerState._fields))
+
+  def loss(state, inputs):
+    def weigh(name, value):
+      weight = parts[name][0]
+      weighted = (weight(inputs.step) if callable(weight) else weight) * value
+      return weighted, {f'{name}/raw': value, f'{name}/weighted': weighted}
+    return _sum_objectives(distillers, 'loss', weigh, state, inputs)
+
+  def critic_loss(state, inputs):
+    weigh = lambda name, value: (value, {f'{name}/critic': value})
+    return _sum_objectives(distillers, 'critic_loss', weigh, state, inputs)
+
+  def prepare_loss(state, inputs):
+    weigh = lambda name, value: (value, {f'{name}/prepare': value})
+    return _sum_objectives(distillers, 'prepare_loss', weigh, state, inputs)
+
+  return Distiller(
+      requires=_union([d.requires for d in distillers.values()]),
+      init=init,
+      loss=loss,
+      critic_loss=critic_loss if any(d.critic_loss for d in distillers.values()) else None,
+      prepare_loss=prepare_loss if any(d.prepare_loss for d in distillers.values()) else None)
+
+
+def _sum_objectives(distillers, objective, weigh, state, inputs):
+  """Sums one objective over the parts that have it; the others keep their memory."""
+  total = jnp.float32(0)
+  memory = dict(state.memory)
+  metrics = {}
+  for name, distiller in distillers.items():
+    function = getattr(distiller, objective)
+    if function is None:
+      continue
+    part = DistillerState(*(group[name] for group in state))
+    value, (memory[name], reported) = function(part, _inputs_of(name, inputs))
+    value, own = weigh(name, value)
+    total += value
+    metrics |= own | {f'{name}/{term}': x for term, x in reported.items()}
+  return total, (memory, metrics)
+
+
+def _inputs_of(name, inputs):
+  return dataclasses.replace(inputs, rng=fold_in_name(inputs.rng, name))
+
+
+def _union(requires):
+  merge = lambda field: tuple(dict.fromkeys(n for r in requires for n in getattr(r, field)))
+  return Requires(merge('student'), merge('teacher'), merge('targets'),
+                  any(r.teacher_head for r in requires))
+
+
+def check_requires(requires: Requires, inputs: DistillInputs) -> None:
+  """Checks that the models and the task provide what a distiller reads.
+
+  Raises:
+    ValueError: a tap, a target or the teacher's head is missing; names what there is.
+  """
+  problems = []
+  for owner, wanted, available in (
+      ('student has no tap', requires.student, inputs.student),
+      ('teacher has no tap', requires.teacher, inputs.teacher),
+      ('task has no target', requires.targets, inputs.targets)):
+    for name in wanted:
+      if name not in available:
+        nearest = difflib.get_close_matches(name, available, n=1)
+        hint = f' Did you mean {nearest[0]!r}?' if nearest else ''
+        problems.append(f'the {owner} {name!r}; it has {sorted(available)}.{hint}')
+  if requires.teacher_head and inputs.teacher_head is None:
+    problems.append('the method runs features through the head of the teacher, and this '
+                    'teacher offers none.')
+  if problems:
+    raise ValueError('The method cannot be used with these models:\n  ' + '\n  '.join(problems))

@@ -1,0 +1,76 @@
+"""From a method string to a distiller: `pixelwise+pairwise` and the papers' weights."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from kdseg_jax.distillers import core, skd
+
+# A term is one loss with its own weight and options; a method is one or more terms.
+TERMS = {
+    'pixelwise': skd.pixelwise,
+    'pairwise': skd.pairwise,
+}
+
+# method -> term -> weight of the paper.
+METHODS = {
+    'none': {},
+    'pixelwise': {'pixelwise': 10.0},  # CVPR 2019, section 3.3: lambda_1 = 10
+    'pairwise': {'pairwise': 10.0},
+}
+
+
+def terms_of(method: str, weights: Mapping[str, float] | None = None) -> dict[str, dict[str, Any]]:
+  """The terms of a method string with the papers' weights and the factories' defaults.
+
+  Args:
+    method: names of `METHODS` joined by '+', e.g. 'pixelwise+pairwise'.
+    weights: weights given explicitly, term -> weight; needed for a term that two of the
+      methods share.
+
+  Returns:
+    term -> {'weight': number, **options of its factory}.
+
+  Raises:
+    ValueError: an unknown method or term, or a shared term without an explicit weight.
+  """
+  weights = dict(weights or {})
+  found: dict[str, float] = {}
+  for name in method.split('+'):
+    if name not in METHODS:
+      raise ValueError(_unknown('method', name, METHODS))
+    for term, weight in METHODS[name].items():
+      if term in found and term not in weights:
+        raise ValueError(
+            f'method={method}: the term {term!r} occurs in two of the methods, with weights '
+            f'{found[term]} and {weight}. Give its weight explicitly: {term}=<weight>.')
+      found[term] = weight
+  for term in weights:
+    if term not in found:
+      raise ValueError(_unknown(f'term of method={method}', term, found))
+  return {term: {'weight': weights.get(term, weight), **_options(TERMS[term])}
+          for term, weight in found.items()}
+
+
+def create(terms: Mapping[str, Mapping[str, Any]], *, axis_name: str | None = None) -> core.Distiller:
+  """The distiller of the given terms, as `terms_of` returns them."""
+  parts = {}
+  for term, options in terms.items():
+    options = dict(options)
+    weight = options.pop('weight')
+    parts[term] = (weight, TERMS[term](**options, axis_name=axis_name))
+  return core.combine(parts)
+
+
+def _options(factory):
+  parameters = inspect.signature(factory).parameters
+  return {name: p.default for name, p in parameters.items() if name != 'axis_name'}
+
+
+def _unknown(what, name, known):
+  nearest = difflib.get_close_matches(name, known, n=1)
+  hint = f' Did you mean {nearest[0]!r}?' if nearest else ''
+  return f'{name!r} is no {what}. Known: {", ".join(known) or "(none)"}.{hint}'

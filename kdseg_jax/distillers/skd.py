@@ -1,0 +1,79 @@
+"""Structured knowledge distillation (Liu et al., CVPR 2019; journal 2020)."""
+
+from __future__ import annotations
+
+from kdseg_jax import losses
+from kdseg_jax.distillers import core
+
+
+def pixelwise(
+    *,
+    temperature: float = 1.0,
+    form: str = 'kl',
+    reduction: str = 'mean',
+    tap: str = 'logits',
+    axis_name: str | None = None,
+) -> core.Distiller:
+  """Pixel-wise distillation of the class distributions (CVPR 2019, eq. 1).
+
+  `losses.pixelwise_kl(student[tap], teacher[tap])`, on logits before upsampling, over all
+  pixels, ignored ones included. The official code is `form='cross_entropy'`,
+  `reduction='sum_over_batch'`.
+
+  Args:
+    temperature: divides both logits.
+    form: 'kl' or 'cross_entropy'.
+    reduction: 'mean' or 'sum_over_batch'.
+    tap: name of the logits of both models.
+    axis_name: mesh axis over which the batch is spread.
+
+  Returns:
+    A distiller without state. Student and teacher must have the same output stride.
+  """
+  def loss(inputs):
+    return losses.pixelwise_kl(
+        inputs.student[tap], inputs.teacher[tap], temperature=temperature, form=form,
+        reduction=reduction, axis_name=axis_name)
+  return core.stateless(core.Requires(student=(tap,), teacher=(tap,)), loss)
+
+
+def pairwise(
+    *,
+    node_scale: float = 0.5,
+    node_size: int | None = None,
+    pool: str = 'max',
+    norm_gradient: bool = True,
+    norm: str = 'add_eps',
+    eps: float = 1e-8,
+    neighbourhood: int | None = None,
+    student_tap: str = 'embedding',
+    teacher_tap: str = 'embedding',
+    axis_name: str | None = None,
+) -> core.Distiller:
+  """Pair-wise distillation of cosine affinities between nodes (CVPR 2019, eq. 2).
+
+  `losses.pairwise_affinity(student[student_tap], teacher[teacher_tap])`; widths may differ.
+
+  Args:
+    node_scale: side of a node (pooling window) as a share of the map: 0.5 is the official rule.
+    node_size: side of a node in pixels; overrides `node_scale`. 1 makes every pixel a node.
+    pool: 'max' or 'mean' inside a node.
+    norm_gradient: False detaches the norms, as the official journal code does.
+    norm: 'add_eps' or 'clamp', how `eps` guards the norms.
+    eps: see `norm`.
+    neighbourhood: only pairs of nodes at most this far apart count; None is all.
+    student_tap: name of the student's features.
+    teacher_tap: name of the teacher's features.
+    axis_name: mesh axis over which the batch is spread.
+
+  Returns:
+    A distiller without state. Student and teacher must have the same output stride.
+  """
+  def loss(inputs):
+    student, teacher = inputs.student[student_tap], inputs.teacher[teacher_tap]
+    nodes = node_size or losses.scaled_node_size(student.shape[1:3], node_scale)
+    return losses.pairwise_affinity(
+        student, teacher, node_size=nodes, pool=pool, norm_gradient=norm_gradient, norm=norm,
+        eps=eps, neighbourhood=neighbourhood, axis_name=axis_name)
+  return core.stateless(
+      core.Requires(student=(student_tap,), teacher=(teacher_tap,)), loss)

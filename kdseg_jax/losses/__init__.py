@@ -1,0 +1,12 @@
+"""Loss functions: arrays in, float32 scalar out; see each function for its equation.
+
+Conventions of all: channels last, student first and teacher second, no gradient into the teacher,
+`where=` masks, `axis_name=` for a batch that is spread over devices. They need jax alone and work
+under jit, grad, vmap, remat, shard_map and pmap.
+"""
+
+from kdseg_jax.losses.affinity import pairwise_affinity
+from kdseg_jax.losses.affinity import scaled_node_size
+from kdseg_jax.losses.pixelwise import pixelwise_kl
+from kdseg_jax.losses.resizing import resize_bilinear
+from kdseg_jax.losses.supervised import cross_entropy

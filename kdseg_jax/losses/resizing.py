@@ -1,0 +1,54 @@
+"""Bilinear resizing that agrees with the frameworks the published models were trained in."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+import numpy as np
+
+
+def resize_bilinear(x: jax.Array, size: tuple[int, int], *, align_corners: bool) -> jax.Array:
+  """Resizes the two middle axes bilinearly, without antialiasing.
+
+  Output row i reads the input at row `i * (h - 1) / (H - 1)` if `align_corners`, else at
+  `(i + 0.5) * h / H - 0.5`, clipped to the image; columns alike. As two matrix products with
+  constant weights: their gradient is again two products, where gathers would need scatters.
+  Equal to `torch.nn.functional.interpolate(mode='bilinear', antialias=False)` in both modes.
+
+  Args:
+    x: `(N, h, w, C)`, any float dtype.
+    size: `(H, W)`.
+    align_corners: whether the outermost pixel centres (True) or the image borders (False) of
+      input and output coincide. No default: models and papers differ, and it is easily mixed up.
+
+  Returns:
+    `(N, H, W, C)` in the dtype of x, interpolated in float32 (float64 for float64).
+
+  Raises:
+    ValueError: x is not of rank 4, or a size is not positive.
+  """
+  if x.ndim != 4 or len(size) != 2 or min(size) < 1:
+    raise ValueError(
+        f'resize_bilinear takes (N, h, w, C) and a size (H, W) of at least 1, got shape {x.shape} '
+        f'and size {tuple(size)}.')
+  if x.shape[1:3] == tuple(size):
+    return x
+  dtype = jnp.promote_types(jnp.float32, x.dtype)
+  rows, columns = (
+      _weights(source, target, align_corners).astype(dtype)
+      for source, target in zip(x.shape[1:3], size))
+  # Columns first: the larger second product then needs no transposition.
+  y = jnp.einsum('jw,nhwc->nhjc', columns, x.astype(dtype), precision=lax.Precision.HIGHEST)
+  y = jnp.einsum('ih,nhjc->nijc', rows, y, precision=lax.Precision.HIGHEST)
+  return y.astype(x.dtype)
+
+
+def _weights(source: int, target: int, align_corners: bool) -> np.ndarray:
+  """Interpolation weights `(target, source)`: tents of width 1 around each read position."""
+  steps = np.arange(target)
+  if align_corners:
+    positions = steps * ((source - 1) / max(target - 1, 1))
+  else:
+    positions = np.clip((steps + 0.5) * (source / target) - 0.5, 0, source - 1)
+  return np.maximum(0, 1 - np.abs(positions[:, None] - np.arange(source)))

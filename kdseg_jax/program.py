@@ -1,0 +1,178 @@
+"""What every program shares: flags, the config, versions and devices, errors for people."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+import runpy
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+import jax
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+WORKDIR = flags.DEFINE_string('workdir', None, 'Work directory: checkpoints, logs, results.')
+_ACCELERATOR = flags.DEFINE_bool(
+    'require_accelerator', False, 'Refuse to run when jax finds only the CPU.')
+_DISTRIBUTED = flags.DEFINE_bool(
+    'distributed', False, 'Several hosts: call jax.distributed.initialize() first.')
+
+# What wrong input raises; shown without a traceback where this project's own code raised it.
+_USER_ERRORS = (ValueError, OSError, FloatingPointError)
+
+
+def define_config() -> flags.FlagHolder:
+  """Defines `--config=<file>.py:<arg>` with `--config.<field>=<value>` overrides."""
+  return config_flags.DEFINE_config_file(
+      'config', None, 'Recipe, e.g. configs/camvid.py:method=pixelwise.', lock_config=True)
+
+
+def run(main: Callable[[list[str]], None], *, saved_config: bool = False) -> None:
+  """Parses the flags, prints versions and devices, runs `main(positional arguments)`.
+
+  An error of the user's input ends the program with one clear message and exit status 2.
+
+  Args:
+    main: the program.
+    saved_config: without `--config`, the config that the run of `--workdir` was trained with is
+      used; single fields of it can be overridden all the same.
+  """
+  app.run(lambda argv: _main(main, argv[1:]),
+          flags_parser=functools.partial(_parse, saved_config=saved_config))
+
+
+def _main(main, arguments):
+  logging.set_verbosity(logging.INFO)
+  logging.get_absl_handler().addFilter(_is_ours)
+  try:
+    if _DISTRIBUTED.value:
+      jax.distributed.initialize()
+    announce(require_accelerator=_ACCELERATOR.value)
+    main(arguments)
+  except _USER_ERRORS as error:
+    if not _raised_here(error):
+      raise
+    _exit(error)
+
+
+def _is_ours(record):
+  """Lets through what this project logs, and errors of the libraries below it."""
+  return record.levelno >= logging.converter.STANDARD_ERROR or os.sep + 'kdseg_jax' + os.sep in record.pathname
+
+
+def _raised_here(error):
+  """True if this project's code raised it, and not a library below it."""
+  file = os.path.abspath(traceback.extract_tb(error.__traceback__)[-1].filename)
+  root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+  return any(file.startswith(os.path.join(root, part, '')) for part in ('kdseg_jax', 'configs'))
+
+
+def no_arguments(arguments: Sequence[str]) -> None:
+  """Raises ValueError if there are positional arguments, for programs that take none."""
+  if arguments:
+    raise ValueError(f'Unexpected argument {arguments[0]!r}; options are written --name=value.')
+
+
+def announce(*, require_accelerator: bool = False) -> None:
+  """Prints versions and devices.
+
+  Raises:
+    ValueError: `require_accelerator` is set and jax found only the CPU.
+  """
+  version = importlib.metadata.version
+  devices = jax.devices()
+  print(f'Python {platform.python_version()}, ' + ', '.join(
+      f'{name} {version(name)}' for name in ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint')))
+  print(f'{len(devices)} device(s): {devices[0].platform} {devices[0].device_kind}; '
+        f'process {jax.process_index()} of {jax.process_count()}', flush=True)
+  if require_accelerator and devices[0].platform == 'cpu':
+    raise ValueError(
+        '--require_accelerator is set and jax found only the CPU. Install the jax of your '
+        'accelerator (JAX_EXTRA=tpu or JAX_EXTRA=cuda13 ./launch.sh ...) and check its driver.')
+
+
+def require_workdir(*, trained: bool = False) -> str:
+  """`--workdir`.
+
+  Raises:
+    ValueError: it was not given.
+    FileNotFoundError: `trained` is set and no run was started there.
+  """
+  if not WORKDIR.value:
+    raise ValueError('--workdir is missing: give the directory of the run.')
+  path = os.path.join(WORKDIR.value, 'config.json')
+  if trained and not os.path.exists(path):
+    raise FileNotFoundError(
+        f'{path} is missing: --workdir must be the work directory of a run of `train`.')
+  return WORKDIR.value
+
+
+def load_saved_config(workdir: str) -> ConfigDict:
+  """The config that a work directory was trained with."""
+  with open(os.path.join(workdir, 'config.json')) as file:
+    return ConfigDict(_tuples(json.load(file)))
+
+
+def _tuples(value):
+  """JSON has lists only; in a config they are tuples."""
+  if isinstance(value, dict):
+    return {k: _tuples(v) for k, v in value.items()}
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _parse(argv, *, saved_config):
+  workdir = _argument('workdir', argv)
+  if saved_config and workdir and not _argument('config', argv) and os.path.exists(
+      os.path.join(workdir, 'config.json')):
+    recipe = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'saved_config.py')
+    argv = [argv[0], f'--config={recipe}:{workdir}', *argv[1:]]
+  try:
+    return app.parse_flags_with_usage(argv)
+  except (*_USER_ERRORS, KeyError, AttributeError) as error:
+    unknown = _unknown_field(argv)
+    if unknown is None and not _raised_here(error):
+      raise
+    _exit(unknown or error)
+
+
+def _unknown_field(argv):
+  """A message that names the nearest field, if an override names none."""
+  try:
+    file, _, arg = (_argument('config', argv) or '').partition(':')
+    config = runpy.run_path(file)['get_config'](arg)
+  except Exception:  # the recipe itself is at fault: its own error is the one to show
+    return None
+  fields = list(_fields(config))
+  for item in argv:
+    name = item.lstrip('-').partition('=')[0]
+    if name.startswith('config.') and name.removeprefix('config.') not in fields:
+      nearest = difflib.get_close_matches(name.removeprefix('config.'), fields, n=1, cutoff=0.0)
+      return f'--{name}: the config has no such field. The nearest is --config.{nearest[0]}.'
+  return None
+
+
+def _fields(config, prefix=''):
+  for name, value in config.items():
+    yield prefix + name
+    if isinstance(value, ConfigDict):
+      yield from _fields(value, f'{prefix}{name}.')
+
+
+def _argument(name, argv):
+  """The value of `--name` on the command line, before the flags are parsed."""
+  for i, item in enumerate(argv):
+    flag, equals, value = item.lstrip('-').partition('=')
+    if item.startswith('-') and flag == name:
+      return value if equals else (argv[i + 1] if i + 1 < len(argv) else None)
+  return None
+
+
+def _exit(message):
+  print(f'ERROR: {message}', file=sys.stderr)
+  sys.exit(2)

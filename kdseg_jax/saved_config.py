@@ -1,0 +1,12 @@
+"""The config of a finished or running work directory, in the form of a recipe.
+
+`evaluate` and `predict` use `saved_config.py:<workdir>` where no `--config` is given, so that
+single fields of the saved config can be overridden on the command line.
+"""
+
+from kdseg_jax import program
+
+
+def get_config(workdir):
+  """The config that `workdir` was trained with."""
+  return program.load_saved_config(workdir)

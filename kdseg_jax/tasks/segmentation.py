@@ -1,0 +1,78 @@
+"""Semantic segmentation: supervised loss, confusion counts and predictions."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kdseg_jax import losses, metrics
+from kdseg_jax.losses import resizing
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentationTask:
+  """Cross-entropy at label size, one global confusion matrix, mIoU.
+
+  Attributes:
+    num_classes: number of classes.
+    ignore_label: label of the pixels that count nowhere.
+    align_corners: how logits are upsampled to label size.
+    auxiliary_weight: weight of the auxiliary head's cross-entropy (0.4 in PSPNet and after it).
+    absent_as_zero: a class that occurs in neither labels nor predictions counts as 0 in the mean
+      (an older convention) instead of being left out.
+  """
+
+  num_classes: int
+  ignore_label: int = 255
+  align_corners: bool = True
+  auxiliary_weight: float = 0.4
+  absent_as_zero: bool = False
+
+  main_metric = 'mean_iou'
+
+  def loss(self, taps: dict, batch: dict, *, axis_name: str | None = None):
+    """`CE(logits) + auxiliary_weight * CE(aux_logits)`, the latter if the model has such a head.
+
+    Returns:
+      `(loss, (targets, metrics))`; segmentation assigns no targets.
+    """
+    cross_entropy = lambda logits: losses.cross_entropy(
+        logits, batch['label'], ignore_label=self.ignore_label,
+        align_corners=self.align_corners, axis_name=axis_name)
+    terms = {'cross_entropy': cross_entropy(taps['logits'])}
+    loss = terms['cross_entropy']
+    if 'aux_logits' in taps:
+      terms['auxiliary'] = cross_entropy(taps['aux_logits'])
+      loss += self.auxiliary_weight * terms['auxiliary']
+    return loss, ({}, terms)
+
+  def predict(self, logits: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Labels `(N, *size)` int32: upsampled logits, then argmax."""
+    logits = resizing.resize_bilinear(logits, size, align_corners=self.align_corners)
+    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+
+  def count(self, logits: jax.Array, batch: dict) -> dict[str, Any]:
+    """Integer counts of one batch, to be summed over batches and devices.
+
+    Padding examples have index -1 and labels of `ignore_label`, and so count nowhere.
+    """
+    labels = batch['label'].astype(jnp.int32)
+    matrix = metrics.confusion_matrix(
+        labels, self.predict(logits, labels.shape[1:]), self.num_classes,
+        where=labels != self.ignore_label)
+    return {'confusion_matrix': matrix, 'images': jnp.sum(batch['index'] >= 0, dtype=jnp.int32)}
+
+  def summarize(self, counts: dict[str, Any]) -> dict[str, Any]:
+    """Metrics from summed counts: `mean_iou`, `per_class_iou`, `pixel_accuracy`, `images`."""
+    matrix = np.asarray(counts['confusion_matrix'])
+    mean, per_class = metrics.mean_iou(matrix, absent_as_zero=self.absent_as_zero)
+    return {
+        'mean_iou': float(mean),
+        'per_class_iou': [float(x) for x in per_class],
+        'pixel_accuracy': float(metrics.pixel_accuracy(matrix)),
+        'images': int(counts['images']),
+    }

@@ -1,0 +1,169 @@
+"""Checkpoints of a run: Orbax behind one small module.
+
+A checkpoint has three items: `model` (the student's params and batch_stats), `training` (the rest
+of `TrainState`) and `meta` (config, position in the data, versions). The frozen teacher is never
+saved with the student.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from kdseg_jax.training.state import TrainState
+
+PyTree = Any
+FOLDER = 'checkpoints'
+
+
+class CheckpointError(ValueError):
+  """A checkpoint is missing or does not fit; the message says what to do."""
+
+
+class Checkpointer:
+  """Asynchronous checkpoints of one work directory: the latest `keep` and the best.
+
+  Args:
+    workdir: work directory; its folder `checkpoints` is made when `create` is set.
+    metric: name of the metric that ranks checkpoints; NaN is the worst value there is.
+    keep: how many of the latest are kept, beside the best.
+    create: False for reading only.
+
+  Raises:
+    CheckpointError: `create` is False and there is no checkpoint.
+  """
+
+  def __init__(self, workdir: str, *, metric: str, keep: int = 2, create: bool = True):
+    self._workdir = os.path.abspath(workdir)
+    folder = os.path.join(self._workdir, FOLDER)
+    rank = lambda metrics: _rank(metrics, metric)
+    policies = [
+        checkpoint_managers.LatestN(keep),
+        checkpoint_managers.BestN(
+            n=1, get_metric_fn=rank, keep_checkpoints_without_metrics=False)]
+    if not create and not os.path.isdir(folder):
+      raise CheckpointError(_missing(self._workdir))
+    self._manager = ocp.CheckpointManager(
+        folder,
+        item_handlers={
+            'model': ocp.StandardCheckpointHandler(),
+            'training': ocp.StandardCheckpointHandler(),
+            'meta': ocp.JsonCheckpointHandler()},
+        options=ocp.CheckpointManagerOptions(
+            best_fn=rank, create=create, read_only=not create,
+            enable_async_checkpointing=create, cleanup_tmp_directories=create,
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies)))
+    if not create and self.latest_step() is None:
+      raise CheckpointError(_missing(self._workdir))
+
+  def latest_step(self) -> int | None:
+    """Number of the newest checkpoint, or None."""
+    return self._manager.latest_step()
+
+  def best_step(self) -> int | None:
+    """Number of the checkpoint with the best metric; the newest where none was evaluated."""
+    best = self._manager.best_step()
+    return self.latest_step() if best is None else best
+
+  def reached_preemption(self, step: int) -> bool:
+    """True once all processes agree that the machines are to be taken away."""
+    return self._manager.reached_preemption(step)
+
+  def save(self, step: int, state: TrainState, meta: dict, metrics: dict | None = None) -> None:
+    """Starts writing a checkpoint; returns as soon as the values are copied."""
+    model, training = _split(state)
+    self._manager.save(
+        step, metrics=metrics, force=True,
+        args=ocp.args.Composite(
+            model=ocp.args.StandardSave(model), training=ocp.args.StandardSave(training),
+            meta=ocp.args.JsonSave(meta)))
+
+  def read_meta(self, step: int) -> dict:
+    """The `meta` item of a checkpoint."""
+    return self._restore(step, meta=ocp.args.JsonRestore())['meta']
+
+  def restore(self, step: int, like: TrainState) -> TrainState:
+    """The state of a checkpoint, with the shapes, types and placement of the state `like`.
+
+    Raises:
+      CheckpointError: the saved leaves differ from those of `like`; says which.
+    """
+    model, training = jax.tree.map(ocp.utils.to_shape_dtype_struct, _split(like))
+    self._check(step, 'model', model)
+    self._check(step, 'training', training)
+    restored = self._restore(step, model=ocp.args.StandardRestore(model),
+                             training=ocp.args.StandardRestore(training))
+    return TrainState(**restored['model'], **restored['training'])
+
+  def restore_model(self, step: int, like: PyTree) -> PyTree:
+    """`{'params', 'batch_stats'}` of a checkpoint, placed as `like` is.
+
+    Raises:
+      CheckpointError: the saved leaves differ from those of `like`; says which.
+    """
+    like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    self._check(step, 'model', like)
+    return self._restore(step, model=ocp.args.StandardRestore(like))['model']
+
+  def close(self) -> None:
+    """Waits for what is being written."""
+    self._manager.wait_until_finished()
+    self._manager.close()
+
+  def _restore(self, step, **items):
+    return self._manager.restore(step, args=ocp.args.Composite(**items))
+
+  def _check(self, step, item, like):
+    saved = self._manager.item_metadata(step)[item]
+    if saved is None:
+      raise CheckpointError(f'{self._workdir}: checkpoint {step} has no item {item!r}; it was not '
+                            'written by this program.')
+    differences = describe_differences(saved, like)
+    if differences:
+      raise CheckpointError(
+          f'Checkpoint {step} of {self._workdir} does not fit: these leaves of {item!r} differ '
+          'from what the config describes:\n' + differences)
+
+
+def describe_differences(saved: PyTree, expected: PyTree, limit: int = 12) -> str:
+  """Lists the leaves that are missing, unexpected or of another shape or type; '' if none."""
+  saved, expected = _leaves(saved), _leaves(expected)
+  rows = []
+  for path in sorted(saved.keys() | expected.keys()):
+    if path not in saved:
+      rows.append(f'  {path}: expected {expected[path]}, not in the checkpoint')
+    elif path not in expected:
+      rows.append(f'  {path}: not expected, the checkpoint has {saved[path]}')
+    elif saved[path] != expected[path]:
+      rows.append(f'  {path}: expected {expected[path]}, the checkpoint has {saved[path]}')
+  if len(rows) > limit:
+    rows = rows[:limit] + [f'  ... and {len(rows) - limit} more']
+  return '\n'.join(rows)
+
+
+def _leaves(tree):
+  name = lambda path: '/'.join(str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k))))
+                               for k in path)
+  return {name(path): f'{tuple(leaf.shape)} {leaf.dtype}'
+          for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _split(state):
+  training = state._asdict()
+  model = {name: training.pop(name) for name in ('params', 'batch_stats')}
+  return model, training
+
+
+def _rank(metrics, name):
+  value = metrics.get(name, math.nan)
+  return -math.inf if math.isnan(value) else value
+
+
+def _missing(workdir):
+  return (f'{workdir} has no checkpoint (expected {os.path.join(workdir, FOLDER)}/<step>). Give a '
+          'work directory in which `train` has saved one.')

@@ -1,0 +1,89 @@
+"""Evaluation of a segmentation model over a whole source, exactly once an image."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from kdseg_jax.data import pipeline
+from kdseg_jax.training import parallel
+from kdseg_jax.training.step import apply_frozen, make_evaluation_step
+
+
+class Evaluator:
+  """`evaluator(variables, source) -> metrics`, one compiled program an image size.
+
+  Args:
+    task: a task of `kdseg_jax.tasks`.
+    model: the model.
+    mesh: devices over which a batch is spread.
+    mode: 'shard_map' or 'pmap'.
+    batch_size: global; rounded up to a multiple of the device count.
+    limit: number of images to evaluate, the first ones of the source; 0 is all.
+  """
+
+  def __init__(self, task: Any, model: Any, mesh: Mesh, *, mode: str = 'shard_map',
+               batch_size: int = 8, limit: int = 0):
+    self._task, self._limit = task, limit
+    self._batch_size = -(-batch_size // mesh.size) * mesh.size
+    self._step = parallel.data_parallel(
+        make_evaluation_step(task, model, axis_name=parallel.AXIS), mesh, mode=mode)
+
+  def __call__(self, variables: Any, source: Any, *,
+               should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
+    """Metrics of the task on the source, or None if `should_stop()` became true on the way."""
+    total = None
+    batches = pipeline.evaluation_batches(
+        first(source, self._limit), batch_size=self._batch_size,
+        process_index=jax.process_index(), process_count=jax.process_count())
+    for batch in batches:
+      counts = jax.device_get(self._step(variables, {}, batch))
+      counts = jax.tree.map(lambda x: np.asarray(x, np.int64), counts)
+      total = counts if total is None else jax.tree.map(np.add, total, counts)
+      if should_stop():
+        return None
+    return self._task.summarize(total)
+
+
+def throughput(task: Any, model: Any, variables: Any, image: np.ndarray, *,
+               seconds: float = 2.0) -> float:
+  """Images/s of whole predictions (forward, upsampling, argmax) on one device.
+
+  Args:
+    image: `(N, H, W, 3)` uint8, the batch that is timed.
+    seconds: for how long, after the program is compiled and warm.
+  """
+  batch = {'image': jnp.asarray(image), 'mask': jnp.ones(image.shape[:3], bool),
+           'index': jnp.arange(len(image))}
+  predict = jax.jit(
+      lambda variables, batch: task.predict(
+          apply_frozen(model, variables, batch)[0], image.shape[1:3]))
+  predict(variables, batch).block_until_ready()
+  start, runs = time.perf_counter(), 0
+  while time.perf_counter() - start < seconds:
+    predict(variables, batch).block_until_ready()
+    runs += 1
+  return runs * len(image) / (time.perf_counter() - start)
+
+
+def first(source: Any, limit: int) -> Any:
+  """The first `limit` examples of a source; the source itself for 0."""
+  return _First(source, limit) if 0 < limit < len(source) else source
+
+
+class _First:
+
+  def __init__(self, source, limit):
+    self._source, self._limit = source, limit
+
+  def __len__(self):
+    return self._limit
+
+  def __getitem__(self, index):
+    return self._source[index]

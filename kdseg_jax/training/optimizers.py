@@ -1,0 +1,77 @@
+"""Optimisers and schedules from a config: optax, nothing of our own."""
+
+from __future__ import annotations
+
+import jax
+import optax
+
+OPTIMIZERS = ('sgd', 'adamw')
+SCHEDULES = ('poly', 'constant')
+
+
+def create_schedule(config, steps: int) -> optax.Schedule:
+  """The learning rate as a function of the step.
+
+  'poly': `learning_rate * (1 - t / T) ** power` after `warmup_steps` of linear warm-up from 0,
+  where T is the number of steps after the warm-up. 'constant': warm-up only.
+
+  Args:
+    config: `schedule`, `learning_rate`, `power`, `warmup_steps`.
+    steps: number of steps of the whole phase.
+
+  Raises:
+    ValueError: unknown schedule, or a warm-up as long as the phase.
+  """
+  if config.schedule not in SCHEDULES:
+    raise ValueError(
+        f'optimizer.schedule={config.schedule!r} is unknown; expected one of {SCHEDULES}.')
+  if not 0 <= config.warmup_steps < max(steps, 1):
+    raise ValueError(
+        f'optimizer.warmup_steps={config.warmup_steps} must be at least 0 and less than the '
+        f'{steps} steps of the phase.')
+  after = (optax.constant_schedule(config.learning_rate) if config.schedule == 'constant' else
+           optax.polynomial_schedule(config.learning_rate, 0.0, config.power,
+                                     max(steps - config.warmup_steps, 1)))
+  if not config.warmup_steps:
+    return after
+  warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
+  return optax.join_schedules([warmup, after], [config.warmup_steps])
+
+
+def create_optimizer(config, steps: int) -> optax.GradientTransformation:
+  """Clipping, weight decay and SGD with momentum or AdamW, by config.
+
+  Decay of SGD is added to the gradient before the momentum (as in PyTorch), that of AdamW is
+  decoupled. `decay='kernels'` leaves out biases and the scales of BatchNorm.
+
+  Args:
+    config: `name` ('sgd' or 'adamw'), `momentum`, `nesterov`, `b1`, `b2`, `weight_decay`, `decay`
+      ('kernels' or 'all'), `clip_norm` (global norm, 0 is off), and `create_schedule`'s fields.
+    steps: number of steps of the whole phase.
+
+  Raises:
+    ValueError: unknown optimiser, or a value out of its range.
+  """
+  if config.name not in OPTIMIZERS:
+    raise ValueError(f'optimizer.name={config.name!r} is unknown; expected one of {OPTIMIZERS}.')
+  if config.decay not in ('kernels', 'all'):
+    raise ValueError(f"optimizer.decay={config.decay!r} is unknown; expected 'kernels' or 'all'.")
+  for field in ('clip_norm', 'weight_decay', 'learning_rate'):
+    if config[field] < 0:
+      raise ValueError(f'optimizer.{field}={config[field]} is negative; expected 0 or more.')
+  schedule = create_schedule(config, steps)
+  mask = kernels if config.decay == 'kernels' else None
+  chain = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+  if config.name == 'sgd':
+    chain += [optax.add_decayed_weights(config.weight_decay, mask),
+              optax.sgd(schedule, momentum=config.momentum or None, nesterov=config.nesterov)]
+  else:
+    chain += [optax.adamw(schedule, b1=config.b1, b2=config.b2, mask=mask,
+                          weight_decay=config.weight_decay)]
+  return optax.chain(*chain)
+
+
+def kernels(params):
+  """Mask of the leaves named `kernel`: the weights that are decayed."""
+  is_kernel = lambda path, _: getattr(path[-1], 'key', None) == 'kernel' if path else False
+  return jax.tree_util.tree_map_with_path(is_kernel, params)

@@ -1,0 +1,176 @@
+"""The train step, the prepare step and the evaluation step: pure functions of one device's slice.
+
+Mapped over devices by `parallel.data_parallel`. Order within a train step: the distiller's loss
+with the old critic, the student's update, then the critic's steps on the same detached taps;
+memory is threaded in that order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from jax import lax
+
+from kdseg_jax import distillers
+from kdseg_jax.distillers.core import fold_in_name
+from kdseg_jax.training import parallel
+from kdseg_jax.training.state import Optimizers, TrainState
+
+PyTree = Any
+
+
+def apply_frozen(model: Any, variables: PyTree, batch: dict) -> tuple[jax.Array, dict]:
+  """`(prediction, taps)` of a model in evaluation mode, without gradient."""
+  outputs = model.apply(variables, batch['image'], mask=batch['mask'], index=batch['index'])
+  return lax.stop_gradient(outputs)
+
+
+def apply_train(model: Any, params: PyTree, batch_stats: PyTree, batch: dict, rng: jax.Array):
+  """`(taps, new batch_stats)` of a model in training mode."""
+  (_, taps), updated = model.apply(
+      {'params': params, 'batch_stats': batch_stats}, batch['image'], mask=batch['mask'],
+      index=batch['index'], train=True, mutable=['batch_stats'], rngs={'dropout': rng})
+  return taps, updated.get('batch_stats', {})
+
+
+def make_train_step(
+    task: Any,
+    student: Any,
+    teacher: Any | None,
+    distiller: distillers.Distiller,
+    optimizers: Optimizers,
+    *,
+    critic_steps: int = 1,
+    axis_name: str | None = None,
+) -> Callable:
+  """The train step `(teacher_variables, state, batch) -> (state, metrics)`.
+
+  Args:
+    task: supervised loss and targets (`kdseg_jax.tasks`).
+    student: the model that is trained.
+    teacher: the frozen model, or None for a method that reads no teacher.
+    distiller: the method.
+    optimizers: `Optimizers`.
+    critic_steps: critic steps a train step.
+    axis_name: mesh axis, or None for one device without a map.
+
+  Returns:
+    A pure function. Metrics are float32 scalars: `loss`, `task/<term>`,
+    `distill/<name>/raw|weighted`, `gradient_norm`; the same on every device.
+  """
+
+  def train_step(teacher_variables, state: TrainState, batch):
+    rng = jax.random.fold_in(state.rng, state.step)
+    teacher_taps = _teacher_taps(teacher, distiller, teacher_variables, batch)
+
+    def loss_fn(trained):
+      taps, batch_stats = apply_train(
+          student, trained['student'], state.batch_stats, batch, fold_in_name(rng, 'dropout'))
+      task_loss, (targets, task_metrics) = task.loss(taps, batch, axis_name=axis_name)
+      inputs = distillers.DistillInputs(
+          student=taps, teacher=teacher_taps, batch=batch, targets=targets,
+          rng=fold_in_name(rng, 'distill'), step=state.step)
+      distill_loss, (memory, distill_metrics) = distiller.loss(
+          state.distiller._replace(params=trained['distiller']), inputs)
+      metrics = _prefixed('task', task_metrics) | _prefixed('distill', distill_metrics)
+      return task_loss + distill_loss, (batch_stats, memory, inputs, metrics)
+
+    trained = {'student': state.params, 'distiller': state.distiller.params}
+    (loss, (batch_stats, memory, inputs, metrics)), grads = parallel.value_and_grad(
+        loss_fn, axis_name=axis_name)(trained)
+    updates, trained_opt = optimizers.trained.update(grads, state.opt_state.trained, trained)
+    trained = optax.apply_updates(trained, updates)
+    distiller_state, critic_opt, critic_metrics = _critic_steps(
+        distiller, optimizers.critic, critic_steps, axis_name,
+        state.distiller._replace(params=trained['distiller'], memory=memory),
+        state.opt_state.critic, lax.stop_gradient(inputs))
+    metrics |= _prefixed('distill', critic_metrics)
+    metrics |= {'loss': loss, 'gradient_norm': optax.tree.norm(grads)}
+    state = state._replace(
+        step=state.step + 1, params=trained['student'], batch_stats=batch_stats,
+        opt_state=state.opt_state._replace(trained=trained_opt, critic=critic_opt),
+        distiller=distiller_state)
+    return state, _global_mean(metrics, axis_name)
+
+  return train_step
+
+
+def make_prepare_step(
+    teacher: Any,
+    distiller: distillers.Distiller,
+    optimizers: Optimizers,
+    *,
+    axis_name: str | None = None,
+) -> Callable:
+  """The prepare step `(teacher_variables, state, batch) -> (state, metrics)`.
+
+  Changes `state.distiller.prepared`, its optimiser, the distiller's memory and
+  `state.prepare_step`; nothing of the student.
+  """
+
+  def prepare_step(teacher_variables, state: TrainState, batch):
+    rng = fold_in_name(jax.random.fold_in(state.rng, state.prepare_step), 'prepare')
+    inputs = distillers.DistillInputs(
+        student={}, teacher=_teacher_taps(teacher, distiller, teacher_variables, batch),
+        batch=batch, rng=rng, step=state.prepare_step)
+    (loss, (memory, metrics)), prepared, opt_state = _descend(
+        distiller.prepare_loss, 'prepared', optimizers.prepared, axis_name,
+        state.distiller, state.opt_state.prepared, inputs)
+    state = state._replace(
+        prepare_step=state.prepare_step + 1,
+        opt_state=state.opt_state._replace(prepared=opt_state),
+        distiller=state.distiller._replace(prepared=prepared, memory=memory))
+    return state, _global_mean(_prefixed('distill', metrics) | {'loss': loss}, axis_name)
+
+  return prepare_step
+
+
+def make_evaluation_step(task: Any, model: Any, *, axis_name: str | None = None) -> Callable:
+  """The evaluation step `(variables, {}, batch) -> counts`, integer counts over all devices."""
+
+  def evaluation_step(variables, _, batch):
+    prediction, _ = apply_frozen(model, variables, batch)
+    counts = task.count(prediction, batch)
+    return lax.psum(counts, axis_name) if axis_name else counts
+
+  return evaluation_step
+
+
+def _teacher_taps(teacher, distiller, variables, batch):
+  if teacher is None:
+    return {}
+  _, taps = apply_frozen(teacher, variables, batch)
+  return {name: taps[name] for name in distiller.requires.teacher}
+
+
+def _critic_steps(distiller, optimizer, steps, axis_name, state, opt_state, inputs):
+  if distiller.critic_loss is None:
+    return state, opt_state, {}
+  metrics = {}
+  for k in range(steps):
+    inputs_k = dataclasses.replace(inputs, rng=fold_in_name(inputs.rng, f'critic{k}'))
+    (_, (memory, metrics)), critic, opt_state = _descend(
+        distiller.critic_loss, 'critic', optimizer, axis_name, state, opt_state, inputs_k)
+    state = state._replace(critic=critic, memory=memory)
+  return state, opt_state, metrics
+
+
+def _descend(objective, group, optimizer, axis_name, state, opt_state, inputs):
+  """One optimiser step on one group of a distiller's state."""
+  values = getattr(state, group)
+  result, grads = parallel.value_and_grad(
+      lambda x: objective(state._replace(**{group: x}), inputs), axis_name=axis_name)(values)
+  updates, opt_state = optimizer.update(grads, opt_state, values)
+  return result, optax.apply_updates(values, updates), opt_state
+
+
+def _prefixed(prefix, metrics):
+  return {f'{prefix}/{name}': value for name, value in metrics.items()}
+
+
+def _global_mean(metrics, axis_name):
+  return lax.pmean(metrics, axis_name) if axis_name else metrics

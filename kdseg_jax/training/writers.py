@@ -1,0 +1,111 @@
+"""Where a run's numbers go: `metrics.jsonl`, TensorBoard events, and one log line."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+
+import jax
+import tensorboardX
+from absl import logging
+
+
+class MetricWriter:
+  """Writes metrics of a work directory, on the first process only.
+
+  A resumed run continues the same file: rows of steps after `start`, which the interrupted run
+  wrote but the resumed one will write again, are dropped first.
+
+  Args:
+    workdir: work directory.
+    start: number of the step from which the run goes on.
+  """
+
+  def __init__(self, workdir: str, *, start: int = 0):
+    self._path = os.path.join(workdir, 'metrics.jsonl')
+    self._events = None
+    if jax.process_index() == 0:
+      os.makedirs(workdir, exist_ok=True)
+      _drop_rows_after(self._path, start)
+      self._events = tensorboardX.SummaryWriter(
+          os.path.join(workdir, 'tensorboard'), purge_step=start + 1 if start else None,
+          write_to_disk=True)
+
+  def write(self, phase: str, step: int, metrics: dict[str, float]) -> None:
+    """Writes one row `{phase, step, **metrics}`, the same scalars as events, and a log line."""
+    if self._events is None:
+      return
+    row = {'phase': phase, 'step': step} | metrics
+    with open(self._path, 'a') as file:
+      file.write(json.dumps(finite(row)) + '\n')
+    scalars = {k: v for k, v in metrics.items() if isinstance(v, (int, float))}
+    for name, value in scalars.items():
+      self._events.add_scalar(f'{phase}/{name}', value, step)
+    self._events.flush()
+    logging.info('%s %d  %s', phase, step,
+                 '  '.join(f'{name} {_short(value)}' for name, value in scalars.items()))
+
+  def close(self) -> None:
+    """Closes the event file."""
+    if self._events is not None:
+      self._events.close()
+
+
+def finite(value):
+  """The value with None for NaN and infinity, which JSON does not know; in lists and dicts too."""
+  if isinstance(value, dict):
+    return {key: finite(item) for key, item in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [finite(item) for item in value]
+  return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _short(value):
+  return str(value) if isinstance(value, int) else f'{value:.4g}'
+
+
+def _drop_rows_after(path, step):
+  if not os.path.exists(path):
+    return
+  kept = []
+  with open(path) as file:
+    for line in file:
+      try:
+        row = json.loads(line)
+      except json.JSONDecodeError:  # the last line of a killed process may be cut
+        continue
+      if row['step'] <= step:
+        kept.append(line)
+  temporary = path + '.tmp'
+  with open(temporary, 'w') as file:
+    file.writelines(kept)
+  os.replace(temporary, path)
+
+
+class StepTimer:
+  """Step time and images/s of the steps since the last report; the first step is left out."""
+
+  def __init__(self, clock, batch_size: int):
+    self._clock, self._batch_size = clock, batch_size
+    self._start, self._steps = None, 0
+
+  def tick(self) -> None:
+    """Counts a finished step; the first one, which compiles, only starts the clock."""
+    if self._start is None:
+      self._start = self._clock()
+    else:
+      self._steps += 1
+
+  def report(self) -> dict[str, float]:
+    """`step_seconds` and `images_per_second` since the last report; {} where nothing ran."""
+    seconds, steps = self._clock() - self._start, self._steps
+    self.restart()
+    if not steps:
+      return {}
+    return {'step_seconds': seconds / steps,
+            'images_per_second': steps * self._batch_size / seconds}
+
+  def restart(self) -> None:
+    """Starts afresh after time that was spent on something else (evaluation, saving)."""
+    self._start, self._steps = self._clock(), 0

@@ -1,0 +1,126 @@
+"""Checkpoints: what is kept, what comes back, what is refused."""
+
+import math
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from kdseg_jax.distillers import DistillerState
+from kdseg_jax.training.checkpoint import Checkpointer, CheckpointError, describe_differences
+from kdseg_jax.training.state import Optimizers, TrainState
+
+
+def state_of(step=0, width=4):
+  tx = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(optax.constant_schedule(0.1), 0.9))
+  params = {'conv': {'kernel': jnp.full((3, width), 0.5 + step)}}
+  return TrainState(
+      step=jnp.int32(step), prepare_step=jnp.int32(0), params=params,
+      batch_stats={'bn': {'mean': jnp.ones(width)}},
+      opt_state=Optimizers(tx.init({'student': params, 'distiller': {'x': {}}}),
+                           tx.init({}), tx.init({})),
+      distiller=DistillerState({'x': {}}, {}, {}, {'x': {'queue': jnp.arange(6.0)}}),
+      rng=jax.random.key(5))
+
+
+def steps_of(workdir):
+  return sorted(int(name) for name in os.listdir(workdir / 'checkpoints') if name.isdigit())
+
+
+def test_everything_comes_back_with_its_types(tmp_path):
+  checkpointer = Checkpointer(tmp_path, metric='mean_iou')
+  checkpointer.save(7, state_of(7), {'config': {'a': [1, 2]}})
+  checkpointer.close()
+  checkpointer = Checkpointer(tmp_path, metric='mean_iou', create=False)
+  restored = checkpointer.restore(7, state_of())
+  assert jax.tree.structure(restored) == jax.tree.structure(state_of())
+  for got, want in zip(jax.tree.leaves(restored._replace(rng=0)),
+                       jax.tree.leaves(state_of(7)._replace(rng=0)), strict=True):
+    np.testing.assert_array_equal(got, want)
+  assert jax.random.normal(restored.rng) == jax.random.normal(jax.random.key(5))
+  assert checkpointer.read_meta(7) == {'config': {'a': [1, 2]}}
+
+
+def test_the_latest_and_the_best_are_kept_and_nan_is_never_the_best(tmp_path):
+  checkpointer = Checkpointer(tmp_path, metric='mean_iou', keep=1)
+  for step, value in [(1, 0.4), (2, 0.9), (3, math.nan), (4, 0.5), (5, None)]:
+    metrics = None if value is None else {'mean_iou': value}
+    checkpointer.save(step, state_of(step), {}, metrics)
+  checkpointer.close()
+  assert steps_of(tmp_path) == [2, 5]
+  reopened = Checkpointer(tmp_path, metric='mean_iou', keep=1, create=False)
+  assert reopened.best_step() == 2 and reopened.latest_step() == 5
+
+
+def test_the_best_is_known_to_a_reader_that_does_not_name_the_metric(tmp_path):
+  checkpointer = Checkpointer(tmp_path, metric='mean_iou', keep=1)
+  for step, value in [(1, 0.9), (2, 0.1), (3, 0.2)]:
+    checkpointer.save(step, state_of(step), {}, {'mean_iou': value})
+  checkpointer.close()
+  assert Checkpointer(tmp_path, metric='mean_iou', create=False).best_step() == 1
+
+
+def test_without_metrics_the_best_is_the_latest(tmp_path):
+  checkpointer = Checkpointer(tmp_path, metric='mean_iou')
+  checkpointer.save(3, state_of(3), {})
+  checkpointer.close()
+  assert Checkpointer(tmp_path, metric='mean_iou', create=False).best_step() == 3
+
+
+def test_a_missing_checkpoint_is_a_clear_error(tmp_path):
+  with pytest.raises(CheckpointError, match='has no checkpoint'):
+    Checkpointer(tmp_path / 'nowhere', metric='mean_iou', create=False)
+  assert not (tmp_path / 'nowhere').exists()
+  (tmp_path / 'empty' / 'checkpoints').mkdir(parents=True)
+  with pytest.raises(CheckpointError, match='has no checkpoint'):
+    Checkpointer(tmp_path / 'empty', metric='mean_iou', create=False)
+
+
+def test_a_mismatch_names_the_leaves(tmp_path):
+  checkpointer = Checkpointer(tmp_path, metric='mean_iou')
+  checkpointer.save(1, state_of(1), {})
+  checkpointer.close()
+  reader = Checkpointer(tmp_path, metric='mean_iou', create=False)
+  with pytest.raises(CheckpointError, match=r'params/conv/kernel: expected \(3, 5\) float32, the '
+                                            r'checkpoint has \(3, 4\) float32'):
+    reader.restore(1, state_of(0, width=5))
+  like = {'params': {'head': {'bias': jnp.ones(2)}}, 'batch_stats': {}}
+  with pytest.raises(CheckpointError) as error:
+    reader.restore_model(1, like)
+  assert 'params/head/bias: expected (2,) float32, not in the checkpoint' in str(error.value)
+  assert 'params/conv/kernel: not expected' in str(error.value)
+
+
+def test_restore_model_gives_the_model_alone(tmp_path):
+  checkpointer = Checkpointer(tmp_path, metric='mean_iou')
+  checkpointer.save(1, state_of(1), {})
+  checkpointer.close()
+  like = {'params': state_of().params, 'batch_stats': state_of().batch_stats}
+  variables = Checkpointer(tmp_path, metric='mean_iou', create=False).restore_model(1, like)
+  np.testing.assert_array_equal(variables['params']['conv']['kernel'], np.full((3, 4), 1.5))
+  assert set(variables) == {'params', 'batch_stats'}
+
+
+def test_a_long_list_of_differences_is_cut_and_counted():
+  saved = {f'w{i:02d}': jnp.ones(2) for i in range(20)}
+  text = describe_differences(saved, {}, limit=3)
+  assert text.count('not expected') == 3 and text.endswith('... and 17 more')
+  assert describe_differences(saved, saved) == ''
+
+
+def test_values_are_those_of_the_time_of_saving(tmp_path):
+  """Saving is asynchronous; the buffers that the next step is given must not be read late."""
+  add = jax.jit(lambda state: state._replace(params=jax.tree.map(lambda x: x + 1, state.params)),
+                donate_argnums=0)
+  state = state_of(0, width=100_000)
+  checkpointer = Checkpointer(tmp_path, metric='mean_iou')
+  checkpointer.save(1, state, {})
+  for _ in range(20):
+    state = add(state)
+  checkpointer.close()
+  reader = Checkpointer(tmp_path, metric='mean_iou', create=False)
+  restored = reader.restore(1, state_of(0, width=100_000))
+  np.testing.assert_array_equal(restored.params['conv']['kernel'], np.full((3, 100_000), 0.5))

@@ -1,0 +1,83 @@
+"""Schedules and optimisers against values by hand."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs import common
+from kdseg_jax.training.optimizers import create_optimizer, create_schedule, kernels
+
+
+def test_poly_schedule_with_warm_up():
+  schedule = create_schedule(common.optimizer(learning_rate=0.5, warmup_steps=10), 110)
+  np.testing.assert_allclose(
+      [schedule(k) for k in (0, 5, 10, 60, 110)],
+      [0.0, 0.25, 0.5, 0.5 * 0.5 ** 0.9, 0.0], atol=1e-7)
+
+
+def test_poly_schedule_without_warm_up_starts_at_the_full_rate():
+  schedule = create_schedule(common.optimizer(learning_rate=0.5), 100)
+  np.testing.assert_allclose([schedule(0), schedule(25)], [0.5, 0.5 * 0.75 ** 0.9], rtol=1e-6)
+
+
+def test_constant_schedule():
+  schedule = create_schedule(common.optimizer(schedule='constant', learning_rate=0.5), 100)
+  assert schedule(0) == schedule(99) == 0.5
+
+
+def one_update(gradient=1.0, **overrides):
+  config = common.optimizer(schedule='constant', learning_rate=0.1, **overrides)
+  params = {'conv': {'kernel': jnp.float32(2), 'bias': jnp.float32(2)}}
+  optimizer = create_optimizer(config, 10)
+  state = optimizer.init(params)
+  gradients = {'conv': {'kernel': jnp.float32(gradient), 'bias': jnp.float32(gradient)}}
+  for _ in range(2):
+    updates, state = optimizer.update(gradients, state, params)
+    params = optax.apply_updates(params, updates)
+  return params['conv']
+
+
+def test_sgd_adds_decay_of_kernels_to_the_gradient_before_the_momentum():
+  params = one_update(momentum=0.5, weight_decay=0.1)
+  first = 1 + 0.1 * 2
+  kernel = 2 - 0.1 * first
+  kernel -= 0.1 * (0.5 * first + 1 + 0.1 * kernel)
+  np.testing.assert_allclose(params['kernel'], kernel, rtol=1e-6)
+  np.testing.assert_allclose(params['bias'], 2 - 0.1 * 1 - 0.1 * 1.5, rtol=1e-6)
+
+
+def test_adamw_decay_is_decoupled():
+  params = one_update(name='adamw', weight_decay=0.1)
+  kernel = 2.0
+  for _ in range(2):
+    kernel -= 0.1 * (1 + 0.1 * kernel)
+  np.testing.assert_allclose(params['kernel'], kernel, rtol=1e-5)
+  np.testing.assert_allclose(params['bias'], 2 - 0.2, rtol=1e-5)
+
+
+def test_decay_of_all_reaches_the_bias():
+  assert one_update(decay='all', weight_decay=0.1)['bias'] < one_update(weight_decay=0.1)['bias']
+
+
+def test_clipping_is_by_the_global_norm():
+  params = one_update(gradient=100.0, momentum=0.0, weight_decay=0.0, clip_norm=1.0)
+  np.testing.assert_allclose(params['kernel'], 2 - 2 * 0.1 / np.sqrt(2), rtol=1e-5)
+
+
+def test_kernels_are_found_by_name_at_any_depth():
+  params = {'student': {'a': {'kernel': 1, 'bias': 2}, 'bn': {'scale': 3}}, 'distiller': {}}
+  assert kernels(params) == {
+      'student': {'a': {'kernel': True, 'bias': False}, 'bn': {'scale': False}}, 'distiller': {}}
+
+
+@pytest.mark.parametrize('overrides,message', [
+    ({'name': 'lion'}, "optimizer.name='lion' is unknown"),
+    ({'schedule': 'cosine'}, "optimizer.schedule='cosine' is unknown"),
+    ({'decay': 'none'}, "optimizer.decay='none' is unknown"),
+    ({'warmup_steps': 10}, 'less than the 10 steps'),
+    ({'clip_norm': -1.0}, 'clip_norm=-1.0 is negative'),
+])
+def test_values_that_cannot_work_are_refused(overrides, message):
+  with pytest.raises(ValueError, match=message):
+    create_optimizer(common.optimizer(**overrides), 10)

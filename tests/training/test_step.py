@@ -1,0 +1,162 @@
+"""The train and prepare steps with made-up distillers for each group of the state."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from kdseg_jax import distillers, tasks
+from kdseg_jax.training import parallel
+from kdseg_jax.training.state import Optimizers, create_state
+from kdseg_jax.training.step import make_evaluation_step, make_prepare_step, make_train_step
+from tests import toys
+
+AXIS = parallel.AXIS
+TASK = tasks.SegmentationTask(num_classes=3)
+OPTIMIZERS = Optimizers(
+    optax.sgd(0.02, momentum=0.9), optax.sgd(0.2, momentum=0.9), optax.adam(0.5))
+
+
+def batch_of(step=0, n=16):
+  rng = np.random.default_rng(step)
+  label = rng.integers(0, 3, (n, 8, 8)).astype(np.uint8)
+  # Very unequal numbers of valid pixels an image, hence a device.
+  label[rng.uniform(size=label.shape) < np.linspace(0, 1, n)[:, None, None]] = 255
+  return {'image': rng.integers(0, 256, (n, 8, 8, 3)).astype(np.uint8), 'label': label,
+          'mask': np.ones((n, 8, 8), bool), 'index': np.arange(n, dtype=np.int32) + n * step}
+
+
+def setup(axis_name=None, method=toys.everything, dtype=jnp.float32):
+  student, teacher = (toys.Model(axis_name=axis_name, dtype=dtype) for _ in range(2))
+  distiller = method(axis_name=axis_name)
+  teacher_variables = teacher.init(jax.random.key(9), batch_of()['image'])
+  taps = {'x': jax.ShapeDtypeStruct((16, 8, 8, 3), jnp.float32)}
+  inputs = distillers.DistillInputs(
+      student=taps, teacher=taps, batch=batch_of(), rng=jax.random.key(0), step=0)
+  state = create_state(jax.random.key(3), student, distiller, OPTIMIZERS, inputs)
+  return student, teacher, distiller, teacher_variables, state
+
+
+def train_step_of(axis_name=None, critic_steps=1, method=toys.everything, dtype=jnp.float32):
+  student, teacher, distiller, variables, state = setup(axis_name, method, dtype)
+  step = make_train_step(TASK, student, teacher, distiller, OPTIMIZERS,
+                         critic_steps=critic_steps, axis_name=axis_name)
+  return step, variables, state
+
+
+def test_each_group_is_trained_by_its_own_objective_and_the_rest_stays():
+  step, variables, state = train_step_of()
+  new, metrics = jax.jit(step)(variables, state, batch_of())
+  assert new.step == 1 and new.prepare_step == 0
+  changed = lambda a, b: not all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
+  assert changed(new.params, state.params) and changed(new.batch_stats, state.batch_stats)
+  assert changed(new.distiller.params, state.distiller.params)
+  assert changed(new.distiller.critic, state.distiller.critic)
+  assert not changed(new.distiller.prepared, state.distiller.prepared)
+  np.testing.assert_allclose(
+      metrics['loss'], metrics['task/cross_entropy']
+      + sum(metrics[f'distill/{name}/weighted'] for name in 'abc'), rtol=1e-6)
+  assert metrics['gradient_norm'] > 0 and 'distill/b/critic' in metrics
+
+
+def test_memory_is_threaded_through_the_loss_and_then_every_critic_step():
+  step, variables, state = train_step_of(critic_steps=3)
+  state, _ = jax.jit(step)(variables, state, batch_of())
+  assert state.distiller.memory['a']['calls'] == 1
+  assert state.distiller.memory['b']['calls'] == 1 + 3 * 10
+  step, variables, state = train_step_of(critic_steps=1)
+  state, _ = jax.jit(step)(variables, state, batch_of())
+  assert state.distiller.memory['b']['calls'] == 1 + 10
+
+
+def test_the_loss_sees_the_old_critic_and_the_critic_the_taps_before_the_update():
+  step, variables, state = train_step_of()
+  student, _, _, _, _ = setup()
+  batch = batch_of()
+  (_, taps), _ = student.apply({'params': state.params, 'batch_stats': state.batch_stats},
+                               batch['image'], train=True, mutable=['batch_stats'])
+  teacher_taps = toys.Model().apply(variables, batch['image'])[1]
+  new, metrics = jax.jit(step)(variables, state, batch)
+  w = state.distiller.critic['b']['w']
+  np.testing.assert_allclose(metrics['distill/b/raw'], -w * jnp.mean(taps['x']), atol=1e-6)
+  gradient = jnp.mean(taps['x'] - teacher_taps['x'])  # of the critic's loss; SGD at 0.2
+  np.testing.assert_allclose(new.distiller.critic['b']['w'], w - 0.2 * gradient, rtol=1e-5)
+
+
+def test_critic_steps_move_the_critic_further():
+  moved = []
+  for critic_steps in (1, 2):
+    step, variables, state = train_step_of(critic_steps=critic_steps)
+    new, _ = jax.jit(step)(variables, state, batch_of())
+    moved.append(abs(new.distiller.critic['b']['w'] - state.distiller.critic['b']['w']))
+  assert moved[1] > 1.5 * moved[0]
+
+
+def test_prepare_step_fits_only_the_prepared_group_on_teacher_taps():
+  _, teacher, distiller, variables, state = setup()
+  step = jax.jit(make_prepare_step(teacher, distiller, OPTIMIZERS))
+  target = jnp.mean(teacher.apply(variables, batch_of()['image'])[0])
+  start = state
+  for _ in range(60):
+    state, metrics = step(variables, state, batch_of())
+  assert state.prepare_step == 60 and state.step == 0
+  np.testing.assert_allclose(state.distiller.prepared['c']['mean'], target, atol=0.05)
+  assert np.isfinite(metrics['loss'])
+  for group in ('params', 'critic'):
+    assert getattr(state.distiller, group) == getattr(start.distiller, group)
+  jax.tree.map(np.testing.assert_array_equal, state.params, start.params)
+
+
+def test_without_a_method_the_student_learns_the_labels():
+  step, variables, state = train_step_of(method=lambda axis_name: distillers.combine({}))
+  batch = batch_of()
+  batch['label'] = (batch['image'][..., 0] > 127).astype(np.uint8)
+  step = jax.jit(step)
+  state, first = step(variables, state, batch)
+  for _ in range(30):
+    state, last = step(variables, state, batch)
+  assert last['loss'] < 0.5 * first['loss']
+  assert set(last) == {'loss', 'task/cross_entropy', 'gradient_norm'}
+
+
+def test_the_start_of_the_student_does_not_depend_on_the_method():
+  with_method = setup()[-1]
+  without = setup(method=lambda axis_name: distillers.combine({}))[-1]
+  jax.tree.map(np.testing.assert_array_equal, with_method.params, without.params)
+  np.testing.assert_array_equal(jax.random.key_data(with_method.rng),
+                                jax.random.key_data(without.rng))
+
+
+@pytest.mark.parametrize('mode', parallel.MODES)
+def test_ten_steps_on_eight_devices_equal_ten_on_one(mode):
+  """In float64, where what is left of a difference is a fault and not rounding."""
+  results = []
+  with jax.enable_x64(True):
+    for devices in (1, 8):
+      step, variables, state = train_step_of(AXIS, critic_steps=2, dtype=jnp.float64)
+      mesh = parallel.create_mesh(jax.devices()[:devices])
+      run = parallel.data_parallel(step, mesh, mode=mode, donate_state=True)
+      variables, state = parallel.replicate((variables, state), mesh)
+      for k in range(10):
+        state, metrics = run(variables, state, batch_of(k))
+      results.append(jax.device_get((metrics, state._replace(rng=0))))
+  for one, eight in zip(*map(jax.tree.leaves, results), strict=True):
+    tolerance = 1e-10 if np.asarray(one).dtype == np.float64 else 1e-5
+    np.testing.assert_allclose(eight, one, rtol=tolerance, atol=tolerance * np.abs(one).max())
+
+
+def test_evaluation_counts_each_valid_pixel_once_on_any_number_of_devices():
+  model = toys.Model(axis_name=AXIS)
+  variables = toys.Model().init(jax.random.key(0), batch_of()['image'])
+  batch = batch_of()
+  for name, padding in (('index', -1), ('label', 255), ('image', 0), ('mask', False)):
+    batch[name][11:] = padding  # a ragged last batch
+  counts = []
+  for devices in (1, 8):
+    mesh = parallel.create_mesh(jax.devices()[:devices])
+    run = parallel.data_parallel(make_evaluation_step(TASK, model, axis_name=AXIS), mesh)
+    counts.append(jax.device_get(run(parallel.replicate(variables, mesh), {}, batch)))
+  np.testing.assert_array_equal(counts[0]['confusion_matrix'], counts[1]['confusion_matrix'])
+  assert counts[0]['images'] == counts[1]['images'] == 11
+  assert counts[0]['confusion_matrix'].sum() == np.sum(batch['label'] != 255)
