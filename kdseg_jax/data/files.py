@@ -22,7 +22,8 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
   """Reads a picture as RGB, turned upright if its EXIF data say that it was taken sideways.
 
   Args:
-    path: PNG, JPEG, BMP or WebP file of 8 bits a channel; grey pictures become three equal channels.
+    path: PNG, JPEG, BMP or WebP file of 8 bits a channel; grey becomes three
+      equal channels.
 
   Returns:
     `(H, W, 3)` uint8.

@@ -7,6 +7,7 @@ A source has `len(source)` and `source[i]`, a dict with `image` `(H, W, 3)` uint
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+import os
 from typing import Any
 
 import grain
@@ -15,7 +16,7 @@ import numpy as np
 from kdseg_jax.data import files
 
 Batch = dict[str, np.ndarray]
-_THREADS = 4
+_THREADS = min(16, os.cpu_count() or 1)
 
 
 def train_batches(source: Any, *, batch_size: int, seed: int,
@@ -50,7 +51,8 @@ def train_batches(source: Any, *, batch_size: int, seed: int,
   dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
   dataset = dataset.random_map(augmentation).map_with_index(_numbered)
   # Batch j of this size is the part of process j % P in batch j // P.
-  dataset = dataset.batch(share)[start * process_count + process_index::process_count]
+  dataset = dataset.batch(share, drop_remainder=True)
+  dataset = dataset[start * process_count + process_index::process_count]
   return iter(dataset.to_iter_dataset(_read_options(num_threads)))
 
 

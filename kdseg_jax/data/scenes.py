@@ -26,6 +26,8 @@ _PHOTOGRAPH_PARTS = {'train': (0.0, 1.0, 0.0, 0.5), 'val': (0.75, 1.0, 0.5, 1.0)
 _SCAN_SIDE = 8
 _DIGIT_HEIGHTS = (14 / 64, 32 / 64)  # of the shorter image side
 _MINIMUM_SIDE = 32
+_MOST_HIDDEN = 0.35  # of a digit, by one pasted later, if four draws of its place allow
+_LEAST_CONTRAST = 110  # distance in RGB to what lies below, if four draws of the colour allow
 
 
 class Scenes:
@@ -158,17 +160,16 @@ def _paste(rng, image, instances, scan, number):
 
 
 def _place(rng, instances, stroke):
-  """Where to paste: the first of four draws that leaves the digits below readable, else the best."""
+  """The first of four places that leaves the digits below readable, else the best of them."""
   tops, lefts = (rng.integers(total - part + 1, size=4)
                  for total, part in zip(instances.shape, stroke.shape, strict=True))
-  windows = [(slice(top, top + stroke.shape[0]), slice(left, left + stroke.shape[1]))
-             for top, left in zip(tops, lefts, strict=True)]
-  total = np.bincount(instances.ravel() + 1, minlength=2)[1:]
-  hidden = []
-  for window in windows:
-    covered = np.bincount(instances[window][stroke] + 1, minlength=len(total) + 1)[1:]
-    hidden.append(np.max(covered / np.maximum(total, 1)))
-    if hidden[-1] <= 0.35:
+  areas = np.bincount(instances.ravel() + 1)[1:]
+  windows, hidden = [], []
+  for top, left in zip(tops, lefts, strict=True):
+    windows.append((slice(top, top + stroke.shape[0]), slice(left, left + stroke.shape[1])))
+    covered = np.bincount(instances[windows[-1]][stroke] + 1, minlength=len(areas) + 1)[1:]
+    hidden.append(np.max(covered / np.maximum(areas, 1), initial=0))
+    if hidden[-1] <= _MOST_HIDDEN:
       break
   return windows[np.argmin(hidden)]
 
@@ -182,15 +183,14 @@ def _draw(rng, scan, side):
   ink = cv2.warpAffine(scan, turn, (canvas, canvas), flags=cv2.INTER_CUBIC)
   alpha = np.clip((ink - 0.3) / 0.3, 0, 1)
   rows, columns = np.flatnonzero(alpha.any(axis=1)), np.flatnonzero(alpha.any(axis=0))
-  alpha = alpha[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
-  return alpha[:side, :side]
+  return alpha[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
 
 
 def _visible_color(rng, background):
   """A random colour: the first of four that stands out, else the one that stands out most."""
   colors = rng.uniform(0, 255, (4, 3)).astype(np.float32)
   distances = np.linalg.norm(colors - np.float32(background), axis=1)
-  clear = np.flatnonzero(distances > 110)
+  clear = np.flatnonzero(distances > _LEAST_CONTRAST)
   return colors[clear[0] if len(clear) else np.argmax(distances)]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 import numpy as np
+from jax import lax
 
 
 def resize_bilinear(x: jax.Array, size: tuple[int, int], *, align_corners: bool) -> jax.Array:
@@ -38,9 +38,8 @@ def resize_bilinear(x: jax.Array, size: tuple[int, int], *, align_corners: bool)
   rows, columns = (
       _weights(source, target, align_corners).astype(dtype)
       for source, target in zip(x.shape[1:3], size))
-  # Columns first: the larger second product then needs no transposition.
-  y = jnp.einsum('jw,nhwc->nhjc', columns, x.astype(dtype), precision=lax.Precision.HIGHEST)
-  y = jnp.einsum('ih,nhjc->nijc', rows, y, precision=lax.Precision.HIGHEST)
+  y = jnp.einsum(
+      'ih,jw,nhwc->nijc', rows, columns, x.astype(dtype), precision=lax.Precision.HIGHEST)
   return y.astype(x.dtype)
 
 

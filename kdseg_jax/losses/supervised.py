@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from kdseg_jax.losses import _common
-from kdseg_jax.losses import resizing
+from kdseg_jax.losses import _common, resizing
 
 
 def cross_entropy(
@@ -60,7 +60,9 @@ def cross_entropy(
   classes = jnp.arange(logits.shape[-1], dtype=jnp.int32)
   valid = (labels != ignore_label) & (labels >= 0) & (labels < classes.size)
   logits = jnp.where(valid[..., None], logits, 0)  # keeps NaNs there out of the gradient
-  # A selection instead of a gather, whose gradient would be a scatter.
+  # By hand: on CPU jax.nn.logsumexp of upsampled logits is half as fast, and selecting the label's
+  # logit, unlike gathering it, has a gradient without a scatter.
+  logits -= lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
   labelled = jnp.sum(jnp.where(classes == labels[..., None], logits, 0), axis=-1)
-  values = jax.nn.logsumexp(logits, axis=-1) - labelled
+  values = jnp.log(jnp.sum(jnp.exp(logits), axis=-1)) - labelled
   return _common.masked_mean(values, valid, axis_name)

@@ -1,0 +1,92 @@
+"""Augmentation: image, label and mask stay aligned whatever is drawn."""
+
+import numpy as np
+import pytest
+
+from kdseg_jax.data import augmentation
+
+
+def coded_example(height, width):
+  """An image that tells its own label: label = red, and the column in blue."""
+  label = np.random.default_rng(0).integers(1, 11, (height, width)).astype(np.uint8)
+  image = np.zeros((height, width, 3), np.uint8)
+  image[..., 0] = label
+  image[..., 2] = 1 + np.arange(width)
+  return {'image': image, 'label': label, 'image_id': 'a', 'boxes': np.zeros((1, 4))}
+
+
+@pytest.mark.parametrize('size', [(20, 30), (10, 40), (30, 9), (5, 6)])
+@pytest.mark.parametrize('flip', [0.0, 1.0])
+def test_crop_padding_and_flip_stay_aligned(size, flip):
+  augment = augmentation.Augmentation(crop=(12, 16), scale=None, flip=flip)
+  for seed in range(10):
+    result = augment(coded_example(*size), np.random.default_rng(seed))
+    assert result.keys() == {'image', 'label', 'mask'}
+    image, label, mask = result['image'], result['label'], result['mask']
+    assert image.shape == (12, 16, 3) and label.shape == mask.shape == (12, 16)
+    assert image.dtype == label.dtype == np.uint8 and mask.dtype == bool
+    np.testing.assert_array_equal(image[mask][:, 0], label[mask])
+    assert (image[~mask] == 0).all() and (label[~mask] == 255).all()
+    height, width = min(12, size[0]), min(16, size[1])
+    expected = np.zeros((12, 16), bool)
+    expected[:height, :width] = True  # padding is at the bottom and right, before the flip
+    np.testing.assert_array_equal(mask, expected[:, ::-1] if flip else expected)
+    columns = image[0, mask[0], 2].astype(int)
+    np.testing.assert_array_equal(np.diff(columns), -1 if flip else 1)
+
+
+def test_crops_reach_every_place():
+  augment = augmentation.Augmentation(crop=(4, 4), scale=None, flip=0.0)
+  rng = np.random.default_rng(0)
+  starts = {int(augment(coded_example(4, 8), rng)['image'][0, 0, 2]) for _ in range(100)}
+  assert starts == {1, 2, 3, 4, 5}
+
+
+def test_flip_has_its_probability():
+  augment = augmentation.Augmentation(crop=(4, 4), scale=None, flip=0.25)
+  rng = np.random.default_rng(0)
+  flipped = [augment(coded_example(4, 4), rng)['image'][0, 0, 2] == 4 for _ in range(400)]
+  assert 0.18 < np.mean(flipped) < 0.32
+
+
+def test_scale_covers_its_range_and_keeps_label_on_image():
+  augment = augmentation.Augmentation(crop=(80, 80), scale=(0.5, 2.0), flip=0.0)
+  label = np.zeros((40, 40), np.uint8)
+  label[:, 20:] = 1
+  example = {'image': np.repeat(label[..., None] * np.uint8(200), 3, axis=2), 'label': label}
+  widths = []
+  for seed in range(60):
+    result = augment(example, np.random.default_rng(seed))
+    widths.append(int(result['mask'][0].sum()))
+    bright = result['image'][..., 0] > 100
+    labelled = result['label'] == 1
+    assert (bright != labelled).mean(axis=0).sum() <= 1  # the edge is off by one pixel at most
+  assert 20 <= min(widths) <= 24 and 72 <= max(widths) <= 80
+  fixed = augmentation.Augmentation(crop=(80, 80), scale=(2.0, 2.0), flip=0.0)
+  result = fixed(example, np.random.default_rng(0))
+  assert result['mask'].all()
+  np.testing.assert_array_equal(result['label'], np.repeat(np.repeat(label, 2, 0), 2, 1))
+
+
+def test_same_generator_gives_the_same_result_and_the_example_is_left_alone():
+  augment = augmentation.Augmentation(crop=(12, 16))
+  example = coded_example(20, 30)
+  before = {name: np.copy(value) for name, value in example.items()}
+  first, second = (augment(example, np.random.default_rng(5)) for _ in range(2))
+  for name in first:
+    np.testing.assert_array_equal(first[name], second[name])
+  first['image'][:] = 0
+  for name, value in before.items():
+    np.testing.assert_array_equal(example[name], value)
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    ({'crop': (0, 4)}, 'crop='),
+    ({'crop': (4,)}, 'crop='),
+    ({'crop': (4, 4), 'scale': (2.0, 0.5)}, 'scale='),
+    ({'crop': (4, 4), 'scale': (0.0, 1.0)}, 'scale='),
+    ({'crop': (4, 4), 'flip': 1.5}, 'flip='),
+])
+def test_wrong_settings_are_refused(arguments, message):
+  with pytest.raises(ValueError, match=message):
+    augmentation.Augmentation(**arguments)

@@ -1,0 +1,156 @@
+"""Reading and writing pictures: exact pixels, and errors that name file, finding and remedy."""
+
+import cv2
+import numpy as np
+import PIL.Image
+import pytest
+
+from kdseg_jax.data import files
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+LABEL = np.random.default_rng(1).integers(0, 12, (6, 8)).astype(np.uint8)
+
+
+def test_image_round_trip_is_rgb_and_exact(tmp_path):
+  path = tmp_path / 'new' / 'folder' / 'image.png'
+  files.write_png(path, IMAGE)
+  np.testing.assert_array_equal(files.read_image(path), IMAGE)
+  np.testing.assert_array_equal(np.asarray(PIL.Image.open(path)), IMAGE)
+
+
+def test_grey_image_becomes_three_channels(tmp_path):
+  files.write_png(tmp_path / 'grey.png', LABEL)
+  np.testing.assert_array_equal(files.read_image(tmp_path / 'grey.png'),
+                                np.repeat(LABEL[..., None], 3, axis=2))
+
+
+def test_palette_image_shows_its_colours(tmp_path):
+  palette = np.random.default_rng(2).integers(0, 256, (12, 3)).astype(np.uint8)
+  files.write_palette_png(tmp_path / 'a.png', LABEL, palette)
+  np.testing.assert_array_equal(files.read_image(tmp_path / 'a.png'), palette[LABEL])
+
+
+def test_exif_rotation_is_honoured(tmp_path):
+  exif = PIL.Image.Exif()
+  exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+  smooth = cv2.resize(IMAGE, (64, 48), interpolation=cv2.INTER_CUBIC)
+  PIL.Image.fromarray(smooth).save(tmp_path / 'turned.jpg', exif=exif, quality=98)
+  image = files.read_image(tmp_path / 'turned.jpg')
+  assert image.shape == (64, 48, 3)
+  assert np.abs(image.astype(int) - np.rot90(smooth, -1)).mean() < 8
+
+
+def write_png_of_16_bits(path):
+  cv2.imwrite(str(path), IMAGE.astype(np.uint16) * 257)
+
+
+def write_rgba(path):
+  PIL.Image.fromarray(np.dstack([IMAGE, IMAGE[..., 0]])).save(path)
+
+
+def write_empty(path):
+  path.write_bytes(b'')
+
+
+def write_text(path):
+  path.write_text('no picture')
+
+
+@pytest.mark.parametrize(('write', 'message'), [
+    (write_png_of_16_bits, 'has 16 bits a channel; expected 8'),
+    (write_rgba, 'has an alpha channel .RGBA.; expected RGB or grey'),
+    (write_empty, 'cannot be decoded'),
+    (write_text, 'cannot be decoded'),
+])
+def test_unfit_images_are_refused(tmp_path, write, message):
+  write(tmp_path / 'image.png')
+  with pytest.raises(ValueError, match=rf'image\.png: {message}'):
+    files.read_image(tmp_path / 'image.png')
+
+
+@pytest.mark.parametrize('suffix', files.IMAGE_SUFFIXES)
+@pytest.mark.parametrize('part', [0.1, 0.5, 0.95])
+def test_truncated_images_are_refused(tmp_path, suffix, part):
+  path = tmp_path / f'image{suffix}'
+  assert cv2.imwrite(str(path), cv2.resize(IMAGE, (80, 60)))
+  assert files.read_image(path).shape == (60, 80, 3)
+  content = path.read_bytes()
+  path.write_bytes(content[:int(part * len(content))])
+  with pytest.raises(ValueError, match=rf'image\{suffix}: cannot be decoded'):
+    files.read_image(path)
+
+
+def test_missing_files_are_named(tmp_path):
+  for read in (files.read_image, files.read_label):
+    with pytest.raises(FileNotFoundError, match='gone.png: no such file'):
+      read(tmp_path / 'gone.png')
+
+
+def test_labels_are_indices_with_or_without_palette(tmp_path):
+  label = np.where(LABEL == 11, np.uint8(255), LABEL)
+  files.write_png(tmp_path / 'grey.png', label)
+  palette = np.full((11, 3), 77, np.uint8)  # all colours equal: only the indices tell
+  files.write_palette_png(tmp_path / 'palette.png', label, palette)
+  small = PIL.Image.fromarray(label % 4)
+  small.putpalette([9, 9, 9] * 4)
+  small.save(tmp_path / 'bits.png', bits=2)
+  np.testing.assert_array_equal(files.read_label(tmp_path / 'grey.png'), label)
+  np.testing.assert_array_equal(files.read_label(tmp_path / 'palette.png'), label)
+  np.testing.assert_array_equal(files.read_label(tmp_path / 'bits.png'), label % 4)
+
+
+@pytest.mark.parametrize(('write', 'message'), [
+    (lambda path: files.write_png(path, IMAGE), 'stores colours; expected one channel'),
+    (write_rgba, 'stores colours'),
+    (lambda path: cv2.imwrite(str(path), LABEL.astype(np.uint16)), 'stores 16-bit grey levels'),
+    (lambda path: PIL.Image.fromarray(LABEL > 5).save(path), 'stores 1-bit grey levels'),
+    (lambda path: PIL.Image.fromarray(LABEL).save(path, format='JPEG'), 'is not a PNG file'),
+    (write_empty, 'is not a PNG file'),
+])
+def test_unfit_labels_are_refused(tmp_path, write, message):
+  write(tmp_path / 'label.png')
+  with pytest.raises(ValueError, match=rf'label\.png: {message}'):
+    files.read_label(tmp_path / 'label.png')
+
+
+@pytest.mark.parametrize('length', [30, 60, -30])
+def test_truncated_labels_are_refused(tmp_path, length):
+  path = tmp_path / 'label.png'
+  files.write_png(path, np.tile(LABEL, (20, 20)))
+  path.write_bytes(path.read_bytes()[:length])
+  with pytest.raises(ValueError, match=r'label\.png: cannot be decoded'):
+    files.read_label(path)
+
+
+def test_write_png_refuses_other_arrays(tmp_path):
+  for array in (IMAGE.astype(np.float32), np.zeros((2, 2, 4), np.uint8), np.zeros(3, np.uint8)):
+    with pytest.raises(ValueError, match=r'a\.png: expected uint8 of shape'):
+      files.write_png(tmp_path / 'a.png', array)
+
+
+def test_resizing_halves_by_area_and_keeps_image_and_label_aligned():
+  image = np.repeat(np.arange(0, 80, 10, dtype=np.uint8)[None, :, None], 3, axis=2)
+  image = np.repeat(image, 4, axis=0)
+  np.testing.assert_array_equal(files.resize_image(image, (2, 4))[0, :, 0], [5, 25, 45, 65])
+  label = np.tile(np.arange(9, dtype=np.uint8), (9, 1))
+  np.testing.assert_array_equal(files.resize_label(label, (1, 3)), [[1, 4, 7]])
+  np.testing.assert_array_equal(files.resize_label(label, (9, 27))[0], np.repeat(range(9), 3))
+
+
+def test_list_images_takes_files_and_sorted_folders(tmp_path):
+  (tmp_path / 'folder' / 'below').mkdir(parents=True)
+  for name in ('b.png', 'a.JPG', 'notes.txt', '.hidden.png', 'below/c.png'):
+    (tmp_path / 'folder' / name).write_bytes(b'x')
+  (tmp_path / 'z.webp').write_bytes(b'x')
+  found = files.list_images([tmp_path / 'z.webp', str(tmp_path / 'folder')])
+  assert [path.name for path in found] == ['z.webp', 'a.JPG', 'b.png']
+
+
+def test_list_images_explains_what_it_cannot_use(tmp_path):
+  (tmp_path / 'notes.txt').write_text('x')
+  with pytest.raises(FileNotFoundError, match='holds no picture'):
+    files.list_images([tmp_path])
+  with pytest.raises(FileNotFoundError, match='gone: no such file or folder'):
+    files.list_images([tmp_path / 'gone'])
+  with pytest.raises(ValueError, match=r'notes\.txt: is no picture by its name'):
+    files.list_images([tmp_path / 'notes.txt'])

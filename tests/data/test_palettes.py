@@ -1,0 +1,73 @@
+"""Colours of labels: the known VOC colours, ignore, and pictures of the right size."""
+
+import numpy as np
+import pytest
+
+from kdseg_jax.data import palettes
+
+
+def test_default_palette_is_that_of_voc():
+  palette = palettes.default_palette(255)
+  assert palette.dtype == np.uint8
+  known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 3: (128, 128, 0), 4: (0, 0, 128),
+           8: (64, 0, 0), 15: (192, 128, 128), 20: (0, 64, 128)}
+  for index, color in known.items():
+    assert tuple(palette[index]) == color
+  assert len(np.unique(palette, axis=0)) == 255
+
+
+@pytest.mark.parametrize('num_classes', [0, 256])
+def test_default_palette_leaves_255_for_ignore(num_classes):
+  with pytest.raises(ValueError, match='1 to 255'):
+    palettes.default_palette(num_classes)
+
+
+@pytest.mark.parametrize('palette', [palettes.CAMVID, palettes.SCENES])
+def test_colours_of_a_data_set_differ(palette):
+  assert palette.shape == (11, 3) and palette.dtype == np.uint8
+  assert len(np.unique(palette, axis=0)) == 11
+
+
+def test_colorize_round_trip():
+  palette = palettes.SCENES
+  label = np.random.default_rng(0).integers(0, 11, (5, 7))
+  colors = palettes.colorize(label, palette)
+  found = np.argmax((colors[:, :, None] == palette).all(axis=-1), axis=-1)
+  np.testing.assert_array_equal(found, label)
+
+
+def test_colorize_draws_ignore_black_and_refuses_unknown_labels():
+  label = np.array([[1, 255]], np.uint8)
+  np.testing.assert_array_equal(palettes.colorize(label, palettes.CAMVID), [[[128, 0, 0], [0] * 3]])
+  with pytest.raises(ValueError, match='from 0 to 11, but the palette has colours for 0 to 10'):
+    palettes.colorize(np.array([[0, 11]]), palettes.CAMVID)
+  with pytest.raises(ValueError, match='from -1 to 0'):
+    palettes.colorize(np.array([[0, -1]]), palettes.CAMVID)
+
+
+def test_overlay_mixes_colours_and_spares_ignored_pixels():
+  image = np.full((1, 2, 3), 100, np.uint8)
+  mixed = palettes.overlay(image, np.array([[1, 255]], np.uint8), np.uint8([[0] * 3, [200] * 3]),
+                           alpha=0.6)
+  np.testing.assert_array_equal(mixed[0, :, 0], [160, 100])
+  assert mixed.dtype == np.uint8
+  with pytest.raises(ValueError, match=r'image is \(1, 2\), its label \(2, 1\)'):
+    palettes.overlay(image, np.zeros((2, 1), np.uint8), palettes.SCENES)
+
+
+def test_strip_puts_titled_panels_side_by_side():
+  square = np.full((4, 4, 3), (10, 20, 30), np.uint8)
+  wide = np.full((4, 8, 3), (200, 100, 50), np.uint8)
+  titles = ['square', 'a title that is far too long for its narrow panel']
+  picture = palettes.strip([square, wide], titles, height=40)
+  assert picture.dtype == np.uint8 and picture.shape == (40 + 28 + 8, 40 + 80 + 16, 3)
+  assert (picture == (10, 20, 30)).all(axis=-1).sum() == 40 * 40
+  assert (picture == (200, 100, 50)).all(axis=-1).sum() == 40 * 80
+  bar = picture[:28].min(axis=(0, 2))
+  assert bar[:48].min() < 128 and bar[48:].min() < 200  # both titles are drawn
+  assert (bar[[0, -1]] == 255).all()
+
+
+def test_strip_wants_a_title_for_each_picture():
+  with pytest.raises(ValueError, match='1 pictures and 0 titles'):
+    palettes.strip([np.zeros((2, 2, 3), np.uint8)], [])

@@ -1,0 +1,178 @@
+"""Batches: the same on any number of processes and threads; evaluation visits everything once."""
+
+import itertools
+
+import hypothesis
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+
+from kdseg_jax.data import augmentation, pipeline, scenes
+
+
+class Coded:
+  """Examples that carry their position in their pixels; sizes may differ."""
+
+  def __init__(self, sizes):
+    self.sizes = sizes
+
+  def __len__(self):
+    return len(self.sizes)
+
+  def __getitem__(self, index):
+    label = np.full(self.sizes[index], index % 11, np.uint8)
+    image = np.full((*self.sizes[index], 3), index, np.uint8)
+    return {'image': image, 'label': label, 'image_id': str(index), 'boxes': np.zeros((index, 4))}
+
+
+def plain(example, rng):
+  """Augmentation that only marks the draw of its generator in the last channel."""
+  image = example['image'].copy()
+  image[..., 2] = rng.integers(256)
+  return {'image': image, 'label': example['label'], 'mask': np.ones(example['label'].shape, bool)}
+
+
+def positions(batch):
+  """Positions in a `Coded` source, from the pixels."""
+  return batch['image'][:, 0, 0, 0].astype(int)
+
+
+def take(source, count, **options):
+  options = {'batch_size': 4, 'seed': 0, 'augmentation': plain, 'num_threads': 1} | options
+  return list(itertools.islice(pipeline.train_batches(source, **options), count))
+
+
+def assert_same_batches(first, second):
+  assert len(first) == len(second)
+  for one, other in zip(first, second, strict=True):
+    assert one.keys() == other.keys()
+    for name in one:
+      assert one[name].dtype == other[name].dtype
+      np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def test_batch_is_the_same_whatever_the_start_threads_and_processes():
+  source = scenes.Scenes('train', length=10)
+  options = {'seed': 3, 'augmentation': augmentation.Augmentation(crop=(48, 80))}
+  whole = take(source, 6, **options)
+  assert_same_batches(whole, take(source, 6, **options, num_threads=4))
+  assert_same_batches(whole, take(source, 6, **options, num_threads=0))
+  assert_same_batches(whole[4:], take(source, 2, **options, start=4))
+  for process_count in (2, 4):
+    parts = [take(source, 3, **options, start=3, process_index=index, process_count=process_count)
+             for index in range(process_count)]
+    assert all(len(batch['index']) == 4 // process_count for batch in parts[0])
+    joined = [{name: np.concatenate([part[name] for part in batches]) for name in batches[0]}
+              for batches in zip(*parts)]
+    assert_same_batches(whole[3:], joined)
+
+
+def test_train_batch_has_the_promised_fields():
+  batch, = take(scenes.Scenes('train', length=5), 1, start=2,
+                augmentation=augmentation.Augmentation(crop=(70, 90), scale=None))
+  assert {name: (value.shape, value.dtype.name) for name, value in batch.items()} == {
+      'image': ((4, 70, 90, 3), 'uint8'), 'label': ((4, 70, 90), 'uint8'),
+      'mask': ((4, 70, 90), 'bool'), 'index': ((4,), 'int32')}
+  np.testing.assert_array_equal(batch['index'], [8, 9, 10, 11])
+  assert (batch['label'][~batch['mask']] == 255).all() and not batch['mask'].all()
+
+
+def test_every_epoch_covers_all_examples_in_a_new_order_with_new_draws():
+  source = Coded([(2, 2)] * 6)
+  batches = take(source, 9, batch_size=4)  # 36 examples: six epochs, batches run over their ends
+  order = np.concatenate([positions(batch) for batch in batches]).reshape(6, 6)
+  np.testing.assert_array_equal(np.sort(order, axis=1), np.tile(np.arange(6), (6, 1)))
+  assert len(np.unique(order, axis=0)) >= 5
+  draws = np.concatenate([batch['image'][:, 0, 0, 2] for batch in batches])
+  assert len(np.unique(draws)) > 20
+  np.testing.assert_array_equal(np.concatenate([batch['index'] for batch in batches]),
+                                np.arange(36))
+
+
+def test_seed_changes_order_and_draws():
+  first, second = (take(Coded([(2, 2)] * 40), 5, seed=seed) for seed in (0, 1))
+  assert any((positions(a) != positions(b)).any() for a, b in zip(first, second))
+  draws = [[batch['image'][:, 0, 0, 2] for batch in batches] for batches in (first, second)]
+  assert (np.concatenate(draws[0]) != np.concatenate(draws[1])).mean() > 0.9
+
+
+def test_far_start_is_reached_at_once():
+  class Counting(Coded):
+    reads = 0
+
+    def __getitem__(self, index):
+      self.reads += 1
+      return super().__getitem__(index)
+
+  source = Counting([(2, 2)] * 3)
+  batch, = take(source, 1, start=10 ** 8)
+  assert batch['index'][0] == 4 * 10 ** 8
+  assert source.reads <= 40  # the batch, and what the threads read ahead
+
+
+def test_source_of_one_example_can_be_trained_on():
+  batch, = take(Coded([(2, 2)]), 1)
+  np.testing.assert_array_equal(positions(batch), [0, 0, 0, 0])
+
+
+@hypothesis.settings(max_examples=30, deadline=None, derandomize=True)
+@hypothesis.given(
+    sizes=st.lists(st.sampled_from([(2, 3), (3, 2), (4, 4)]), min_size=1, max_size=23),
+    share=st.integers(1, 5), process_count=st.sampled_from([1, 2, 3, 8]))
+def test_evaluation_visits_every_image_exactly_once(sizes, share, process_count):
+  source = Coded(sizes)
+  parts = [list(pipeline.evaluation_batches(
+      source, batch_size=share * process_count, process_index=index, process_count=process_count,
+      num_threads=index % 2)) for index in range(process_count)]
+  seen = {size: [] for size in sizes}
+  for batches in zip(*parts, strict=True):
+    assert len({batch['image'].shape for batch in batches}) == 1
+    batch = {name: np.concatenate([part[name] for part in batches]) for name in batches[0]}
+    assert len(batch['index']) == share * process_count
+    assert batch['image'].dtype == batch['label'].dtype == np.uint8
+    assert batch['mask'].dtype == bool and batch['index'].dtype == np.int32
+    real = batch['index'] >= 0
+    np.testing.assert_array_equal(real, np.sort(real)[::-1])  # padding comes last
+    assert real.any() and (batch['index'][~real] == -1).all()
+    assert batch['mask'][real].all() and not batch['mask'][~real].any()
+    assert (batch['label'][~real] == 255).all() and (batch['image'][~real] == 0).all()
+    np.testing.assert_array_equal(positions(batch)[real], batch['index'][real])
+    np.testing.assert_array_equal(batch['label'][real][:, 0, 0], batch['index'][real] % 11)
+    seen[batch['label'].shape[1:]].extend(batch['index'][real])
+  for size, indices in seen.items():
+    assert indices == [index for index, other in enumerate(sizes) if other == size]
+
+
+def test_evaluation_flushes_a_full_buffer_before_reading_on():
+  source = Coded([(2, 2), (3, 3), (2, 2), (3, 3), (3, 3)])
+  batches = pipeline.evaluation_batches(source, batch_size=2, num_threads=1)
+  assert [batch['index'].tolist() for batch in batches] == [[0, 2], [1, 3], [4, -1]]
+
+
+@pytest.mark.parametrize('function', [
+    lambda source, **options: pipeline.train_batches(source, seed=0, augmentation=plain, **options),
+    pipeline.evaluation_batches])
+def test_wrong_arguments_are_refused_before_reading(function):
+  source = Coded([(2, 2)])
+  with pytest.raises(ValueError, match='no examples'):
+    function(Coded([]), batch_size=2)
+  with pytest.raises(ValueError, match='batch_size=3 cannot be shared by 2 processes'):
+    function(source, batch_size=3, process_count=2)
+  with pytest.raises(ValueError, match='batch_size=0'):
+    function(source, batch_size=0)
+  with pytest.raises(ValueError, match='process_index=2: expected 0 to 1'):
+    function(source, batch_size=4, process_index=2, process_count=2)
+
+
+@pytest.mark.parametrize('num_threads', [0, 2])
+def test_errors_of_the_source_come_through(num_threads):
+  class Broken(Coded):
+
+    def __getitem__(self, index):
+      raise ValueError('street.png: cannot be decoded')
+
+  source = Broken([(2, 2)] * 4)
+  with pytest.raises(ValueError, match=r'street\.png: cannot be decoded'):
+    take(source, 1, num_threads=num_threads)
+  with pytest.raises(ValueError, match=r'street\.png: cannot be decoded'):
+    next(pipeline.evaluation_batches(source, batch_size=2, num_threads=num_threads))

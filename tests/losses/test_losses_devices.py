@@ -1,0 +1,96 @@
+"""The value and gradient of every loss are those of one device, however the batch is spread."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from kdseg_jax import losses
+
+AXIS = 'data'
+DEVICES = 8
+
+
+def cross_entropy(student, teacher, where, axis_name):
+  del teacher
+  labels = jnp.where(where, 2, 255)
+  return losses.cross_entropy(student, labels, axis_name=axis_name)
+
+
+def upsampled_cross_entropy(student, teacher, where, axis_name):
+  labels = jnp.repeat(jnp.where(where, 1, 255), 2, axis=1)
+  return cross_entropy(student, teacher, where, axis_name) + losses.cross_entropy(
+      student, labels, axis_name=axis_name)
+
+
+def pixelwise(student, teacher, where, axis_name):
+  return losses.pixelwise_kl(student, teacher, where=where, axis_name=axis_name)
+
+
+def pixelwise_unmasked(student, teacher, where, axis_name):
+  del where
+  return losses.pixelwise_kl(student, teacher, axis_name=axis_name)
+
+
+def pixelwise_same_mask_everywhere(student, teacher, where, axis_name):
+  where = jnp.ones(where.shape, bool).at[:, 0].set(False)
+  return losses.pixelwise_kl(student, teacher, where=where, axis_name=axis_name)
+
+
+def pixelwise_sum(student, teacher, where, axis_name):
+  return losses.pixelwise_kl(
+      student, teacher, where=where, reduction='sum_over_batch', axis_name=axis_name)
+
+
+def gram(student, teacher, where, axis_name):
+  del where
+  return losses.pairwise_affinity(student, teacher, axis_name=axis_name)
+
+
+def direct(student, teacher, where, axis_name):
+  del where
+  return losses.pairwise_affinity(student, teacher, node_size=3, axis_name=axis_name)
+
+
+def near(student, teacher, where, axis_name):
+  del where
+  return losses.pairwise_affinity(student, teacher, neighbourhood=2, axis_name=axis_name)
+
+
+@pytest.mark.parametrize('mapping', ['shard_map', 'pmap'])
+@pytest.mark.parametrize('loss', [
+    cross_entropy, upsampled_cross_entropy, pixelwise, pixelwise_unmasked,
+    pixelwise_same_mask_everywhere, pixelwise_sum, gram, direct, near])
+def test_eight_devices_equal_one(loss, mapping):
+  keys = jax.random.split(jax.random.key(0), 3)
+  student, teacher = (jax.random.normal(key, (DEVICES, 6, 7, 5)) for key in keys[:2])
+  # Unequal counts: the first device has no valid pixel at all.
+  share = jnp.arange(DEVICES)[:, None, None] / DEVICES
+  batch = (student, teacher, jax.random.uniform(keys[2], (DEVICES, 6, 7)) < share)
+  scales = jnp.arange(1., 6.)  # parameters, the same on every device
+  expected = jax.value_and_grad(lambda scales: loss(scales * student, *batch[1:], None))(scales)
+
+  def step(scales, student, *rest):
+    scales = lax.pcast(scales, AXIS, to='varying')
+    one = lax.pcast(jnp.float32(1), AXIS, to='varying')
+    value, gradient = jax.value_and_grad(
+        lambda scales: one * loss(scales * student, *rest, AXIS))(scales)
+    return value[None], lax.pmean(gradient, AXIS)
+
+  if mapping == 'shard_map':
+    mesh = jax.make_mesh((DEVICES,), (AXIS,), axis_types=(AxisType.Auto,))
+    values, gradient = jax.jit(jax.shard_map(
+        step, mesh=mesh, in_specs=(P(), P(AXIS), P(AXIS), P(AXIS)), out_specs=(P(AXIS), P()),
+        check_vma=True))(scales, *batch)
+  else:
+    values, gradient = jax.pmap(
+        step, AXIS, in_axes=(None, 0, 0, 0), out_axes=(0, None))(
+            scales, *(x[:, None] for x in batch))
+  # The global value arrives on every device.
+  np.testing.assert_allclose(
+      np.ravel(values), np.full(DEVICES, expected[0]), rtol=1e-6)
+  np.testing.assert_allclose(
+      gradient, expected[1], atol=1e-6 * np.abs(expected[1]).max())
