@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
-
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from kdseg_jax import distillers
+from kdseg_jax import distillers, names
 
 
 def parse_arg(arg: str | None, **defaults) -> ConfigDict:
@@ -23,10 +21,7 @@ def parse_arg(arg: str | None, **defaults) -> ConfigDict:
   values = ConfigDict(defaults)
   for item in filter(None, (arg or '').split(',')):
     key, _, text = item.partition('=')
-    if key not in defaults:
-      nearest = difflib.get_close_matches(key, defaults, n=1)
-      hint = f' Did you mean {nearest[0]!r}?' if nearest else ''
-      raise ValueError(f'The recipe has no argument {key!r}; it knows {", ".join(defaults)}.{hint}')
+    names.require(key, defaults, 'argument of the recipe')
     values[key] = _convert(key, text, defaults[key])
   return values
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from kdseg_jax.data import names
+from kdseg_jax import names
 from kdseg_jax.data.camvid import CamVid
 from kdseg_jax.data.scenes import Scenes
 

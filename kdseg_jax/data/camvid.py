@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from kdseg_jax.data import files, names, palettes
+from kdseg_jax import names
+from kdseg_jax.data import files, palettes
 
 CLASSES = ('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign-symbol', 'fence', 'car',
            'pedestrian', 'bicyclist')

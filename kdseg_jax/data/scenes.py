@@ -14,7 +14,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from kdseg_jax.data import files, names, palettes
+from kdseg_jax import names
+from kdseg_jax.data import files, palettes
 
 CLASSES = ('background', *(f'digit {digit}' for digit in range(10)))
 _SPLITS = {'train': 0, 'val': 1, 'test': 2}  # the number is part of every scene's seed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import zlib
 from collections.abc import Callable, Mapping
@@ -11,6 +10,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from kdseg_jax import names
 
 Array = jax.Array
 PyTree = Any
@@ -211,9 +212,8 @@ def check_requires(requires: Requires, inputs: DistillInputs) -> None:
       ('task has no target', requires.targets, inputs.targets)):
     for name in wanted:
       if name not in available:
-        nearest = difflib.get_close_matches(name, available, n=1)
-        hint = f' Did you mean {nearest[0]!r}?' if nearest else ''
-        problems.append(f'the {owner} {name!r}; it has {sorted(available)}.{hint}')
+        problems.append(f'the {owner} {name!r}; it has {sorted(available)}.'
+                        + names.hint(name, available))
   if requires.teacher_head and inputs.teacher_head is None:
     problems.append('the method runs features through the head of the teacher, and this '
                     'teacher offers none.')

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from kdseg_jax import names
 from kdseg_jax.distillers import core, skd
 
 # A term is one loss with its own weight and options; a method is one or more terms.
@@ -40,8 +40,7 @@ def terms_of(method: str, weights: Mapping[str, float] | None = None) -> dict[st
   weights = dict(weights or {})
   found: dict[str, float] = {}
   for name in method.split('+'):
-    if name not in METHODS:
-      raise ValueError(_unknown('method', name, METHODS))
+    names.require(name, METHODS, 'method')
     for term, weight in METHODS[name].items():
       if term in found and term not in weights:
         raise ValueError(
@@ -49,8 +48,7 @@ def terms_of(method: str, weights: Mapping[str, float] | None = None) -> dict[st
             f'{found[term]} and {weight}. Give its weight explicitly: {term}=<weight>.')
       found[term] = weight
   for term in weights:
-    if term not in found:
-      raise ValueError(_unknown(f'term of method={method}', term, found))
+    names.require(term, found, f'term of method={method}')
   return {term: {'weight': weights.get(term, weight), **_options(TERMS[term])}
           for term, weight in found.items()}
 
@@ -69,8 +67,3 @@ def _options(factory):
   parameters = inspect.signature(factory).parameters
   return {name: p.default for name, p in parameters.items() if name != 'axis_name'}
 
-
-def _unknown(what, name, known):
-  nearest = difflib.get_close_matches(name, known, n=1)
-  hint = f' Did you mean {nearest[0]!r}?' if nearest else ''
-  return f'{name!r} is no {what}. Known: {", ".join(known) or "(none)"}.{hint}'

@@ -45,7 +45,7 @@ def pairwise_affinity(
 
   Over all pairs, the n x n similarities are never built where their Gram matrices are cheaper:
   `|SS' - TT'|**2 = |S'S|**2 - 2 |S'T|**2 + |T'T|**2`, summed with compensation, since these large
-  terms cancel: the absolute error of the loss is near 1e-8 in float32.
+  terms cancel: the absolute error of the loss stays below about 1e-7 in float32.
 
   Args:
     student: features `(N, H, W, D)`.
@@ -162,6 +162,7 @@ def _gram(student: jax.Array, teacher: jax.Array) -> jax.Array:
   return rough + (value - lax.stop_gradient(rough))
 
 
+@jax.jit  # one compilation instead of some hundred for those who call the loss without jit
 def _compensated_sum(x: jax.Array) -> jax.Array:
   """Sum of a vector as if in twice the precision: pairwise, with the rounding errors (Knuth)."""
   errors = jnp.zeros((), x.dtype)

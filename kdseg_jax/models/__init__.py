@@ -1,31 +1,41 @@
-"""Models by name: Flax modules that return `(prediction, taps)`."""
+"""Flax models that return `(prediction, taps)`, by name."""
 
 from __future__ import annotations
 
 import difflib
 import functools
-from typing import Any
+from typing import Any, NamedTuple
+from collections.abc import Callable
 
-from kdseg_jax.models.blocks import scaled
+import flax.linen as nn
+import jax.numpy as jnp
+
 from kdseg_jax.models.complexity import Complexity, complexity
-from kdseg_jax.models.deeplab import DeepLabV3Head
+from kdseg_jax.models.deeplab import AuxiliaryHead, DeepLabV3Head
+from kdseg_jax.models.layers import scale_channels
 from kdseg_jax.models.mobilenet import MobileNetV2
+from kdseg_jax.models.normalization import IMAGENET_MEAN, IMAGENET_STD
 from kdseg_jax.models.resnet import ResNet
 from kdseg_jax.models.segmenter import Segmenter
 
-__all__ = ['Complexity', 'complexity', 'create', 'names']
 
-# backbone -> (module, channels of its head).
+class _Backbone(NamedTuple):
+  """A backbone as heads see it; channel counts at width 1, as CIRKD uses them."""
+
+  create: Callable
+  head_channels: int
+  stage3_channels: int
+
+
 _BACKBONES = {
-    'resnet18': (functools.partial(ResNet, blocks=(2, 2, 2, 2)), 128),
-    'mobilenetv2': (MobileNetV2, 128),
+    'resnet18': _Backbone(functools.partial(ResNet, 18), 128, 256),
+    'resnet34': _Backbone(functools.partial(ResNet, 34), 128, 256),
+    'resnet50': _Backbone(functools.partial(ResNet, 50), 256, 1024),
+    'resnet101': _Backbone(functools.partial(ResNet, 101), 256, 1024),
+    'mobilenetv2': _Backbone(MobileNetV2, 128, 96),
 }
 _HEADS = {'deeplabv3': DeepLabV3Head}
-
-
-def names() -> list[str]:
-  """The names that `create` knows."""
-  return [f'{head}_{backbone}' for head in _HEADS for backbone in _BACKBONES]
+NAMES = tuple(f'{head}_{backbone}' for head in _HEADS for backbone in _BACKBONES)
 
 
 def create(
@@ -35,39 +45,47 @@ def create(
     width: float = 1.0,
     output_stride: int = 8,
     aux: bool = False,
+    axis_name: str | None = None,
+    dtype: Any = jnp.float32,
+    mean: tuple[float, float, float] = IMAGENET_MEAN,
+    std: tuple[float, float, float] = IMAGENET_STD,
     head_channels: int | None = None,
     dropout: float = 0.1,
-    axis_name: str | None = None,
-    **options: Any,
-) -> Segmenter:
-  """Creates a segmentation model.
+    **backbone: Any,
+) -> nn.Module:
+  """A model by name; see `Segmenter` for what it takes and returns.
 
   Args:
-    name: '<head>_<backbone>', one of `names()`.
-    num_classes: channels of the logits.
-    width: multiplies all channel counts, which are rounded to multiples of 8.
-    output_stride: 8, 16 or 32, by dilation of the last stages.
-    aux: adds the auxiliary head on stage 3.
-    head_channels: of the head before `width`; None is 128.
+    name: `<head>_<backbone>`, one of `NAMES`.
+    num_classes: number of classes.
+    width: multiplies every channel count of backbone and head, rounded to a multiple of 8.
+    output_stride: 8, 16 or 32; reached by dilation instead of striding.
+    aux: whether there is an auxiliary head on stage 3, a quarter as wide as that.
+    axis_name: mapped axis over which BatchNorm statistics are synchronised in training.
+    dtype: of the computation; parameters, statistics and logits are float32.
+    mean: that images are normalised with, RGB in 0-255.
+    std: likewise.
+    head_channels: channels of the head; None is CIRKD's 128 (256 on ResNet-50 and 101) * width.
     dropout: rate before the classifiers.
-    axis_name: mesh axis over which BatchNorm takes its statistics in training.
-    **options: further fields of `Segmenter`: `mean`, `std`, `dtype`.
+    **backbone: further fields of the backbone (`deep_stem` of the ResNets).
 
   Raises:
-    ValueError: unknown name (says the nearest), or a value out of range.
+    ValueError: unknown name (names the nearest), width or output stride.
   """
-  if name not in names():
-    nearest = difflib.get_close_matches(name, names(), n=1, cutoff=0.0)[0]
-    raise ValueError(
-        f'Unknown model {name!r}. Did you mean {nearest!r}? Known: {", ".join(names())}.')
-  if not width > 0:
-    raise ValueError(f'width={width}; expected more than 0.')
-  head, backbone = name.split('_', 1)
-  module, channels = _BACKBONES[backbone]
-  shared = {'axis_name': axis_name}
-  if 'dtype' in options:
-    shared['dtype'] = options['dtype']
+  if name not in NAMES:
+    nearest = difflib.get_close_matches(name, NAMES, n=3, cutoff=0.4)
+    hint = f' Did you mean {" or ".join(map(repr, nearest))}?' if nearest else ''
+    raise ValueError(f'There is no model {name!r}; there are {", ".join(NAMES)}.{hint}')
+  if width <= 0:
+    raise ValueError(f'width={width} of {name} must be positive.')
+  head_name, backbone_name = name.split('_')
+  entry = _BACKBONES[backbone_name]
+  common = {'axis_name': axis_name, 'dtype': dtype}
+  scale = functools.partial(scale_channels, width=width)
+  auxiliary_head = AuxiliaryHead(
+      num_classes, scale(entry.stage3_channels / 4), dropout, **common) if aux else None
   return Segmenter(
-      backbone=module(width=width, output_stride=output_stride, **shared),
-      head=_HEADS[head](scaled(head_channels or channels, width), dropout=dropout, **shared),
-      num_classes=num_classes, aux=aux, dropout=dropout, axis_name=axis_name, **options)
+      backbone=entry.create(width=width, output_stride=output_stride, **common, **backbone),
+      head=_HEADS[head_name](
+          num_classes, head_channels or scale(entry.head_channels), dropout=dropout, **common),
+      auxiliary_head=auxiliary_head, mean=tuple(mean), std=tuple(std))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,39 +13,40 @@ from kdseg_jax.models.conv import Conv
 
 
 class Complexity(NamedTuple):
-  """Parameters, and multiply-adds of one image."""
+  """Attributes: `params`, trained parameters; `macs`, multiply-adds of one image."""
 
   params: int
   macs: int
 
 
-def complexity(model: Any, shape: tuple[int, int]) -> Complexity:
-  """Counts what inference needs, from shapes alone.
+def complexity(model: nn.Module, shape: tuple[int, int]) -> Complexity:
+  """Parameters and multiply-adds of one forward pass, as papers count them.
 
-  Convention: the multiply-adds of all convolutions for one image, taps that meet padding included
-  (as the tables of the papers count; some of their tools enlarge dilated maps on top of that); no
-  normalisation, activation or resizing; the auxiliary head is left out, since it is dropped after
-  training.
+  Multiply-adds are those of convolutions and dense layers, taps on padding included; BatchNorm,
+  activations, pooling and resizing are not counted. An auxiliary head counts in neither figure, as
+  it is dropped after training. How a convolution is lowered does not matter.
 
   Args:
-    model: of `kdseg_jax.models.create`.
-    shape: (height, width) of the image.
+    model: of this package.
+    shape: (H, W) of the image.
   """
-  model = model.clone(aux=False)
+  if getattr(model, 'auxiliary_head', None) is not None:
+    model = model.clone(auxiliary_head=None)
+  macs = []
+
+  def count(next_function, args, kwargs, context):
+    outputs = next_function(*args, **kwargs)
+    if context.method_name == '__call__':
+      channels = args[0].shape[-1] if args else None
+      if isinstance(context.module, Conv):
+        taps = context.module.kernel_size ** 2
+        macs.append(math.prod(outputs.shape) * taps * channels // context.module.groups)
+      elif isinstance(context.module, nn.Dense):
+        macs.append(math.prod(outputs.shape) * channels)
+    return outputs
+
   image = jax.ShapeDtypeStruct((1, *shape, 3), jnp.uint8)
-  variables = jax.eval_shape(lambda x: model.init({'params': jax.random.key(0)}, x), image)
-  macs = 0
-
-  def count(call, args, kwargs, context):
-    nonlocal macs
-    output = call(*args, **kwargs)
-    module = context.module
-    if isinstance(module, Conv) and context.method_name == '__call__':
-      taps = module.kernel_size ** 2 * args[0].shape[-1] // module.groups
-      macs += math.prod(output.shape[1:]) * taps
-    return output
-
   with nn.intercept_methods(count):
-    jax.eval_shape(model.apply, variables, image)
+    variables = jax.eval_shape(model.init, {'params': jax.random.key(0)}, image)
   params = sum(math.prod(x.shape) for x in jax.tree.leaves(variables['params']))
-  return Complexity(params, macs)
+  return Complexity(params=params, macs=sum(macs))

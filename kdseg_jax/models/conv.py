@@ -1,12 +1,16 @@
-"""The one convolution of all models, with lowerings that suit the CPU backend.
+"""The one convolution of the package, and how it is lowered on each backend.
 
-On TPU and GPU it is `lax.conv_general_dilated`. XLA's own lowering for the CPU is slow in a few
-cases; `choose_lowering` alone decides, from static shapes and the backend, what is used there.
+Everywhere but on the CPU backend it is `lax.conv_general_dilated`. XLA's CPU lowering of that is
+slow for 1x1, for depthwise and for kernels that mostly read padding (dilation near the size of
+the map, as in ASPP); these are written out there as matrix products and shifted multiply-adds.
+`experiments/benchmarks/convolutions.py` prints what that gains.
 """
 
 from __future__ import annotations
 
-import itertools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,153 +18,226 @@ import jax.numpy as jnp
 from jax import lax
 
 Array = jax.Array
-Pair = tuple[int, int]
+IntOrPair = int | tuple[int, int]
 
-he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')  # before BN and ReLU
-default_uniform = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')  # classifiers
+# Per-tap products win on CPU where at most this share of the multiply-adds reads the image rather
+# than padding; measured with the benchmark named above.
+_MAX_VALID_SHARE = 0.7
+
+# Standard deviation sqrt(2 / fan_out), as torchvision initialises its ResNets.
+he_normal_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+
+
+class Geometry(NamedTuple):
+  """How a kernel moves over an image: `(rows, columns)` each, and the channel groups."""
+
+  strides: tuple[int, int]
+  dilation: tuple[int, int]
+  padding: tuple[int, int]
+  groups: int
+
+
+def conv2d(
+    x: Array,
+    kernel: Array,
+    *,
+    strides: IntOrPair = 1,
+    dilation: IntOrPair = 1,
+    padding: IntOrPair = 0,
+    groups: int = 1,
+) -> Array:
+  """Two-dimensional convolution (cross-correlation), zero-padded alike on both sides.
+
+  `y[n, i, j, o] = sum_{a, b, c} x[n, i s + a d - p, j s + b d - p, c] kernel[a, b, c, o]`, as
+  `torch.nn.functional.conv2d`, channels last. The value does not depend on the lowering, but for
+  rounding.
+
+  Args:
+    x: `(N, H, W, C)`.
+    kernel: `(kh, kw, C / groups, O)`, of the dtype of x.
+    strides: s, an integer or (rows, columns).
+    dilation: d, likewise.
+    padding: p, pixels on each side, likewise.
+    groups: number of channel groups.
+
+  Returns:
+    `(N, (H + 2p - d(kh - 1) - 1) // s + 1, ..., O)` in the dtype of x.
+
+  Raises:
+    ValueError: shapes that do not fit each other, or an image smaller than the kernel.
+  """
+  geometry = Geometry(_pair(strides), _pair(dilation), _pair(padding), groups)
+  _check(x.shape, kernel.shape, geometry)
+  lowering = choose_lowering(x.shape, kernel.shape, geometry, jax.default_backend())
+  return lowering(x, kernel, geometry)
+
+
+def choose_lowering(
+    x_shape: tuple[int, ...],
+    kernel_shape: tuple[int, ...],
+    geometry: Geometry,
+    backend: str,
+) -> Callable[[Array, Array, Geometry], Array]:
+  """The function that computes a convolution, chosen from static shapes and the backend."""
+  if backend != 'cpu':
+    return lower_general
+  channels, outputs = x_shape[3], kernel_shape[3]
+  if geometry.groups == channels == outputs > 1:
+    return lower_depthwise
+  if geometry.groups > 1:
+    return lower_general
+  if kernel_shape[:2] == (1, 1) and geometry.padding == (0, 0):
+    return lower_pointwise
+  if 0 < valid_share(x_shape, kernel_shape, geometry) <= _MAX_VALID_SHARE:
+    return lower_taps
+  return lower_general
+
+
+def lower_general(x: Array, kernel: Array, geometry: Geometry) -> Array:
+  """XLA's own convolution."""
+  return lax.conv_general_dilated(
+      x, kernel, geometry.strides, [(p, p) for p in geometry.padding],
+      rhs_dilation=geometry.dilation, feature_group_count=geometry.groups,
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+
+def lower_pointwise(x: Array, kernel: Array, geometry: Geometry) -> Array:
+  """A 1x1 kernel without padding: one matrix product, on the pixels that the stride keeps."""
+  x = x[:, ::geometry.strides[0], ::geometry.strides[1]]
+  return _matmul(x, kernel[0, 0]).astype(x.dtype)
+
+
+def lower_depthwise(x: Array, kernel: Array, geometry: Geometry) -> Array:
+  """One kernel a channel: for each tap a multiply-add of the shifted image."""
+  rows, columns = _output_size(x.shape, kernel.shape, geometry)
+  dtype = jnp.promote_types(x.dtype, jnp.float32)
+  padded = jnp.pad(x, ((0, 0), *((p, p) for p in geometry.padding), (0, 0)))
+  (s, t), (d, e) = geometry.strides, geometry.dilation
+  total = None
+  for i in range(kernel.shape[0]):
+    for j in range(kernel.shape[1]):
+      shifted = padded[:, i * d:i * d + (rows - 1) * s + 1:s,
+                       j * e:j * e + (columns - 1) * t + 1:t]
+      term = shifted.astype(dtype) * kernel[i, j, 0].astype(dtype)
+      total = term if total is None else total + term
+  return total.astype(x.dtype)
+
+
+def lower_taps(x: Array, kernel: Array, geometry: Geometry) -> Array:
+  """A matrix product a tap, on those pixels only where the tap reads the image, not padding."""
+  size = _output_size(x.shape, kernel.shape, geometry)
+  total = None
+  for i, (row, rows) in enumerate(_reads(0, x.shape, kernel.shape, geometry)):
+    for j, (column, columns) in enumerate(_reads(1, x.shape, kernel.shape, geometry)):
+      if not rows or not columns:
+        continue
+      read = x[:, _positions(row, rows, i, 0, geometry), _positions(column, columns, j, 1, geometry)]
+      term = jnp.pad(_matmul(read, kernel[i, j]), (
+          (0, 0), (row, size[0] - row - rows), (column, size[1] - column - columns), (0, 0)))
+      total = term if total is None else total + term
+  return total.astype(x.dtype)
+
+
+def valid_share(
+    x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], geometry: Geometry) -> float:
+  """The share of a convolution's multiply-adds that reads the image rather than padding."""
+  size = _output_size(x_shape, kernel_shape, geometry)
+  return math.prod(
+      sum(count for _, count in _reads(axis, x_shape, kernel_shape, geometry))
+      / (kernel_shape[axis] * size[axis])
+      for axis in (0, 1))
+
+
+def _reads(axis, x_shape, kernel_shape, geometry):
+  """For each tap along an axis: the first output that reads the image, and their number."""
+  size = x_shape[1 + axis]
+  stride = geometry.strides[axis]
+  outputs = _output_size(x_shape, kernel_shape, geometry)[axis]
+  ranges = []
+  for tap in range(kernel_shape[axis]):
+    offset = tap * geometry.dilation[axis] - geometry.padding[axis]
+    first = max(0, -(offset // stride))
+    last = min(outputs - 1, (size - 1 - offset) // stride)
+    ranges.append((first, max(0, last - first + 1)))
+  return ranges
+
+
+def _positions(first, count, tap, axis, geometry):
+  """The slice of the image that `count` outputs from `first` on read through a tap."""
+  stride = geometry.strides[axis]
+  start = first * stride + tap * geometry.dilation[axis] - geometry.padding[axis]
+  return slice(start, start + (count - 1) * stride + 1, stride)
+
+
+def _output_size(x_shape, kernel_shape, geometry):
+  return tuple(
+      (size + 2 * p - d * (k - 1) - 1) // s + 1
+      for size, k, s, d, p in zip(
+          x_shape[1:3], kernel_shape, geometry.strides, geometry.dilation, geometry.padding))
+
+
+def _matmul(x, matrix):
+  """`(N, H, W, C) @ (C, O)` in float32 or better; as rank 2, which XLA's CPU backend likes best."""
+  product = jnp.matmul(
+      x.reshape(-1, x.shape[-1]), matrix,
+      preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
+  return product.reshape(*x.shape[:-1], matrix.shape[-1])
+
+
+def _pair(value):
+  return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def _check(x_shape, kernel_shape, geometry):
+  if len(x_shape) != 4 or len(kernel_shape) != 4:
+    raise ValueError(
+        'conv2d takes an image (N, H, W, C) and a kernel (kh, kw, C / groups, O), got shapes '
+        f'{x_shape} and {kernel_shape}.')
+  channels, groups = x_shape[3], geometry.groups
+  if channels != kernel_shape[2] * groups or kernel_shape[3] % groups:
+    raise ValueError(
+        f'conv2d: an image of {channels} channels in {groups} group(s) does not fit the kernel '
+        f'{kernel_shape}: (kh, kw, {channels} / {groups}, a multiple of {groups}) is expected.')
+  if min(_output_size(x_shape, kernel_shape, geometry)) < 1:
+    raise ValueError(
+        f'conv2d: the image {x_shape} is smaller than the kernel {kernel_shape} with dilation '
+        f'{geometry.dilation} and padding {geometry.padding}. Use a larger image.')
 
 
 class Conv(nn.Module):
-  """Convolution with symmetric zero padding that keeps the size at stride 1.
+  """`conv2d` with a kernel of its own; `kernel_size // 2 * dilation` of padding by default.
 
   Attributes:
     features: output channels.
-    kernel_size: side of the kernel.
-    stride: step in both directions.
-    dilation: distance between taps.
-    groups: the input and output channels are split into so many independent parts.
-    use_bias: adds a bias.
-    kernel_init: initialiser of the kernel.
+    kernel_size: k, of a square kernel.
+    strides: stride.
+    dilation: dilation.
+    padding: pixels on each side; None keeps the size at stride 1 and odd k (torch's `k // 2`).
+    groups: channel groups.
+    use_bias: whether a bias is added.
+    kernel_init: initialiser of the kernel `(k, k, C / groups, features)`.
     dtype: of the computation; parameters are float32.
   """
 
   features: int
-  kernel_size: int = 1
-  stride: int = 1
+  kernel_size: int = 3
+  strides: int = 1
   dilation: int = 1
+  padding: int | None = None
   groups: int = 1
   use_bias: bool = False
-  kernel_init: nn.initializers.Initializer = he_normal
-  dtype: jnp.dtype = jnp.float32
+  kernel_init: Callable = he_normal_fan_out
+  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
-    kernel = self.param('kernel', self.kernel_init, shape, jnp.float32)
-    padding = self.dilation * (self.kernel_size - 1) // 2
+    k = self.kernel_size
+    kernel = self.param(
+        'kernel', self.kernel_init, (k, k, x.shape[-1] // self.groups, self.features))
+    padding = k // 2 * self.dilation if self.padding is None else self.padding
     x = conv2d(
-        x.astype(self.dtype), kernel.astype(self.dtype), strides=(self.stride, self.stride),
-        dilation=(self.dilation, self.dilation), padding=(padding, padding), groups=self.groups)
+        x.astype(self.dtype), kernel.astype(self.dtype), strides=self.strides,
+        dilation=self.dilation, padding=padding, groups=self.groups)
     if self.use_bias:
-      x += self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32).astype(x.dtype)
+      x += self.param('bias', nn.initializers.zeros, (self.features,)).astype(self.dtype)
     return x
-
-
-def conv2d(
-    x: Array, kernel: Array, *, strides: Pair = (1, 1), dilation: Pair = (1, 1),
-    padding: Pair = (0, 0), groups: int = 1,
-) -> Array:
-  """2-D convolution (cross-correlation), channels last.
-
-  Args:
-    x: `(N, H, W, I)`.
-    kernel: `(kh, kw, I / groups, O)`.
-    strides: steps down and to the right.
-    dilation: distances between taps.
-    padding: zeros on either side, of rows and of columns.
-    groups: independent parts of the channels.
-
-  Returns:
-    `(N, H', W', O)` with `H' = (H + 2 p - d (kh - 1) - 1) // s + 1`.
-  """
-  lowering = choose_lowering(
-      x.shape, kernel.shape, strides, dilation, padding, groups, jax.default_backend())
-  return lowering(x, kernel, strides, dilation, padding, groups)
-
-
-def choose_lowering(
-    x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], strides: Pair, dilation: Pair,
-    padding: Pair, groups: int, backend: str,
-):
-  """The function that computes a convolution, from static shapes and the backend alone."""
-  if backend != 'cpu':
-    return general
-  if kernel_shape[:2] == (1, 1) and padding == (0, 0) and groups == 1:
-    return matrix_product
-  if groups == x_shape[-1] == kernel_shape[3]:
-    return shifted_sum
-  if groups == 1 and strides == (1, 1) and _overlap_share(
-      x_shape, kernel_shape, dilation, padding) <= _MAX_OVERLAP:
-    return valid_overlaps
-  return general
-
-
-# Largest share of the taps inside the map up to which `valid_overlaps` was the faster one;
-# experiments/benchmarks/convolutions.py measures it.
-_MAX_OVERLAP = 0.5
-
-
-def general(x, kernel, strides, dilation, padding, groups):
-  """XLA's own convolution: the reference of all others."""
-  return lax.conv_general_dilated(
-      x, kernel, strides, [(p, p) for p in padding], rhs_dilation=dilation,
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'), feature_group_count=groups)
-
-
-def matrix_product(x, kernel, strides, dilation, padding, groups):
-  """1x1 kernel without padding: a product over the channels."""
-  x = x[:, ::strides[0], ::strides[1]]
-  return jnp.einsum('nhwi,io->nhwo', x, kernel[0, 0])
-
-
-def shifted_sum(x, kernel, strides, dilation, padding, groups):
-  """Depthwise kernel: one multiply-add of a shifted map a tap."""
-  size = _output_size(x.shape, kernel.shape, strides, dilation, padding)
-  x = jnp.pad(x, [(0, 0), *((p, p) for p in padding), (0, 0)])
-  total = 0
-  for i, j in itertools.product(*map(range, kernel.shape[:2])):
-    corner = (i * dilation[0], j * dilation[1])
-    window = [slice(c, c + s * (n - 1) + 1, s)
-              for c, s, n in zip(corner, strides, size, strict=True)]
-    total += x[:, window[0], window[1]] * kernel[i, j, 0]
-  return total
-
-
-def valid_overlaps(x, kernel, strides, dilation, padding, groups):
-  """Stride 1, dilation near the size of the map: each tap is a product over what it meets of it."""
-  size = _output_size(x.shape, kernel.shape, strides, dilation, padding)
-  total = jnp.zeros((x.shape[0], *size, kernel.shape[3]), x.dtype)
-  for i, j in itertools.product(*map(range, kernel.shape[:2])):
-    spans = [_span(tap * d - p, n, m) for tap, d, p, n, m in zip(
-        (i, j), dilation, padding, x.shape[1:3], size, strict=True)]
-    if any(stop <= start for _, start, stop in spans):
-      continue
-    (dy, top, bottom), (dx, left, right) = spans
-    part = jnp.einsum('nhwi,io->nhwo', x[:, top + dy:bottom + dy, left + dx:right + dx],
-                      kernel[i, j])
-    total = total.at[:, top:bottom, left:right].add(part)
-  return total
-
-
-def _span(offset, length, output_length):
-  """Offset, and the output positions whose input position lies in the map."""
-  return offset, max(0, -offset), min(output_length, length - offset)
-
-
-def _output_size(x_shape, kernel_shape, strides, dilation, padding):
-  return tuple(
-      (n + 2 * p - d * (k - 1) - 1) // s + 1
-      for n, k, s, d, p in zip(x_shape[1:3], kernel_shape, strides, dilation, padding))
-
-
-def _overlap_share(x_shape, kernel_shape, dilation, padding):
-  """Share of the multiply-adds of a stride-1 convolution whose input is not padding."""
-  size = _output_size(x_shape, kernel_shape, (1, 1), dilation, padding)
-  share = 1.0
-  for n, k, d, p, m in zip(x_shape[1:3], kernel_shape, dilation, padding, size):
-    inside = 0
-    for tap in range(k):
-      _, start, stop = _span(tap * d - p, n, m)
-      inside += max(0, stop - start)
-    share *= inside / (k * m)
-  return share

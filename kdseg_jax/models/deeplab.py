@@ -1,53 +1,87 @@
-"""DeepLabV3 head (Chen et al., 2017): atrous spatial pyramid pooling and image pooling."""
+"""The head of DeepLabV3 (Chen et al., 2017, arXiv:1706.05587) and the auxiliary head."""
 
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kdseg_jax.models.blocks import ConvNorm
+from kdseg_jax.models.conv import Conv
 from kdseg_jax.models.dropout import Dropout
+from kdseg_jax.models.layers import ConvNorm
 
-Array = jax.Array
+# Uniform in +-1 / sqrt(fan_in), PyTorch's default: the logits of an untrained model are small.
+_classifier_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
 class DeepLabV3Head(nn.Module):
-  """`(taps of the backbone, index, train) -> embedding`, the input of the classifier.
+  """Atrous spatial pyramid pooling (section 3.3), a 3x3 convolution and the classifier.
 
-  1x1 and three dilated 3x3 convolutions and the pooled image side by side, a 1x1 projection with
-  Dropout, a 3x3 convolution with Dropout.
+  1x1, three dilated 3x3 and pooling over the whole map, concatenated; 1x1 and Dropout 0.5; 3x3
+  and Dropout; 1x1 with bias. The paper halves the rates at output stride 16 and has no second
+  3x3; here both are as in the official code of CIRKD (and of torchvision, but for the rates).
 
   Attributes:
-    channels: of every branch and of the embedding.
-    dilations: of the 3x3 branches; 12, 24 and 36 at any output stride (as in CIRKD's code).
-    branch_dropout: rate after the projection.
-    dropout: rate after the last convolution.
-    axis_name: mesh axis of the batch statistics.
-    dtype: of the computation.
+    num_classes: number of classes.
+    channels: of every layer but the classifier.
+    rates: dilations of the 3x3 branches.
+    dropout: rate before the classifier.
+    axis_name: of `BatchNorm`.
+    dtype: of the computation; the classifier computes in float32.
   """
 
+  num_classes: int
   channels: int
-  dilations: tuple[int, ...] = (12, 24, 36)
-  branch_dropout: float = 0.5
+  rates: tuple[int, ...] = (12, 24, 36)
   dropout: float = 0.1
   axis_name: str | None = None
-  dtype: jnp.dtype = jnp.float32
+  dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, taps: dict[str, Array], index: Array, train: bool) -> Array:
-    conv_norm = functools.partial(
+  def __call__(self, x: jax.Array, index: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+    """`(logits, embedding)` of a map `(N, h, w, C)`; embedding is the classifier's input."""
+    conv = functools.partial(
         ConvNorm, self.channels, axis_name=self.axis_name, dtype=self.dtype)
-    x = taps['stage4']
-    branches = [conv_norm(name='branch0')(x, train)]
-    branches += [conv_norm(3, dilation=dilation, name=f'branch{i + 1}')(x, train)
-                 for i, dilation in enumerate(self.dilations)]
-    pooled = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32).astype(self.dtype)
-    pooled = conv_norm(name='image_pooling')(pooled, train)
+    branches = [conv(1, name='aspp0')(x, train)]
+    for i, rate in enumerate(self.rates, start=1):
+      branches.append(conv(3, dilation=rate, name=f'aspp{i}')(x, train))
+    pooled = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32)
+    pooled = conv(1, name='aspp_pooling')(pooled, train)
     branches.append(jnp.broadcast_to(pooled, branches[0].shape))
-    x = conv_norm(name='project')(jnp.concatenate(branches, axis=-1), train)
-    x = Dropout(self.branch_dropout)(x, index, train)
-    x = conv_norm(3, name='fuse')(x, train)
-    return Dropout(self.dropout)(x, index, train)
+    x = conv(1, name='project')(jnp.concatenate(branches, axis=-1), train)
+    x = Dropout(0.5, name='project_dropout')(x, index, train)
+    x = conv(3, name='conv')(x, train)
+    x = Dropout(self.dropout, name='dropout')(x, index, train)
+    return _classify(self.num_classes, x), x
+
+
+class AuxiliaryHead(nn.Module):
+  """3x3 convolution, Dropout and classifier on an earlier stage (PSPNet, arXiv:1612.01105).
+
+  Attributes:
+    num_classes: number of classes.
+    channels: of the 3x3 convolution.
+    dropout: rate before the classifier.
+    axis_name: of `BatchNorm`.
+    dtype: of the computation; the classifier computes in float32.
+  """
+
+  num_classes: int
+  channels: int
+  dropout: float = 0.1
+  axis_name: str | None = None
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, index: jax.Array, train: bool) -> jax.Array:
+    """Logits of a map `(N, h, w, C)`."""
+    x = ConvNorm(
+        self.channels, 3, axis_name=self.axis_name, dtype=self.dtype, name='conv')(x, train)
+    return _classify(self.num_classes, Dropout(self.dropout, name='dropout')(x, index, train))
+
+
+def _classify(num_classes, x):
+  return Conv(num_classes, 1, use_bias=True, kernel_init=_classifier_init, name='classifier')(x)

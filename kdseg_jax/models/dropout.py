@@ -1,4 +1,4 @@
-"""Dropout whose draws belong to an example, not to its place in a batch."""
+"""Dropout whose masks belong to examples, not to positions in a batch."""
 
 from __future__ import annotations
 
@@ -6,26 +6,35 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-Array = jax.Array
-
 
 class Dropout(nn.Module):
-  """Sets a share of the entries to 0 and scales the others by 1 / (1 - rate), in training.
+  """Zeroes elements with probability `rate` and scales the others by `1 / (1 - rate)`.
 
-  The mask of an example comes from the step's key and the example's global index, so that it does
-  not depend on how many devices share the batch.
+  The mask of an example is drawn from the module's key folded with the example's global index,
+  so it does not depend on what else is in the batch or on how many devices share it.
 
   Attributes:
-    rate: share of the entries that are dropped, 0 to below 1.
+    rate: probability in [0, 1).
   """
 
   rate: float
 
   @nn.compact
-  def __call__(self, x: Array, index: Array, train: bool) -> Array:
+  def __call__(self, x: jax.Array, index: jax.Array, train: bool) -> jax.Array:
+    """Drops out in training, returns x otherwise.
+
+    Args:
+      x: `(N, ...)`.
+      index: `(N,)` int32, global indices of the examples.
+      train: whether to drop; needs the key `rngs={'dropout': key}`.
+
+    Raises:
+      ValueError: rate is not in [0, 1).
+    """
+    if not 0 <= self.rate < 1:
+      raise ValueError(f'dropout={self.rate} is no rate of Dropout; expected 0 <= rate < 1.')
     if not train or self.rate == 0:
       return x
-    key = self.make_rng('dropout')
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
-    keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - self.rate, x.shape[1:]))(keys)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng('dropout'), index)
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(keys)
     return jnp.where(keep, x / (1 - self.rate), 0)

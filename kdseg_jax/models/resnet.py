@@ -1,81 +1,130 @@
-"""ResNet backbones (He et al., CVPR 2016) with dilated last stages."""
+"""ResNet (He et al., 2016, arXiv:1512.03385) with dilated last stages."""
 
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kdseg_jax.models.blocks import ConvNorm, scaled, stage_dilations
+from kdseg_jax.models.layers import ConvNorm, first_dilation, late_strides, scale_channels
 
-Array = jax.Array
-
-
-class ResNet(nn.Module):
-  """ResNet of basic blocks: `(image, train) -> taps` `stage1..4` and `stage<i>_preactivation`.
-
-  The first stage has stride 4. Where a stage is dilated instead of strided, the first convolution
-  of its first block has half of the stage's dilation (the convention of the official CIRKD code).
-
-  Attributes:
-    blocks: number of blocks of each stage.
-    width: multiplies all channel counts.
-    output_stride: 8, 16 or 32.
-    axis_name: mesh axis of the batch statistics.
-    dtype: of the computation.
-  """
-
-  blocks: tuple[int, int, int, int]
-  width: float = 1.0
-  output_stride: int = 8
-  axis_name: str | None = None
-  dtype: jnp.dtype = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: Array, train: bool) -> dict[str, Array]:
-    conv_norm = functools.partial(ConvNorm, axis_name=self.axis_name, dtype=self.dtype)
-    x = conv_norm(scaled(64, self.width), 7, 2, name='stem')(x, train)
-    x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-    taps = {}
-    stages = ((1, 1), (2, 1), *stage_dilations(self.output_stride))
-    for i, (count, (stride, dilation)) in enumerate(zip(self.blocks, stages, strict=True)):
-      features = scaled(64 * 2 ** i, self.width)
-      for k in range(count):
-        x, preactivation = BasicBlock(
-            features, stride=stride if k == 0 else 1, dilation=dilation,
-            first_dilation=max(1, dilation // 2) if k == 0 else dilation,
-            conv_norm=conv_norm, name=f'stage{i + 1}_block{k}')(x, train)
-      taps |= {f'stage{i + 1}': x, f'stage{i + 1}_preactivation': preactivation}
-    return taps
+_CHANNELS = (64, 128, 256, 512)
 
 
 class BasicBlock(nn.Module):
-  """Two 3x3 convolutions and a shortcut: `(x, train) -> (output, output before the last ReLU)`.
+  """3x3, 3x3 and the shortcut (section 3.3); returns their sum before the last ReLU.
 
   Attributes:
-    features: output channels.
-    stride: of the first convolution and of the shortcut.
-    dilation: of the second convolution.
+    channels: of both convolutions and the output.
+    strides: of the first convolution.
+    dilation: of the stage, and so of the second convolution.
     first_dilation: of the first convolution.
-    conv_norm: makes a `ConvNorm`.
+    conv: makes a `ConvNorm`.
   """
 
-  features: int
-  stride: int
+  channels: int
+  strides: int
   dilation: int
   first_dilation: int
-  conv_norm: functools.partial
+  conv: Any
+  expansion = 1
 
   @nn.compact
-  def __call__(self, x: Array, train: bool) -> tuple[Array, Array]:
-    shortcut = x
-    if self.stride != 1 or x.shape[-1] != self.features:
-      shortcut = self.conv_norm(
-          self.features, 1, self.stride, activation=None, name='shortcut')(x, train)
-    x = self.conv_norm(self.features, 3, self.stride, self.first_dilation, name='conv1')(x, train)
-    x = self.conv_norm(
-        self.features, 3, 1, self.dilation, activation=None, name='conv2')(x, train)
-    x += shortcut
-    return nn.relu(x), x
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    y = self.conv(self.channels, 3, self.strides, self.first_dilation, name='conv1')(x, train)
+    y = self.conv(self.channels, 3, 1, self.dilation, activation=None, name='conv2')(y, train)
+    return y + _shortcut(self, x, train)
+
+
+class Bottleneck(nn.Module):
+  """1x1, 3x3, 1x1 to four times the channels (section 4.1), before the last ReLU.
+
+  Attributes: those of `BasicBlock`; stride and first dilation are the 3x3 convolution's, as in
+  torchvision (ResNet v1.5), where the paper strides in the first 1x1.
+  """
+
+  channels: int
+  strides: int
+  dilation: int
+  first_dilation: int
+  conv: Any
+  expansion = 4
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    y = self.conv(self.channels, 1, name='conv1')(x, train)
+    y = self.conv(self.channels, 3, self.strides, self.first_dilation, name='conv2')(y, train)
+    y = self.conv(4 * self.channels, 1, activation=None, name='conv3')(y, train)
+    return y + _shortcut(self, x, train)
+
+
+def _shortcut(block, x, train):
+  """The block's input, projected by a 1x1 convolution if its shape changes."""
+  features = block.expansion * block.channels
+  if block.strides == 1 and x.shape[-1] == features:
+    return x
+  return block.conv(
+      features, 1, block.strides, activation=None, name='shortcut')(x, train)
+
+
+_DEPTHS = {
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+}
+
+
+class ResNet(nn.Module):
+  """ResNet without classifier; every block's sum and ReLU as in torchvision.
+
+  Stages beyond the output stride are dilated, the first convolution of their first block by half
+  (DeepLab; Chen et al., 2017, arXiv:1706.05587, section 3.1, and the official code of CIRKD).
+
+  Attributes:
+    depth: 18, 34, 50 or 101.
+    width: multiplies every channel count, see `scale_channels`.
+    output_stride: 8, 16 or 32.
+    deep_stem: three 3x3 convolutions (64, 64, 128 channels) instead of one 7x7 (64).
+    axis_name: of `BatchNorm`.
+    dtype: of the computation.
+  """
+
+  depth: int = 18
+  width: float = 1.0
+  output_stride: int = 8
+  deep_stem: bool = False
+  axis_name: str | None = None
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> dict[str, jax.Array]:
+    """Taps of the four stages, `stage<i>` and `stage<i>_preactivation` (before its last ReLU)."""
+    conv = functools.partial(ConvNorm, axis_name=self.axis_name, dtype=self.dtype)
+    scale = functools.partial(scale_channels, width=self.width)
+    block, counts = _DEPTHS[self.depth]
+    x = self._stem(x, train, conv, scale)
+    taps = {}
+    stages = zip(_CHANNELS, counts, [(1, 1), *late_strides(self.output_stride)])
+    for stage, (channels, count, (strides, dilation)) in enumerate(stages, start=1):
+      for i in range(count):
+        first = i == 0
+        preactivation = block(
+            scale(channels), strides if first else 1, dilation,
+            first_dilation(dilation) if first else dilation, conv,
+            name=f'stage{stage}_block{i}')(x, train)
+        x = nn.relu(preactivation)
+      taps |= {f'stage{stage}': x, f'stage{stage}_preactivation': preactivation}
+    return taps
+
+  def _stem(self, x, train, conv, scale):
+    if self.deep_stem:
+      x = conv(scale(64), 3, 2, name='stem1')(x, train)
+      x = conv(scale(64), 3, name='stem2')(x, train)
+      x = conv(scale(128), 3, name='stem3')(x, train)
+    else:
+      x = conv(scale(64), 7, 2, name='stem')(x, train)
+    return nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])

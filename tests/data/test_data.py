@@ -3,7 +3,7 @@
 import pytest
 
 from kdseg_jax import data
-from kdseg_jax.data import names
+from kdseg_jax import names
 
 
 def test_create_passes_its_arguments_on():

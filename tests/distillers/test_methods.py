@@ -56,12 +56,12 @@ def test_no_method_is_a_zero_loss_that_requires_nothing():
 
 
 def test_unknown_method_names_the_nearest():
-  with pytest.raises(ValueError, match="'pixelwize' is no method.*Did you mean 'pixelwise'"):
+  with pytest.raises(ValueError, match="Unknown method: 'pixelwize'. Did you mean 'pixelwise'"):
     distillers.terms_of('pixelwize+pairwise')
 
 
 def test_weight_of_a_term_that_the_method_has_not_is_refused():
-  with pytest.raises(ValueError, match="'pairwise' is no term of method=pixelwise"):
+  with pytest.raises(ValueError, match="Unknown term of method=pixelwise: 'pairwise'"):
     distillers.terms_of('pixelwise', {'pairwise': 1.0})
 
 

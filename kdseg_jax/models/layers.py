@@ -1,0 +1,74 @@
+"""What the backbones and heads share: a convolution with its BatchNorm, widths, dilation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kdseg_jax.models.conv import Conv
+from kdseg_jax.models.normalization import BatchNorm
+
+OUTPUT_STRIDES = (8, 16, 32)
+
+
+def scale_channels(channels: float, width: float) -> int:
+  """`channels * width`, rounded to a multiple of 8: at least 8, and never 10% too few.
+
+  The rule of MobileNet (`_make_divisible` in its official code and torchvision), for all models.
+  """
+  exact = channels * width
+  rounded = max(8, int(exact + 4) // 8 * 8)
+  return rounded + 8 if rounded < 0.9 * exact else rounded
+
+
+def late_strides(output_stride: int) -> list[tuple[int, int]]:
+  """`(stride, dilation)` of stages 2, 3 and 4, whose own output strides are 8, 16 and 32.
+
+  A stage beyond the output stride keeps the resolution and dilates by what is no longer strided.
+
+  Raises:
+    ValueError: output stride other than 8, 16, 32.
+  """
+  if output_stride not in OUTPUT_STRIDES:
+    raise ValueError(f'output_stride={output_stride} is unknown; expected one of {OUTPUT_STRIDES}.')
+  return [(2, 1) if own <= output_stride else (1, own // output_stride) for own in (8, 16, 32)]
+
+
+def first_dilation(dilation: int) -> int:
+  """Dilation of the first block of a stage: half, as its input comes from the stage before."""
+  return max(1, dilation // 2)
+
+
+class ConvNorm(nn.Module):
+  """Convolution without bias, BatchNorm, activation.
+
+  Attributes:
+    features: output channels.
+    kernel_size: of a square kernel.
+    strides: stride.
+    dilation: dilation.
+    groups: channel groups.
+    activation: function after the BatchNorm, None for none.
+    axis_name: of `BatchNorm`.
+    dtype: of the computation.
+  """
+
+  features: int
+  kernel_size: int = 3
+  strides: int = 1
+  dilation: int = 1
+  groups: int = 1
+  activation: Callable | None = nn.relu
+  axis_name: str | None = None
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    x = Conv(self.features, self.kernel_size, self.strides, self.dilation, groups=self.groups,
+             dtype=self.dtype, name='conv')(x)
+    x = BatchNorm(self.axis_name, self.dtype, name='norm')(x, train)
+    return x if self.activation is None else self.activation(x)

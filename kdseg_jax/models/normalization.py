@@ -1,0 +1,63 @@
+"""Normalisation of images and of features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+def normalize_image(
+    image: jax.Array,
+    mask: jax.Array | None,
+    *,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+) -> jax.Array:
+  """`(image - mean) / std` in float32, 0 wherever the mask is False.
+
+  Args:
+    image: `(N, H, W, 3)` RGB in 0-255, uint8 or float.
+    mask: `(N, H, W)` bool, False = padding; None is all True. What a padded pixel held does not
+      matter, be it NaN.
+    mean: of each channel, in 0-255.
+    std: of each channel, in 0-255.
+
+  Raises:
+    ValueError: the image is not `(N, H, W, 3)`, or the mask is not of its `(N, H, W)`.
+  """
+  if image.ndim != 4 or image.shape[-1] != 3:
+    raise ValueError(f'A model takes RGB images (N, H, W, 3), got shape {image.shape}.')
+  if mask is not None and mask.shape != image.shape[:3]:
+    raise ValueError(
+        f'The padding mask has shape {mask.shape}; expected {image.shape[:3]}, the (N, H, W) of '
+        'the images.')
+  x = (image.astype(jnp.float32) - jnp.array(mean)) / jnp.array(std)
+  return x if mask is None else jnp.where(mask[..., None], x, 0)
+
+
+class BatchNorm(nn.Module):
+  """Batch normalisation, eps 1e-5, momentum 0.9 (PyTorch's 0.1), statistics in float32.
+
+  The running variance is the biased one, where PyTorch keeps the unbiased: weights trained here
+  and there differ by n / (n - 1) in it, n being the number of pixels of a batch.
+
+  Attributes:
+    axis_name: mapped axis over which statistics are synchronised in training; None is local.
+      Evaluation, and `init`, work outside of the map as well.
+    dtype: of the result.
+  """
+
+  axis_name: str | None = None
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    return nn.BatchNorm(
+        use_running_average=not train, momentum=0.9, epsilon=1e-5, axis_name=self.axis_name,
+        dtype=self.dtype, name='norm')(x)
