@@ -44,7 +44,7 @@ def test_equals_counting_one_by_one(dtype):
       metrics.confusion_matrix(labels.astype(dtype), predictions.astype(dtype), 5), expected)
   np.testing.assert_array_equal(
       jax.jit(metrics.confusion_matrix, static_argnums=2)(labels, predictions, 5), expected)
-  each = jax.vmap(lambda a, b: metrics.confusion_matrix(a, b, 5))(labels, predictions)
+  each = jax.jit(jax.vmap(lambda a, b: metrics.confusion_matrix(a, b, 5)))(labels, predictions)
   np.testing.assert_array_equal(each.sum(0), expected)
 
 

@@ -11,54 +11,54 @@ from kdseg_jax import distillers
 from kdseg_jax.distillers import DistillerState, Requires
 
 
-def projected(axis_name=None):
+def projected(axis_name=None, tap='x'):
   """Params and memory: mean (scale * student - teacher)^2, and a count of the calls."""
   def loss(state, inputs):
-    value = _mean((state.params['scale'] * inputs.student['x'] - inputs.teacher['x']) ** 2,
+    value = _mean((state.params['scale'] * inputs.student[tap] - inputs.teacher[tap]) ** 2,
                   axis_name)
     return value, ({'calls': state.memory['calls'] + 1}, {'scale': state.params['scale']})
   return distillers.Distiller(
-      requires=Requires(student=('x',), teacher=('x',)),
+      requires=Requires(student=(tap,), teacher=(tap,)),
       init=lambda rng, inputs: DistillerState(
           params={'scale': jnp.float32(2)}, memory={'calls': jnp.int32(0)}),
       loss=loss)
 
 
-def adversarial(axis_name=None):
+def adversarial(axis_name=None, tap='x'):
   """A critic, memory that both phases change, and a draw an example."""
   def noise(inputs):
     keys = jax.vmap(jax.random.fold_in, (None, 0))(inputs.rng, inputs.batch['index'])
     return _mean(jax.vmap(jax.random.normal)(keys), axis_name)
 
   def critic_loss(state, inputs):
-    value = state.critic['w'] * _mean(inputs.student['x'] - inputs.teacher['x'], axis_name)
+    value = state.critic['w'] * _mean(inputs.student[tap] - inputs.teacher[tap], axis_name)
     return value + noise(inputs), ({'calls': state.memory['calls'] + 10}, {})
 
   def loss(state, inputs):
-    value = -state.critic['w'] * _mean(inputs.student['x'], axis_name)
+    value = -state.critic['w'] * _mean(inputs.student[tap], axis_name)
     return value, ({'calls': state.memory['calls'] + 1}, {'noise': noise(inputs)})
   return distillers.Distiller(
-      requires=Requires(student=('x',), teacher=('x',)),
+      requires=Requires(student=(tap,), teacher=(tap,)),
       init=lambda rng, inputs: DistillerState(
           critic={'w': jax.random.normal(rng)}, memory={'calls': jnp.int32(0)}),
       loss=loss, critic_loss=critic_loss)
 
 
-def prepared(axis_name=None):
+def prepared(axis_name=None, tap='x'):
   """A prepare phase, which fits the mean of the teacher's tap."""
   mse = lambda x, state: _mean((x - state.prepared['mean']) ** 2, axis_name)
   return distillers.Distiller(
-      requires=Requires(student=('x',), teacher=('x',)),
+      requires=Requires(student=(tap,), teacher=(tap,)),
       init=lambda rng, inputs: DistillerState(prepared={'mean': jnp.float32(0)}),
-      loss=lambda state, inputs: (mse(inputs.student['x'], state), (state.memory, {})),
-      prepare_loss=lambda state, inputs: (mse(inputs.teacher['x'], state), (state.memory, {})))
+      loss=lambda state, inputs: (mse(inputs.student[tap], state), (state.memory, {})),
+      prepare_loss=lambda state, inputs: (mse(inputs.teacher[tap], state), (state.memory, {})))
 
 
-def everything(weights=(1.0, 0.5, 2.0), axis_name=None):
+def everything(weights=(1.0, 0.5, 2.0), axis_name=None, tap='x'):
   """All groups of the state at once."""
   return distillers.combine({
-      'a': (weights[0], projected(axis_name)), 'b': (weights[1], adversarial(axis_name)),
-      'c': (weights[2], prepared(axis_name))})
+      'a': (weights[0], projected(axis_name, tap)), 'b': (weights[1], adversarial(axis_name, tap)),
+      'c': (weights[2], prepared(axis_name, tap))})
 
 
 class Model(nn.Module):

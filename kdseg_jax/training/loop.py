@@ -72,7 +72,9 @@ class _Run:
       logging.info('Resuming %s from checkpoint %d.', workdir, latest)
     self.state = state
     self.metrics = None  # of the last evaluation
-    self.writer = MetricWriter(workdir, start=latest or 0)
+    step = int(state.step)
+    self.writer = MetricWriter(workdir, start={
+        'prepare': int(state.prepare_step), 'train': step, 'evaluation': step})
     self.evaluator = self._evaluator(experiment.student)
     self.timer = StepTimer(time.perf_counter, self.config.train.batch_size)
     self._write_config()
@@ -93,9 +95,9 @@ class _Run:
       self._phase('train', step, int(self.state.step), self.config.train.steps)
     if self.stop():
       return None
-    if self.metrics is None:  # resumed after the last step
-      self._evaluate(self.config.train.steps)
-    return self.metrics
+    # A run resumed after its last step has logged its evaluation already.
+    return self.metrics or self.evaluator(
+        self._variables(), self.experiment.evaluation_source)
 
   def close(self):
     self.stop.restore()
@@ -168,14 +170,16 @@ class _Run:
                       | self.timer.report())
 
   def _evaluate(self, step):
-    variables = {'params': self.state.params, 'batch_stats': self.state.batch_stats}
     metrics = self.evaluator(
-        variables, self.experiment.evaluation_source, should_stop=self.stop)
+        self._variables(), self.experiment.evaluation_source, should_stop=self.stop)
     if metrics is not None:
       self.metrics = metrics
       self.writer.write('evaluation', step, metrics | self._teacher_metric())
     self.timer.restart()
     return metrics
+
+  def _variables(self):
+    return {'params': self.state.params, 'batch_stats': self.state.batch_stats}
 
   def _measure_teacher(self):
     """Evaluates the teacher once a work directory, and refuses one that is too weak."""

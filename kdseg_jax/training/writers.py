@@ -14,23 +14,22 @@ from absl import logging
 class MetricWriter:
   """Writes metrics of a work directory, on the first process only.
 
-  A resumed run continues the same file: rows of steps after `start`, which the interrupted run
-  wrote but the resumed one will write again, are dropped first.
+  A resumed run continues the same file: rows of later steps than those it starts from, which the
+  interrupted run wrote but the resumed one will write again, are dropped first.
 
   Args:
     workdir: work directory.
-    start: number of the step from which the run goes on.
+    start: phase -> number of its step from which the run goes on.
   """
 
-  def __init__(self, workdir: str, *, start: int = 0):
+  def __init__(self, workdir: str, *, start: dict[str, int]):
     self._path = os.path.join(workdir, 'metrics.jsonl')
     self._events = None
     if jax.process_index() == 0:
       os.makedirs(workdir, exist_ok=True)
       _drop_rows_after(self._path, start)
       self._events = tensorboardX.SummaryWriter(
-          os.path.join(workdir, 'tensorboard'), purge_step=start + 1 if start else None,
-          write_to_disk=True)
+          os.path.join(workdir, 'tensorboard'), purge_step=start['train'] + 1)
 
   def write(self, phase: str, step: int, metrics: dict[str, float]) -> None:
     """Writes one row `{phase, step, **metrics}`, the same scalars as events, and a log line."""
@@ -65,7 +64,7 @@ def _short(value):
   return str(value) if isinstance(value, int) else f'{value:.4g}'
 
 
-def _drop_rows_after(path, step):
+def _drop_rows_after(path, start):
   if not os.path.exists(path):
     return
   kept = []
@@ -75,7 +74,7 @@ def _drop_rows_after(path, step):
         row = json.loads(line)
       except json.JSONDecodeError:  # the last line of a killed process may be cut
         continue
-      if row['step'] <= step:
+      if row['step'] <= start[row['phase']]:
         kept.append(line)
   temporary = path + '.tmp'
   with open(temporary, 'w') as file:

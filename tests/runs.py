@@ -1,0 +1,82 @@
+"""Real training processes: starting, killing, and what they leave behind."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import numpy as np
+import orbax.checkpoint as ocp
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+# One device and one compilation cache for all processes of a test session, for speed.
+ENVIRONMENT = os.environ | {
+    'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '', 'PYTHONPATH': str(ROOT),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.5'}
+
+# A method with all four groups of a distiller's state, on logits.
+TOY_METHOD = '''
+import functools
+from kdseg_jax.distillers import methods
+from tests import toys
+def everything(*, axis_name=None):
+  return toys.everything(axis_name=axis_name, tap="logits")
+methods.TERMS["everything"] = everything
+methods.METHODS["everything"] = {"everything": 0.1}
+'''
+
+
+def start(program, *arguments, cache, prelude=''):
+  """Starts `python -m kdseg_jax.<program> <arguments>` after the lines of `prelude`."""
+  code = f'{prelude}\nimport runpy\nrunpy.run_module("kdseg_jax.{program}", run_name="__main__")'
+  return subprocess.Popen(
+      [sys.executable, '-c', code, *map(str, arguments)], cwd=ROOT, text=True,
+      stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+      env=ENVIRONMENT | {'JAX_COMPILATION_CACHE_DIR': str(cache)})
+
+
+def run(program, *arguments, cache, prelude='', status=0):
+  """Runs a program to its end, checks its exit status, and returns what it printed."""
+  process = start(program, *arguments, cache=cache, prelude=prelude)
+  output, _ = process.communicate(timeout=600)
+  assert process.returncode == status, output
+  return output
+
+
+def wait_for_step(process, workdir, step, phase='train'):
+  """Waits until a run has logged a step."""
+  deadline = time.time() + 300
+  while not any(row['phase'] == phase and row['step'] >= step for row in rows(workdir)):
+    assert process.poll() is None, process.communicate()[0]
+    assert time.time() < deadline, 'the run logged nothing for too long'
+    time.sleep(0.02)
+
+
+def rows(workdir):
+  """The rows of `metrics.jsonl`; a line that is being written is left out."""
+  path = pathlib.Path(workdir) / 'metrics.jsonl'
+  lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+  return [json.loads(line) for line in lines if line.endswith('\n')]
+
+
+def saved(workdir, step=None):
+  """All arrays of a checkpoint (default: the newest), by path."""
+  folder = pathlib.Path(workdir) / 'checkpoints'
+  step = max(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if (
+      step is None) else step
+  arrays = {}
+  for item in ('model', 'training'):
+    arrays |= _flat(ocp.StandardCheckpointer().restore(folder / str(step) / item), item)
+  return {name: np.asarray(value) for name, value in arrays.items()}
+
+
+def _flat(tree, prefix):
+  if tree is None:
+    return {}
+  if isinstance(tree, (dict, list, tuple)):
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    return {k: v for name, sub in items for k, v in _flat(sub, f'{prefix}/{name}').items()}
+  return {prefix: tree}

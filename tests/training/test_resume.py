@@ -1,0 +1,87 @@
+"""Real processes, killed, stopped and resumed: a run ends as if nothing had happened."""
+
+import signal
+
+import numpy as np
+import pytest
+
+from tests import runs
+
+pytestmark = pytest.mark.slow
+
+STEPS = 12
+STUDENT = (
+    '--config=configs/quickstart.py:method=everything,runlocal', f'--config.train.steps={STEPS}',
+    '--config.prepare.steps=4', '--config.critic.optimizer.momentum=0.9',
+    '--config.critic.steps=2', '--config.eval.every_steps=0', '--config.checkpoint.every_steps=3')
+
+
+@pytest.fixture(scope='module')
+def teacher(tmp_path_factory):
+  cache, workdir = tmp_path_factory.mktemp('cache'), tmp_path_factory.mktemp('teacher')
+  runs.run('train', '--config=configs/quickstart.py:role=teacher,runlocal', f'--workdir={workdir}',
+           cache=cache)
+  return cache, f'--config.teacher.checkpoint={workdir}'
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(teacher, tmp_path_factory):
+  cache, checkpoint = teacher
+  workdir = tmp_path_factory.mktemp('uninterrupted')
+  runs.run('train', *STUDENT, checkpoint, f'--workdir={workdir}', cache=cache,
+           prelude=runs.TOY_METHOD)
+  return workdir
+
+
+def assert_same_end(workdir, uninterrupted):
+  got, want = runs.saved(workdir), runs.saved(uninterrupted)
+  assert got.keys() == want.keys()
+  assert any('critic' in name for name in want) and any('memory' in name for name in want)
+  for name in want:
+    np.testing.assert_array_equal(got[name], want[name], err_msg=name)
+  losses = lambda path: [(r['phase'], r['step'], r.get('loss')) for r in runs.rows(path)]
+  assert losses(workdir) == losses(uninterrupted)
+
+
+@pytest.mark.parametrize('phase,step', [('prepare', 2), ('train', 5), ('train', 10)])
+def test_a_killed_run_ends_bit_identical_to_an_uninterrupted_one(
+    teacher, uninterrupted, tmp_path, phase, step):
+  cache, checkpoint = teacher
+  arguments = ('train', *STUDENT, checkpoint, f'--workdir={tmp_path}')
+  process = runs.start(*arguments, cache=cache, prelude=runs.TOY_METHOD)
+  runs.wait_for_step(process, tmp_path, step, phase)
+  process.kill()  # SIGKILL: nothing can be tidied up
+  process.communicate()
+  assert process.returncode == -signal.SIGKILL
+  runs.run(*arguments, cache=cache, prelude=runs.TOY_METHOD)
+  assert_same_end(tmp_path, uninterrupted)
+
+
+def test_sigterm_saves_and_exits_with_0_and_the_run_goes_on(teacher, uninterrupted, tmp_path):
+  cache, checkpoint = teacher
+  arguments = ('train', *STUDENT, checkpoint, f'--workdir={tmp_path}',
+               '--config.checkpoint.every_steps=0')
+  process = runs.start(*arguments, cache=cache, prelude=runs.TOY_METHOD)
+  runs.wait_for_step(process, tmp_path, 2)
+  process.send_signal(signal.SIGTERM)
+  output, _ = process.communicate(timeout=120)
+  assert process.returncode == 0 and 'Stopped and saved' in output, output
+  stopped = runs.saved(tmp_path)
+  assert 2 <= stopped['training/step'] < STEPS
+  output = runs.run(*arguments, cache=cache, prelude=runs.TOY_METHOD)
+  assert 'mean IoU' in output
+  assert_same_end(tmp_path, uninterrupted)
+
+
+def test_a_finished_run_is_only_evaluated_again(teacher, uninterrupted):
+  cache, checkpoint = teacher
+  before = runs.saved(uninterrupted)
+  output = runs.run('train', *STUDENT, checkpoint, f'--workdir={uninterrupted}', cache=cache,
+                    prelude=runs.TOY_METHOD)
+  assert 'mean IoU' in output
+  for name, value in runs.saved(uninterrupted).items():
+    np.testing.assert_array_equal(value, before[name], err_msg=name)
+
+
+def test_the_teacher_is_not_in_the_checkpoint(uninterrupted):
+  assert not any('teacher' in name for name in runs.saved(uninterrupted))
