@@ -86,7 +86,8 @@ def segmentation(method: str = 'none') -> ConfigDict:
           'width': 1.0,
           'output_stride': 8,
           'aux': True,
-          'dropout': 0.1,
+          'project_dropout': 0.5,      # in the head
+          'dropout': 0.1,              # before the classifiers
       },
       'teacher': {
           'checkpoint': '',            # work directory of the trained teacher

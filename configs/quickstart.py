@@ -17,13 +17,18 @@ def get_config(arg=None):
   config.augmentation.update(scale=(), flip=0.0)  # digits: no mirror images, no other sizes
   config.eval.update(split='test', every_steps=0, batch_size=20)
   config.checkpoint.update(every_steps=0, keep=1)
-  config.log.every_steps = 25
-  config.train.batch_size = 16
-  config.optimizer.update(name='adamw', learning_rate=2e-3, weight_decay=1e-4, warmup_steps=20)
+  config.log.every_steps = 100
+  config.train.batch_size = 8
+  config.optimizer.update(name='adamw', weight_decay=1e-4, warmup_steps=50)
+  config.student.update(name='deeplabv3_resnet18', aux=False, project_dropout=0.0)
   if arg.role == 'teacher':
-    config.student.update(name='deeplabv3_resnet18', width=0.5, aux=False)
-    config.train.steps = 600
+    config.student.width = 0.25
+    config.optimizer.learning_rate = 8e-3
+    config.train.steps = 3_000
   else:
-    config.student.update(name='deeplabv3_resnet18', width=0.125, aux=False)
-    config.train.steps = 300
+    config.student.width = 0.125
+    config.optimizer.learning_rate = 16e-3
+    config.train.steps = 1_200
+  if 'pairwise' in config.distill:
+    config.distill.pairwise.node_size = 1  # every pixel: the maps are 8x8
   return common.runlocal(config) if arg.runlocal else config

@@ -19,20 +19,20 @@ from kdseg_jax.data import files, palettes
 
 CLASSES = ('background', *(f'digit {digit}' for digit in range(10)))
 _SPLITS = {'train': 0, 'val': 1, 'test': 2}  # the number is part of every scene's seed
-_LENGTHS = {'train': 2000, 'val': 250, 'test': 500}
+_LENGTHS = {'train': 10_000, 'val': 250, 'test': 500}
 _SCAN_PARTS = {'train': (0.0, 0.6), 'val': (0.6, 0.7), 'test': (0.7, 1.0)}  # of every class
 # (top, bottom, left, right) of the photographs' height and width.
 _PHOTOGRAPH_PARTS = {'train': (0.0, 1.0, 0.0, 0.5), 'val': (0.75, 1.0, 0.5, 1.0),
                      'test': (0.0, 0.75, 0.5, 1.0)}
 _SCAN_SIDE = 8
-_DIGIT_HEIGHTS = (14 / 64, 32 / 64)  # of the shorter image side
+_DIGIT_HEIGHTS = (20 / 64, 40 / 64)  # of the shorter image side
 _MINIMUM_SIDE = 32
 _MOST_HIDDEN = 0.35  # of a digit, by one pasted later, if four draws of its place allow
 _LEAST_CONTRAST = 110  # distance in RGB to what lies below, if four draws of the colour allow
 
 
 class Scenes:
-  """Scenes of 2 to 5 digits; scene i is a function of (seed, split, i) alone.
+  """Scenes of 1 to 4 digits; scene i is a function of (seed, split, i) alone.
 
   `source[i]` is a dict of
     image: `(H, W, 3)` uint8 RGB.
@@ -50,7 +50,7 @@ class Scenes:
     split: 'train', 'val' or 'test'.
     seed: of the whole data set.
     size: (height, width) of the scenes, both at least 32.
-    length: number of scenes; default 2000, 250, 500.
+    length: number of scenes; default 10,000, 250, 500.
 
   Raises:
     ValueError: unknown split, size below 32, or no scenes.
@@ -81,7 +81,7 @@ class Scenes:
     instances = np.full(self.size, -1, np.int8)
     digits = []
     scans, scan_classes = split_scans(self.split)
-    for number in range(rng.integers(2, 6)):
+    for number in range(rng.integers(1, 5)):
       chosen = rng.integers(len(scans))
       digits.append(scan_classes[chosen])
       _paste(rng, image, instances, scans[chosen], number)
@@ -145,7 +145,7 @@ def _background(rng, split, size):
   crop = files.resize_image(photograph[top:top + height, left:left + width], size)
   if rng.random() < 0.5:
     crop = crop[:, ::-1]
-  gain, shift = rng.uniform(0.6, 1.25), rng.uniform(-20, 20)
+  gain, shift = rng.uniform(0.25, 0.6), rng.uniform(-10, 10)
   return np.clip(crop * np.float32(gain) + np.float32(shift), 0, 255)
 
 
@@ -179,7 +179,7 @@ def _draw(rng, scan, side):
   """Opacity of a rotated, enlarged scan, cut to its ink, float32 from 0 to 1."""
   cell = rng.uniform(*_DIGIT_HEIGHTS) * side / _SCAN_SIDE
   canvas = int(np.ceil(1.5 * _SCAN_SIDE * cell)) + 2
-  turn = cv2.getRotationMatrix2D((0, 0), rng.uniform(-25, 25), cell)
+  turn = cv2.getRotationMatrix2D((0, 0), rng.uniform(-15, 15), cell)
   turn[:, 2] = (canvas - 1) / 2 - turn[:, :2] @ np.full(2, (_SCAN_SIDE - 1) / 2)
   ink = cv2.warpAffine(scan, turn, (canvas, canvas), flags=cv2.INTER_CUBIC)
   alpha = np.clip((ink - 0.3) / 0.3, 0, 1)
@@ -189,7 +189,8 @@ def _draw(rng, scan, side):
 
 def _visible_color(rng, background):
   """A random colour: the first of four that stands out, else the one that stands out most."""
-  colors = rng.uniform(0, 255, (4, 3)).astype(np.float32)
+  colors = 255 - rng.uniform(0, 1, (4, 3)) * rng.uniform(60, 150, (4, 1))  # bright ones
+  colors = colors.astype(np.float32)
   distances = np.linalg.norm(colors - np.float32(background), axis=1)
   clear = np.flatnonzero(distances > _LEAST_CONTRAST)
   return colors[clear[0] if len(clear) else np.argmax(distances)]

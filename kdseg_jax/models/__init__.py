@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 from typing import Any, NamedTuple
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax.numpy as jnp
 
+from kdseg_jax import names
 from kdseg_jax.models.complexity import Complexity, complexity
 from kdseg_jax.models.deeplab import AuxiliaryHead, DeepLabV3Head
 from kdseg_jax.models.layers import scale_channels
@@ -50,6 +50,7 @@ def create(
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
     head_channels: int | None = None,
+    project_dropout: float = 0.5,
     dropout: float = 0.1,
     **backbone: Any,
 ) -> nn.Module:
@@ -66,16 +67,14 @@ def create(
     mean: that images are normalised with, RGB in 0-255.
     std: likewise.
     head_channels: channels of the head; None is CIRKD's 128 (256 on ResNet-50 and 101) * width.
+    project_dropout: rate after the projection in the head.
     dropout: rate before the classifiers.
     **backbone: further fields of the backbone (`deep_stem` of the ResNets).
 
   Raises:
     ValueError: unknown name (names the nearest), width or output stride.
   """
-  if name not in NAMES:
-    nearest = difflib.get_close_matches(name, NAMES, n=3, cutoff=0.4)
-    hint = f' Did you mean {" or ".join(map(repr, nearest))}?' if nearest else ''
-    raise ValueError(f'There is no model {name!r}; there are {", ".join(NAMES)}.{hint}')
+  names.require(name, NAMES, 'model')
   if width <= 0:
     raise ValueError(f'width={width} of {name} must be positive.')
   head_name, backbone_name = name.split('_')
@@ -87,5 +86,6 @@ def create(
   return Segmenter(
       backbone=entry.create(width=width, output_stride=output_stride, **common, **backbone),
       head=_HEADS[head_name](
-          num_classes, head_channels or scale(entry.head_channels), dropout=dropout, **common),
+          num_classes, head_channels or scale(entry.head_channels),
+          project_dropout=project_dropout, dropout=dropout, **common),
       auxiliary_head=auxiliary_head, mean=tuple(mean), std=tuple(std))

@@ -8,6 +8,7 @@ the map, as in ASPP); these are written out there as matrix products and shifted
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ IntOrPair = int | tuple[int, int]
 
 # Per-tap products win on CPU where at most this share of the multiply-adds reads the image rather
 # than padding; measured with the benchmark named above.
-_MAX_VALID_SHARE = 0.7
+_MAX_VALID_SHARE = 0.6
 
 # Standard deviation sqrt(2 / fan_out), as torchvision initialises its ResNets.
 he_normal_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
@@ -108,19 +109,57 @@ def lower_pointwise(x: Array, kernel: Array, geometry: Geometry) -> Array:
 
 
 def lower_depthwise(x: Array, kernel: Array, geometry: Geometry) -> Array:
-  """One kernel a channel: for each tap a multiply-add of the shifted image."""
-  rows, columns = _output_size(x.shape, kernel.shape, geometry)
-  dtype = jnp.promote_types(x.dtype, jnp.float32)
+  """One kernel a channel: for each tap a multiply-add of the shifted image.
+
+  Its gradient shifts the gradient instead of the image, once for both arguments; derived
+  automatically, every shifted image would be kept in memory from forward to backward. Like any
+  `custom_vjp` it has no forward-mode derivative.
+  """
+  # Under shard_map a custom_vjp needs both device-varying if one is: zeros of the other make them.
+  return _depthwise(
+      x + lax.full_like(kernel, 0, shape=()), kernel + lax.full_like(x, 0, shape=()), geometry)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _depthwise(x, kernel, geometry):
+  size = _output_size(x.shape, kernel.shape, geometry)
   padded = jnp.pad(x, ((0, 0), *((p, p) for p in geometry.padding), (0, 0)))
-  (s, t), (d, e) = geometry.strides, geometry.dilation
-  total = None
-  for i in range(kernel.shape[0]):
-    for j in range(kernel.shape[1]):
-      shifted = padded[:, i * d:i * d + (rows - 1) * s + 1:s,
-                       j * e:j * e + (columns - 1) * t + 1:t]
-      term = shifted.astype(dtype) * kernel[i, j, 0].astype(dtype)
-      total = term if total is None else total + term
-  return total.astype(x.dtype)
+  shifts = _shifts(padded, kernel.shape, geometry.strides, geometry.dilation, size)
+  return _weighted_sum(shifts, kernel).astype(x.dtype)
+
+
+def _depthwise_backward(geometry, residuals, gradient):
+  x, kernel = residuals
+  flipped = kernel[::-1, ::-1]
+  # Zeros between the gradient's pixels undo the stride, those around it the ends of the kernel.
+  padding = [(0, 0, 0)]
+  for size, outputs, k, s, d, p in zip(
+      x.shape[1:3], gradient.shape[1:3], kernel.shape, *geometry[:3]):
+    padding.append((d * (k - 1) - p, size + p - 1 - (outputs - 1) * s, s - 1))
+  padded = lax.pad(gradient, jnp.zeros((), gradient.dtype), [*padding, (0, 0, 0)])
+  shifts = _shifts(padded, kernel.shape, (1, 1), geometry.dilation, x.shape[1:3])
+  flipped_gradient = jnp.stack([
+      jnp.sum(shift * x, axis=(0, 1, 2), dtype=_accumulator(x)) for shift in shifts])
+  kernel_gradient = flipped_gradient.reshape(kernel.shape)[::-1, ::-1]
+  return _weighted_sum(shifts, flipped).astype(x.dtype), kernel_gradient.astype(kernel.dtype)
+
+
+_depthwise.defvjp(
+    lambda x, kernel, geometry: (_depthwise(x, kernel, geometry), (x, kernel)),
+    _depthwise_backward)
+
+
+def _shifts(padded, kernel_shape, strides, dilation, size):
+  """What each tap reads of a padded image, in the order of the taps."""
+  (s, t), (d, e), (rows, columns) = strides, dilation, size
+  return [
+      padded[:, i * d:i * d + (rows - 1) * s + 1:s, j * e:j * e + (columns - 1) * t + 1:t]
+      for i in range(kernel_shape[0]) for j in range(kernel_shape[1])]
+
+
+def _weighted_sum(shifts, kernel):
+  weights = kernel.reshape(-1, kernel.shape[-1]).astype(_accumulator(kernel))
+  return functools.reduce(jnp.add, (shift * weight for shift, weight in zip(shifts, weights)))
 
 
 def lower_taps(x: Array, kernel: Array, geometry: Geometry) -> Array:
@@ -131,9 +170,10 @@ def lower_taps(x: Array, kernel: Array, geometry: Geometry) -> Array:
     for j, (column, columns) in enumerate(_reads(1, x.shape, kernel.shape, geometry)):
       if not rows or not columns:
         continue
-      read = x[:, _positions(row, rows, i, 0, geometry), _positions(column, columns, j, 1, geometry)]
-      term = jnp.pad(_matmul(read, kernel[i, j]), (
-          (0, 0), (row, size[0] - row - rows), (column, size[1] - column - columns), (0, 0)))
+      read = x[:, _positions(row, rows, i, 0, geometry),
+               _positions(column, columns, j, 1, geometry)]
+      margins = (row, size[0] - row - rows), (column, size[1] - column - columns)
+      term = jnp.pad(_matmul(read, kernel[i, j]), ((0, 0), *margins, (0, 0)))
       total = term if total is None else total + term
   return total.astype(x.dtype)
 
@@ -179,9 +219,12 @@ def _output_size(x_shape, kernel_shape, geometry):
 def _matmul(x, matrix):
   """`(N, H, W, C) @ (C, O)` in float32 or better; as rank 2, which XLA's CPU backend likes best."""
   product = jnp.matmul(
-      x.reshape(-1, x.shape[-1]), matrix,
-      preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
+      x.reshape(-1, x.shape[-1]), matrix, preferred_element_type=_accumulator(x))
   return product.reshape(*x.shape[:-1], matrix.shape[-1])
+
+
+def _accumulator(x):
+  return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def _pair(value):

@@ -28,6 +28,7 @@ class DeepLabV3Head(nn.Module):
     num_classes: number of classes.
     channels: of every layer but the classifier.
     rates: dilations of the 3x3 branches.
+    project_dropout: rate after the projection.
     dropout: rate before the classifier.
     axis_name: of `BatchNorm`.
     dtype: of the computation; the classifier computes in float32.
@@ -36,6 +37,7 @@ class DeepLabV3Head(nn.Module):
   num_classes: int
   channels: int
   rates: tuple[int, ...] = (12, 24, 36)
+  project_dropout: float = 0.5
   dropout: float = 0.1
   axis_name: str | None = None
   dtype: Any = jnp.float32
@@ -52,7 +54,7 @@ class DeepLabV3Head(nn.Module):
     pooled = conv(1, name='aspp_pooling')(pooled, train)
     branches.append(jnp.broadcast_to(pooled, branches[0].shape))
     x = conv(1, name='project')(jnp.concatenate(branches, axis=-1), train)
-    x = Dropout(0.5, name='project_dropout')(x, index, train)
+    x = Dropout(self.project_dropout, name='project_dropout')(x, index, train)
     x = conv(3, name='conv')(x, train)
     x = Dropout(self.dropout, name='dropout')(x, index, train)
     return _classify(self.num_classes, x), x

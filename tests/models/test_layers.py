@@ -1,0 +1,43 @@
+"""Widths and dilation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdseg_jax.models import layers
+
+
+@pytest.mark.parametrize('channels, width, expected', [
+    (64, 1, 64), (64, 0.5, 32), (64, 0.01, 8), (32, 0.35, 16), (24, 0.75, 24), (320, 1.4, 448),
+    (96, 0.35, 32), (16, 0.75, 16), (44.8, 1, 48)])
+def test_scale_channels(channels, width, expected):
+  assert layers.scale_channels(channels, width) == expected
+
+
+@pytest.mark.parametrize('output_stride, expected', [
+    (32, [(2, 1), (2, 1), (2, 1)]),
+    (16, [(2, 1), (2, 1), (1, 2)]),
+    (8, [(2, 1), (1, 2), (1, 4)])])
+def test_late_strides(output_stride, expected):
+  assert layers.late_strides(output_stride) == expected
+
+
+def test_first_dilation():
+  assert [layers.first_dilation(d) for d in (1, 2, 4)] == [1, 1, 2]
+
+
+def test_unknown_output_stride():
+  with pytest.raises(ValueError, match=r'output_stride=4 .* \(8, 16, 32\)'):
+    layers.late_strides(4)
+
+
+@pytest.mark.parametrize('activation', [jax.nn.relu, None])
+def test_conv_norm(activation):
+  layer = layers.ConvNorm(8, 3, 2, activation=activation)
+  x = jax.random.normal(jax.random.key(0), (2, 5, 6, 4))
+  y, variables = layer.init_with_output(jax.random.key(1), x, False)
+  assert y.shape == (2, 3, 3, 8)
+  assert (np.min(y) >= 0) == (activation is not None)
+  assert 'bias' not in variables['params']['conv']
+  assert variables['params']['norm']['norm']['scale'].dtype == jnp.float32

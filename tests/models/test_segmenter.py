@@ -1,0 +1,147 @@
+"""Shapes, taps, padding, training mode and devices, of whole models."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdseg_jax import models
+from kdseg_jax.training import parallel
+
+CLASSES = 5
+STAGES = [f'stage{i}{suffix}' for i in range(1, 5) for suffix in ('', '_preactivation')]
+
+
+@functools.cache
+def _small(name, **options):
+  """A narrow model with variables whose BatchNorm statistics are not the trivial ones."""
+  model = models.create(name, CLASSES, width=0.125, **options)
+  variables = jax.jit(model.init)({'params': jax.random.key(0)}, _images(1))
+  statistics = jax.tree.map(lambda x: x + 0.1, variables['batch_stats'])
+  return model, {'params': variables['params'], 'batch_stats': statistics}
+
+
+def _images(count, size=(32, 40)):
+  rng = np.random.default_rng(0)
+  return rng.integers(0, 256, (count, *size, 3), dtype=np.uint8)
+
+
+@functools.cache
+def _apply(model, **options):
+  return jax.jit(functools.partial(model.apply, **options))
+
+
+@pytest.mark.parametrize('size', [(64, 64), (33, 47), (61, 8)])
+@pytest.mark.parametrize('output_stride', [8, 16, 32])
+@pytest.mark.parametrize('name, channels', [
+    ('deeplabv3_resnet18', (16, 32, 64, 128)), ('deeplabv3_mobilenetv2', (8, 8, 24, 80))])
+def test_shapes(name, channels, output_stride, size):
+  model = models.create(name, CLASSES, width=0.25, output_stride=output_stride, aux=True)
+  image = jax.ShapeDtypeStruct((2, *size, 3), jnp.uint8)
+  (logits, taps), _ = jax.eval_shape(model.init_with_output, {'params': jax.random.key(0)}, image)
+  at = lambda stride: tuple(-(-length // stride) for length in size)
+  assert logits.shape == (2, *at(output_stride), CLASSES)
+  assert set(taps) == {*STAGES, 'embedding', 'logits', 'aux_logits'}
+  for i, (stride, width) in enumerate(zip((4, 8, 16, 32), channels), start=1):
+    expected = (2, *at(min(stride, output_stride)), width)
+    assert taps[f'stage{i}'].shape == taps[f'stage{i}_preactivation'].shape == expected
+  assert taps['aux_logits'].shape == (2, *at(min(16, output_stride)), CLASSES)
+  assert taps['embedding'].shape == (2, *at(output_stride), 32)
+
+
+def test_taps_of_resnet():
+  model, variables = _small('deeplabv3_resnet18', aux=True)
+  logits, taps = _apply(model)(variables, _images(2))
+  for i in range(1, 5):
+    assert np.min(taps[f'stage{i}_preactivation']) < 0
+    np.testing.assert_array_equal(
+        taps[f'stage{i}'], np.maximum(taps[f'stage{i}_preactivation'], 0))
+  classifier = variables['params']['head']['classifier']
+  np.testing.assert_allclose(
+      taps['embedding'] @ classifier['kernel'][0, 0] + classifier['bias'], logits,
+      rtol=1e-4, atol=1e-5)
+  np.testing.assert_array_equal(taps['logits'], logits)
+
+
+def test_taps_of_mobilenet_are_linear():
+  model, variables = _small('deeplabv3_mobilenetv2')
+  _, taps = _apply(model)(variables, _images(2))
+  assert 'aux_logits' not in taps
+  for i in range(1, 5):
+    assert np.min(taps[f'stage{i}']) < 0
+    np.testing.assert_array_equal(taps[f'stage{i}'], taps[f'stage{i}_preactivation'])
+
+
+def test_padding_is_irrelevant_and_an_empty_image_is_finite():
+  model, variables = _small('deeplabv3_resnet18', aux=True)
+  image = _images(3).astype(np.float32)
+  mask = np.ones(image.shape[:3], bool)
+  mask[1, 20:], mask[2] = False, False
+  other = np.where(mask[..., None], image, 255 - image)
+  logits, _ = _apply(model)(variables, image, mask)
+  np.testing.assert_array_equal(_apply(model)(variables, other, mask)[0], logits)
+  assert np.all(np.isfinite(logits))
+  assert not np.array_equal(_apply(model)(variables, image)[0][1], logits[1])
+
+
+def _step(model, variables, image, mask, index):
+  """Mean loss of a training step, its gradient and the new statistics."""
+  def loss(params):
+    (logits, taps), updated = model.apply(
+        {**variables, 'params': params}, image, mask=mask, index=index, train=True,
+        mutable=['batch_stats'], rngs={'dropout': jax.random.key(7)})
+    value = jnp.mean(jnp.sin(logits)) + jnp.mean(jnp.cos(taps['aux_logits']))
+    return value, updated['batch_stats']
+  axis_name = model.backbone.axis_name
+  (value, statistics), gradient = parallel.value_and_grad(loss, axis_name=axis_name)(
+      variables['params'])
+  return value, statistics, gradient
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('mode', parallel.MODES)
+@pytest.mark.parametrize('name', ['deeplabv3_resnet18', 'deeplabv3_mobilenetv2'])
+def test_training_on_eight_devices_equals_one(name, mode):
+  model, variables = _small(name, aux=True)
+  synchronised = models.create(name, CLASSES, width=0.125, aux=True, axis_name=parallel.AXIS)
+  image = _images(8)
+  mask = np.arange(40) < np.array([40, 10, 25, 40, 0, 33, 40, 7])[:, None, None]
+  mask = np.broadcast_to(mask, image.shape[:3])
+  index = np.array([5, 3, 90, 1, 0, 17, 2, 8], np.int32)
+  expected = jax.jit(_step, static_argnums=0)(model, variables, image, mask, index)
+  step = parallel.data_parallel(
+      lambda _, variables, batch: _step(synchronised, variables, *batch),
+      parallel.create_mesh(), mode=mode)
+  actual = step({}, variables, (image, mask, index))
+  scale = max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(expected[2]))
+  for ours, theirs in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+    assert np.all(np.isfinite(ours))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4 * max(scale, 1))
+
+
+def test_training_with_nothing_but_padding_is_finite():
+  model, variables = _small('deeplabv3_resnet18', aux=True)
+  image = _images(2)
+  step = jax.jit(_step, static_argnums=0)(
+      model, variables, image, np.zeros(image.shape[:3], bool), np.arange(2))
+  assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(step))
+
+
+def test_half_precision():
+  model = models.create('deeplabv3_mobilenetv2', CLASSES, width=0.125, aux=True,
+                        dtype=jnp.bfloat16)
+  (logits, taps), variables = jax.eval_shape(
+      model.init_with_output, {'params': jax.random.key(0)}, _images(1))
+  assert logits.dtype == taps['aux_logits'].dtype == jnp.float32
+  assert taps['stage4'].dtype == taps['embedding'].dtype == jnp.bfloat16
+  assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
+
+
+def test_default_index_is_the_position_in_the_batch():
+  model, variables = _small('deeplabv3_resnet18', aux=True)
+  apply = _apply(model, train=True, mutable=['batch_stats'], rngs={'dropout': jax.random.key(1)})
+  embedding = lambda **options: apply(variables, _images(2), **options)[0][1]['embedding']
+  np.testing.assert_array_equal(embedding(), embedding(index=np.arange(2)))
+  assert not np.array_equal(embedding(), embedding(index=np.arange(1, 3)))

@@ -1,0 +1,160 @@
+"""The programs as a user starts them: every recipe, every command, every wrong input."""
+
+import json
+import pathlib
+
+import cv2
+import numpy as np
+import pytest
+
+from kdseg_jax.data import files
+from tests import runs
+
+RECIPES = sorted(path.name for path in (runs.ROOT / 'configs').glob('*.py')
+                 if path.name not in ('common.py', '__init__.py'))
+
+
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory):
+  return tmp_path_factory.mktemp('cache')
+
+
+@pytest.fixture(scope='module')
+def camvid(tmp_path_factory):
+  """A tiny data set in the layout of CamVid."""
+  root = tmp_path_factory.mktemp('camvid')
+  rng = np.random.default_rng(0)
+  for split, count in (('train', 8), ('val', 5), ('test', 3)):
+    for i in range(count):
+      files.write_png(root / split / f'{i}.png', rng.integers(0, 256, (36, 48, 3), np.uint8))
+      files.write_png(root / f'{split}annot' / f'{i}.png', rng.integers(0, 12, (36, 48), np.uint8))
+  return root
+
+
+def settings(recipe, camvid):
+  return [f'--config.data.root={camvid}', '--config.data.size=(36,48)'] if 'camvid' in recipe else []
+
+
+@pytest.fixture(scope='module')
+def teachers(cache, camvid, tmp_path_factory):
+  """A tiny teacher for every recipe."""
+  workdirs = {}
+  for recipe in RECIPES:
+    workdirs[recipe] = tmp_path_factory.mktemp('teacher')
+    runs.run('train', f'--config=configs/{recipe}:role=teacher,runlocal',
+             f'--workdir={workdirs[recipe]}', *settings(recipe, camvid), cache=cache)
+  return workdirs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_every_recipe_distils_two_steps_and_evaluates(recipe, cache, camvid, teachers, tmp_path):
+  output = runs.run(
+      'train', f'--config=configs/{recipe}:method=pixelwise+pairwise,runlocal',
+      f'--workdir={tmp_path}', f'--config.teacher.checkpoint={teachers[recipe]}',
+      *settings(recipe, camvid), cache=cache)
+  assert 'Python 3.' in output and 'device(s)' in output  # versions and devices come first
+  rows = runs.rows(tmp_path)
+  assert [(r['phase'], r['step']) for r in rows] == [('train', 1), ('train', 2), ('evaluation', 2)]
+  assert {'learning_rate', 'loss', 'task/cross_entropy', 'distill/pixelwise/raw',
+          'distill/pixelwise/weighted', 'distill/pairwise/raw'} <= rows[1].keys()
+  assert rows[1]['images_per_second'] > 0 and rows[1]['step_seconds'] > 0
+  assert 0 <= rows[2]['teacher_mean_iou'] <= 1
+  assert list((tmp_path / 'tensorboard').glob('events*'))
+  result = tmp_path / 'result.json'
+  runs.run('evaluate', f'--workdir={tmp_path}', f'--json={result}', cache=cache)
+  metrics = json.loads(result.read_text())
+  assert set(metrics) == {'mean_iou', 'per_class_iou', 'pixel_accuracy', 'images'}
+  assert metrics['mean_iou'] == rows[2]['mean_iou'] and metrics['images'] == rows[2]['images']
+
+
+@pytest.mark.slow
+def test_evaluate_takes_split_data_root_and_overrides(cache, camvid, teachers, tmp_path):
+  result = tmp_path / 'result.json'
+  output = runs.run(
+      'evaluate', f'--workdir={teachers["camvid.py"]}', '--split=test', f'--data_root={camvid}',
+      f'--json={result}', '--config.eval.absent_as_zero=True', '--config.eval.batch_size=2',
+      cache=cache)
+  assert json.loads(result.read_text())['images'] == 3
+  assert 'classes that occur nowhere count as 0' in output and '| bicyclist' in output
+
+
+@pytest.mark.slow
+def test_predict_writes_palette_pngs_and_overlays_of_the_size_of_the_images(
+    cache, teachers, tmp_path):
+  rng = np.random.default_rng(0)
+  folder = tmp_path / 'photos'
+  files.write_png(folder / 'a.png', rng.integers(0, 256, (40, 56, 3), np.uint8))
+  files.write_png(folder / 'b.png', rng.integers(0, 256, (33, 47, 3), np.uint8))
+  output = tmp_path / 'out'
+  runs.run('predict', f'--workdir={teachers["quickstart.py"]}', f'--output={output}', folder,
+           folder / 'a.png', cache=cache)
+  assert sorted(path.name for path in (output / 'labels').iterdir()) == [
+      'a.png', 'a_2.png', 'b.png']
+  labels = files.read_label(output / 'labels' / 'b.png')
+  assert labels.shape == (33, 47) and labels.max() <= 10
+  assert cv2.imread(str(output / 'overlays' / 'b.png')).shape == (33, 47, 3)
+  np.testing.assert_array_equal(labels.shape, files.read_image(output / 'overlays' / 'b.png').shape[:2])
+  np.testing.assert_array_equal(files.read_label(output / 'labels' / 'a.png'),
+                                files.read_label(output / 'labels' / 'a_2.png'))
+
+
+@pytest.mark.slow
+def test_quickstart_trains_three_models_and_writes_figures_and_overlays(cache, tmp_path):
+  output = runs.run('quickstart', '--runlocal', f'--workdir={tmp_path}', cache=cache)
+  result = json.loads((tmp_path / 'quickstart.json').read_text())
+  assert set(result) == {'teacher', 'student', 'distilled', 'seconds'}
+  for name in ('teacher', 'student', 'distilled'):
+    assert set(result[name]) == {'mean_iou', 'params', 'macs', 'images_per_second'}
+    assert 0 <= result[name]['mean_iou'] <= 1 and result[name]['images_per_second'] > 0
+  assert result['student']['params'] == result['distilled']['params']
+  assert len(list((tmp_path / 'overlays').glob('*.png'))) == 8
+  assert '| distilled' in output and str(tmp_path / 'quickstart.json') in output
+  start = [runs.saved(tmp_path / name) for name in ('student', 'distilled')]
+  np.testing.assert_array_equal(start[0]['training/rng'], start[1]['training/rng'])
+
+
+@pytest.mark.parametrize('arguments,message', [
+    (['--config=configs/quickstart.py'], '--workdir is missing'),
+    (['--workdir=WORK'], '--config is missing'),
+    (['--config=configs/quickstart.py', '--workdir=WORK', '--config.optimizer.learning_rat=1'],
+     'The nearest is --config.optimizer.learning_rate.'),
+    (['--config=configs/quickstart.py:mehtod=pixelwise', '--workdir=WORK'],
+     "Did you mean 'method'?"),
+    (['--config=configs/quickstart.py:method=pixelwize', '--workdir=WORK'],
+     "Did you mean 'pixelwise'?"),
+    (['--config=configs/quickstart.py:method=pixelwise', '--workdir=WORK'],
+     'config.teacher.checkpoint is empty'),
+    (['--config=configs/quickstart.py:method=pixelwise', '--workdir=WORK',
+      '--config.teacher.checkpoint=WORK/nowhere'], 'has no checkpoint'),
+    (['--config=configs/quickstart.py', '--workdir=WORK', '--require_accelerator'],
+     'jax found only the CPU'),
+    (['--config=configs/quickstart.py', '--workdir=WORK', '--config.student.name=resnet'],
+     "no model 'resnet'"),
+    (['--config=configs/quickstart.py', '--workdir=WORK', '--config.eval.split=tset'],
+     "Did you mean 'test'?"),
+    (['--config=configs/camvid.py', '--workdir=WORK', '--config.data.root=WORK'],
+     'no CamVid there'),
+    (['--config=configs/quickstart.py', '--workdir=WORK', 'stray'], "Unexpected argument 'stray'"),
+])
+def test_wrong_input_of_train_is_one_clear_error_and_leaves_nothing(
+    arguments, message, cache, tmp_path):
+  work = tmp_path / 'work'
+  arguments = [argument.replace('WORK', str(work)) for argument in arguments]
+  output = runs.run('train', *arguments, cache=cache, status=2)
+  errors = [line for line in output.splitlines() if line.startswith('ERROR: ')]
+  text = output if 'mehtod' in str(arguments) or 'pixelwize' in str(arguments) else errors[0]
+  assert message in text and 'Traceback' not in output
+  assert not work.exists()
+
+
+def test_evaluate_and_predict_want_a_trained_work_directory(cache, tmp_path):
+  for program in ('evaluate', 'predict'):
+    output = runs.run(program, f'--workdir={tmp_path / "nowhere"}', cache=cache, status=2)
+    assert 'must be the work directory of a run of `train`' in output
+
+
+def test_every_recipe_says_its_command():
+  for recipe in RECIPES:
+    text = (pathlib.Path(runs.ROOT) / 'configs' / recipe).read_text()
+    assert './launch.sh' in text.split('"""')[1], recipe
