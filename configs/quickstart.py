@@ -28,7 +28,7 @@ def get_config(arg=None):
   else:
     config.student.width = 0.125
     config.optimizer.learning_rate = 16e-3
-    config.train.steps = 1_200
+    config.train.steps = 1_500
   if 'pairwise' in config.distill:
     config.distill.pairwise.node_size = 1  # every pixel: the maps are 8x8
   return common.runlocal(config) if arg.runlocal else config

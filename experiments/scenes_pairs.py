@@ -23,7 +23,7 @@ import scipy.stats
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 METHOD = 'pixelwise+pairwise'
-LEARNING_RATES = (8e-3, 16e-3, 32e-3)
+LEARNING_RATES = (4e-3, 8e-3, 16e-3)
 TUNING_SEED = 1000
 
 
@@ -102,7 +102,7 @@ def report(teacher, results):
 def main():
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('--workdir', type=pathlib.Path, default=pathlib.Path('runs/scenes_pairs'))
-  parser.add_argument('--steps', type=int, default=1200)
+  parser.add_argument('--steps', type=int, default=1500)
   parser.add_argument('--seeds', type=int, default=5)
   parser.add_argument('--processes', type=int, default=max(1, os.cpu_count() or 1))
   options = parser.parse_args()

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -70,7 +72,12 @@ def saved(workdir, step=None):
   arrays = {}
   for item in ('model', 'training'):
     arrays |= _flat(ocp.StandardCheckpointer().restore(folder / str(step) / item), item)
-  return {name: np.asarray(value) for name, value in arrays.items()}
+  return {name: np.asarray(jax.random.key_data(value) if _is_key(value) else value)
+          for name, value in arrays.items()}
+
+
+def _is_key(value):
+  return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
 
 
 def _flat(tree, prefix):

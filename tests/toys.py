@@ -74,7 +74,7 @@ class Model(nn.Module):
         image.astype(self.dtype) / 255)
     x = nn.BatchNorm(use_running_average=not train, momentum=0.9, axis_name=self.axis_name,
                      param_dtype=self.dtype)(x)
-    return x, {'x': x, 'logits': x}
+    return x, {'x': x, 'logits': x, 'embedding': x}
 
 
 def _mean(x, axis_name):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from kdseg_jax import names
 from kdseg_jax.models.complexity import Complexity, complexity
 from kdseg_jax.models.deeplab import AuxiliaryHead, DeepLabV3Head
-from kdseg_jax.models.layers import scale_channels
+from kdseg_jax.models.layers import late_strides, scale_channels
 from kdseg_jax.models.mobilenet import MobileNetV2
 from kdseg_jax.models.normalization import IMAGENET_MEAN, IMAGENET_STD
 from kdseg_jax.models.resnet import ResNet
@@ -77,6 +77,7 @@ def create(
   names.require(name, NAMES, 'model')
   if width <= 0:
     raise ValueError(f'width={width} of {name} must be positive.')
+  late_strides(output_stride)  # an unknown one is refused here, not when the model first runs
   head_name, backbone_name = name.split('_')
   entry = _BACKBONES[backbone_name]
   common = {'axis_name': axis_name, 'dtype': dtype}

@@ -111,42 +111,42 @@ def lower_pointwise(x: Array, kernel: Array, geometry: Geometry) -> Array:
 def lower_depthwise(x: Array, kernel: Array, geometry: Geometry) -> Array:
   """One kernel a channel: for each tap a multiply-add of the shifted image.
 
-  Its gradient shifts the gradient instead of the image, once for both arguments; derived
-  automatically, every shifted image would be kept in memory from forward to backward. Like any
-  `custom_vjp` it has no forward-mode derivative.
+  At stride 1 the gradient is written out (and so has no forward-mode derivative): it shifts the
+  gradient instead of the image, once for both arguments. Derived automatically, every shifted
+  image would be kept from forward to backward.
   """
+  if geometry.strides != (1, 1):
+    return _multiply_add(x, kernel, geometry)
   # Under shard_map a custom_vjp needs both device-varying if one is: zeros of the other make them.
   return _depthwise(
       x + lax.full_like(kernel, 0, shape=()), kernel + lax.full_like(x, 0, shape=()), geometry)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _depthwise(x, kernel, geometry):
+def _multiply_add(x, kernel, geometry):
   size = _output_size(x.shape, kernel.shape, geometry)
   padded = jnp.pad(x, ((0, 0), *((p, p) for p in geometry.padding), (0, 0)))
   shifts = _shifts(padded, kernel.shape, geometry.strides, geometry.dilation, size)
   return _weighted_sum(shifts, kernel).astype(x.dtype)
 
 
-def _depthwise_backward(geometry, residuals, gradient):
+def _multiply_add_backward(geometry, residuals, gradient):
   x, kernel = residuals
-  flipped = kernel[::-1, ::-1]
-  # Zeros between the gradient's pixels undo the stride, those around it the ends of the kernel.
-  padding = [(0, 0, 0)]
-  for size, outputs, k, s, d, p in zip(
-      x.shape[1:3], gradient.shape[1:3], kernel.shape, *geometry[:3]):
-    padding.append((d * (k - 1) - p, size + p - 1 - (outputs - 1) * s, s - 1))
-  padded = lax.pad(gradient, jnp.zeros((), gradient.dtype), [*padding, (0, 0, 0)])
+  margins = [  # negative ones crop
+      (d * (k - 1) - p,) * 2 + (0,)
+      for k, d, p in zip(kernel.shape, geometry.dilation, geometry.padding)]
+  padded = lax.pad(gradient, jnp.zeros((), gradient.dtype), [(0, 0, 0), *margins, (0, 0, 0)])
   shifts = _shifts(padded, kernel.shape, (1, 1), geometry.dilation, x.shape[1:3])
-  flipped_gradient = jnp.stack([
+  x_gradient = _weighted_sum(shifts, kernel[::-1, ::-1])
+  flipped = jnp.stack([
       jnp.sum(shift * x, axis=(0, 1, 2), dtype=_accumulator(x)) for shift in shifts])
-  kernel_gradient = flipped_gradient.reshape(kernel.shape)[::-1, ::-1]
-  return _weighted_sum(shifts, flipped).astype(x.dtype), kernel_gradient.astype(kernel.dtype)
+  kernel_gradient = flipped.reshape(kernel.shape)[::-1, ::-1]
+  return x_gradient.astype(x.dtype), kernel_gradient.astype(kernel.dtype)
 
 
+_depthwise = jax.custom_vjp(_multiply_add, nondiff_argnums=(2,))
 _depthwise.defvjp(
-    lambda x, kernel, geometry: (_depthwise(x, kernel, geometry), (x, kernel)),
-    _depthwise_backward)
+    lambda x, kernel, geometry: (_multiply_add(x, kernel, geometry), (x, kernel)),
+    _multiply_add_backward)
 
 
 def _shifts(padded, kernel_shape, strides, dilation, size):

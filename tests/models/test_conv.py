@@ -1,5 +1,7 @@
 """Every lowering against `lax.conv_general_dilated`, and the choice between them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,8 @@ from kdseg_jax.training import parallel
 # Lowering, image, kernel, strides, dilation, padding, groups.
 CASES = {
     '1x1': (conv.lower_pointwise, (2, 5, 4, 3), (1, 1, 3, 6), (1, 1), (1, 1), (0, 0), 1),
-    '1x1 stride, odd': (conv.lower_pointwise, (2, 7, 5, 3), (1, 1, 3, 6), (2, 2), (1, 1), (0, 0), 1),
+    '1x1 stride, odd': (
+        conv.lower_pointwise, (2, 7, 5, 3), (1, 1, 3, 6), (2, 2), (1, 1), (0, 0), 1),
     '1x1 uneven stride': (
         conv.lower_pointwise, (2, 7, 8, 3), (1, 1, 3, 6), (3, 2), (1, 1), (0, 0), 1),
     'depthwise': (conv.lower_depthwise, (2, 5, 6, 4), (3, 3, 1, 4), (1, 1), (1, 1), (1, 1), 4),
@@ -24,10 +27,14 @@ CASES = {
         conv.lower_depthwise, (2, 7, 5, 4), (3, 3, 1, 4), (1, 1), (4, 4), (4, 4), 4),
     'depthwise dilated stride': (
         conv.lower_depthwise, (2, 9, 8, 4), (3, 3, 1, 4), (2, 2), (2, 3), (2, 3), 4),
-    'depthwise 4x2': (conv.lower_depthwise, (2, 7, 6, 4), (4, 2, 1, 4), (2, 1), (1, 1), (1, 1), 4),
+    'depthwise 4x2': (conv.lower_depthwise, (2, 7, 6, 4), (4, 2, 1, 4), (1, 1), (1, 1), (1, 1), 4),
+    'depthwise 4x2 stride': (
+        conv.lower_depthwise, (2, 7, 6, 4), (4, 2, 1, 4), (2, 1), (1, 1), (1, 1), 4),
     'depthwise without padding': (
-        conv.lower_depthwise, (2, 7, 6, 4), (3, 3, 1, 4), (2, 2), (1, 1), (0, 0), 4),
+        conv.lower_depthwise, (2, 7, 6, 4), (3, 3, 1, 4), (1, 1), (2, 1), (0, 0), 4),
     'depthwise much padding': (
+        conv.lower_depthwise, (2, 3, 4, 4), (2, 3, 1, 4), (1, 1), (1, 2), (4, 5), 4),
+    'depthwise much padding, stride': (
         conv.lower_depthwise, (2, 3, 4, 4), (2, 3, 1, 4), (3, 2), (1, 1), (4, 5), 4),
     'taps': (conv.lower_taps, (2, 5, 6, 3), (3, 3, 3, 4), (1, 1), (1, 1), (1, 1), 1),
     'taps aspp': (conv.lower_taps, (2, 14, 9, 3), (3, 3, 3, 4), (1, 1), (12, 12), (12, 12), 1),
@@ -46,6 +53,7 @@ def _operands(x_shape, kernel_shape, dtype=np.float64):
           jnp.asarray(rng.standard_normal(kernel_shape), dtype))
 
 
+@functools.partial(jax.jit, static_argnums=(0, 3))
 def _value_and_gradients(lowering, x, kernel, geometry):
   value, backward = jax.vjp(lambda *args: lowering(*args, geometry), x, kernel)
   return value, *backward(jnp.cos(value))
@@ -112,12 +120,15 @@ def test_bfloat16_is_rounded_once(lowering, kernel_shape, groups):
 
 
 def test_depthwise_has_second_derivatives():
-  geometry = conv.Geometry((2, 2), (1, 1), (1, 1), 4)
+  geometry = conv.Geometry((1, 1), (1, 1), (1, 1), 4)
   with jax.enable_x64(True):
     x, kernel = _operands((2, 6, 5, 4), (3, 3, 1, 4))
+
+    @functools.partial(jax.jit, static_argnums=0)
     def penalty(lowering, x, kernel):
       slope = jax.grad(lambda x: jnp.sum(lowering(x, kernel, geometry) ** 3))(x)
       return jnp.sum(slope ** 2)
+
     ours = jax.grad(penalty, (1, 2))(conv.lower_depthwise, x, kernel)
     theirs = jax.grad(penalty, (1, 2))(conv.lower_general, x, kernel)
   for a, b in zip(ours, theirs):
@@ -128,9 +139,9 @@ def test_depthwise_of_a_replicated_kernel_under_shard_map():
   geometry = conv.Geometry((1, 1), (1, 1), (1, 1), 3)
   x, kernel = _operands((8, 5, 5, 3), (3, 3, 1, 3), np.float32)
   loss = lambda lowering: lambda x, kernel: jnp.sum(jnp.sin(lowering(x, kernel, geometry)))
-  gradient = jax.shard_map(
+  gradient = jax.jit(jax.shard_map(
       jax.grad(loss(conv.lower_depthwise), 1), mesh=parallel.create_mesh(),
-      in_specs=(P(parallel.AXIS), P()), out_specs=P())  # summed over the devices by shard_map
+      in_specs=(P(parallel.AXIS), P()), out_specs=P()))  # summed over the devices by shard_map
   np.testing.assert_allclose(
       gradient(x, kernel), jax.grad(loss(conv.lower_general), 1)(x, kernel), rtol=1e-5, atol=1e-5)
 
@@ -139,9 +150,9 @@ def test_depthwise_of_a_replicated_image_under_shard_map():
   geometry = conv.Geometry((1, 1), (1, 1), (1, 1), 3)
   x, kernel = _operands((1, 5, 5, 3), (8, 3, 3, 1, 3), np.float32)
   loss = lambda lowering: lambda x, kernel: jnp.sum(jnp.sin(lowering(x, kernel, geometry)))
-  gradient = jax.shard_map(
+  gradient = jax.jit(jax.shard_map(
       lambda x, kernel: jax.grad(loss(conv.lower_depthwise))(x, kernel[0]),
-      mesh=parallel.create_mesh(), in_specs=(P(), P(parallel.AXIS)), out_specs=P())
+      mesh=parallel.create_mesh(), in_specs=(P(), P(parallel.AXIS)), out_specs=P()))
   expected = sum(jax.grad(loss(conv.lower_general))(x, k) for k in kernel)
   np.testing.assert_allclose(gradient(x, kernel), expected, rtol=1e-5, atol=1e-5)
 

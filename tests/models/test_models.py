@@ -24,6 +24,12 @@ def test_width_reaches_the_heads(name, head, auxiliary):
   assert models.create(name, 11, width=0.5, head_channels=40).head.channels == 40
 
 
+def test_dropout_rates():
+  model = models.create('deeplabv3_resnet18', 11, aux=True, dropout=0.2, project_dropout=0.0)
+  assert (model.head.project_dropout, model.head.dropout, model.auxiliary_head.dropout) == (
+      0.0, 0.2, 0.2)
+
+
 def test_models_are_hashable_and_equal():
   create = lambda: models.create('deeplabv3_mobilenetv2', 11, mean=[1, 2, 3], std=[1, 1, 1])
   assert create() == create() and hash(create()) == hash(create())
@@ -40,7 +46,7 @@ def test_options_change_the_model(options):
 @pytest.mark.parametrize('name, nearest', [
     ('deeplabv3_resnet', 'deeplabv3_resnet18'), ('deeplab_mobilenet', 'deeplabv3_mobilenetv2')])
 def test_unknown_name(name, nearest):
-  with pytest.raises(ValueError, match=f"There is no model '{name}'.*Did you mean.*'{nearest}'"):
+  with pytest.raises(ValueError, match=f"Unknown model: '{name}'. Did you mean.*'{nearest}'"):
     models.create(name, 11)
 
 
