@@ -4,8 +4,9 @@ Settings: SGD, poly schedule and augmentation of CIRKD (CVPR 2022), at half the 
 Data: the SegNet layout (train/ trainannot/ val/ valannot/ test/ testannot/) in --config.data.root
 or $KDSEG_DATA.
 Commands:
-  ./launch.sh train --config=configs/camvid.py:role=teacher --config.data.root=<camvid> --workdir=runs/camvid_teacher
-  ./launch.sh train --config=configs/camvid.py:method=pixelwise+pairwise --config.data.root=<camvid> \\
+  export KDSEG_DATA=<camvid>
+  ./launch.sh train --config=configs/camvid.py:role=teacher --workdir=runs/camvid_teacher
+  ./launch.sh train --config=configs/camvid.py:method=pixelwise+pairwise \\
       --config.teacher.checkpoint=runs/camvid_teacher --workdir=runs/camvid_distilled
   ./launch.sh evaluate --workdir=runs/camvid_distilled --split=val
 """

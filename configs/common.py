@@ -73,7 +73,7 @@ def segmentation(method: str = 'none') -> ConfigDict:
       'data': {
           'name': 'scenes',
           'root': '',                  # folder of the data set; empty is $KDSEG_DATA
-          'size': (),                  # (height, width) to which whole images are resized; () is none
+          'size': (),                  # (height, width) of resized whole images; () is their own
           'train_split': 'train',
       },
       'augmentation': {

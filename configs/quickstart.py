@@ -2,7 +2,8 @@
 
 Handwritten digits on photographs, generated as they are needed: nothing is downloaded.
 Command: ./launch.sh quickstart
-One of the three runs alone: ./launch.sh train --config=configs/quickstart.py:role=student --workdir=runs/student
+One of the three runs alone:
+  ./launch.sh train --config=configs/quickstart.py:role=student --workdir=runs/student
 """
 
 from configs import common

@@ -15,7 +15,8 @@ from kdseg_jax.training.writers import finite
 
 _CONFIG = program.define_config()
 _SPLIT = flags.DEFINE_string('split', None, 'Split to evaluate; default: config.eval.split.')
-_DATA_ROOT = flags.DEFINE_string('data_root', None, 'Folder of the data set; default: the config\'s.')
+_DATA_ROOT = flags.DEFINE_string(
+    'data_root', None, 'Folder of the data set; default: config.data.root.')
 _JSON = flags.DEFINE_string('json', None, 'File that receives the metrics.')
 _BEST = flags.DEFINE_bool('best', False, 'The best checkpoint instead of the newest.')
 

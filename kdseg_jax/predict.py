@@ -18,7 +18,8 @@ from kdseg_jax.training import experiment, parallel
 from kdseg_jax.training.step import apply_frozen
 
 _CONFIG = program.define_config()
-_OUTPUT = flags.DEFINE_string('output', None, 'Folder of the results; default: <workdir>/predictions.')
+_OUTPUT = flags.DEFINE_string(
+    'output', None, 'Folder of the results; default: <workdir>/predictions.')
 _BEST = flags.DEFINE_bool('best', False, 'The best checkpoint instead of the newest.')
 
 

@@ -63,7 +63,8 @@ def _main(main, arguments):
 
 def _is_ours(record):
   """Lets through what this project logs, and errors of the libraries below it."""
-  return record.levelno >= logging.converter.STANDARD_ERROR or os.sep + 'kdseg_jax' + os.sep in record.pathname
+  ours = os.sep + 'kdseg_jax' + os.sep in record.pathname
+  return ours or record.levelno >= logging.converter.STANDARD_ERROR
 
 
 def _raised_here(error):

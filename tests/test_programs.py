@@ -3,7 +3,6 @@
 import json
 import pathlib
 
-import cv2
 import numpy as np
 import pytest
 
@@ -32,7 +31,9 @@ def camvid(tmp_path_factory):
 
 
 def settings(recipe, camvid):
-  return [f'--config.data.root={camvid}', '--config.data.size=(36,48)'] if 'camvid' in recipe else []
+  if recipe != 'camvid.py':
+    return []
+  return [f'--config.data.root={camvid}', '--config.data.size=(36,48)']
 
 
 @pytest.fixture(scope='module')
@@ -93,8 +94,7 @@ def test_predict_writes_palette_pngs_and_overlays_of_the_size_of_the_images(
       'a.png', 'a_2.png', 'b.png']
   labels = files.read_label(output / 'labels' / 'b.png')
   assert labels.shape == (33, 47) and labels.max() <= 10
-  assert cv2.imread(str(output / 'overlays' / 'b.png')).shape == (33, 47, 3)
-  np.testing.assert_array_equal(labels.shape, files.read_image(output / 'overlays' / 'b.png').shape[:2])
+  assert files.read_image(output / 'overlays' / 'b.png').shape == (33, 47, 3)
   np.testing.assert_array_equal(files.read_label(output / 'labels' / 'a.png'),
                                 files.read_label(output / 'labels' / 'a_2.png'))
 

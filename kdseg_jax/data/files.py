@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 import io
 import os
 import pathlib
+from collections.abc import Iterable
 
 import cv2
 import numpy as np

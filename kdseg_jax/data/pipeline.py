@@ -6,8 +6,8 @@ A source has `len(source)` and `source[i]`, a dict with `image` `(H, W, 3)` uint
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
 import os
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import grain

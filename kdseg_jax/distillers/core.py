@@ -136,7 +136,8 @@ def combine(parts: Mapping[str, tuple[Weight, Distiller]]) -> Distiller:
   """
   for name, (weight, _) in parts.items():
     if not name or '/' in name:
-      raise ValueError(f'combine: {name!r} is no name of a part: it must be non-empty, without "/".')
+      raise ValueError(
+          f'combine: {name!r} is no name of a part: it must be non-empty, without "/".')
     if not callable(weight) and not isinstance(weight, (int, float)):
       raise ValueError(
           f'combine: the weight of {name!r} is {weight!r}; expected a number or a schedule, a '

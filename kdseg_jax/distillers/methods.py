@@ -53,7 +53,9 @@ def terms_of(method: str, weights: Mapping[str, float] | None = None) -> dict[st
           for term, weight in found.items()}
 
 
-def create(terms: Mapping[str, Mapping[str, Any]], *, axis_name: str | None = None) -> core.Distiller:
+def create(
+    terms: Mapping[str, Mapping[str, Any]], *, axis_name: str | None = None
+) -> core.Distiller:
   """The distiller of the given terms, as `terms_of` returns them."""
   parts = {}
   for term, options in terms.items():

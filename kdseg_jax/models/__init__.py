@@ -18,6 +18,8 @@ from kdseg_jax.models.normalization import IMAGENET_MEAN, IMAGENET_STD
 from kdseg_jax.models.resnet import ResNet
 from kdseg_jax.models.segmenter import Segmenter
 
+__all__ = ['NAMES', 'Complexity', 'complexity', 'create']
+
 
 class _Backbone(NamedTuple):
   """A backbone as heads see it; channel counts at width 1, as CIRKD uses them."""

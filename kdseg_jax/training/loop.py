@@ -17,8 +17,8 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from kdseg_jax.data import augmentation, pipeline
-from kdseg_jax.training import parallel
 from kdseg_jax.training import experiment as experiments
+from kdseg_jax.training import parallel
 from kdseg_jax.training.checkpoint import Checkpointer
 from kdseg_jax.training.evaluation import Evaluator
 from kdseg_jax.training.step import make_prepare_step, make_train_step

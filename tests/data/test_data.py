@@ -2,8 +2,7 @@
 
 import pytest
 
-from kdseg_jax import data
-from kdseg_jax import names
+from kdseg_jax import data, names
 
 
 def test_create_passes_its_arguments_on():

@@ -3,9 +3,9 @@
 import itertools
 
 import hypothesis
-from hypothesis import strategies as st
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from kdseg_jax.data import augmentation, pipeline, scenes
 

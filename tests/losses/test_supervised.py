@@ -9,7 +9,6 @@ from jax.test_util import check_grads
 
 from kdseg_jax import losses
 
-
 # Compiled: op by op, the first call of each shape takes a second.
 cross_entropy = jax.jit(
     losses.cross_entropy, static_argnames=('ignore_label', 'align_corners'))
