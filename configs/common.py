@@ -95,7 +95,7 @@ def segmentation(method: str = 'none') -> ConfigDict:
       },
       'train': {'steps': 40_000, 'batch_size': 16},
       'optimizer': optimizer(),
-      'critic': {'steps': 1, 'optimizer': optimizer(learning_rate=4e-4)},
+      'critic': {'steps': 1, 'optimizer': optimizer(learning_rate=4e-4)},  # steps a train step
       'prepare': {'steps': 0, 'optimizer': optimizer()},
       'eval': {
           'split': 'val',

@@ -134,7 +134,9 @@ def _parse(argv, *, saved_config):
     recipe = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'saved_config.py')
     argv = [argv[0], f'--config={recipe}:{workdir}', *argv[1:]]
   try:
-    return app.parse_flags_with_usage(argv)
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    _exit(error)
   except (*_USER_ERRORS, KeyError, AttributeError) as error:
     unknown = _unknown_field(argv)
     if unknown is None and not _raised_here(error):

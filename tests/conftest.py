@@ -1,7 +1,25 @@
-"""Every test sees 8 virtual CPU devices; must run before jax is imported anywhere."""
+"""Every test sees 8 virtual CPU devices; fast tests come first."""
 
 import os
 
+# Must be set before jax is imported anywhere.
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = (
     os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8')
+
+import pytest  # noqa: E402
+
+
+def pytest_collection_modifyitems(items):
+  """Slow tests run last."""
+  items.sort(key=lambda item: item.get_closest_marker('slow') is not None)
+
+
+@pytest.fixture(scope='session')
+def cache(tmp_path_factory):
+  """Folder of compiled programs that all training processes of a test run share."""
+  base = tmp_path_factory.getbasetemp()
+  base = base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base
+  folder = base / 'compiled'
+  folder.mkdir(exist_ok=True)
+  return folder

@@ -101,7 +101,8 @@ def create_experiment(config: ConfigDict) -> Experiment:
       student=create_model(config.student, num_classes), teacher=teacher, distiller=distiller,
       optimizers=Optimizers(
           trained=create_optimizer(config.optimizer, config.train.steps),
-          critic=create_optimizer(config.critic.optimizer, config.train.steps),
+          critic=create_optimizer(
+              config.critic.optimizer, config.train.steps * config.critic.steps),
           prepared=create_optimizer(config.prepare.optimizer, max(config.prepare.steps, 1))),
       schedule=create_schedule(config.optimizer, config.train.steps))
 

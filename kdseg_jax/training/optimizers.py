@@ -17,7 +17,7 @@ def create_schedule(config, steps: int) -> optax.Schedule:
 
   Args:
     config: `schedule`, `learning_rate`, `power`, `warmup_steps`.
-    steps: number of steps of the whole phase.
+    steps: number of updates of the whole phase; the schedule is for updates 0 to steps - 1.
 
   Raises:
     ValueError: unknown schedule, or a warm-up as long as the phase.
@@ -47,7 +47,7 @@ def create_optimizer(config, steps: int) -> optax.GradientTransformation:
   Args:
     config: `name` ('sgd' or 'adamw'), `momentum`, `nesterov`, `b1`, `b2`, `weight_decay`, `decay`
       ('kernels' or 'all'), `clip_norm` (global norm, 0 is off), and `create_schedule`'s fields.
-    steps: number of steps of the whole phase.
+    steps: number of updates of the whole phase.
 
   Raises:
     ValueError: unknown optimiser, or a value out of its range.

@@ -1,5 +1,6 @@
 """Schedules and optimisers against values by hand."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -24,6 +25,12 @@ def test_poly_schedule_without_warm_up_starts_at_the_full_rate():
 def test_constant_schedule():
   schedule = create_schedule(common.optimizer(schedule='constant', learning_rate=0.5), 100)
   assert schedule(0) == schedule(99) == 0.5
+
+
+def test_no_learning_rate_of_a_phase_is_nan():
+  for steps in (1, 3, 12, 49, 1000):
+    rates = jax.jit(jax.vmap(create_schedule(common.optimizer(), steps)))(jnp.arange(steps))
+    assert np.all(np.isfinite(rates)) and np.all(np.asarray(rates) > 0), steps
 
 
 def one_update(gradient=1.0, **overrides):

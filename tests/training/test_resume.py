@@ -17,18 +17,17 @@ STUDENT = (
 
 
 @pytest.fixture(scope='module')
-def teacher(tmp_path_factory):
-  cache, workdir = tmp_path_factory.mktemp('cache'), tmp_path_factory.mktemp('teacher')
+def teacher(cache, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('teacher')
   runs.run('train', '--config=configs/quickstart.py:role=teacher,runlocal', f'--workdir={workdir}',
            cache=cache)
-  return cache, f'--config.teacher.checkpoint={workdir}'
+  return f'--config.teacher.checkpoint={workdir}'
 
 
 @pytest.fixture(scope='module')
-def uninterrupted(teacher, tmp_path_factory):
-  cache, checkpoint = teacher
+def uninterrupted(teacher, cache, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('uninterrupted')
-  runs.run('train', *STUDENT, checkpoint, f'--workdir={workdir}', cache=cache,
+  runs.run('train', *STUDENT, teacher, f'--workdir={workdir}', cache=cache,
            prelude=runs.TOY_METHOD)
   return workdir
 
@@ -45,9 +44,8 @@ def assert_same_end(workdir, uninterrupted):
 
 @pytest.mark.parametrize('phase,step', [('prepare', 2), ('train', 5), ('train', 10)])
 def test_a_killed_run_ends_bit_identical_to_an_uninterrupted_one(
-    teacher, uninterrupted, tmp_path, phase, step):
-  cache, checkpoint = teacher
-  arguments = ('train', *STUDENT, checkpoint, f'--workdir={tmp_path}')
+    teacher, uninterrupted, cache, tmp_path, phase, step):
+  arguments = ('train', *STUDENT, teacher, f'--workdir={tmp_path}')
   process = runs.start(*arguments, cache=cache, prelude=runs.TOY_METHOD)
   runs.wait_for_step(process, tmp_path, step, phase)
   process.kill()  # SIGKILL: nothing can be tidied up
@@ -57,9 +55,9 @@ def test_a_killed_run_ends_bit_identical_to_an_uninterrupted_one(
   assert_same_end(tmp_path, uninterrupted)
 
 
-def test_sigterm_saves_and_exits_with_0_and_the_run_goes_on(teacher, uninterrupted, tmp_path):
-  cache, checkpoint = teacher
-  arguments = ('train', *STUDENT, checkpoint, f'--workdir={tmp_path}',
+def test_sigterm_saves_and_exits_with_0_and_the_run_goes_on(
+    teacher, uninterrupted, cache, tmp_path):
+  arguments = ('train', *STUDENT, teacher, f'--workdir={tmp_path}',
                '--config.checkpoint.every_steps=0')
   process = runs.start(*arguments, cache=cache, prelude=runs.TOY_METHOD)
   runs.wait_for_step(process, tmp_path, 2)
@@ -73,10 +71,9 @@ def test_sigterm_saves_and_exits_with_0_and_the_run_goes_on(teacher, uninterrupt
   assert_same_end(tmp_path, uninterrupted)
 
 
-def test_a_finished_run_is_only_evaluated_again(teacher, uninterrupted):
-  cache, checkpoint = teacher
+def test_a_finished_run_is_only_evaluated_again(teacher, uninterrupted, cache):
   before = runs.saved(uninterrupted)
-  output = runs.run('train', *STUDENT, checkpoint, f'--workdir={uninterrupted}', cache=cache,
+  output = runs.run('train', *STUDENT, teacher, f'--workdir={uninterrupted}', cache=cache,
                     prelude=runs.TOY_METHOD)
   assert 'mean IoU' in output
   for name, value in runs.saved(uninterrupted).items():
