@@ -136,7 +136,7 @@ def _parse(argv, *, saved_config):
   try:
     return flags.FLAGS(argv)
   except flags.Error as error:
-    _exit(error)
+    _exit(_recipe_error(argv) or error)
   except (*_USER_ERRORS, KeyError, AttributeError) as error:
     unknown = _unknown_field(argv)
     if unknown is None and not _raised_here(error):
@@ -144,14 +144,24 @@ def _parse(argv, *, saved_config):
     _exit(unknown or error)
 
 
+def _run_recipe(argv):
+  """What `get_config` of the recipe on the command line returns."""
+  file, _, arg = (_argument('config', argv) or '').partition(':')
+  return runpy.run_path(file)['get_config'](arg)
+
+
+def _recipe_error(argv):
+  """What the recipe itself refused, without the flag library's text around it."""
+  try:
+    _run_recipe(argv)
+  except _USER_ERRORS as error:
+    return error
+  return None
+
+
 def _unknown_field(argv):
   """A message that names the nearest field, if an override names none."""
-  try:
-    file, _, arg = (_argument('config', argv) or '').partition(':')
-    config = runpy.run_path(file)['get_config'](arg)
-  except Exception:  # the recipe itself is at fault: its own error is the one to show
-    return None
-  fields = list(_fields(config))
+  fields = list(_fields(_run_recipe(argv)))
   for item in argv:
     name = item.lstrip('-').partition('=')[0]
     if name.startswith('config.') and name.removeprefix('config.') not in fields:
