@@ -95,9 +95,9 @@ class _Run:
       self._phase('train', step, int(self.state.step), self.config.train.steps)
     if self.stop():
       return None
-    # A run resumed after its last step has logged its evaluation already.
-    return self.metrics or self.evaluator(
-        self._variables(), self.experiment.evaluation_source)
+    if self.metrics is None:  # resumed after the last step
+      self._evaluate(self.config.train.steps)
+    return self.metrics
 
   def close(self):
     self.stop.restore()
@@ -170,16 +170,15 @@ class _Run:
                       | self.timer.report())
 
   def _evaluate(self, step):
+    variables = {'params': self.state.params, 'batch_stats': self.state.batch_stats}
     metrics = self.evaluator(
-        self._variables(), self.experiment.evaluation_source, should_stop=self.stop)
+        variables, self.experiment.evaluation_source, should_stop=self.stop)
     if metrics is not None:
       self.metrics = metrics
-      self.writer.write('evaluation', step, metrics | self._teacher_metric())
+      if not self.writer.has('evaluation', step):
+        self.writer.write('evaluation', step, metrics | self._teacher_metric())
     self.timer.restart()
     return metrics
-
-  def _variables(self):
-    return {'params': self.state.params, 'batch_stats': self.state.batch_stats}
 
   def _measure_teacher(self):
     """Evaluates the teacher once a work directory, and refuses one that is too weak."""

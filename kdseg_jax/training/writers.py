@@ -24,12 +24,16 @@ class MetricWriter:
 
   def __init__(self, workdir: str, *, start: dict[str, int]):
     self._path = os.path.join(workdir, 'metrics.jsonl')
-    self._events = None
+    self._events, self._kept = None, []
     if jax.process_index() == 0:
       os.makedirs(workdir, exist_ok=True)
-      _drop_rows_after(self._path, start)
+      self._kept = _drop_rows_after(self._path, start)
       self._events = tensorboardX.SummaryWriter(
           os.path.join(workdir, 'tensorboard'), purge_step=start['train'] + 1)
+
+  def has(self, phase: str, step: int) -> bool:
+    """True if the run that is continued has written this row."""
+    return any(row['phase'] == phase and row['step'] == step for row in self._kept)
 
   def write(self, phase: str, step: int, metrics: dict[str, float]) -> None:
     """Writes one row `{phase, step, **metrics}`, the same scalars as events, and a log line."""
@@ -65,8 +69,9 @@ def _short(value):
 
 
 def _drop_rows_after(path, start):
+  """Rewrites the file without the rows of later steps; returns those that are kept."""
   if not os.path.exists(path):
-    return
+    return []
   kept = []
   with open(path) as file:
     for line in file:
@@ -75,11 +80,12 @@ def _drop_rows_after(path, start):
       except json.JSONDecodeError:  # the last line of a killed process may be cut
         continue
       if row['step'] <= start[row['phase']]:
-        kept.append(line)
+        kept.append(row)
   temporary = path + '.tmp'
   with open(temporary, 'w') as file:
-    file.writelines(kept)
+    file.writelines(json.dumps(row) + '\n' for row in kept)
   os.replace(temporary, path)
+  return kept
 
 
 class StepTimer:
