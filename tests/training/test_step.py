@@ -1,5 +1,6 @@
 """The train and prepare steps with made-up distillers for each group of the state."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -126,6 +127,20 @@ def test_the_start_of_the_student_does_not_depend_on_the_method():
   jax.tree.map(np.testing.assert_array_equal, with_method.params, without.params)
   np.testing.assert_array_equal(jax.random.key_data(with_method.rng),
                                 jax.random.key_data(without.rng))
+
+
+@pytest.mark.parametrize('mode', parallel.MODES)
+def test_a_step_is_traced_once_and_gives_back_the_shapes_and_types_it_took(mode):
+  step, variables, state = train_step_of(AXIS)
+  mesh = parallel.create_mesh()
+  chex.clear_trace_counter()
+  run = parallel.data_parallel(chex.assert_max_traces(step, 1), mesh, mode=mode, donate_state=True)
+  variables, state = parallel.replicate((variables, state), mesh)
+  before = jax.eval_shape(lambda: state)
+  for k in range(3):
+    state, _ = run(variables, state, batch_of(k))
+  chex.assert_trees_all_equal_shapes_and_dtypes(before, jax.eval_shape(lambda: state))
+  assert state.step == 3
 
 
 @pytest.mark.parametrize('mode', parallel.MODES)
