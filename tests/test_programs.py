@@ -117,7 +117,7 @@ def test_quickstart_trains_three_models_and_writes_figures_and_overlays(cache, t
     (['--config=configs/quickstart.py:mehtod=pixelwise', '--workdir=WORK'],
      "Did you mean 'method'?"),
     (['--config=configs/quickstart.py:method=pixelwize', '--workdir=WORK'],
-     "Did you mean 'pixelwise'?"),
+     "Did you mean 'pixelwise'"),
     (['--config=configs/quickstart.py:method=pixelwise', '--workdir=WORK'],
      'config.teacher.checkpoint is empty'),
     (['--config=configs/quickstart.py:method=pixelwise', '--workdir=WORK',
