@@ -93,6 +93,10 @@ def create_experiment(config: ConfigDict) -> Experiment:
     raise ValueError(
         f'method={config.method} reads a teacher, and config.teacher.checkpoint is empty. Set it '
         'to the work directory of a trained teacher.')
+  if distiller.prepare_loss is not None and config.prepare.steps < 1:
+    raise ValueError(
+        f'method={config.method} fits its own parameters to the teacher before distillation '
+        f'begins, and config.prepare.steps={config.prepare.steps}. Set it to 1 or more.')
   teacher = load_teacher(config, num_classes, mesh) if needs_teacher else None
   return Experiment(
       config=config, mesh=mesh, train_source=train_source,

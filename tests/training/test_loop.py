@@ -89,6 +89,13 @@ def test_nan_in_the_loss_stops_at_once_and_names_step_terms_and_checkpoint(
   assert Checkpointer(tmp_path, metric='mean_iou', create=False).latest_step() == 2
 
 
+def test_a_method_that_prepares_wants_steps_for_it(teacher, monkeypatch):
+  monkeypatch.setattr(experiment.distillers, 'create',
+                      lambda terms, axis_name: toys.everything(axis_name=axis_name, tap='logits'))
+  with pytest.raises(ValueError, match='config.prepare.steps=0. Set it to 1 or more'):
+    experiment.create_experiment(config_of('pixelwise', teacher))
+
+
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path):
   results = {}
   for name, seed in (('a', 0), ('b', 0), ('c', 1)):
