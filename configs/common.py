@@ -26,6 +26,17 @@ def parse_arg(arg: str | None, **defaults) -> ConfigDict:
   return values
 
 
+def parse_recipe_arg(arg: str | None) -> ConfigDict:
+  """The arguments that all recipes take: `role`, `method` and `runlocal`.
+
+  Raises:
+    ValueError: as `parse_arg`, or the role is neither 'teacher' nor 'student'.
+  """
+  values = parse_arg(arg, role='student', method='none', runlocal=False)
+  names.require(values.role, ('teacher', 'student'), 'role')
+  return values
+
+
 def _convert(key, text, default):
   if isinstance(default, bool):
     if text.lower() not in ('', 'true', 'false'):

@@ -11,9 +11,7 @@ from configs import common
 
 def get_config(arg=None):
   """Arguments: role=teacher|student, method=<methods>, runlocal."""
-  arg = common.parse_arg(arg, role='student', method='none', runlocal=False)
-  if arg.role not in ('teacher', 'student'):
-    raise ValueError(f"role={arg.role!r} is unknown; expected 'teacher' or 'student'.")
+  arg = common.parse_recipe_arg(arg)
   config = common.segmentation(arg.method)
   config.augmentation.update(scale=(), flip=0.0)  # digits: no mirror images, no other sizes
   config.eval.update(split='test', every_steps=0, batch_size=20)

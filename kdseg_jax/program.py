@@ -63,7 +63,8 @@ def _main(main, arguments):
 
 def _is_ours(record):
   """Lets through what this project logs, and errors of the libraries below it."""
-  ours = os.sep + 'kdseg_jax' + os.sep in record.pathname
+  # Not by name: a checkout called kdseg_jax holds the libraries' .venv too.
+  ours = record.pathname.startswith(os.path.join(os.path.dirname(__file__), ''))
   return ours or record.levelno >= logging.converter.STANDARD_ERROR
 
 

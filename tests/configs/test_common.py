@@ -1,0 +1,35 @@
+"""The argument of a recipe."""
+
+import pytest
+
+from configs import camvid, common, quickstart
+
+
+def test_values_take_the_type_of_their_default_and_a_bare_name_is_true():
+  values = common.parse_arg('n=3,flag,name=x', n=1, flag=False, name='', rate=0.5)
+  assert values.to_dict() == {'n': 3, 'flag': True, 'name': 'x', 'rate': 0.5}
+  assert common.parse_arg(None, flag=True).flag
+  assert not common.parse_arg('flag=false', flag=True).flag
+
+
+@pytest.mark.parametrize('arg,message', [
+    ('flg', "Did you mean 'flag'"), ('n=many', 'must be of type int'),
+    ('flag=maybe', 'must be true or false')])
+def test_wrong_arguments_are_refused(arg, message):
+  with pytest.raises(ValueError, match=message):
+    common.parse_arg(arg, n=1, flag=False)
+
+
+@pytest.mark.parametrize('recipe', [quickstart, camvid])
+def test_roles_differ_and_an_unknown_one_is_refused(recipe):
+  teacher, student = recipe.get_config('role=teacher'), recipe.get_config()
+  assert teacher.student != student.student
+  with pytest.raises(ValueError, match="Unknown role: 'techer'. Did you mean 'teacher'"):
+    recipe.get_config('role=techer')
+
+
+def test_a_method_brings_its_options_which_can_be_overridden():
+  config = quickstart.get_config('method=pixelwise+pairwise')
+  assert config.distill.pixelwise.weight == 10.0 and config.distill.pairwise.node_size == 1
+  config.distill.pairwise.neighbourhood = 3  # None by default
+  assert config.distill.pairwise.neighbourhood == 3

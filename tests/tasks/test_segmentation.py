@@ -1,0 +1,60 @@
+"""The segmentation task: its loss, predictions, counts and metrics."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdseg_jax import losses, tasks
+
+TASK = tasks.SegmentationTask(num_classes=3)
+
+
+def batch_of():
+  label = np.random.default_rng(0).integers(0, 3, (2, 8, 8)).astype(np.uint8)
+  label[0, :3] = 255
+  return {'label': label, 'index': np.arange(2, dtype=np.int32)}
+
+
+def logits_of(seed):
+  return jax.random.normal(jax.random.key(seed), (2, 4, 4, 3))
+
+
+@pytest.mark.parametrize('align_corners', [True, False])
+def test_loss_adds_the_auxiliary_head_by_its_weight(align_corners):
+  task = tasks.SegmentationTask(num_classes=3, align_corners=align_corners)
+  batch, taps = batch_of(), {'logits': logits_of(0), 'aux_logits': logits_of(1)}
+  main, auxiliary = (losses.cross_entropy(x, batch['label'], align_corners=align_corners)
+                     for x in taps.values())
+  loss, (targets, terms) = task.loss(taps, batch)
+  np.testing.assert_allclose(loss, main + 0.4 * auxiliary, rtol=1e-6)
+  assert targets == {} and terms == {'cross_entropy': main, 'auxiliary': auxiliary}
+  del taps['aux_logits']
+  np.testing.assert_allclose(task.loss(taps, batch)[0], main, rtol=1e-6)
+
+
+def test_predictions_are_the_argmax_of_upsampled_logits():
+  logits = logits_of(0)
+  resized = losses.resize_bilinear(logits, (9, 7), align_corners=True)
+  np.testing.assert_array_equal(TASK.predict(logits, (9, 7)), jnp.argmax(resized, -1))
+  assert TASK.predict(logits, (9, 7)).dtype == jnp.int32
+
+
+def test_perfect_logits_score_one_and_ignored_pixels_and_padding_count_nowhere():
+  batch = batch_of()
+  logits = 10 * jax.nn.one_hot(np.where(batch['label'] == 255, 0, batch['label']), 3)
+  batch['label'][1], batch['index'][1] = 255, -1  # a padding example
+  counts = TASK.count(logits, batch)
+  assert counts['images'] == 1 and counts['confusion_matrix'].sum() == 5 * 8
+  metrics = TASK.summarize(jax.device_get(counts))
+  assert metrics == {
+      'mean_iou': 1.0, 'per_class_iou': [1.0] * 3, 'pixel_accuracy': 1.0, 'images': 1}
+
+
+@pytest.mark.parametrize('absent_as_zero,expected', [(False, 0.5), (True, 1 / 3)])
+def test_classes_that_occur_nowhere(absent_as_zero, expected):
+  task = tasks.SegmentationTask(num_classes=3, absent_as_zero=absent_as_zero)
+  matrix = np.array([[2, 1, 0], [1, 2, 0], [0, 0, 0]])
+  metrics = task.summarize({'confusion_matrix': matrix, 'images': 1})
+  np.testing.assert_allclose(metrics['mean_iou'], expected)
+  np.testing.assert_equal(metrics['per_class_iou'][2], 0.0 if absent_as_zero else np.nan)
