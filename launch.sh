@@ -13,6 +13,8 @@ usage: ./launch.sh <command> [options]
                                                    trains; goes on where the directory's run stopped
   evaluate --workdir=<dir> [--split=<split>] [--data_root=<dir>] [--json=<file>]
   predict --workdir=<dir> [--output=<dir>] <images or folders>
+  study --config=experiments/<study>.py:<args> --workdir=<dir>
+                                                   students x seeds against one teacher pass
   test [pytest options]                            installs what the tests need and runs them all
 
 Every field of a config can be overridden: --config.train.steps=1000. --require_accelerator refuses
@@ -49,7 +51,7 @@ install() {
 
 command=${1:-}
 case "$command" in
-  quickstart|train|evaluate|predict)
+  quickstart|train|evaluate|predict|study)
     shift
     install requirements.txt
     exec .venv/bin/python -m "kdseg_jax.$command" "$@"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -86,6 +88,7 @@ def segmentation(method: str = 'none') -> ConfigDict:
           'root': '',                  # folder of the data set; empty is $KDSEG_DATA
           'size': (),                  # (height, width) of resized whole images; () is their own
           'train_split': 'train',
+          'seed': placeholder(int),    # of order and augmentation; None is config.seed
       },
       'augmentation': {
           'crop': (64, 64),
@@ -104,7 +107,11 @@ def segmentation(method: str = 'none') -> ConfigDict:
           'checkpoint': '',            # work directory of the trained teacher
           'min_metric': 0.0,           # refuse a teacher that scores below
       },
-      'train': {'steps': 40_000, 'batch_size': 16},
+      'train': {
+          'steps': 40_000,
+          'batch_size': 16,            # global: of all devices and processes
+          'split_teacher': False,      # the teacher's pass is a program of its own, as in a study
+      },
       'optimizer': optimizer(),
       'critic': {'steps': 1, 'optimizer': optimizer(learning_rate=4e-4)},  # steps a train step
       'prepare': {'steps': 0, 'optimizer': optimizer()},
@@ -118,6 +125,40 @@ def segmentation(method: str = 'none') -> ConfigDict:
       'checkpoint': {'every_steps': 1_000, 'keep': 2},  # and the best
       'log': {'every_steps': 50},
   })
+
+
+def study(config: ConfigDict, *, title: str, description: str, students: dict[str, dict],
+          baseline: str = 'alone', seeds: Iterable[int] = range(5),
+          teacher: ConfigDict | None = None) -> ConfigDict:
+  """Adds the section `study` to a config: students that are trained side by side; in place.
+
+  Args:
+    config: what all students share.
+    title: of the report.
+    description: what is compared, for the report.
+    students: name -> `method` (default 'none') and, for any of the sections `student`,
+      `optimizer`, `critic`, `prepare` and `distill`, the fields in which the student differs
+      (`distill` may hold options of terms that its method does not have).
+    baseline: the student that the others are compared with.
+    seeds: of initialisation and draws; the data's order is the same for all of them.
+    teacher: config of the teacher, trained first in `<workdir>/teacher` where
+      `config.teacher.checkpoint` is empty.
+  """
+  entries = {}
+  for name, own in students.items():
+    own = dict(own)
+    method = own.pop('method', 'none')
+    distill = _with_placeholders(distillers.terms_of(method))
+    for term, options in own.pop('distill', {}).items():
+      if term in distill:
+        distill[term].update(options)
+    entries[name] = {'method': method, 'distill': distill, **own}
+  config.study = ConfigDict({
+      'title': title, 'description': description, 'baseline': baseline,
+      'seeds': tuple(seeds),
+      'vmap_seeds': False,             # all seeds of a student in one program, by jax.vmap
+      'students': entries, 'teacher': teacher or {}})
+  return config
 
 
 def _with_placeholders(tree):
@@ -136,4 +177,8 @@ def runlocal(config: ConfigDict) -> ConfigDict:
   config.checkpoint.every_steps = 1
   config.log.every_steps = 1
   config.optimizer.warmup_steps = 0
+  if 'study' in config:
+    config.study.seeds = config.study.seeds[:2]
+    if config.study.teacher:
+      runlocal(config.study.teacher)
   return config

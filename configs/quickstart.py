@@ -8,6 +8,9 @@ One of the three runs alone:
 
 from configs import common
 
+# Fields of a term that differ from the papers': every pixel is a node, as the maps are 8x8.
+DISTILL = {'pairwise': {'node_size': 1}}
+
 
 def get_config(arg=None):
   """Arguments: role=teacher|student, method=<methods>, runlocal."""
@@ -28,6 +31,7 @@ def get_config(arg=None):
     config.student.width = 0.125
     config.optimizer.learning_rate = 16e-3
     config.train.steps = 1_500
-  if 'pairwise' in config.distill:
-    config.distill.pairwise.node_size = 1  # every pixel: the maps are 8x8
+  for term, options in DISTILL.items():
+    if term in config.distill:
+      config.distill[term].update(options)
   return common.runlocal(config) if arg.runlocal else config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -76,8 +77,12 @@ def create_model(model_config: ConfigDict, num_classes: int) -> Any:
   return models.create(num_classes=num_classes, axis_name=parallel.AXIS, **model_config)
 
 
-def create_experiment(config: ConfigDict) -> Experiment:
+def create_experiment(config: ConfigDict, *, teacher: Teacher | None = None) -> Experiment:
   """Builds and checks all parts; what cannot work is refused here, before compiling.
+
+  Args:
+    config: of the run.
+    teacher: used instead of being loaded from `config.teacher.checkpoint`, if a teacher is needed.
 
   Raises:
     ValueError: a field of the config cannot be used; says which and what was expected.
@@ -97,7 +102,10 @@ def create_experiment(config: ConfigDict) -> Experiment:
     raise ValueError(
         f'method={config.method} fits its own parameters to the teacher before distillation '
         f'begins, and config.prepare.steps={config.prepare.steps}. Set it to 1 or more.')
-  teacher = load_teacher(config, num_classes, mesh) if needs_teacher else None
+  if not needs_teacher:
+    teacher = None
+  elif teacher is None:
+    teacher = load_teacher(config, num_classes, mesh)
   return Experiment(
       config=config, mesh=mesh, train_source=train_source,
       evaluation_source=create_source(config, config.eval.split),
@@ -184,12 +192,16 @@ def abstract_inputs(experiment: Experiment) -> distillers.DistillInputs:
   return inputs
 
 
-def initial_state(experiment: Experiment) -> TrainState:
-  """A fresh state on every device of the mesh, from `config.seed`."""
+def make_initial_state(experiment: Experiment) -> Callable[[jax.Array], TrainState]:
+  """`(key) -> state`, compiled: a fresh state on every device of the mesh."""
   inputs = abstract_inputs(experiment)
   sharding = jax.sharding.NamedSharding(experiment.mesh, jax.sharding.PartitionSpec())
   # The inputs are shapes only, so they are closed over instead of being passed through jit.
-  create = lambda: create_state(
-      jax.random.key(experiment.config.seed), experiment.student, experiment.distiller,
-      experiment.optimizers, inputs)
-  return jax.jit(create, out_shardings=sharding)()
+  create = lambda rng: create_state(
+      rng, experiment.student, experiment.distiller, experiment.optimizers, inputs)
+  return jax.jit(create, out_shardings=sharding)
+
+
+def initial_state(experiment: Experiment) -> TrainState:
+  """The fresh state of `config.seed`."""
+  return make_initial_state(experiment)(jax.random.key(experiment.config.seed))

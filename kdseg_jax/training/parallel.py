@@ -40,21 +40,57 @@ def check_batch_size(batch_size: int, mesh: Mesh, field: str) -> None:
         f'multiple of {mesh.size}.')
 
 
+class Program:
+  """A step that is mapped over the devices of a mesh; compiled once for each shape of the batch.
+
+  Called as `program(constants, state, batch)`. Numpy arrays of the batch are this process's part
+  of the global batch, a contiguous block in the order of the processes; arrays that are on the
+  devices already (`place`, or the sharded result of another program) are taken as they are.
+
+  Args:
+    mapped: the jitted map of the step.
+    place: puts one numpy array of the batch on the devices.
+  """
+
+  def __init__(self, mapped: Callable, place: Callable):
+    self._mapped, self._place = mapped, place
+    self._lowered = {}
+
+  def place(self, batch: PyTree) -> PyTree:
+    """The batch on the devices, for several programs of the same mesh and mode to read."""
+    return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else self._place(x), batch)
+
+  def __call__(self, constants: PyTree, state: PyTree, batch: PyTree) -> PyTree:
+    batch = self.place(batch)
+    shapes = tuple((x.shape, x.dtype) for x in jax.tree.leaves(batch))
+    if shapes not in self._lowered:
+      self._lowered[shapes] = self._mapped.lower(constants, state, batch)
+    return self._mapped(constants, state, batch)
+
+  def peak_bytes(self) -> int:
+    """Memory that the largest compiled form needs of a device: arguments, results, temporaries."""
+    sizes = [0]
+    for lowered in self._lowered.values():
+      memory = lowered.compile().memory_analysis()  # jax has it compiled already
+      sizes.append(memory.argument_size_in_bytes + memory.output_size_in_bytes
+                   + memory.temp_size_in_bytes - memory.alias_size_in_bytes)
+    return max(sizes)
+
+
 def data_parallel(
-    step: Callable, mesh: Mesh, *, mode: str = 'shard_map', donate_state: bool = False
-) -> Callable:
+    step: Callable, mesh: Mesh, *, mode: str = 'shard_map', donate_state: bool = False,
+    sharded: bool = False,
+) -> Program:
   """Maps `step(constants, state, batch) -> outputs` over the devices of a mesh.
 
   Args:
     step: per-device function; `constants` and `state` are the same on every device, `batch`
-      holds the device's slice, and everything that it returns must be the same on every device.
+      holds the device's slice.
     mesh: from `create_mesh`.
     mode: 'shard_map' or 'pmap'.
     donate_state: the state's buffers are given up to the result.
-
-  Returns:
-    A function of `(constants, state, batch)`, `batch` being this process's part of the global
-    batch as numpy arrays: a contiguous block, in the order of the processes.
+    sharded: the outputs are slices of a batch, one a device, to be read by another program;
+      otherwise they must be the same on every device.
 
   Raises:
     ValueError: unknown mode.
@@ -62,22 +98,22 @@ def data_parallel(
   donate = (1,) if donate_state else ()
   if mode == 'shard_map':
     mapped = jax.jit(
-        jax.shard_map(step, mesh=mesh, in_specs=(P(), P(), P(AXIS)), out_specs=P()),
+        jax.shard_map(step, mesh=mesh, in_specs=(P(), P(), P(AXIS)),
+                      out_specs=P(AXIS) if sharded else P()),
         donate_argnums=donate)
     sharding = NamedSharding(mesh, P(AXIS))
-    place = lambda x: jax.make_array_from_process_local_data(sharding, x)
-  elif mode == 'pmap':
+    return Program(mapped, lambda x: jax.make_array_from_process_local_data(sharding, x))
+  if mode == 'pmap':
     mapped = jax.pmap(
-        step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None,
+        step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=0 if sharded else None,
         devices=list(mesh.devices.flat), donate_argnums=donate)
     local = len(mesh.local_devices)
-    place = lambda x: np.reshape(x, (local, x.shape[0] // local, *x.shape[1:]))
-  else:
-    raise ValueError(f'config.parallel={mode!r} is unknown; expected one of {MODES}.')
-
-  def run(constants, state, batch):
-    return mapped(constants, state, jax.tree.map(place, batch))
-  return run
+    # Under pmap the devices are an axis of their own; put there once, not at every call.
+    sharding = NamedSharding(mesh, P(AXIS))
+    split = lambda x: np.reshape(x, (local, x.shape[0] // local, *x.shape[1:]))
+    return Program(
+        mapped, lambda x: jax.make_array_from_process_local_data(sharding, split(x)))
+  raise ValueError(f'config.parallel={mode!r} is unknown; expected one of {MODES}.')
 
 
 def value_and_grad(function: Callable, *, axis_name: str | None) -> Callable:

@@ -21,6 +21,7 @@ from kdseg_jax.training import parallel
 from kdseg_jax.training.state import Optimizers, TrainState
 
 PyTree = Any
+TEACHER_TAPS = 'teacher_taps'  # in a batch: the taps that another program has computed
 
 
 def apply_frozen(model: Any, variables: PyTree, batch: dict) -> tuple[jax.Array, dict]:
@@ -35,6 +36,16 @@ def apply_train(model: Any, params: PyTree, batch_stats: PyTree, batch: dict, rn
       {'params': params, 'batch_stats': batch_stats}, batch['image'], mask=batch['mask'],
       index=batch['index'], train=True, mutable=['batch_stats'], rngs={'dropout': rng})
   return taps, updated.get('batch_stats', {})
+
+
+def make_teacher_step(teacher: Any, names: tuple[str, ...]) -> Callable:
+  """The teacher's own pass `(variables, {}, batch) -> taps`, with the taps of these names alone."""
+
+  def teacher_step(variables, _, batch):
+    _, taps = apply_frozen(teacher, variables, batch)
+    return {name: taps[name] for name in names}
+
+  return teacher_step
 
 
 def make_train_step(
@@ -52,7 +63,8 @@ def make_train_step(
   Args:
     task: supervised loss and targets (`kdseg_jax.tasks`).
     student: the model that is trained.
-    teacher: the frozen model, or None for a method that reads no teacher.
+    teacher: the frozen model; None for a method that reads no teacher, or where its taps come in
+      the batch, under `TEACHER_TAPS`.
     distiller: the method.
     optimizers: `Optimizers`.
     critic_steps: critic steps a train step.
@@ -65,7 +77,7 @@ def make_train_step(
 
   def train_step(teacher_variables, state: TrainState, batch):
     rng = jax.random.fold_in(state.rng, state.step)
-    teacher_taps = _teacher_taps(teacher, distiller, teacher_variables, batch)
+    batch, teacher_taps = _teacher_taps(teacher, distiller, teacher_variables, batch)
 
     def loss_fn(trained):
       taps, batch_stats = apply_train(
@@ -114,9 +126,9 @@ def make_prepare_step(
 
   def prepare_step(teacher_variables, state: TrainState, batch):
     rng = fold_in_name(jax.random.fold_in(state.rng, state.prepare_step), 'prepare')
+    batch, teacher_taps = _teacher_taps(teacher, distiller, teacher_variables, batch)
     inputs = distillers.DistillInputs(
-        student={}, teacher=_teacher_taps(teacher, distiller, teacher_variables, batch),
-        batch=batch, rng=rng, step=state.prepare_step)
+        student={}, teacher=teacher_taps, batch=batch, rng=rng, step=state.prepare_step)
     (loss, (memory, metrics)), prepared, opt_state = _descend(
         distiller.prepare_loss, 'prepared', optimizers.prepared, axis_name,
         state.distiller, state.opt_state.prepared, inputs)
@@ -141,10 +153,12 @@ def make_evaluation_step(task: Any, model: Any, *, axis_name: str | None = None)
 
 
 def _teacher_taps(teacher, distiller, variables, batch):
-  if teacher is None:
-    return {}
-  _, taps = apply_frozen(teacher, variables, batch)
-  return {name: taps[name] for name in distiller.requires.teacher}
+  """The batch without taps, and the taps that the method reads."""
+  batch = dict(batch)
+  taps = batch.pop(TEACHER_TAPS, {})
+  if teacher is not None:
+    taps = make_teacher_step(teacher, distiller.requires.teacher)(variables, {}, batch)
+  return batch, taps
 
 
 def _critic_steps(distiller, optimizer, steps, axis_name, state, opt_state, inputs):

@@ -10,6 +10,8 @@ import jax
 import tensorboardX
 from absl import logging
 
+METRICS_FILE = 'metrics.jsonl'
+
 
 class MetricWriter:
   """Writes metrics of a work directory, on the first process only.
@@ -23,11 +25,11 @@ class MetricWriter:
   """
 
   def __init__(self, workdir: str, *, start: dict[str, int]):
-    self._path = os.path.join(workdir, 'metrics.jsonl')
+    self._path = os.path.join(workdir, METRICS_FILE)
     self._events, self._kept = None, []
     if jax.process_index() == 0:
       os.makedirs(workdir, exist_ok=True)
-      self._kept = _drop_rows_after(self._path, start)
+      self._kept = _drop_rows_after(workdir, start)
       self._events = tensorboardX.SummaryWriter(
           os.path.join(workdir, 'tensorboard'), purge_step=start['train'] + 1)
 
@@ -68,19 +70,25 @@ def _short(value):
   return str(value) if isinstance(value, int) else f'{value:.4g}'
 
 
-def _drop_rows_after(path, start):
+def read_rows(workdir: str) -> list[dict]:
+  """The rows of `metrics.jsonl` of a work directory; [] where there is none."""
+  path, rows = os.path.join(workdir, METRICS_FILE), []
+  if os.path.exists(path):
+    with open(path) as file:
+      for line in file:
+        try:
+          rows.append(json.loads(line))
+        except json.JSONDecodeError:  # the last line of a killed process may be cut
+          continue
+  return rows
+
+
+def _drop_rows_after(workdir, start):
   """Rewrites the file without the rows of later steps; returns those that are kept."""
+  path = os.path.join(workdir, METRICS_FILE)
   if not os.path.exists(path):
     return []
-  kept = []
-  with open(path) as file:
-    for line in file:
-      try:
-        row = json.loads(line)
-      except json.JSONDecodeError:  # the last line of a killed process may be cut
-        continue
-      if row['step'] <= start[row['phase']]:
-        kept.append(row)
+  kept = [row for row in read_rows(workdir) if row['step'] <= start[row['phase']]]
   temporary = path + '.tmp'
   with open(temporary, 'w') as file:
     file.writelines(json.dumps(row) + '\n' for row in kept)

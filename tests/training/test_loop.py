@@ -13,6 +13,7 @@ from kdseg_jax import models
 from kdseg_jax.training import experiment, loop, parallel
 from kdseg_jax.training.checkpoint import Checkpointer, CheckpointError
 from kdseg_jax.training.evaluation import Evaluator
+from kdseg_jax.training.run import Diverged, TeacherTooWeak, training_batches
 from tests import runs, toys
 
 
@@ -43,7 +44,7 @@ def teacher(tmp_path_factory):
 def test_a_teacher_below_the_minimum_is_refused_before_training(teacher, tmp_path):
   config = config_of('pixelwise', teacher)
   config.teacher.min_metric = 0.9
-  with pytest.raises(loop.TeacherTooWeak, match='below config.teacher.min_metric=0.9'):
+  with pytest.raises(TeacherTooWeak, match='below config.teacher.min_metric=0.9'):
     loop.train(config, str(tmp_path))
   assert not runs.rows(tmp_path)
 
@@ -78,13 +79,13 @@ def test_nan_in_the_loss_stops_at_once_and_names_step_terms_and_checkpoint(
   explode = optax.stateless(lambda updates, _: jax.tree.map(lambda x: x * jnp.nan, updates))
   monkeypatch.setattr(experiment, 'create_optimizer', lambda c, steps: optax.chain(
       original(c, steps), explode))
-  with pytest.raises(loop.Diverged) as error:
+  with pytest.raises(Diverged) as error:
     loop.train(config, str(tmp_path / 'fresh'))
   assert 'train step 2: not finite' in str(error.value)
   assert 'task/cross_entropy' in str(error.value) and 'no checkpoint was saved' in str(error.value)
   monkeypatch.setattr(experiment, 'create_optimizer', original)
   config.optimizer.learning_rate = 1e38
-  with pytest.raises(loop.Diverged, match=r'the last good checkpoint is 2 in'):
+  with pytest.raises(Diverged, match=r'the last good checkpoint is 2 in'):
     loop.train(config, str(tmp_path))
   assert Checkpointer(tmp_path, metric='mean_iou', create=False).latest_step() == 2
 
@@ -113,8 +114,6 @@ def test_student_alone_and_distilled_start_from_the_same_weights_and_batches(tea
   for method in ('none', 'pixelwise'):
     built = experiment.create_experiment(config_of(method, teacher))
     states.append(experiment.initial_state(built))
-    run = loop._Run.__new__(loop._Run)
-    run.experiment, run.config = built, built.config
-    batches.append(next(run._batches('train', 0)))
+    batches.append(next(training_batches(built, 'train', start=0)))
   jax.tree.map(np.testing.assert_array_equal, states[0].params, states[1].params)
   jax.tree.map(np.testing.assert_array_equal, batches[0], batches[1])

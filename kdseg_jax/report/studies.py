@@ -1,0 +1,176 @@
+"""What a study found: means, paired differences and their intervals, costs; JSON and Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.stats
+
+from kdseg_jax.report import tables
+
+LEVEL = 0.95  # of every interval
+_MOST_SEEDS = 10_000
+
+
+def mean_interval(values: Sequence[float]) -> list[float] | None:
+  """The t-interval of the mean, `[low, high]`; None for fewer than two values."""
+  values = np.asarray(values, np.float64)
+  if len(values) < 2:
+    return None
+  half = _half_width(values.std(ddof=1), len(values))
+  return [float(values.mean() - half), float(values.mean() + half)]
+
+
+def paired(values: Sequence[float], baseline: Sequence[float]) -> dict[str, Any]:
+  """The mean of `values - baseline`, seed by seed, its interval and the paired t-test.
+
+  Args:
+    values: of the method, one a seed.
+    baseline: of the student alone, for the same seeds.
+
+  Returns:
+    `difference`, `interval` and `p_value` (None for fewer than two seeds), and `seeds_needed`:
+    how many seeds an interval that excludes 0 would take, were mean and spread of the difference
+    as seen here (None if no number up to 10,000 would do).
+  """
+  difference = np.subtract(values, baseline)
+  result = {'difference': float(difference.mean()), 'interval': mean_interval(difference),
+            'p_value': None, 'seeds_needed': None}
+  if len(difference) > 1:
+    spread = difference.std(ddof=1)
+    # Without any spread the statistic is 0 / 0 or infinite.
+    result['p_value'] = float(scipy.stats.ttest_rel(values, baseline).pvalue) if spread else (
+        1.0 if not difference.any() else 0.0)
+    result['seeds_needed'] = seeds_needed(difference.mean(), spread)
+  return result
+
+
+def seeds_needed(difference: float, spread: float) -> int | None:
+  """The least number of seeds whose interval of the mean difference would exclude 0."""
+  for seeds in range(2, _MOST_SEEDS + 1):
+    if _half_width(spread, seeds) < abs(difference):
+      return seeds
+  return None
+
+
+def build(students: Mapping[str, Mapping[str, Any]], *, baseline: str, metric: str,
+          classes: Sequence[str], seeds: Sequence[int], teacher: Mapping[str, Any] | None,
+          shared: Mapping[str, Any]) -> dict[str, Any]:
+  """The report of a study as plain dicts, lists and numbers.
+
+  Args:
+    students: name -> `evaluations`, for each seed the metrics of every evaluation in order of
+      steps; `training` and `inference`, their costs.
+    baseline: name of the student alone.
+    metric: name of the metric that is compared, e.g. 'mean_iou'.
+    classes: names of the classes of `per_class_iou`.
+    seeds: in the order of `evaluations`.
+    teacher: metrics and inference cost of the teacher, or None.
+    shared: what is the same for all, put into the report as it is.
+
+  Returns:
+    `shared`, with `teacher`, `baseline`, `seeds` and `students`: name -> `<metric>` (mean over the
+    seeds, after the last step), `interval`, `<metric>_of_seeds`, `best_of_many` (mean of each run's
+    best evaluation: optimistic), `paired` (see `paired`; not for the baseline),
+    `per_class_difference`, `training`, `inference`.
+  """
+  last = {name: [runs[-1] for runs in entry['evaluations']] for name, entry in students.items()}
+  values = {name: [row[metric] for row in rows] for name, rows in last.items()}
+  report = {**shared, 'metric': metric, 'baseline': baseline, 'seeds': list(seeds),
+            'teacher': teacher, 'students': {}}
+  for name, entry in students.items():
+    best = [max(row[metric] for row in run) for run in entry['evaluations']]
+    result = {metric: float(np.mean(values[name])), 'interval': mean_interval(values[name]),
+              f'{metric}_of_seeds': values[name], 'best_of_many': float(np.mean(best))}
+    if name != baseline:
+      result['paired'] = paired(values[name], values[baseline])
+      result['per_class_difference'] = _per_class(last[name], last[baseline], classes)
+    report['students'][name] = result | {
+        'training': entry['training'], 'inference': entry['inference']}
+  return report
+
+
+def markdown(report: Mapping[str, Any], *, title: str, command: str) -> str:
+  """The report as Markdown: results, classes, costs."""
+  metric, baseline = report['metric'], report['baseline']
+  lines = [f'# {title}', '', f'Command: `{command}`', '', report['description'], '']
+  if report['teacher']:
+    lines += [f'Teacher: {_percent(report["teacher"][metric])}.', '']
+  lines += [
+      f'{metric} in %, after the last step; intervals are 95% t-intervals over '
+      f'{len(report["seeds"])} seed(s), differences are paired by seed with *{baseline}*. The last '
+      'column takes the best of each run\'s evaluations, as many papers do: it is optimistic.', '',
+      tables.table(
+          ['student', metric, '95% interval', 'difference', '95% interval', 'p', 'seeds needed',
+           'best of many'],
+          [_result_row(name, entry, metric) for name, entry in report['students'].items()]),
+      '']
+  others = {n: e for n, e in report['students'].items() if n != baseline}
+  if others:
+    lines += ['## Differences by class', '', tables.table(
+        ['class', *others],
+        [(label, *(_signed(e['per_class_difference'][label]) for e in others.values()))
+         for label in next(iter(others.values()))['per_class_difference']]), '']
+  lines += ['## Cost', '', *_costs(report), '', '## Each seed', '']
+  for name, entry in report['students'].items():
+    lines.append(f'- {name}: ' + ', '.join(map(_percent, entry[f'{metric}_of_seeds'])))
+  return '\n'.join(lines) + '\n'
+
+
+def _half_width(spread, count):
+  return float(scipy.stats.t.ppf((1 + LEVEL) / 2, count - 1) * spread / math.sqrt(count))
+
+
+def _per_class(rows, baseline_rows, classes):
+  """Mean paired difference of each class over the seeds in which both have it; None for none."""
+  table = lambda rows: np.array([row['per_class_iou'] for row in rows], np.float64)
+  difference = table(rows) - table(baseline_rows)  # None becomes NaN
+  return {name: float(np.nanmean(column)) if np.isfinite(column).any() else None
+          for name, column in zip(classes, difference.T, strict=True)}
+
+
+def _result_row(name, entry, metric):
+  own = [name, _percent(entry[metric]), _range(entry['interval'])]
+  if 'paired' not in entry:
+    return [*own, '', '', '', '', _percent(entry['best_of_many'])]
+  result = entry['paired']
+  p_value = '-' if result['p_value'] is None else f'{result["p_value"]:.2g}'
+  return [*own, _signed(result['difference']), _range(result['interval']), p_value,
+          str(result['seeds_needed'] or '-'), _percent(entry['best_of_many'])]
+
+
+def _costs(report):
+  """Training and inference, a row a student."""
+  rows = []
+  teacher = report['teacher'] or {}
+  for name, entry in ([('teacher', teacher)] if teacher else []) + list(
+      report['students'].items()):
+    training, inference = entry.get('training') or {}, entry.get('inference') or {}
+    rows.append([
+        name, _number(training.get('steps_per_second'), '.1f'),
+        _number(training.get('peak_megabytes'), '.0f'),
+        _number(training.get('extra_params'), ',d'), _number(inference.get('params'), ',d'),
+        _number(inference.get('macs'), ',d'), _number(inference.get('images_per_second'), '.0f')])
+  return [
+      'Steps/s and memory of a student are those of its own compiled step, the teacher\'s of its '
+      'pass alone (`training`); inference is of one whole image on one device.', '', tables.table(
+          ['', 'steps/s', 'peak MB', 'extra parameters', 'parameters', 'MACs', 'images/s'], rows)]
+
+
+def _percent(value):
+  return f'{100 * value:.1f}'
+
+
+def _signed(value):
+  return '-' if value is None else f'{100 * value:+.1f}'
+
+
+def _range(interval):
+  return '-' if interval is None else f'{100 * interval[0]:.1f} to {100 * interval[1]:.1f}'
+
+
+def _number(value, form):
+  return '-' if value is None else format(value, form)

@@ -1,0 +1,106 @@
+"""A study: students side by side against one teacher pass, reported as paired differences.
+
+python -m kdseg_jax.study --config=experiments/scenes_core.py --workdir=runs/scenes_core
+"""
+
+import os
+import statistics
+import sys
+
+from kdseg_jax import models, names, program
+from kdseg_jax.report import studies
+from kdseg_jax.training import experiment as experiments
+from kdseg_jax.training import loop, parallel, side_by_side
+from kdseg_jax.training.evaluation import throughput
+from kdseg_jax.training.run import read_json, write_json
+from kdseg_jax.training.writers import finite, read_rows
+
+_CONFIG = program.define_config()
+
+
+def main(arguments):
+  """Trains what is not finished, then writes `report.json` and `report.md`."""
+  program.no_arguments(arguments)
+  config, workdir = _CONFIG.value, program.require_workdir()
+  if config is None or 'study' not in config:
+    raise ValueError('--config must be a study, e.g. --config=experiments/scenes_core.py')
+  names.require(config.study.baseline, config.study.students, 'baseline of the study')
+  if not (train_teacher(config, workdir) and side_by_side.train(config, workdir)):
+    print(f'Stopped and saved; the same command goes on from there. Work directory: {workdir}')
+    return
+  report = make_report(config, workdir)
+  text = studies.markdown(
+      report, title=config.study.title, command=' '.join([
+          'python -m kdseg_jax.study', *sys.argv[1:]]))
+  write_json(os.path.join(workdir, 'report.json'), finite(report))
+  with open(os.path.join(workdir, 'report.md'), 'w') as file:
+    file.write(text)
+  print(f'\n{text}\nReport: {workdir}/report.md and report.json')
+
+
+def train_teacher(config, workdir):
+  """Trains the study's own teacher if the config names none; False if told to stop."""
+  if config.teacher.checkpoint or not config.study.teacher:
+    return True
+  config.teacher.checkpoint = os.path.join(workdir, 'teacher')
+  return loop.train(config.study.teacher, config.teacher.checkpoint) is not None
+
+
+def make_report(config, workdir):
+  """The report of finished students, from what their work directories hold."""
+  students, inference = {}, {}
+  for name in config.study.students:
+    runs = [side_by_side.student_config(config, name, seed) for seed in config.study.seeds]
+    folders = [side_by_side.student_workdir(workdir, name, seed) for seed in config.study.seeds]
+    rows = [read_rows(folder) for folder in folders]
+    model = runs[0].student.to_json()
+    if model not in inference:
+      inference[model] = inference_cost(runs[0], folders[0])
+    cost = read_json(os.path.join(workdir, 'students', name, 'cost.json'))
+    seconds = [row['step_seconds'] for run in rows for row in run
+               if row['phase'] == 'train' and 'step_seconds' in row]
+    students[name] = {
+        'evaluations': [[r for r in run if r['phase'] == 'evaluation'] for run in rows],
+        'training': _training_cost(seconds, cost), 'inference': inference[model]}
+  source = experiments.create_source(config, config.eval.split)
+  task = experiments.create_task(config, len(source.classes))
+  return studies.build(
+      students, baseline=config.study.baseline, metric=task.main_metric, classes=source.classes,
+      seeds=config.study.seeds, teacher=teacher_entry(config, workdir),
+      shared={'description': config.study.description, 'steps': config.train.steps,
+              'split': config.eval.split})
+
+
+def teacher_entry(config, workdir):
+  """Metrics and costs of the teacher; None where no student reads one."""
+  metrics = read_json(os.path.join(workdir, 'teacher.json')).get('metrics')
+  if metrics is None:
+    return None
+  cost = read_json(os.path.join(workdir, 'teacher_cost.json'))
+  saved = program.load_saved_config(config.teacher.checkpoint)
+  return metrics | {
+      'training': _training_cost([cost['step_seconds']] if cost else [], cost),
+      'inference': inference_cost(saved, config.teacher.checkpoint)}
+
+
+def inference_cost(config, workdir):
+  """Parameters, multiply-adds and images/s of a trained model on whole images of its data."""
+  trained, meta = experiments.load_model(workdir, None, parallel.create_mesh(), best=False)
+  source = experiments.create_source(config, config.eval.split)
+  image = source[0]['image'][None]
+  complexity = models.complexity(trained.model, image.shape[1:3])
+  task = experiments.create_task(config, len(meta.classes))
+  return {'params': complexity.params, 'macs': complexity.macs,
+          'images_per_second': throughput(task, trained.model, trained.variables, image)}
+
+
+def _training_cost(step_seconds, cost):
+  if not step_seconds:
+    return {'steps_per_second': None, 'peak_megabytes': None,
+            'extra_params': cost.get('extra_params')}
+  return {'steps_per_second': 1 / statistics.median(step_seconds),
+          'peak_megabytes': cost['peak_bytes'] / 1e6, 'extra_params': cost.get('extra_params')}
+
+
+if __name__ == '__main__':
+  program.run(main)

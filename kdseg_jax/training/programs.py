@@ -1,0 +1,74 @@
+"""The compiled programs of a run, from its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from kdseg_jax.training import parallel
+from kdseg_jax.training.experiment import Experiment
+from kdseg_jax.training.parallel import Program
+from kdseg_jax.training.step import (
+    TEACHER_TAPS,
+    make_prepare_step,
+    make_teacher_step,
+    make_train_step,
+)
+
+PyTree = Any
+
+
+def teacher_program(experiment: Experiment, names: tuple[str, ...]) -> Program:
+  """The teacher's pass alone, `(variables, {}, batch) -> taps` of these names, on the devices."""
+  return parallel.data_parallel(
+      make_teacher_step(experiment.teacher.model, names), experiment.mesh,
+      mode=experiment.config.parallel, sharded=True)
+
+
+def student_program(
+    experiment: Experiment, *, with_teacher: bool, stacked: bool = False
+) -> Program:
+  """The train step `(teacher variables, state, batch) -> (state, metrics)`.
+
+  Args:
+    experiment: the run's parts.
+    with_teacher: the step runs the teacher itself. Otherwise its variables are {}, and the batch
+      holds the taps under `TEACHER_TAPS` if the method reads any.
+    stacked: the state is that of several runs, stacked along a leading axis (`jax.vmap`), and so
+      are the metrics.
+  """
+  teacher = experiment.teacher.model if with_teacher and experiment.teacher else None
+  step = make_train_step(
+      experiment.task, experiment.student, teacher, experiment.distiller, experiment.optimizers,
+      critic_steps=experiment.config.critic.steps, axis_name=parallel.AXIS)
+  mapped = jax.vmap(step, in_axes=(None, 0, None)) if stacked else step
+  return _donating(experiment, mapped)
+
+
+def prepare_program(experiment: Experiment) -> Program:
+  """The prepare step `(teacher variables, state, batch) -> (state, metrics)`."""
+  return _donating(experiment, make_prepare_step(
+      experiment.teacher.model, experiment.distiller, experiment.optimizers,
+      axis_name=parallel.AXIS))
+
+
+def train_step_of(experiment: Experiment) -> Callable:
+  """`(state, batch) -> (state, metrics)`: one program, or two for `config.train.split_teacher`."""
+  variables = experiment.teacher.variables if experiment.teacher else {}
+  split = experiment.config.train.split_teacher and experiment.teacher is not None
+  student = student_program(experiment, with_teacher=not split)
+  if not split:
+    return lambda state, batch: student(variables, state, batch)
+  teacher = teacher_program(experiment, experiment.distiller.requires.teacher)
+
+  def step(state, batch):
+    batch = student.place(batch)
+    return student({}, state, batch | {TEACHER_TAPS: teacher(variables, {}, batch)})
+  return step
+
+
+def _donating(experiment, step):
+  return parallel.data_parallel(
+      step, experiment.mesh, mode=experiment.config.parallel, donate_state=True)

@@ -1,0 +1,295 @@
+"""One student in its work directory: state, checkpoints, logs, evaluation around its steps."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from kdseg_jax.data import augmentation, pipeline
+from kdseg_jax.training.checkpoint import Checkpointer
+from kdseg_jax.training.evaluation import Evaluator
+from kdseg_jax.training.experiment import Experiment
+from kdseg_jax.training.state import TrainState
+from kdseg_jax.training.writers import MetricWriter, StepTimer
+
+PHASES = ('prepare', 'train')
+
+
+class Diverged(FloatingPointError):
+  """The loss became NaN or infinite; the message names step, terms and last good checkpoint."""
+
+
+class TeacherTooWeak(ValueError):
+  """The teacher scores below `config.teacher.min_metric`."""
+
+
+class Due(NamedTuple):
+  """What follows a step: a row in the log, an evaluation, a checkpoint."""
+
+  log: bool
+  evaluate: bool
+  save: bool
+
+  @property
+  def reads_state(self) -> bool:
+    """True if `Run.state` is read."""
+    return self.evaluate or self.save
+
+
+class Run:
+  """The state of a run and what happens around its steps; the steps themselves are the caller's.
+
+  Starts from the newest checkpoint of the work directory if it has one. After each step the
+  caller sets `state` and calls `record`.
+
+  Args:
+    experiment: the parts of the run.
+    workdir: work directory; made if missing.
+    state: a fresh state; where the run goes on, what its checkpoint is to look like.
+    evaluator: of the student.
+    should_stop: True once the run is to stop.
+    clock: seconds that have gone into the steps; the wall clock for a run that has the machine
+      for itself.
+
+  Attributes:
+    state: `TrainState`.
+    metrics: of the last evaluation, or None.
+    teacher_metrics: of `measure_teacher`, logged beside the student's; None without teacher.
+  """
+
+  def __init__(self, experiment: Experiment, workdir: str, state: TrainState, *,
+               evaluator: Evaluator, should_stop: Callable[[], bool],
+               clock: Callable[[], float] = time.perf_counter):
+    self.experiment, self.config = experiment, experiment.config
+    self.workdir = os.path.abspath(workdir)
+    self.metrics = self.teacher_metrics = None
+    self._evaluator, self._should_stop = evaluator, should_stop
+    os.makedirs(workdir, exist_ok=True)
+    self.checkpointer = Checkpointer(
+        workdir, metric=experiment.task.main_metric, keep=self.config.checkpoint.keep)
+    latest = self.checkpointer.latest_step()
+    if latest is not None:
+      self._log_config_changes(latest)
+      state = self.checkpointer.restore(latest, state)
+      logging.info('Resuming %s from checkpoint %d.', workdir, latest)
+    self.state = state
+    done = {phase: self.done(phase) for phase in PHASES}
+    self._writer = MetricWriter(workdir, start=done | {'evaluation': done['train']})
+    self._timer = StepTimer(clock, self.config.train.batch_size)
+    self._window, self._unchecked = [], None
+    write_json(os.path.join(self.workdir, 'config.json'), json.loads(self.config.to_json()))
+
+  def done(self, phase: str) -> int:
+    """Number of steps of a phase ('prepare' or 'train') that the state has behind it."""
+    return int(self.state.prepare_step if phase == 'prepare' else self.state.step)
+
+  def batches(self, phase: str) -> Iterator[dict]:
+    """The batches of a phase, from the one that its next step reads."""
+    return training_batches(self.experiment, phase, start=self.done(phase))
+
+  def due(self, phase: str, step: int, *, stopping: bool) -> Due:
+    """What follows step number `step` (from 1) of a phase."""
+    config = self.config
+    log, evaluate, save = (
+        stopping or step == config[phase].steps or (every > 0 and step % every == 0)
+        for every in (config.log.every_steps, config.eval.every_steps,
+                      config.checkpoint.every_steps))
+    evaluate = evaluate and phase == 'train' and not stopping
+    return Due(log, evaluate, save or evaluate)
+
+  def record(self, phase: str, step: int, metrics: dict, *, stopping: bool) -> None:
+    """Logs, evaluates and saves what is due after a step.
+
+    Args:
+      phase: 'prepare' or 'train'.
+      step: number of the step, from 1.
+      metrics: of the step, on the devices.
+      stopping: the run stops here: log and save, but do not evaluate.
+
+    Raises:
+      Diverged: a metric of this step or the one before is not finite.
+    """
+    self._check(phase)  # the step before, while this one runs
+    self._unchecked = (step, metrics)
+    self._timer.tick()
+    due = self.due(phase, step, stopping=stopping)
+    if any(due):  # nothing of a step that diverged is kept
+      self._check(phase)
+    if due.log:
+      self._log(phase, step)
+    evaluated = self.evaluate() if due.evaluate else None
+    # An evaluation that was cut short by a signal still saves, for the run stops after it.
+    if due.save:
+      self._save(evaluated)
+    if stopping:
+      logging.info('Told to stop: saved checkpoint %d in %s.', self._number(), self.workdir)
+
+  def evaluate(self) -> dict[str, Any] | None:
+    """Evaluates the state; None if the run is told to stop meanwhile."""
+    step = self.done('train')
+    variables = {'params': self.state.params, 'batch_stats': self.state.batch_stats}
+    metrics = self._evaluator(
+        variables, self.experiment.evaluation_source, should_stop=self._should_stop)
+    if metrics is not None:
+      self.metrics = metrics
+      if not self._writer.has('evaluation', step):
+        self._writer.write('evaluation', step, metrics | self._teacher_metric())
+    self._timer.restart()
+    return metrics
+
+  def close(self) -> None:
+    """Waits for what is being written."""
+    self.checkpointer.close()
+    self._writer.close()
+
+  def _check(self, phase):
+    """Takes the metrics of the step that is not yet checked into the window of the log."""
+    if self._unchecked is None:
+      return
+    (step, metrics), self._unchecked = self._unchecked, None
+    metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    bad = sorted(name for name, value in metrics.items() if not np.isfinite(value))
+    if bad:
+      latest = self.checkpointer.latest_step()
+      kept = ('no checkpoint was saved before' if latest is None else
+              f'the last good checkpoint is {latest} in {self.workdir}')
+      raise Diverged(f'{phase} step {step}: not finite: {", ".join(bad)}; {kept}. Try a smaller '
+                     'learning rate, a warm-up, or config.optimizer.clip_norm.')
+    self._window.append(metrics)
+
+  def _log(self, phase, step):
+    mean = {name: float(np.mean([m[name] for m in self._window])) for name in self._window[0]}
+    schedule = {'learning_rate': float(self.experiment.schedule(step - 1))}
+    self._writer.write(phase, step, (schedule if phase == 'train' else {}) | mean
+                       | self._timer.report())
+    self._window = []
+
+  def _teacher_metric(self):
+    if self.teacher_metrics is None:
+      return {}
+    metric = self.experiment.task.main_metric
+    return {f'teacher_{metric}': self.teacher_metrics[metric]}
+
+  def _number(self):
+    return self.done('train') + self.done('prepare')
+
+  def _save(self, metrics):
+    number = self._number()
+    if number != self.checkpointer.latest_step():
+      scalars = {k: v for k, v in (metrics or {}).items() if isinstance(v, (int, float))}
+      self.checkpointer.save(number, self.state, self._meta(), scalars or None)
+    self._timer.restart()
+
+  def _meta(self):
+    return {
+        'config': json.loads(self.config.to_json()),
+        'classes': list(self.experiment.train_source.classes),
+        'palette': np.asarray(self.experiment.train_source.palette).tolist(),
+        'data': {'seed': data_seed(self.config), 'next_batch': self.done('train')},
+        'jax': jax.__version__,
+    }
+
+  def _log_config_changes(self, step):
+    saved = self.checkpointer.read_meta(step)['config']
+    for change in config_changes(saved, json.loads(self.config.to_json())):
+      logging.warning('%s when the checkpoint was saved.', change)
+
+
+def training_batches(experiment: Experiment, phase: str, *, start: int) -> Iterator[dict]:
+  """The batches of a phase from number `start` on; those of 'prepare' are others than 'train's."""
+  config = experiment.config
+  seed = data_seed(config)
+  return iter(pipeline.train_batches(
+      experiment.train_source, batch_size=config.train.batch_size, start=start,
+      seed=seed if phase == 'train' else zlib.crc32(f'{phase}{seed}'.encode()),
+      augmentation=augmentation.Augmentation(
+          crop=tuple(config.augmentation.crop), scale=tuple(config.augmentation.scale) or None,
+          flip=config.augmentation.flip),
+      process_index=jax.process_index(), process_count=jax.process_count()))
+
+
+def data_seed(config: ConfigDict) -> int:
+  """Seed of the data's order and augmentation: `config.data.seed`, or else `config.seed`."""
+  return config.seed if config.data.seed is None else config.data.seed
+
+
+def create_evaluator(experiment: Experiment, model: Any) -> Evaluator:
+  """The evaluator of a model of the run, student or teacher."""
+  config = experiment.config
+  return Evaluator(experiment.task, model, experiment.mesh, mode=config.parallel,
+                   batch_size=config.eval.batch_size, limit=config.eval.limit)
+
+
+def measure_teacher(experiment: Experiment, workdir: str) -> dict[str, Any] | None:
+  """Evaluates the teacher once a work directory, and refuses one that is too weak.
+
+  Returns:
+    Its metrics on the split `config.eval.split`; None without teacher.
+
+  Raises:
+    TeacherTooWeak: below `config.teacher.min_metric`.
+  """
+  teacher, config = experiment.teacher, experiment.config
+  if teacher is None:
+    return None
+  key = {'workdir': teacher.workdir, 'step': teacher.step, 'split': config.eval.split,
+         'limit': config.eval.limit}
+  path = os.path.join(workdir, 'teacher.json')
+  known = read_json(path)
+  if known.get('key') != key:
+    metrics = create_evaluator(experiment, teacher.model)(
+        teacher.variables, experiment.evaluation_source)
+    known = {'key': key, 'metrics': metrics}
+    write_json(path, known)
+  metric = experiment.task.main_metric
+  value = known['metrics'][metric]
+  logging.info('Teacher: %s %.4f on %s.', metric, value, config.eval.split)
+  if not value >= config.teacher.min_metric:
+    raise TeacherTooWeak(
+        f'The teacher {teacher.workdir} scores {metric} {value:.4f} on {config.eval.split}, '
+        f'below config.teacher.min_metric={config.teacher.min_metric}. Train it longer, or '
+        'lower the limit.')
+  return known['metrics']
+
+
+def config_changes(before: dict, now: dict) -> list[str]:
+  """'config.<field> is ... now and was ...' for every field that differs."""
+  before, now = _flat(before), _flat(now)
+  return [f'config.{field} is {now.get(field)!r} now and was {before.get(field)!r}'
+          for field in sorted(before.keys() | now.keys())
+          if before.get(field) != now.get(field)]
+
+
+def read_json(path: str) -> dict:
+  """The dict in a JSON file; {} where there is none."""
+  if not os.path.exists(path):
+    return {}
+  with open(path) as file:
+    return json.load(file)
+
+
+def write_json(path: str, value: dict) -> None:
+  """Writes a JSON file whole or not at all, on the first process only."""
+  if jax.process_index():
+    return
+  os.makedirs(os.path.dirname(path), exist_ok=True)
+  temporary = path + '.tmp'
+  with open(temporary, 'w') as file:
+    json.dump(value, file, indent=2)
+    file.write('\n')
+  os.replace(temporary, path)
+
+
+def _flat(tree, prefix=''):
+  if not isinstance(tree, dict):
+    return {prefix[:-1]: tree}
+  return {k: v for name, sub in tree.items() for k, v in _flat(sub, f'{prefix}{name}.').items()}

@@ -1,0 +1,289 @@
+"""Trains the students of a study side by side: one pass of the teacher a batch serves them all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from ml_collections import ConfigDict
+
+from kdseg_jax import names
+from kdseg_jax.distillers import DistillerState
+from kdseg_jax.training import experiment as experiments
+from kdseg_jax.training import loop, parallel, programs
+from kdseg_jax.training.preemption import StopSignal
+from kdseg_jax.training.run import (
+    Run,
+    config_changes,
+    create_evaluator,
+    data_seed,
+    measure_teacher,
+    read_json,
+    training_batches,
+    write_json,
+)
+from kdseg_jax.training.step import TEACHER_TAPS
+from kdseg_jax.training.writers import read_rows
+
+# What a student may have of its own; everything else is the same for all.
+OWN_SECTIONS = ('student', 'distill', 'optimizer', 'critic', 'prepare')
+
+
+class Stopwatch:
+  """Seconds that were added up; called, it tells them: the clock of a run beside others."""
+
+  def __init__(self):
+    self._total = 0.0
+
+  def __call__(self) -> float:
+    return self._total
+
+  def add(self, seconds: float) -> None:
+    """Adds seconds that went into this run."""
+    self._total += seconds
+
+
+def student_config(config: ConfigDict, name: str, seed: int) -> ConfigDict:
+  """The config of one run of a study: what `train` would take to do the same alone.
+
+  The data's order and augmentation are the study's; the seed is that of the initialisation and of
+  every draw in the steps.
+
+  Raises:
+    ValueError: unknown student, or a section that students may not have of their own.
+  """
+  names.require(name, config.study.students, 'student of the study')
+  own = config.study.students[name]
+  run = config.copy_and_resolve_references().unlock()
+  del run.study
+  run.method = own.method
+  run.distill = ConfigDict()
+  for section in own:
+    if section == 'method':
+      continue
+    names.require(section, OWN_SECTIONS, f'section of the student {name!r}')
+    run[section].update(own[section])
+  run.seed = seed
+  run.data.seed = data_seed(config)
+  run.train.split_teacher = True
+  return run.lock()
+
+
+def student_workdir(workdir: str, name: str, seed: int) -> str:
+  """Work directory of one run of a study."""
+  return os.path.join(workdir, 'students', name, f'seed{seed}')
+
+
+def train(config: ConfigDict, workdir: str) -> bool:
+  """Trains every student of a study that is not finished; False if told to stop (SIGTERM).
+
+  Args:
+    config: of a study, with the section `study`; `config.teacher.checkpoint` is set.
+    workdir: of the study. Each run has a work directory of its own in it, as `train` makes them.
+
+  Raises:
+    ValueError: a config cannot work, or a run was begun with another config.
+    Diverged: NaN or infinity in the loss of a student.
+  """
+  configs = _unfinished(config, workdir)
+  if not configs:
+    return True
+  cohorts: list[_Cohort] = []
+  with StopSignal() as stop:
+    try:
+      shared = _Shared(configs)
+      for name, of_seeds in configs.items():
+        cohorts += _cohorts(config, workdir, name, of_seeds, shared, stop)
+      if not stop():
+        _advance(cohorts, workdir, stop)
+    finally:
+      for cohort in cohorts:
+        for run in cohort.runs:
+          run.close()
+    return not stop()
+
+
+class _Cohort:
+  """Runs of one student that are at the same step and take it in one call."""
+
+  def __init__(self, runs: list[Run], clocks: list[Stopwatch], program: parallel.Program,
+               folder: str):
+    self.runs, self.program = runs, program
+    self._clocks, self._folder = clocks, folder
+    self.experiment = runs[0].experiment
+    self.taps = self.experiment.distiller.requires.teacher
+    self.done = runs[0].done('train')
+    self._stacked = len(runs) > 1
+    self._state = (jax.tree.map(lambda *x: jnp.stack(x), *(run.state for run in runs))
+                   if self._stacked else runs[0].state)
+    self._extra_params = extra_params(runs[0].state.distiller)
+    self._cost_written = False
+
+  def advance(self, batch: dict, taps: dict, *, stopping: bool) -> None:
+    """One step of all runs, and what follows it."""
+    start = time.perf_counter()
+    batch = batch | {TEACHER_TAPS: {name: taps[name] for name in self.taps}}
+    self._state, metrics = self.program({}, self._state, batch)
+    jax.block_until_ready(metrics)  # the time is to be this student's
+    seconds = (time.perf_counter() - start) / len(self.runs)
+    if not self._cost_written:
+      self._write_cost()
+    self.done += 1
+    for i, (run, clock) in enumerate(zip(self.runs, self._clocks, strict=True)):
+      clock.add(seconds)
+      if not self._stacked or run.due('train', self.done, stopping=stopping).reads_state:
+        run.state = self._one(self._state, i)
+      run.record('train', self.done, self._one(metrics, i), stopping=stopping)
+
+  def _one(self, tree, i):
+    return jax.tree.map(lambda x: x[i], tree) if self._stacked else tree
+
+  def _write_cost(self):
+    self._cost_written = True
+    write_json(os.path.join(self._folder, 'cost.json'), {
+        'peak_bytes': self.program.peak_bytes(), 'runs_in_a_step': len(self.runs),
+        'extra_params': self._extra_params})
+
+
+def extra_params(state: DistillerState) -> int:
+  """Number of parameters that a method trains beside the student's."""
+  trained = (state.params, state.critic, state.prepared)
+  return sum(x.size for x in jax.tree.leaves(trained))
+
+
+def _cohorts(config, workdir, name, configs, shared, stop):
+  """The runs of one student, in groups that step together."""
+  experiment = experiments.create_experiment(next(iter(configs.values())), teacher=shared.teacher)
+  initial = experiments.make_initial_state(experiment)
+  evaluator = shared.evaluator(experiment)
+  teacher_metrics = measure_teacher(experiment, workdir)
+
+  def create(run_config, folder, clock):
+    return Run(experiment._replace(config=run_config), folder,
+               initial(jax.random.key(run_config.seed)), evaluator=evaluator, should_stop=stop,
+               clock=clock)
+
+  groups: dict[int, list[tuple[Run, Stopwatch]]] = {}
+  for seed, run_config in configs.items():
+    clock = Stopwatch()
+    run = create(run_config, student_workdir(workdir, name, seed), clock)
+    run.teacher_metrics = teacher_metrics
+    _prepare(run, workdir, create, stop)
+    together = run.done('train') if config.study.vmap_seeds else seed
+    groups.setdefault(together, []).append((run, clock))
+  program = programs.student_program(experiment, with_teacher=False)
+  stacked = programs.student_program(experiment, with_teacher=False, stacked=True)
+  return [
+      _Cohort([run for run, _ in group], [clock for _, clock in group],
+              stacked if len(group) > 1 else program, os.path.join(workdir, 'students', name))
+      for group in groups.values()]
+
+
+def _prepare(run, workdir, create, stop):
+  """Gives a run what its prepare phase leaves, which is run once a method and seed."""
+  if run.experiment.distiller.prepare_loss is None or (
+      run.done('prepare') >= run.config.prepare.steps):
+    return
+  config = run.config.copy_and_resolve_references()
+  for term in config.distill.values():
+    term.weight = 1.0  # of the distillation, not of the preparation
+  key = hashlib.sha256(config.to_json(sort_keys=True).encode()).hexdigest()[:16]
+  source = create(config, os.path.join(workdir, 'prepared', key), time.perf_counter)
+  try:
+    loop.prepare(source, stop)
+  finally:
+    source.close()
+  made = source.state
+  run.state = run.state._replace(
+      prepare_step=made.prepare_step,
+      opt_state=run.state.opt_state._replace(prepared=made.opt_state.prepared),
+      distiller=run.state.distiller._replace(
+          prepared=made.distiller.prepared, memory=made.distiller.memory))
+
+
+class _Shared:
+  """What the students of a study have in common: the teacher, and evaluators of equal models."""
+
+  def __init__(self, configs):
+    self.teacher, self._evaluators = None, {}
+    for of_seeds in configs.values():
+      self.teacher = self.teacher or experiments.create_experiment(
+          next(iter(of_seeds.values()))).teacher
+
+  def evaluator(self, experiment):
+    key = experiment.config.student.to_json()
+    if key not in self._evaluators:
+      self._evaluators[key] = create_evaluator(experiment, experiment.student)
+    return self._evaluators[key]
+
+
+def _advance(cohorts, workdir, stop):
+  """Takes all cohorts to the end; those that are ahead wait for the others."""
+  first = cohorts[0]
+  steps, start = first.experiment.config.train.steps, min(cohort.done for cohort in cohorts)
+  names_of_taps = tuple(dict.fromkeys(name for cohort in cohorts for name in cohort.taps))
+  teacher = _TeacherPass(cohorts, names_of_taps, workdir)
+  batches = training_batches(first.experiment, 'train', start=start)
+  for step in tqdm.tqdm(range(start + 1, steps + 1), initial=start, total=steps, desc='study',
+                        disable=None, leave=False):
+    active = [cohort for cohort in cohorts if cohort.done == step - 1]
+    batch = first.program.place(next(batches))
+    taps = teacher(batch) if any(cohort.taps for cohort in active) else {}
+    stopping = stop.agree(first.runs[0].checkpointer.reached_preemption, step)
+    for cohort in active:
+      cohort.advance(batch, taps, stopping=stopping)
+    if stopping:
+      break
+  teacher.write_cost()
+
+
+class _TeacherPass:
+  """The one pass of the teacher a batch, and what it costs."""
+
+  def __init__(self, cohorts, names_of_taps, workdir):
+    reading = next((cohort for cohort in cohorts if cohort.taps), None)
+    self._path = os.path.join(workdir, 'teacher_cost.json')
+    self._seconds = []
+    if reading is not None:
+      self._program = programs.teacher_program(reading.experiment, names_of_taps)
+      self._variables = reading.experiment.teacher.variables
+
+  def __call__(self, batch):
+    start = time.perf_counter()
+    taps = jax.block_until_ready(self._program(self._variables, {}, batch))
+    self._seconds.append(time.perf_counter() - start)
+    return taps
+
+  def write_cost(self):
+    if len(self._seconds) > 1:
+      write_json(self._path, {'step_seconds': float(np.median(self._seconds[1:])),
+                              'peak_bytes': self._program.peak_bytes()})
+
+
+def _unfinished(config, workdir):
+  """name -> seed -> config of the runs that are not at their end.
+
+  Raises:
+    ValueError: a run was begun with another config.
+  """
+  found: dict[str, dict[int, ConfigDict]] = {}
+  for name in config.study.students:
+    for seed in config.study.seeds:
+      run = student_config(config, name, seed)
+      folder = student_workdir(workdir, name, seed)
+      before = read_json(os.path.join(folder, 'config.json'))
+      changes = config_changes(before, json.loads(run.to_json())) if before else []
+      if changes:
+        raise ValueError(
+            f'{folder} was begun with another config:\n  ' + '\n  '.join(changes)
+            + '\nUse another --workdir, or remove that folder to train the student again.')
+      if not any(row['phase'] == 'evaluation' and row['step'] == run.train.steps
+                 for row in read_rows(folder)):
+        found.setdefault(name, {})[seed] = run
+  return found

@@ -1,0 +1,195 @@
+"""Students side by side: each ends as its own run would, however the study was interrupted."""
+
+import jax
+import numpy as np
+import pytest
+
+from configs import common, quickstart
+from kdseg_jax import models
+from kdseg_jax.distillers import methods
+from kdseg_jax.training import loop, parallel, side_by_side
+from kdseg_jax.training.preemption import StopSignal
+from tests import runs, toys
+
+STEPS = 10
+
+
+@pytest.fixture(scope='module', autouse=True)
+def toy_parts():
+  """A model of one layer, which compiles fast, and a method with all four groups of state."""
+  def everything(*, slope=1.0, axis_name=None):
+    return toys.everything((slope, 0.5, 2.0), axis_name=axis_name, tap='logits')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(models, 'create', lambda name, num_classes, axis_name, **_: toys.Model(
+        num_classes=num_classes, axis_name=axis_name))
+    patch.setitem(methods.TERMS, 'everything', everything)
+    patch.setitem(methods.METHODS, 'everything', {'everything': 0.1})
+    patch.setattr(parallel, 'create_mesh', lambda devices=None, original=parallel.create_mesh:
+                  original(devices or jax.devices()[:1]))
+    yield
+
+
+@pytest.fixture(scope='module')
+def teacher(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('teacher')
+  loop.train(quickstart.get_config('role=teacher,runlocal'), str(workdir))
+  return str(workdir)
+
+
+STUDENTS = {
+    'alone': {}, 'pixelwise': {'method': 'pixelwise'},
+    'everything': {'method': 'everything', 'critic': {'steps': 2}, 'prepare': {'steps': 3}}}
+
+
+def study_of(teacher, students=tuple(STUDENTS), seeds=(0, 1), **study):
+  config = quickstart.get_config('role=student,runlocal')
+  config.teacher.checkpoint = teacher
+  config.optimizer.learning_rate = 1e-3
+  config.train.steps = STEPS
+  config.eval.every_steps = 5
+  config.checkpoint.every_steps = 3
+  common.study(config, title='', description='', seeds=seeds,
+               students={name: STUDENTS[name] for name in students})
+  config.study.update(study)
+  return config
+
+
+@pytest.fixture(scope='module')
+def study(teacher, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('study')
+  assert side_by_side.train(study_of(teacher), str(workdir))
+  return workdir
+
+
+def saved(workdir, name, seed):
+  return runs.saved(side_by_side.student_workdir(str(workdir), name, seed))
+
+
+def assert_same(got, want, rtol=0.0):
+  assert got.keys() == want.keys()
+  for name in want:
+    np.testing.assert_allclose(got[name], want[name], rtol=rtol, atol=rtol, err_msg=name)
+
+
+def assert_same_study(workdir, study, rtol=0.0, students=STUDENTS, seeds=(0, 1)):
+  for name in students:
+    for seed in seeds:
+      assert_same(saved(workdir, name, seed), saved(study, name, seed), rtol)
+
+
+@pytest.mark.parametrize('name', STUDENTS)
+def test_a_student_equals_its_separate_run_to_the_bit(study, teacher, name, tmp_path):
+  config = side_by_side.student_config(study_of(teacher), name, seed=1)
+  assert config.train.split_teacher and config.seed == 1 and config.data.seed == 0
+  loop.train(config, str(tmp_path))
+  assert_same(runs.saved(tmp_path), saved(study, name, 1))
+  losses = lambda folder: [(r['phase'], r['step'], r.get('loss'), r.get('mean_iou'))
+                           for r in runs.rows(folder) if r['phase'] != 'prepare']
+  assert losses(tmp_path) == losses(side_by_side.student_workdir(str(study), name, 1))
+
+
+def test_one_program_and_two_agree_over_ten_steps(study, teacher, tmp_path):
+  config = side_by_side.student_config(study_of(teacher), 'everything', seed=0).unlock()
+  config.train.split_teacher = False
+  loop.train(config, str(tmp_path))
+  assert_same(runs.saved(tmp_path), saved(study, 'everything', 0), rtol=1e-5)
+
+
+def test_students_of_a_seed_start_alike_and_seeds_do_not(study):
+  first = lambda name, seed: [r for r in runs.rows(side_by_side.student_workdir(
+      str(study), name, seed)) if r['phase'] == 'train'][0]['task/cross_entropy']
+  assert first('alone', 0) == first('pixelwise', 0) == first('everything', 0)
+  assert first('alone', 0) != first('alone', 1)
+
+
+def test_an_interrupted_study_ends_as_if_nothing_had_happened(
+    study, teacher, tmp_path, monkeypatch):
+  config = study_of(teacher)
+  calls = []
+  monkeypatch.setattr(StopSignal, 'agree', lambda self, reached, step: (
+      calls.append(step), setattr(self, '_set', len(calls) == 4 + 3 * 2))[1] or self._set)
+  assert not side_by_side.train(config, str(tmp_path))  # told to stop after some steps
+  monkeypatch.undo()
+  assert side_by_side.train(config, str(tmp_path))
+  assert_same_study(tmp_path, study)
+
+
+def test_students_at_different_steps_wait_for_the_ones_behind(study, teacher, tmp_path):
+  for seed, steps in ((0, 3), (1, 6)):  # as left behind by a killed study
+    config = side_by_side.student_config(study_of(teacher), 'alone', seed).unlock()
+    folder = side_by_side.student_workdir(str(tmp_path), 'alone', seed)
+    with StopSignal() as stop:
+      run = loop.start(config, folder, stop)
+      loop.advance(run, 'train', loop.programs.train_step_of(run.experiment),
+                   stop_after(stop, steps))
+      run.close()
+  assert side_by_side.train(study_of(teacher), str(tmp_path))
+  assert_same_study(tmp_path, study)
+
+
+def stop_after(stop, steps):
+  """The signal `stop`, given after a number of steps."""
+  stop.agree = lambda reached, step: step == steps
+  return stop
+
+
+def test_a_new_student_and_a_new_seed_are_trained_alone_and_equal_those_of_a_whole_study(
+    study, teacher, tmp_path, monkeypatch):
+  assert side_by_side.train(study_of(teacher, ('alone', 'pixelwise'), (0,)), str(tmp_path))
+  trained = []
+  original = side_by_side._cohorts
+  monkeypatch.setattr(side_by_side, '_cohorts', lambda config, workdir, name, configs, *rest: (
+      trained.append((name, tuple(configs))), original(config, workdir, name, configs, *rest))[1])
+  assert side_by_side.train(study_of(teacher), str(tmp_path))
+  assert sorted(trained) == [('alone', (1,)), ('everything', (0, 1)), ('pixelwise', (1,))]
+  assert_same_study(tmp_path, study)
+  trained.clear()
+  assert side_by_side.train(study_of(teacher), str(tmp_path))
+  assert not trained  # all are finished
+
+
+def test_seeds_in_one_program_give_the_same(study, teacher, tmp_path):
+  assert side_by_side.train(study_of(teacher, vmap_seeds=True), str(tmp_path))
+  assert_same_study(tmp_path, study, rtol=1e-5)
+
+
+@pytest.mark.parametrize('mode', parallel.MODES)
+def test_eight_devices_give_the_same(study, teacher, tmp_path, mode, monkeypatch):
+  monkeypatch.setattr(parallel, 'create_mesh', lambda original=parallel.create_mesh: original(
+      jax.devices()))
+  config = study_of(teacher)
+  config.parallel = mode
+  assert side_by_side.train(config, str(tmp_path))
+  assert_same_study(tmp_path, study, rtol=1e-4)
+
+
+def test_the_prepare_phase_is_run_once_a_method_and_seed(teacher, tmp_path, monkeypatch):
+  config = study_of(teacher, ('everything',), (0,))
+  with config.unlocked():
+    config.study.students.heavier = config.study.students.everything.copy_and_resolve_references()
+    config.study.students.heavier.distill.everything.weight = 0.7
+  prepared = []
+  monkeypatch.setattr(loop, 'prepare', lambda run, stop, original=loop.prepare: (
+      prepared.append(run.done('prepare')), original(run, stop)))
+  assert side_by_side.train(config, str(tmp_path))
+  assert prepared == [0, 3]  # the second finds what the first has made
+  states = [saved(tmp_path, name, 0) for name in ('everything', 'heavier')]
+  assert any('prepared' in name for name in states[0])
+  for name in states[0]:
+    if '/prepared/' in name:
+      np.testing.assert_array_equal(states[0][name], states[1][name])
+
+
+def test_a_run_that_was_begun_with_another_config_is_refused(study, teacher):
+  config = study_of(teacher)
+  config.study.students.pixelwise.distill.pixelwise.weight = 3.0
+  with pytest.raises(ValueError, match=r'config.distill.pixelwise.weight is 3.0 now and was 10.0'):
+    side_by_side.train(config, str(study))
+
+
+def test_a_student_may_not_differ_in_what_is_shared(teacher):
+  config = study_of(teacher)
+  with config.unlocked():
+    config.study.students.alone.train = {'steps': 3}
+  with pytest.raises(ValueError, match="Unknown section of the student 'alone': 'train'"):
+    side_by_side.student_config(config, 'alone', 0)
