@@ -184,7 +184,7 @@ class _Run:
     """Evaluates the teacher once a work directory, and refuses one that is too weak."""
     teacher, config = self.experiment.teacher, self.config
     key = {'workdir': teacher.workdir, 'step': teacher.step, 'split': config.eval.split,
-           'limit': config.eval.limit}
+           'limit': config.eval.limit, 'inference': str(self.experiment.inference)}
     path = os.path.join(self.workdir, 'teacher.json')
     known = _read_json(path)
     if known.get('key') != key:
@@ -211,7 +211,8 @@ class _Run:
   def _evaluator(self, model):
     config = self.config
     return Evaluator(self.experiment.task, model, self.experiment.mesh, mode=config.parallel,
-                     batch_size=config.eval.batch_size, limit=config.eval.limit)
+                     batch_size=config.eval.batch_size, limit=config.eval.limit,
+                     inference=self.experiment.inference)
 
   def _number(self):
     return int(self.state.step) + int(self.state.prepare_step)
