@@ -12,7 +12,9 @@ usage: ./launch.sh <command> [options]
   train --config=configs/<file>.py:<args> --workdir=<dir>
                                                    trains; goes on where the directory's run stopped
   evaluate --workdir=<dir> [--split=<split>] [--data_root=<dir>] [--json=<file>]
-  predict --workdir=<dir> [--output=<dir>] <images or folders>
+           [--confusion=<file>.png]
+  predict --workdir=<dir> [--output=<dir>] [--compare=<name>=<dir>,...]
+          <images or folders> | --split=<split>
   test [pytest options]                            installs what the tests need and runs them all
 
 Every field of a config can be overridden: --config.train.steps=1000. --require_accelerator refuses
