@@ -12,9 +12,10 @@ usage: ./launch.sh <command> [options]
   train --config=configs/<file>.py:<args> --workdir=<dir>
                                                    trains; goes on where the directory's run stopped
   evaluate --workdir=<dir> [--split=<split>] [--data_root=<dir>] [--json=<file>]
-  predict --workdir=<dir> [--output=<dir>] <images or folders>
-  study --config=experiments/<study>.py:<args> --workdir=<dir>
-                                                   students x seeds against one teacher pass
+           [--confusion=<file>.png]
+  predict --workdir=<dir> [--output=<dir>] [--compare=<name>=<dir>,...]
+          <images or folders> | --split=<split>
+>>>>>>> evaluation
   test [pytest options]                            installs what the tests need and runs them all
 
 Every field of a config can be overridden: --config.train.steps=1000. --require_accelerator refuses

@@ -120,6 +120,10 @@ def segmentation(method: str = 'none') -> ConfigDict:
           'every_steps': 2_000,        # and after the last step
           'batch_size': 8,
           'limit': 0,                  # images; 0 is all
+          'window': (),                # (height, width) of sliding windows; () is whole images
+          'overlap': 1 / 3,            # of windows, as a share
+          'scales': (1.0,),            # of the images, whose probabilities are averaged
+          'flip': False,               # mirror images too
           'absent_as_zero': False,     # classes that occur nowhere count as 0 in the mean
       },
       'checkpoint': {'every_steps': 1_000, 'keep': 2},  # and the best

@@ -108,11 +108,54 @@ def require_workdir(*, trained: bool = False) -> str:
   """
   if not WORKDIR.value:
     raise ValueError('--workdir is missing: give the directory of the run.')
-  path = os.path.join(WORKDIR.value, 'config.json')
-  if trained and not os.path.exists(path):
-    raise FileNotFoundError(
-        f'{path} is missing: --workdir must be the work directory of a run of `train`.')
+  if trained:
+    check_trained(WORKDIR.value, 'workdir')
   return WORKDIR.value
+
+
+def check_trained(workdir: str, option: str) -> None:
+  """Raises FileNotFoundError if no run was started in a directory that an option names."""
+  path = os.path.join(workdir, 'config.json')
+  if not os.path.exists(path):
+    raise FileNotFoundError(
+        f'{path} is missing: --{option} must be the work directory of a run of `train`.')
+
+
+def named_workdirs(workdir: str, compared: list[str]) -> dict[str, str]:
+  """Work directories by name, in the order of the strips.
+
+  Args:
+    workdir: the main one; first and named by its folder, unless it is among the compared.
+    compared: `<name>=<directory>`, or `<directory>`, named by its folder.
+
+  Raises:
+    ValueError: two have the same name.
+    FileNotFoundError: one is not the work directory of a run.
+  """
+  pairs = []
+  for item in compared:
+    name, equals, path = item.partition('=')
+    is_named = equals and os.sep not in name  # a folder may be called lr=0.1
+    pairs.append((name, path) if is_named else (_folder_name(item), item))
+  if not any(same_folder(path, workdir) for _, path in pairs):
+    pairs.insert(0, (_folder_name(workdir), workdir))
+  named = {}
+  for name, path in pairs:
+    if name in named:
+      raise ValueError(f'--compare: both {named[name]} and {path} are called {name!r}; name them '
+                       'by <name>=<directory>.')
+    check_trained(path, 'compare')
+    named[name] = path
+  return named
+
+
+def same_folder(path: str, other: str) -> bool:
+  """Whether two paths lead to the same folder."""
+  return os.path.realpath(path) == os.path.realpath(other)
+
+
+def _folder_name(path):
+  return os.path.basename(os.path.abspath(path))
 
 
 def load_saved_config(workdir: str) -> ConfigDict:

@@ -18,7 +18,7 @@ from kdseg_jax.data import files, palettes
 from kdseg_jax.report import tables
 from kdseg_jax.training import experiment, loop, parallel
 from kdseg_jax.training.evaluation import throughput
-from kdseg_jax.training.step import apply_frozen
+from kdseg_jax.training.inference import apply_frozen
 
 _RUNLOCAL = flags.DEFINE_bool('runlocal', False, 'Two steps a run, to see that everything works.')
 _METHOD = 'pixelwise+pairwise'

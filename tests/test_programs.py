@@ -2,11 +2,13 @@
 
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
 
-from kdseg_jax.data import files
+from kdseg_jax import data
+from kdseg_jax.data import files, palettes
 from tests import runs
 
 RECIPES = sorted(path.name for path in (runs.ROOT / 'configs').glob('*.py')
@@ -70,13 +72,16 @@ def test_evaluate_takes_split_data_root_and_overrides(cache, camvid, teachers, t
   output = runs.run(
       'evaluate', f'--workdir={teachers["camvid.py"]}', '--split=test', f'--data_root={camvid}',
       f'--json={result}', '--config.eval.absent_as_zero=True', '--config.eval.batch_size=2',
-      cache=cache)
+      '--config.eval.window=(24,48)', '--config.eval.flip=True',
+      f'--confusion={tmp_path / "new" / "confusion.png"}', cache=cache)
   assert json.loads(result.read_text())['images'] == 3
+  assert 'windows of 24x48 overlapping by 0.33, flip' in output
+  assert files.read_image(tmp_path / 'new' / 'confusion.png').std() > 10
   assert 'classes that occur nowhere count as 0' in output and '| bicyclist' in output
 
 
 @pytest.mark.slow
-def test_predict_writes_palette_pngs_and_overlays_of_the_size_of_the_images(
+def test_predict_writes_palette_pngs_of_the_size_of_the_images_and_overlays_with_a_legend(
     cache, teachers, tmp_path):
   rng = np.random.default_rng(0)
   folder = tmp_path / 'photos'
@@ -89,9 +94,39 @@ def test_predict_writes_palette_pngs_and_overlays_of_the_size_of_the_images(
       'a.png', 'a_2.png', 'b.png']
   labels = files.read_label(output / 'labels' / 'b.png')
   assert labels.shape == (33, 47) and labels.max() <= 10
-  assert files.read_image(output / 'overlays' / 'b.png').shape == (33, 47, 3)
+  overlay = files.read_image(output / 'overlays' / 'b.png')  # with a legend below
+  palette = palettes.SCENES
+  np.testing.assert_array_equal(overlay[:33, :47], palettes.overlay(
+      files.read_image(folder / 'b.png'), labels, palette))
+  assert all((overlay[33:] == color).all(axis=-1).any() for color in palette)
   np.testing.assert_array_equal(files.read_label(output / 'labels' / 'a.png'),
                                 files.read_label(output / 'labels' / 'a_2.png'))
+
+
+@pytest.mark.slow
+def test_predict_compares_work_directories_on_a_split(cache, teachers, tmp_path):
+  workdir = teachers['quickstart.py']
+  arguments = [f'--workdir={workdir}', '--split=val', f'--output={tmp_path}', '--nolegend',
+               '--config.eval.limit=2', '--config.eval.scales=(1.0,1.5)']
+  runs.run('predict', *arguments, f'--compare=big={shutil.copytree(workdir, tmp_path / "copy")}',
+           cache=cache)
+  source = data.create('scenes', 'val')
+  for name in ('val_00000', 'val_00001'):
+    assert files.read_label(tmp_path / 'labels' / f'{name}.png').shape == (64, 64)
+    overlay = files.read_image(tmp_path / 'overlays' / f'{name}.png')
+    assert overlay.shape == (64, 64, 3)
+    strip = files.read_image(tmp_path / 'strips' / f'{name}.png')
+    # Image, label and two models of equal weights, each enlarged to 256 pixels and margins.
+    panels = [strip[28:28 + 256, 264 * i + 4:264 * i + 260] for i in range(4)]
+    example = source[int(name[-1])]
+    np.testing.assert_array_equal(panels[0][2::4, 2::4], example['image'])
+    np.testing.assert_array_equal(panels[1][2::4, 2::4], palettes.overlay(
+        example['image'], example['label'], palettes.SCENES))
+    np.testing.assert_array_equal(panels[2][2::4, 2::4], overlay)
+    np.testing.assert_array_equal(panels[2], panels[3])
+    assert strip.shape[1] == 4 * 264 and strip.shape[0] > 28 + 256 + 8  # a legend below
+  output = runs.run('predict', *arguments, 'photo.png', cache=cache, status=2)
+  assert 'ERROR: --split=val and files were given; choose one of them.' in output
 
 
 @pytest.mark.slow
@@ -128,6 +163,8 @@ def test_quickstart_trains_three_models_and_writes_figures_and_overlays(cache, t
      "Unknown model: 'resnet'"),
     (['--config=configs/quickstart.py', '--workdir=WORK', '--config.eval.split=tset'],
      "Did you mean 'test'?"),
+    (['--config=configs/quickstart.py', '--workdir=WORK', '--config.eval.overlap=1.0'],
+     'config.eval.overlap=1.0: expected a share'),
     (['--config=configs/camvid.py', '--workdir=WORK', '--config.data.root=WORK'],
      'no CamVid there'),
     (['--config=configs/quickstart.py', '--workdir=WORK', 'stray'], "Unexpected argument 'stray'"),

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
 
 from kdseg_jax.data import files
 
@@ -18,6 +21,9 @@ CAMVID = np.array([
 SCENES = np.array([
     (38, 38, 46), (230, 57, 70), (255, 159, 28), (255, 230, 64), (118, 200, 60), (0, 150, 110),
     (60, 215, 235), (40, 110, 240), (140, 80, 220), (245, 110, 200), (165, 105, 65)], np.uint8)
+
+_MOST_CLASSES_IN_LEGEND = 25
+_DARK, _GREY = (40, 40, 40), (150, 150, 150)
 
 
 def default_palette(num_classes: int) -> np.ndarray:
@@ -110,11 +116,46 @@ def strip(images: Sequence[np.ndarray], titles: Sequence[str], *,
   return np.concatenate(panels, axis=1)
 
 
+def with_legend(picture: np.ndarray, labels: Sequence[np.ndarray], classes: Sequence[str],
+                palette: np.ndarray) -> np.ndarray:
+  """Puts a legend of colours and class names below a picture, on white.
+
+  Args:
+    picture: `(H, W, 3)` uint8 RGB; stays as it is, in the upper left corner.
+    labels: the labels that the picture shows, of any shapes. Of more than 25 classes, only those
+      that occur in them get an entry.
+    classes: C names.
+    palette: `(C, 3)` uint8.
+
+  Returns:
+    `(H', W', 3)` uint8 RGB, at least as wide as the picture and 256 pixels.
+  """
+  indices = range(len(classes))
+  if len(classes) > _MOST_CLASSES_IN_LEGEND:
+    occurring = np.unique(np.concatenate([np.unique(label) for label in labels]))
+    indices = occurring[occurring < len(classes)]
+  side, line, font = 14, 22, PIL.ImageFont.load_default(13)
+  entry = max([0, *(int(font.getlength(classes[i])) for i in indices)]) + side + 24
+  width = max(picture.shape[1], 256, entry)
+  columns = width // entry
+  rows = -(-len(indices) // columns)
+  image = PIL.Image.new('RGB', (width, picture.shape[0] + line * rows + 10), 'white')
+  image.paste(PIL.Image.fromarray(picture))
+  draw = PIL.ImageDraw.Draw(image)
+  for place, index in enumerate(indices):
+    left = 6 + place % columns * entry
+    middle = picture.shape[0] + 5 + line // 2 + place // columns * line
+    draw.rectangle((left, middle - side // 2, left + side, middle + side // 2),
+                   fill=tuple(map(int, palette[index])), outline=_GREY)
+    draw.text((left + side + 7, middle), classes[index], fill=_DARK, font=font, anchor='lm')
+  return np.asarray(image)
+
+
 def _title(text, height, width):
   """White bar of the given size with the text in its middle."""
-  font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.55
-  text_width, text_height = cv2.getTextSize(text, font, scale, 1)[0]
-  shrink = min(1.0, width / max(text_width, 1))
-  origin = (int((width - shrink * text_width) / 2), int((height + shrink * text_height) / 2))
-  bar = np.full((height, width, 3), 255, np.uint8)
-  return cv2.putText(bar, text, origin, font, scale * shrink, (40, 40, 40), 1, cv2.LINE_AA)
+  size = 15
+  fits = width / max(PIL.ImageFont.load_default(size).getlength(text), 1)
+  font = PIL.ImageFont.load_default(size * min(1, fits))
+  bar = PIL.Image.new('RGB', (width, height), 'white')
+  PIL.ImageDraw.Draw(bar).text((width / 2, height / 2), text, fill=_DARK, font=font, anchor='mm')
+  return np.asarray(bar)

@@ -50,19 +50,22 @@ class SegmentationTask:
       loss += self.auxiliary_weight * terms['auxiliary']
     return loss, ({}, terms)
 
-  def predict(self, logits: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Labels `(N, *size)` int32: upsampled logits, then argmax."""
-    logits = resizing.resize_bilinear(logits, size, align_corners=self.align_corners)
-    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+  def upsample(self, scores: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Logits or probabilities `(N, h, w, C)` at a size, bilinearly."""
+    return resizing.resize_bilinear(scores, size, align_corners=self.align_corners)
 
-  def count(self, logits: jax.Array, batch: dict) -> dict[str, Any]:
+  def predict(self, scores: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Labels `(N, *size)` int32: upsampled logits or probabilities, then argmax."""
+    return jnp.argmax(self.upsample(scores, size), axis=-1).astype(jnp.int32)
+
+  def count(self, scores: jax.Array, batch: dict) -> dict[str, Any]:
     """Integer counts of one batch, to be summed over batches and devices.
 
     Padding examples have index -1 and labels of `ignore_label`, and so count nowhere.
     """
     labels = batch['label'].astype(jnp.int32)
     matrix = metrics.confusion_matrix(
-        labels, self.predict(logits, labels.shape[1:]), self.num_classes,
+        labels, self.predict(scores, labels.shape[1:]), self.num_classes,
         where=labels != self.ignore_label)
     return {'confusion_matrix': matrix, 'images': jnp.sum(batch['index'] >= 0, dtype=jnp.int32)}
 

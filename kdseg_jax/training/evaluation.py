@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 
 from kdseg_jax.data import pipeline
 from kdseg_jax.training import parallel
-from kdseg_jax.training.step import apply_frozen, make_evaluation_step
+from kdseg_jax.training.inference import WHOLE_IMAGE, Inference, make_scorer
+from kdseg_jax.training.step import make_evaluation_step
 
 
 class Evaluator:
@@ -26,18 +27,26 @@ class Evaluator:
     mode: 'shard_map' or 'pmap'.
     batch_size: global; rounded up to a multiple of the device count.
     limit: number of images to evaluate, the first ones of the source; 0 is all.
+    inference: what the model is shown of an image.
   """
 
   def __init__(self, task: Any, model: Any, mesh: Mesh, *, mode: str = 'shard_map',
-               batch_size: int = 8, limit: int = 0):
+               batch_size: int = 8, limit: int = 0, inference: Inference = WHOLE_IMAGE):
     self._task, self._limit = task, limit
     self._batch_size = -(-batch_size // mesh.size) * mesh.size
     self._step = parallel.data_parallel(
-        make_evaluation_step(task, model, axis_name=parallel.AXIS), mesh, mode=mode)
+        make_evaluation_step(task, model, inference=inference, axis_name=parallel.AXIS), mesh,
+        mode=mode)
 
   def __call__(self, variables: Any, source: Any, *,
                should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
     """Metrics of the task on the source, or None if `should_stop()` became true on the way."""
+    counts = self.count(variables, source, should_stop=should_stop)
+    return None if counts is None else self._task.summarize(counts)
+
+  def count(self, variables: Any, source: Any, *,
+            should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
+    """As a call, but the summed counts (int64) from which `task.summarize` makes the metrics."""
     total = None
     batches = pipeline.evaluation_batches(
         first(source, self._limit), batch_size=self._batch_size,
@@ -48,22 +57,22 @@ class Evaluator:
       total = counts if total is None else jax.tree.map(np.add, total, counts)
       if should_stop():
         return None
-    return self._task.summarize(total)
+    return total
 
 
 def throughput(task: Any, model: Any, variables: Any, image: np.ndarray, *,
-               seconds: float = 2.0) -> float:
+               seconds: float = 2.0, inference: Inference = WHOLE_IMAGE) -> float:
   """Images/s of whole predictions (forward, upsampling, argmax) on one device.
 
   Args:
     image: `(N, H, W, 3)` uint8, the batch that is timed.
     seconds: for how long, after the program is compiled and warm.
+    inference: what the model is shown of an image.
   """
   batch = {'image': jnp.asarray(image), 'mask': jnp.ones(image.shape[:3], bool),
            'index': jnp.arange(len(image))}
-  predict = jax.jit(
-      lambda variables, batch: task.predict(
-          apply_frozen(model, variables, batch)[0], image.shape[1:3]))
+  size, score = image.shape[1:3], make_scorer(task, model, inference)
+  predict = jax.jit(lambda variables, batch: task.predict(score(variables, batch, size), size))
   predict(variables, batch).block_until_ready()
   start, runs = time.perf_counter(), 0
   while time.perf_counter() - start < seconds:

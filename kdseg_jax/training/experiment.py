@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from kdseg_jax import data, distillers, models, tasks
 from kdseg_jax.training import parallel
 from kdseg_jax.training.checkpoint import Checkpointer
+from kdseg_jax.training.inference import Inference
 from kdseg_jax.training.optimizers import create_optimizer, create_schedule
 from kdseg_jax.training.state import Optimizers, TrainState, create_state
 
@@ -45,6 +46,7 @@ class Experiment(NamedTuple):
     distiller: the method; without terms for 'none'.
     optimizers: `Optimizers`.
     schedule: learning rate of the student as a function of the step.
+    inference: what models are shown of an image when they are evaluated.
   """
 
   config: ConfigDict
@@ -57,6 +59,7 @@ class Experiment(NamedTuple):
   distiller: distillers.Distiller
   optimizers: Optimizers
   schedule: optax.Schedule
+  inference: Inference
 
 
 def create_source(config: ConfigDict, split: str) -> Any:
@@ -70,6 +73,20 @@ def create_task(config: ConfigDict, num_classes: int) -> tasks.SegmentationTask:
   return tasks.SegmentationTask(
       num_classes=num_classes, align_corners=config.align_corners,
       auxiliary_weight=config.auxiliary_weight, absent_as_zero=config.eval.absent_as_zero)
+
+
+def create_inference(config: ConfigDict) -> Inference:
+  """How models are run by `config.eval`, for evaluation and prediction.
+
+  Raises:
+    ValueError: a field of `config.eval` cannot be used; says which and what was expected.
+  """
+  inference = Inference(
+      window=tuple(config.eval.window), overlap=config.eval.overlap,
+      scales=tuple(config.eval.scales), flip=config.eval.flip)
+  if config.data.size:
+    inference.check_size(tuple(config.data.size))
+  return inference
 
 
 def create_model(model_config: ConfigDict, num_classes: int) -> Any:
@@ -90,6 +107,7 @@ def create_experiment(config: ConfigDict, *, teacher: Teacher | None = None) -> 
   """
   mesh = parallel.create_mesh()
   parallel.check_batch_size(config.train.batch_size, mesh, 'train.batch_size')
+  inference = create_inference(config)
   train_source = create_source(config, config.data.train_split)
   num_classes = len(train_source.classes)
   distiller = distillers.create(config.distill.to_dict(), axis_name=parallel.AXIS)
@@ -116,7 +134,7 @@ def create_experiment(config: ConfigDict, *, teacher: Teacher | None = None) -> 
           critic=create_optimizer(
               config.critic.optimizer, config.train.steps * config.critic.steps),
           prepared=create_optimizer(config.prepare.optimizer, max(config.prepare.steps, 1))),
-      schedule=create_schedule(config.optimizer, config.train.steps))
+      schedule=create_schedule(config.optimizer, config.train.steps), inference=inference)
 
 
 def load_teacher(config: ConfigDict, num_classes: int, mesh: Mesh) -> Teacher:

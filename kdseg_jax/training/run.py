@@ -226,7 +226,8 @@ def create_evaluator(experiment: Experiment, model: Any) -> Evaluator:
   """The evaluator of a model of the run, student or teacher."""
   config = experiment.config
   return Evaluator(experiment.task, model, experiment.mesh, mode=config.parallel,
-                   batch_size=config.eval.batch_size, limit=config.eval.limit)
+                   batch_size=config.eval.batch_size, limit=config.eval.limit,
+                   inference=experiment.inference)
 
 
 def measure_teacher(experiment: Experiment, workdir: str) -> dict[str, Any] | None:
@@ -242,7 +243,7 @@ def measure_teacher(experiment: Experiment, workdir: str) -> dict[str, Any] | No
   if teacher is None:
     return None
   key = {'workdir': teacher.workdir, 'step': teacher.step, 'split': config.eval.split,
-         'limit': config.eval.limit}
+         'limit': config.eval.limit, 'inference': str(experiment.inference)}
   path = os.path.join(workdir, 'teacher.json')
   known = read_json(path)
   if known.get('key') != key:

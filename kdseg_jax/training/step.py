@@ -18,16 +18,11 @@ from jax import lax
 from kdseg_jax import distillers
 from kdseg_jax.distillers.core import fold_in_name
 from kdseg_jax.training import parallel
+from kdseg_jax.training.inference import WHOLE_IMAGE, Inference, apply_frozen, make_scorer
 from kdseg_jax.training.state import Optimizers, TrainState
 
 PyTree = Any
 TEACHER_TAPS = 'teacher_taps'  # in a batch: the taps that another program has computed
-
-
-def apply_frozen(model: Any, variables: PyTree, batch: dict) -> tuple[jax.Array, dict]:
-  """`(prediction, taps)` of a model in evaluation mode, without gradient."""
-  outputs = model.apply(variables, batch['image'], mask=batch['mask'], index=batch['index'])
-  return lax.stop_gradient(outputs)
 
 
 def apply_train(model: Any, params: PyTree, batch_stats: PyTree, batch: dict, rng: jax.Array):
@@ -141,12 +136,13 @@ def make_prepare_step(
   return prepare_step
 
 
-def make_evaluation_step(task: Any, model: Any, *, axis_name: str | None = None) -> Callable:
+def make_evaluation_step(task: Any, model: Any, *, inference: Inference = WHOLE_IMAGE,
+                         axis_name: str | None = None) -> Callable:
   """The evaluation step `(variables, {}, batch) -> counts`, integer counts over all devices."""
+  score = make_scorer(task, model, inference)
 
   def evaluation_step(variables, _, batch):
-    prediction, _ = apply_frozen(model, variables, batch)
-    counts = task.count(prediction, batch)
+    counts = task.count(score(variables, batch, batch['image'].shape[1:3]), batch)
     return lax.psum(counts, axis_name) if axis_name else counts
 
   return evaluation_step

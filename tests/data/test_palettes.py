@@ -71,3 +71,26 @@ def test_strip_puts_titled_panels_side_by_side():
 def test_strip_wants_a_title_for_each_picture():
   with pytest.raises(ValueError, match='1 pictures and 0 titles'):
     palettes.strip([np.zeros((2, 2, 3), np.uint8)], [])
+
+
+def test_legend_lies_below_the_picture_and_shows_every_colour():
+  picture = np.full((40, 300, 3), (10, 20, 30), np.uint8)
+  classes = [f'digit {i}' for i in range(11)]
+  result = palettes.with_legend(picture, [np.zeros((2, 2))], classes, palettes.SCENES)
+  assert result.dtype == np.uint8 and result.shape[0] > 40 and result.shape[1] == 300
+  np.testing.assert_array_equal(result[:40], picture)
+  for color in palettes.SCENES:
+    assert (result[40:] == color).all(axis=-1).sum() > 100
+  narrow = palettes.with_legend(picture[:, :5], [], classes, palettes.SCENES)
+  assert narrow.shape[1] == 256 and (narrow[:40, 5:] == 255).all()
+  long = palettes.with_legend(picture, [], ['a name ' * 20], palettes.SCENES)
+  assert long.shape[1] > 300  # not cut off
+
+
+def test_legend_of_many_classes_names_only_those_that_occur():
+  palette = palettes.default_palette(26)
+  picture = np.zeros((8, 8, 3), np.uint8)
+  labels = [np.array([[3, 255]], np.uint8), np.array([[7]], np.uint8)]
+  legend = palettes.with_legend(picture, labels, [str(i) for i in range(26)], palette)[8:]
+  drawn = [i for i in range(1, 26) if (legend == palette[i]).all(axis=-1).sum() > 100]
+  assert drawn == [3, 7]

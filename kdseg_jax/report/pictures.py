@@ -1,0 +1,78 @@
+"""Pictures of results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+_MOST_CLASSES_WITH_VALUES = 25
+
+
+def check_png(path: str, option: str) -> None:
+  """Raises ValueError unless the file that an option names ends in '.png'."""
+  if not path.lower().endswith('.png'):
+    raise ValueError(f'--{option}={path}: expected the name of a PNG file, ending in .png.')
+
+
+def confusion(matrix: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+  """Draws a confusion matrix, each row divided by its sum.
+
+  Rows are labels, columns predictions, so that the diagonal holds each class's recall. Up to 25
+  classes, every cell shows its value in percent; the row of a class that has no labels is grey.
+
+  Args:
+    matrix: `(C, C)` counts, rows = labels.
+    classes: C names.
+
+  Returns:
+    `(H, W, 3)` uint8 RGB.
+
+  Raises:
+    ValueError: the matrix is not (C, C).
+  """
+  # Slow to import, and only pictures need it.
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+  canvas = FigureCanvasAgg(_confusion_figure(matrix, classes))
+  canvas.draw()
+  return np.asarray(canvas.buffer_rgba())[..., :3]
+
+
+def _confusion_figure(matrix, classes):
+  from matplotlib.figure import Figure  # not pyplot, which keeps global state
+
+  count = len(classes)
+  if np.shape(matrix) != (count, count):
+    raise ValueError(
+        f'Expected a confusion matrix of {count} classes, got shape {np.shape(matrix)}.')
+  matrix = np.asarray(matrix, np.float64)
+  totals = matrix.sum(axis=1, keepdims=True)
+  shares = np.ma.masked_array(matrix / np.maximum(totals, 1),
+                              np.broadcast_to(totals == 0, matrix.shape))
+  few = count <= _MOST_CLASSES_WITH_VALUES
+  side, font = (0.48 * count, 9) if few else (0.16 * count, 6)  # inches, points
+  figure = Figure(figsize=(side + 3.2, side + 2.4), layout='constrained', dpi=150)
+  axes = figure.subplots()
+  axes.set_facecolor('0.85')
+  drawn = axes.imshow(shares, cmap='Blues', vmin=0, vmax=1)
+  axes.set_xticks(range(count), classes, rotation=90, fontsize=font)
+  axes.set_yticks(range(count), classes, fontsize=font)
+  axes.set_xlabel('predicted')
+  axes.set_ylabel('label')
+  bar = figure.colorbar(drawn, ax=axes, shrink=0.6, format=lambda share, _: f'{100 * share:.0f} %')
+  bar.set_label("share of the label's pixels")
+  if few:
+    for row, column in np.argwhere(~np.ma.getmaskarray(shares)):
+      share = shares[row, column]
+      axes.text(column, row, _percent(share), ha='center', va='center', fontsize=8,
+                color='white' if share > 0.5 else '0.2')
+  return figure
+
+
+def _percent(share):
+  """'' for none, one digit after the point where it says something."""
+  percent = 100 * share
+  if not percent:
+    return ''
+  return f'{percent:.1f}' if percent < 9.95 else f'{percent:.0f}'

@@ -1,0 +1,52 @@
+"""The picture of a confusion matrix: what is drawn, and that it is drawn."""
+
+import numpy as np
+import pytest
+
+from kdseg_jax.report import pictures
+
+MATRIX = np.array([[90, 10, 0, 0], [10, 10, 0, 0], [0, 0, 0, 0], [0, 0, 0, 7]])
+CLASSES = ['sky', 'road', 'absent', 'car']
+
+
+def test_cells_are_shares_of_their_row_and_an_absent_class_is_left_out():
+  axes = pictures._confusion_figure(MATRIX, CLASSES).axes[0]
+  drawn = axes.images[0].get_array()
+  np.testing.assert_allclose(drawn.filled(-1), [
+      [0.9, 0.1, 0, 0], [0.5, 0.5, 0, 0], [-1] * 4, [0, 0, 0, 1]])
+  assert axes.images[0].get_clim() == (0, 1)
+  for axis in (axes.xaxis, axes.yaxis):
+    assert [label.get_text() for label in axis.get_ticklabels()] == CLASSES
+  assert axes.get_xlabel() == 'predicted' and axes.get_ylabel() == 'label'
+  values = {text.get_position()[::-1]: text.get_text() for text in axes.texts}
+  assert values[0, 0] == '90' and values[0, 1] == '10' and values[3, 3] == '100'
+  assert values[0, 2] == '' and (2, 2) not in values
+
+
+def test_more_than_25_classes_have_no_values():
+  for count, values in ((25, 25**2), (26, 0)):
+    figure = pictures._confusion_figure(np.eye(count), [str(i) for i in range(count)])
+    assert len(figure.axes[0].texts) == values
+
+
+def test_the_picture_shows_the_colours_of_its_cells():
+  picture = pictures.confusion(MATRIX, CLASSES)
+  assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
+  colors, counts = np.unique(picture.reshape(-1, 3), axis=0, return_counts=True)
+  found = dict(zip(map(tuple, colors.tolist()), counts))
+  grey, darkest = (217, 217, 217), (8, 48, 107)  # the absent class, and 100 %
+  assert found[grey] > 3 * found[darkest] > 1000
+  assert found[255, 255, 255] == max(counts)
+
+
+@pytest.mark.parametrize('share,text', [
+    (0.0, ''), (0.0004, '0.0'), (0.012, '1.2'), (0.0996, '10'), (1.0, '100')])
+def test_values_have_two_digits(share, text):
+  assert pictures._percent(share) == text
+
+
+def test_wrong_shapes_and_file_names_are_refused():
+  with pytest.raises(ValueError, match=r'of 2 classes, got shape \(3, 3\)'):
+    pictures.confusion(np.eye(3), ['a', 'b'])
+  with pytest.raises(ValueError, match='--confusion=a.jpg: expected .* PNG'):
+    pictures.check_png('a.jpg', 'confusion')

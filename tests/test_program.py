@@ -1,0 +1,45 @@
+"""What programs share: naming of work directories, and configs of older runs."""
+
+import json
+
+import pytest
+
+from configs import common, quickstart
+from kdseg_jax import program, saved_config
+
+
+@pytest.fixture
+def runs(tmp_path):
+  for name in ('teacher', 'student', 'other/student', 'lr=0.1'):
+    (tmp_path / name).mkdir(parents=True)
+    (tmp_path / name / 'config.json').write_text('{}')
+  return tmp_path
+
+
+def test_the_main_work_directory_comes_first_and_folders_give_names(runs):
+  named = program.named_workdirs(
+      f'{runs}/student', [f'big={runs}/teacher', f'{runs}/lr=0.1'])
+  assert list(named.items()) == [
+      ('student', f'{runs}/student'), ('big', f'{runs}/teacher'), ('lr=0.1', f'{runs}/lr=0.1')]
+
+
+def test_the_main_work_directory_may_be_given_a_name_and_place(runs):
+  named = program.named_workdirs(
+      f'{runs}/student', [f'{runs}/teacher', f'mine={runs}/other/../student'])
+  assert list(named) == ['teacher', 'mine']
+
+
+def test_one_name_for_two_and_a_folder_without_a_run_are_refused(runs):
+  with pytest.raises(ValueError, match="other/student are called 'student'; name them by <name>="):
+    program.named_workdirs(f'{runs}/student', [f'{runs}/other/student'])
+  with pytest.raises(FileNotFoundError, match='nowhere/config.json is missing: --compare must be'):
+    program.named_workdirs(f'{runs}/student', [f'{runs}/nowhere'])
+
+
+def test_a_run_from_before_a_field_of_eval_gets_its_default(tmp_path):
+  config = json.loads(quickstart.get_config().to_json())
+  del config['eval']['window'], config['eval']['scales']
+  (tmp_path / 'config.json').write_text(json.dumps(config))
+  loaded = saved_config.get_config(str(tmp_path))
+  assert loaded.eval.batch_size == 20 and loaded.eval.split == 'test'
+  assert loaded.eval.window == () and loaded.eval.scales == common.segmentation().eval.scales
