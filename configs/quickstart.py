@@ -30,4 +30,6 @@ def get_config(arg=None):
     config.train.steps = 1_500
   if 'pairwise' in config.distill:
     config.distill.pairwise.node_size = 1  # every pixel: the maps are 8x8
+  if 'double_similarity_pixel' in config.distill:  # the student has no auxiliary head
+    config.distill.double_similarity_pixel.taps = ('embedding', 'logits')
   return common.runlocal(config) if arg.runlocal else config

@@ -16,7 +16,7 @@ _PROJECTION = 'projection'
 
 def fitnets(
     *,
-    projection: bool | None = True,
+    projection: bool = True,
     resize: bool = False,
     align_corners: bool = True,
     student_tap: str = 'embedding',
@@ -30,7 +30,7 @@ def fitnets(
 
   Args:
     projection: whether the student's features pass a learned 1x1 convolution without bias, which
-      is trained with the student; None is only where the widths differ.
+      is trained with the student.
     resize: whether the student's features are resized to the teacher's size, bilinearly; for
       models of different output strides.
     align_corners: of that, as in `losses.resize_bilinear`.
