@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from kdseg_jax import losses
-from kdseg_jax.distillers import core
+from kdseg_jax.distillers import core, resizing
 from kdseg_jax.models.conv import Conv
 
 _PROJECTION = 'projection'
@@ -43,9 +43,8 @@ def fitnets(
   """
   def compare(student, teacher, width):
     del width
-    if resize:
-      student = losses.resize_bilinear(
-          student, teacher.shape[1:3], align_corners=align_corners)
+    student = resizing.to_teacher_size(
+        student, teacher, resize=resize, align_corners=align_corners)
     return losses.fitnets(student, teacher, axis_name=axis_name)
   return _projected('fitnets', compare, projection, student_tap, teacher_tap)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from kdseg_jax import losses
-from kdseg_jax.distillers import core
-from kdseg_jax.losses import resizing
+from kdseg_jax.distillers import core, resizing
+from kdseg_jax.losses.resizing import resize_nearest
 
 
 def kd(
@@ -33,10 +33,9 @@ def kd(
     A distiller without state.
   """
   def loss(inputs):
-    student, teacher = inputs.student[tap], inputs.teacher[tap]
-    if resize:
-      student = losses.resize_bilinear(
-          student, teacher.shape[1:3], align_corners=align_corners)
+    teacher = inputs.teacher[tap]
+    student = resizing.to_teacher_size(
+        inputs.student[tap], teacher, resize=resize, align_corners=align_corners)
     return losses.pixelwise_kl(student, teacher, temperature=temperature, axis_name=axis_name)
   return core.stateless(core.Requires(student=(tap,), teacher=(tap,)), loss)
 
@@ -68,7 +67,7 @@ def decoupled(
   """
   def loss(inputs):
     student, teacher = inputs.student[tap], inputs.teacher[tap]
-    labels = resizing.resize_nearest(inputs.batch['label'], student.shape[1:3])
+    labels = resize_nearest(inputs.batch['label'], student.shape[1:3])
     return losses.decoupled_kd(
         student, teacher, labels, alpha=alpha, beta=beta, temperature=temperature,
         ignore_label=ignore_label, axis_name=axis_name)
