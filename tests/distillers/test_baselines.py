@@ -90,6 +90,25 @@ def test_every_term_is_its_loss_on_the_taps_it_names():
     np.testing.assert_allclose(metrics[f'{name}/raw'], value, rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize('method', BASELINES)
+def test_every_method_of_a_recipe_has_finite_gradients(method):
+  inputs = inputs_of()
+  config = quickstart.get_config(f'method={method}')
+  distiller = distillers.create(config.distill.to_dict())
+  state = distiller.init(jax.random.key(0), inputs)
+
+  @jax.jit
+  @jax.grad
+  def gradient(trained):
+    return distiller.loss(state._replace(params=trained['params']),
+                          dataclasses.replace(inputs, student=trained['student']))[0]
+  gradients = gradient({'params': state.params, 'student': inputs.student})
+  assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(gradients))
+  read = set(distiller.requires.student)
+  moved = {name for name, x in gradients['student'].items() if np.any(x != 0)}
+  assert moved == read and all(np.any(x != 0) for x in jax.tree.leaves(gradients['params']))
+
+
 @pytest.mark.parametrize('factory', [distillers.fitnets, distillers.channel_wise_features])
 def test_a_projection_is_a_convolution_without_bias_that_learns(factory):
   inputs, distiller = inputs_of(), factory()

@@ -99,3 +99,13 @@ def test_equals_the_official_code(golden, case, loss, student, other, bits):
     relative = 1e-5 if name.startswith('kernel') and bits == 64 else gradient_tolerance
     atol = relative * np.abs(expected).max()
     np.testing.assert_allclose(gradient, expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize('temperature', [1, 4])
+def test_temperature_equals_the_official_code_of_knowledge_review(golden, temperature):
+  student, teacher = golden['in/ys'], golden['in/yt']
+  value, gradient = jax.jit(jax.value_and_grad(
+      lambda x: losses.pixelwise_kl(x, teacher, temperature=temperature)))(student)
+  expected = golden[f'review_distillkl/grad_T{temperature}']
+  np.testing.assert_allclose(value, golden[f'review_distillkl/loss_T{temperature}'], rtol=1e-5)
+  np.testing.assert_allclose(gradient, expected, atol=1e-4 * np.abs(expected).max())
