@@ -28,4 +28,6 @@ def get_config(arg=None):
     config.student.update(name='deeplabv3_resnet18', width=1.0)
   else:
     config.student.update(name='deeplabv3_mobilenetv2', width=0.5, aux=False)
+  if 'double_similarity_pixel' in config.distill:  # the student has no auxiliary head
+    config.distill.double_similarity_pixel.taps = ('embedding', 'logits')
   return common.runlocal(config) if arg.runlocal else config

@@ -74,7 +74,8 @@ def segmentation(method: str = 'none') -> ConfigDict:
 
   Args:
     method: names of methods joined by '+'; their terms and the papers' weights are put into
-      `config.distill.<term>`, to be overridden there.
+      `config.distill.<term>`, to be overridden there. `term:weight` among them gives a term its
+      weight, which one must have that two methods weigh differently.
   """
   return ConfigDict({
       'seed': 0,                       # of initialisation, data order and every draw

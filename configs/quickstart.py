@@ -8,8 +8,11 @@ One of the three runs alone:
 
 from configs import common
 
-# Fields of a term that differ from the papers': every pixel is a node, as the maps are 8x8.
-DISTILL = {'pairwise': {'node_size': 1}}
+# Fields of terms that differ from the papers'.
+DISTILL = {
+    'pairwise': {'node_size': 1},  # every pixel: the maps are 8x8
+    'double_similarity_pixel': {'taps': ('embedding', 'logits')},  # there is no auxiliary head
+}
 
 
 def get_config(arg=None):

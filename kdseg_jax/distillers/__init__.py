@@ -11,10 +11,25 @@ from kdseg_jax.distillers.core import (
     combine,
     stateless,
 )
-from kdseg_jax.distillers.methods import create, terms_of
+from kdseg_jax.distillers.features import (
+    attention_transfer,
+    channel_wise_features,
+    channel_wise_logits,
+    fitnets,
+)
+from kdseg_jax.distillers.logits import decoupled, kd
+from kdseg_jax.distillers.methods import channel_wise, create, double_similarity, terms_of
+from kdseg_jax.distillers.similarity import (
+    double_similarity_category,
+    double_similarity_pixel,
+    intra_class_variation,
+)
 from kdseg_jax.distillers.skd import pairwise, pixelwise
 
 __all__ = [
     'Distiller', 'DistillerState', 'DistillInputs', 'Objective', 'Requires', 'Taps',
+    'attention_transfer', 'channel_wise', 'channel_wise_features', 'channel_wise_logits',
+    'decoupled', 'double_similarity', 'double_similarity_category', 'double_similarity_pixel',
+    'fitnets', 'intra_class_variation', 'kd',
     'check_requires', 'combine', 'create', 'pairwise', 'pixelwise', 'stateless', 'terms_of',
 ]

@@ -7,12 +7,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdseg_jax import names
-from kdseg_jax.distillers import core, skd
+from kdseg_jax.distillers import core, features, logits, similarity, skd
 
 # A term is one loss with its own weight and options; a method is one or more terms.
 TERMS = {
     'pixelwise': skd.pixelwise,
     'pairwise': skd.pairwise,
+    'kd': logits.kd,
+    'decoupled': logits.decoupled,
+    'fitnets': features.fitnets,
+    'attention_transfer': features.attention_transfer,
+    'channel_wise_features': features.channel_wise_features,
+    'channel_wise_logits': features.channel_wise_logits,
+    'intra_class_variation': similarity.intra_class_variation,
+    'double_similarity_pixel': similarity.double_similarity_pixel,
+    'double_similarity_category': similarity.double_similarity_category,
 }
 
 # method -> term -> weight of the paper.
@@ -20,6 +29,15 @@ METHODS = {
     'none': {},
     'pixelwise': {'pixelwise': 10.0},  # CVPR 2019, section 3.3: lambda_1 = 10
     'pairwise': {'pairwise': 10.0},
+    # Baselines as in CIRKD's scripts, which add an adversarial loss to some of them.
+    'kd': {'kd': 1.0},
+    'fitnets': {'kd': 1.0, 'fitnets': 10.0},
+    'attention_transfer': {'kd': 1.0, 'attention_transfer': 10_000.0},
+    'channel_wise': {'kd': 1.0, 'channel_wise_features': 50.0, 'channel_wise_logits': 3.0},
+    'intra_class_variation': {'kd': 1.0, 'intra_class_variation': 20.0},
+    'double_similarity': {
+        'double_similarity_pixel': 1000.0, 'double_similarity_category': 10.0},
+    'decoupled': {'decoupled': 1.0},  # CVPR 2022, eq. 7, with its own alpha and beta
 }
 
 
@@ -27,29 +45,37 @@ def terms_of(method: str, weights: Mapping[str, float] | None = None) -> dict[st
   """The terms of a method string with the papers' weights and the factories' defaults.
 
   Args:
-    method: names of `METHODS` joined by '+', e.g. 'pixelwise+pairwise'.
-    weights: weights given explicitly, term -> weight; needed for a term that two of the
-      methods share.
+    method: names of `METHODS` joined by '+', e.g. 'pixelwise+pairwise'. `term:weight` among them
+      gives a term its weight, e.g. 'fitnets+kd:2', and adds the term where no method has it.
+    weights: weights given explicitly, term -> weight, which override those of the string.
 
   Returns:
-    term -> {'weight': number, **options of its factory}.
+    term -> {'weight': number, **options of its factory}. A term that two methods share occurs
+    once.
 
   Raises:
-    ValueError: an unknown method or term, or a shared term without an explicit weight.
+    ValueError: an unknown method or term, a weight that is no number, or a term to which two
+      methods give different weights while none is explicit.
   """
-  weights = dict(weights or {})
+  items = method.split('+')
+  explicit = _explicit_weights(method, [item for item in items if ':' in item])
+  overrides = explicit | dict(weights or {})
   found: dict[str, float] = {}
-  for name in method.split('+'):
+  for name in items:
+    if ':' in name:
+      continue
     names.require(name, METHODS, 'method')
     for term, weight in METHODS[name].items():
-      if term in found and term not in weights:
+      if found.get(term, weight) != weight and term not in overrides:
         raise ValueError(
             f'method={method}: the term {term!r} occurs in two of the methods, with weights '
-            f'{found[term]} and {weight}. Give its weight explicitly: {term}=<weight>.')
+            f'{found[term]} and {weight}. Give its weight explicitly: '
+            f'method={method}+{term}:<weight>.')
       found[term] = weight
-  for term in weights:
+  found |= explicit
+  for term in overrides:
     names.require(term, found, f'term of method={method}')
-  return {term: {'weight': weights.get(term, weight), **_options(TERMS[term])}
+  return {term: {'weight': overrides.get(term, weight), **_options(TERMS[term])}
           for term, weight in found.items()}
 
 
@@ -63,6 +89,37 @@ def create(
     weight = options.pop('weight')
     parts[term] = (weight, TERMS[term](**options, axis_name=axis_name))
   return core.combine(parts)
+
+
+def channel_wise(*, axis_name: str | None = None) -> core.Distiller:
+  """Channel-wise distillation (Shu et al., ICCV 2021) with all its terms and their weights.
+
+  That is `create(terms_of('channel_wise'))`, by which options and weights can be changed.
+  """
+  return create(terms_of('channel_wise'), axis_name=axis_name)
+
+
+def double_similarity(*, axis_name: str | None = None) -> core.Distiller:
+  """Double similarity distillation (Feng et al., TIP 2021) with both terms and their weights.
+
+  That is `create(terms_of('double_similarity'))`, by which options and weights can be changed.
+  """
+  return create(terms_of('double_similarity'), axis_name=axis_name)
+
+
+def _explicit_weights(method, items):
+  """term -> weight of the items `term:weight` of a method string."""
+  weights = {}
+  for item in items:
+    term, _, text = item.partition(':')
+    names.require(term, TERMS, f'term of method={method}')
+    try:
+      weights[term] = float(text)
+    except ValueError:
+      raise ValueError(
+          f'method={method}: the weight of {term!r} is {text!r}; expected a number, as in '
+          f'{term}:0.5.') from None
+  return weights
 
 
 def _options(factory):

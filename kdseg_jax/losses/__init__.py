@@ -6,12 +6,25 @@ under jit, grad, vmap, remat, shard_map and pmap.
 """
 
 from kdseg_jax.losses.affinity import pairwise_affinity, scaled_node_size
+from kdseg_jax.losses.baselines import attention_transfer, channel_wise, decoupled_kd, fitnets
 from kdseg_jax.losses.pixelwise import pixelwise_kl
 from kdseg_jax.losses.resizing import resize_bilinear
+from kdseg_jax.losses.similarity import (
+    double_similarity_category,
+    double_similarity_pixel,
+    intra_class_variation,
+)
 from kdseg_jax.losses.supervised import cross_entropy
 
 __all__ = [
+    'attention_transfer',
+    'channel_wise',
     'cross_entropy',
+    'decoupled_kd',
+    'double_similarity_category',
+    'double_similarity_pixel',
+    'fitnets',
+    'intra_class_variation',
     'pairwise_affinity',
     'pixelwise_kl',
     'resize_bilinear',

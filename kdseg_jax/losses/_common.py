@@ -37,6 +37,19 @@ def as_mask(where, shape: tuple[int, ...]) -> jax.Array:
   return where.astype(bool)
 
 
+def as_labels(loss: str, labels) -> jax.Array:
+  """Labels as int32, or ValueError unless they are integers."""
+  labels = jnp.asarray(labels)
+  if not jnp.issubdtype(labels.dtype, jnp.integer):
+    raise ValueError(f'{loss} takes integer labels, got {labels.dtype}.')
+  return labels.astype(jnp.int32)  # a uint8 cannot be compared with 256 classes or with -1
+
+
+def valid_labels(labels: jax.Array, num_classes: int, ignore_label: int) -> jax.Array:
+  """Bool: a label in [0, num_classes) that is not `ignore_label`."""
+  return (labels != ignore_label) & (labels >= 0) & (labels < num_classes)
+
+
 def masked_sum(
     values: jax.Array, where: jax.Array | None, axis_name: str | None
 ) -> tuple[jax.Array, jax.Array | int]:

@@ -1,4 +1,4 @@
-"""Bilinear resizing that agrees with the frameworks the published models were trained in."""
+"""Resizing that agrees with the frameworks the published models were trained in."""
 
 from __future__ import annotations
 
@@ -41,6 +41,25 @@ def resize_bilinear(x: jax.Array, size: tuple[int, int], *, align_corners: bool)
   y = jnp.einsum(
       'ih,jw,nhwc->nijc', rows, columns, x.astype(dtype), precision=lax.Precision.HIGHEST)
   return y.astype(x.dtype)
+
+
+def resize_nearest(labels: jax.Array, size: tuple[int, int]) -> jax.Array:
+  """Resizes labels `(N, h, w)` to `(N, H, W)`: output row i is input row `floor(i * h / H)`.
+
+  Equal to `torch.nn.functional.interpolate(mode='nearest')`, whose float32 steps it takes.
+
+  Raises:
+    ValueError: labels are not of rank 3, or a size is not positive.
+  """
+  if labels.ndim != 3 or len(size) != 2 or min(size) < 1:
+    raise ValueError(
+        f'resize_nearest takes (N, h, w) and a size (H, W) of at least 1, got shape '
+        f'{labels.shape} and size {tuple(size)}.')
+  rows, columns = (
+      np.minimum((np.arange(target, dtype=np.float32) * (np.float32(source) / np.float32(target))
+                  ).astype(np.int32), source - 1)
+      for source, target in zip(labels.shape[1:], size))
+  return labels[:, rows][:, :, columns]
 
 
 def _weights(source: int, target: int, align_corners: bool) -> np.ndarray:

@@ -45,9 +45,7 @@ def cross_entropy(
   Segmentation" (CVPR 2019), and of most work since. The auxiliary head's loss is a second call,
   by custom times 0.4. The official CIRKD code divides 0 by 0 where no pixel is valid.
   """
-  labels = jnp.asarray(labels)
-  if not jnp.issubdtype(labels.dtype, jnp.integer):
-    raise ValueError(f'cross_entropy takes integer labels, got {labels.dtype}.')
+  labels = _common.as_labels('cross_entropy', labels)
   [logits] = _common.as_float(logits)
   if logits.shape[:-1] != labels.shape:
     if logits.ndim != 4 or labels.ndim != 3 or logits.shape[0] != labels.shape[0]:
@@ -56,9 +54,8 @@ def cross_entropy(
           f'got logits {logits.shape} with labels {labels.shape}.')
     logits = resizing.resize_bilinear(logits, labels.shape[1:], align_corners=align_corners)
 
-  labels = labels.astype(jnp.int32)  # a uint8 cannot be compared with 256 classes or with -1
   classes = jnp.arange(logits.shape[-1], dtype=jnp.int32)
-  valid = (labels != ignore_label) & (labels >= 0) & (labels < classes.size)
+  valid = _common.valid_labels(labels, classes.size, ignore_label)
   logits = jnp.where(valid[..., None], logits, 0)  # keeps NaNs there out of the gradient
   # By hand: on CPU jax.nn.logsumexp of upsampled logits is half as fast, and selecting the label's
   # logit, unlike gathering it, has a gradient without a scatter.

@@ -81,7 +81,8 @@ def build(students: Mapping[str, Mapping[str, Any]], *, baseline: str, metric: s
   values = {name: [row[metric] for row in rows] for name, rows in last.items()}
   report = {**shared, 'metric': metric, 'baseline': baseline, 'seeds': list(seeds),
             'teacher': teacher, 'students': {}}
-  for name, entry in students.items():
+  for name in sorted(students, key=lambda name: name != baseline):  # the baseline first
+    entry = students[name]
     best = [max(row[metric] for row in run) for run in entry['evaluations']]
     result = {metric: float(np.mean(values[name])), 'interval': mean_interval(values[name]),
               f'{metric}_of_seeds': values[name], 'best_of_many': float(np.mean(best))}

@@ -67,7 +67,25 @@ def test_weight_of_a_term_that_the_method_has_not_is_refused():
 
 def test_a_term_shared_by_two_methods_needs_an_explicit_weight(monkeypatch):
   monkeypatch.setitem(methods.METHODS, 'both', {'pixelwise': 1.0, 'pairwise': 2.0})
-  with pytest.raises(ValueError, match="'pixelwise' occurs in two"):
+  with pytest.raises(ValueError, match="'pixelwise' occurs in two.*pixelwise:<weight>"):
     distillers.terms_of('pixelwise+both')
-  terms = distillers.terms_of('pixelwise+both', {'pixelwise': 4.0})
-  assert terms['pixelwise']['weight'] == 4.0 and terms['pairwise']['weight'] == 2.0
+  for terms in (distillers.terms_of('pixelwise+both', {'pixelwise': 4.0}),
+                distillers.terms_of('pixelwise:4+pixelwise+both')):
+    assert terms['pixelwise']['weight'] == 4.0 and terms['pairwise']['weight'] == 2.0
+
+
+def test_a_term_shared_with_the_same_weight_occurs_once():
+  terms = distillers.terms_of('fitnets+attention_transfer')
+  assert {term: options['weight'] for term, options in terms.items()} == {
+      'kd': 1.0, 'fitnets': 10.0, 'attention_transfer': 10_000.0}
+
+
+def test_the_method_string_gives_and_adds_weights():
+  terms = distillers.terms_of('fitnets+kd:0.5+pairwise:3')
+  assert {term: options['weight'] for term, options in terms.items()} == {
+      'kd': 0.5, 'fitnets': 10.0, 'pairwise': 3.0}
+  assert distillers.terms_of('kd:2', {'kd': 3.0})['kd']['weight'] == 3.0
+  with pytest.raises(ValueError, match="weight of 'kd' is 'much'; expected a number"):
+    distillers.terms_of('fitnets+kd:much')
+  with pytest.raises(ValueError, match="Unknown term of method=.*: 'fitnet'. Did you mean"):
+    distillers.terms_of('fitnet:1')

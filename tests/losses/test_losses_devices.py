@@ -60,10 +60,37 @@ def near(student, teacher, where, axis_name):
   return losses.pairwise_affinity(student, teacher, neighbourhood=2, axis_name=axis_name)
 
 
+def labels_of(where):
+  return jnp.where(where, jnp.arange(where.shape[-1]) % 3, 255)
+
+
+def one_map(student, teacher, where, axis_name):
+  """Three baselines at once: compiling takes the time here."""
+  return (
+      losses.attention_transfer(student, teacher, where=where, axis_name=axis_name)
+      + losses.fitnets(student, teacher, where=where, axis_name=axis_name)
+      + losses.channel_wise(student, teacher, where=where, axis_name=axis_name))
+
+
+def decoupled(student, teacher, where, axis_name):
+  return losses.decoupled_kd(student, teacher, labels_of(where), axis_name=axis_name)
+
+
+def similarities(student, teacher, where, axis_name):
+  taps = lambda x: [x[..., :3], x, x[..., 2:]]
+  return (
+      losses.intra_class_variation(
+          student, teacher, labels_of(where), num_classes=3, axis_name=axis_name)
+      + losses.double_similarity_pixel(
+          taps(student), taps(teacher), where=where, axis_name=axis_name)
+      + 100 * losses.double_similarity_category(student, teacher, axis_name=axis_name))
+
+
 @pytest.mark.parametrize('mapping', ['shard_map', 'pmap'])
 @pytest.mark.parametrize('loss', [
     cross_entropy, upsampled_cross_entropy, pixelwise, pixelwise_unmasked,
-    pixelwise_same_mask_everywhere, pixelwise_sum, gram, direct, near],
+    pixelwise_same_mask_everywhere, pixelwise_sum, gram, direct, near, one_map, decoupled,
+    similarities],
     ids=lambda loss: loss.__name__)
 def test_eight_devices_equal_one(loss, mapping):
   rng = np.random.default_rng(0)

@@ -69,3 +69,18 @@ def test_keeps_the_dtype_but_not_its_precision():
 def test_refuses_what_is_no_image(shape, size):
   with pytest.raises(ValueError, match='size'):
     resizing.resize_bilinear(jnp.zeros(shape), size, align_corners=True)
+
+
+@pytest.mark.parametrize('source, target, expected', [
+    (6, 3, [0, 2, 4]), (5, 3, [0, 1, 3]), (2, 4, [0, 0, 1, 1]), (3, 5, [0, 0, 1, 1, 2]),
+    (4, 4, [0, 1, 2, 3]), (1, 3, [0, 0, 0]), (7, 1, [0])])
+def test_nearest_reads_the_pixel_below_the_exact_position(source, target, expected):
+  labels = jnp.arange(source * 2, dtype=jnp.uint8).reshape(1, 2, source)
+  resized = resizing.resize_nearest(labels, (1, target))
+  np.testing.assert_array_equal(resized, [[expected]])
+  assert resized.dtype == jnp.uint8
+
+
+def test_nearest_refuses_other_shapes():
+  with pytest.raises(ValueError, match=r'\(N, h, w\).*\(2, 3\)'):
+    resizing.resize_nearest(jnp.zeros((2, 3), jnp.int32), (1, 1))

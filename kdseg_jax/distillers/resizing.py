@@ -1,0 +1,22 @@
+"""Student and teacher of different output strides."""
+
+from __future__ import annotations
+
+import jax
+
+from kdseg_jax import losses
+
+
+def to_teacher_size(
+    student: jax.Array, teacher: jax.Array, *, resize: bool, align_corners: bool
+) -> jax.Array:
+  """The student's map `(N, h, w, C)` at the teacher's size; unchanged where they agree.
+
+  Raises:
+    ValueError: the sizes differ and `resize` is False.
+  """
+  if not resize and student.shape[1:3] != teacher.shape[1:3]:
+    raise ValueError(
+        f'The maps of student and teacher are {student.shape[1:3]} and {teacher.shape[1:3]} '
+        'pixels. Set resize=True, or give both models the same output stride.')
+  return losses.resize_bilinear(student, teacher.shape[1:3], align_corners=align_corners)

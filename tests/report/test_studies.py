@@ -1,0 +1,82 @@
+"""Statistics of a study by hand, and what the report holds."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from kdseg_jax.report import studies
+
+ALONE = [0.50, 0.52, 0.49, 0.51, 0.48]
+BETTER = [0.53, 0.54, 0.53, 0.53, 0.52]  # differences .03 .02 .04 .02 .04
+
+
+def test_paired_difference_by_hand():
+  result = studies.paired(BETTER, ALONE)
+  spread = math.sqrt(sum((d - 0.03) ** 2 for d in (0.03, 0.02, 0.04, 0.02, 0.04)) / 4)
+  half = 2.7764451 * spread / math.sqrt(5)  # t(0.975, 4)
+  assert result['difference'] == pytest.approx(0.03)
+  assert result['interval'] == pytest.approx([0.03 - half, 0.03 + half])
+  statistic = 0.03 / (spread / math.sqrt(5))
+  assert result['p_value'] == pytest.approx(2 * scipy.stats.t.sf(statistic, 4))
+
+
+def test_pairing_by_seed_is_what_makes_it_narrow():
+  shuffled = studies.paired(BETTER[::-1], ALONE)
+  width = lambda r: r['interval'][1] - r['interval'][0]
+  assert width(shuffled) > width(studies.paired(BETTER, ALONE))
+  assert shuffled['difference'] == pytest.approx(0.03)
+
+
+@pytest.mark.parametrize('difference,spread', [(0.03, 0.01), (0.01, 0.02), (-0.005, 0.01)])
+def test_seeds_needed_is_the_first_number_that_excludes_zero(difference, spread):
+  needed = studies.seeds_needed(difference, spread)
+  excludes = lambda n: scipy.stats.t.ppf(0.975, n - 1) * spread / math.sqrt(n) < abs(difference)
+  assert excludes(needed) and (needed == 2 or not excludes(needed - 1))
+
+
+def test_no_number_of_seeds_shows_a_difference_that_is_not_there():
+  assert studies.seeds_needed(0.0, 0.01) is None
+
+
+def test_one_seed_has_no_interval_and_equal_values_no_difference():
+  one = studies.paired([0.5], [0.4])
+  assert one['difference'] == pytest.approx(0.1)
+  assert one['interval'] is one['p_value'] is one['seeds_needed'] is None
+  same = studies.paired(ALONE, ALONE)
+  assert same['difference'] == 0 and same['p_value'] == 1 and same['seeds_needed'] is None
+
+
+def report_of(teacher=None):
+  rows = lambda values: [
+      [{'mean_iou': value + 0.1, 'per_class_iou': [0.9, None]},  # better before the last step
+       {'mean_iou': value, 'per_class_iou': [value, None]}] for value in values]
+  costs = {'training': {'steps_per_second': 2.0, 'peak_megabytes': 10.0, 'extra_params': 3},
+           'inference': {'params': 1000, 'macs': 5_000_000, 'images_per_second': 7.0}}
+  return studies.build(
+      {'kd': {'evaluations': rows(BETTER), **costs}, 'alone': {'evaluations': rows(ALONE), **costs}},
+      baseline='alone', metric='mean_iou', classes=['road', 'sky'], seeds=range(5),
+      teacher=teacher, shared={'description': 'What is compared.'})
+
+
+def test_report_takes_the_last_evaluation_and_marks_the_best():
+  kd = report_of()['students']['kd']
+  assert kd['mean_iou'] == pytest.approx(np.mean(BETTER))
+  assert kd['best_of_many'] == pytest.approx(np.mean(BETTER) + 0.1)
+  assert kd['paired'] == studies.paired(BETTER, ALONE)
+  assert kd['per_class_difference'] == {'road': pytest.approx(0.03), 'sky': None}
+  assert 'paired' not in report_of()['students']['alone']
+
+
+def test_markdown_shows_the_baseline_first_and_every_figure():
+  teacher = {'mean_iou': 0.7, 'training': {'steps_per_second': 4.0, 'peak_megabytes': 99.0},
+             'inference': {'params': 9999}}
+  text = studies.markdown(report_of(teacher), title='Title', command='the command')
+  lines = text.splitlines()
+  assert lines[0] == '# Title' and '`the command`' in text and 'Teacher: 70.0.' in text
+  row = next(i for i, line in enumerate(lines) if line.startswith('| alone'))
+  assert lines[row + 1].startswith('| kd') and '+3.0' in lines[row + 1]
+  assert '1.8 to 4.2' in lines[row + 1] and '63.0' in lines[row + 1]
+  assert any(line.startswith('| sky') and '-' in line for line in lines)
+  assert '| teacher' in text and '9,999' in text and '- kd: 53.0, 54.0' in text
