@@ -55,7 +55,8 @@ def report_of(teacher=None):
   costs = {'training': {'steps_per_second': 2.0, 'peak_megabytes': 10.0, 'extra_params': 3},
            'inference': {'params': 1000, 'macs': 5_000_000, 'images_per_second': 7.0}}
   return studies.build(
-      {'kd': {'evaluations': rows(BETTER), **costs}, 'alone': {'evaluations': rows(ALONE), **costs}},
+      {name: {'evaluations': rows(values), **costs}
+       for name, values in (('kd', BETTER), ('alone', ALONE))},
       baseline='alone', metric='mean_iou', classes=['road', 'sky'], seeds=range(5),
       teacher=teacher, shared={'description': 'What is compared.'})
 
