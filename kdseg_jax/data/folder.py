@@ -176,6 +176,7 @@ def _scan(folder):
   """Which of the 256 values occur in the label PNGs in a folder and its subfolders."""
   def values(path):
     return np.bincount(files.read_label(path).ravel(), minlength=256) > 0
-  paths = sorted(path for path in folder.rglob('*.png') if not path.name.startswith('.'))
+  paths = sorted(path for path in folder.rglob('*')
+                 if path.suffix.lower() == '.png' and not path.name.startswith('.'))
   with concurrent.futures.ThreadPoolExecutor() as pool:
     return np.any([np.zeros(256, bool), *pool.map(values, paths)], axis=0)

@@ -159,7 +159,8 @@ def match(images: Mapping[str, Any], labels: Mapping[str, Any], *,
     else:
       problems.append(f'{labels[key]}: has no image; expected {image_place(key)}. Add it, or '
                       'remove the label.')
-  return {key: (images[key], labels[key]) for key in sorted(images.keys() & labels.keys())}, problems
+  matched = {key: (images[key], labels[key]) for key in sorted(images.keys() & labels.keys())}
+  return matched, problems
 
 
 def require_none(problems: Sequence[str]) -> None:
