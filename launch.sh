@@ -13,6 +13,9 @@ usage: ./launch.sh <command> [options]
                                                    trains; goes on where the directory's run stopped
   evaluate --workdir=<dir> [--split=<split>] [--data_root=<dir>] [--json=<file>]
   predict --workdir=<dir> [--output=<dir>] <images or folders>
+  data.check <folder> [--layout=folder|camvid]     every problem of images and labels of your own
+  data.prepare <name> --manual_dir=<archives> --data_dir=<dir>
+                                                   a public data set from its downloaded archives
   test [pytest options]                            installs what the tests need and runs them all
 
 Every field of a config can be overridden: --config.train.steps=1000. --require_accelerator refuses
@@ -49,7 +52,7 @@ install() {
 
 command=${1:-}
 case "$command" in
-  quickstart|train|evaluate|predict)
+  quickstart|train|evaluate|predict|data.check|data.prepare)
     shift
     install requirements.txt
     exec .venv/bin/python -m "kdseg_jax.$command" "$@"

@@ -43,7 +43,7 @@ class LabelMap:
     Raises:
       ValueError: a stored label has no entry; lists them all and calls the file `name`.
     """
-    mapped = self._table[np.minimum(label, len(self._table) - 1)]
+    mapped = self._table[np.minimum(label, np.intp(len(self._table) - 1))]
     if mapped.min(initial=0) < 0:
       wrong = np.unique(label[mapped < 0])
       raise ValueError(
@@ -166,7 +166,9 @@ def match(images: Mapping[str, Any], labels: Mapping[str, Any], *,
 def require_none(problems: Sequence[str]) -> None:
   """Raises ValueError with the first problem and the number of others, if there are any."""
   if problems:
-    more = f' ({len(problems) - 1} more problems.)' if len(problems) > 1 else ''
+    count = len(problems) - 1
+    more = (f' ({count} more problem{"s" if count > 1 else ""}, see python -m '
+            'kdseg_jax.data.check.)') if count else ''
     raise ValueError(problems[0] + more)
 
 

@@ -41,7 +41,7 @@ def prepare(name: str, manual_dir: str | os.PathLike, data_dir: str | os.PathLik
 
   Raises:
     ValueError: unknown name, missing images or labels, a wrong number of images, or a file that
-      cannot be read; nothing is left behind.
+      cannot be read; no data are left behind.
     FileNotFoundError: a folder or archive is missing.
   """
   names.require(name, tfds_builders.BUILDERS, 'data set to prepare')

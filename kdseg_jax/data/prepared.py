@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -114,7 +115,8 @@ def create_tfds(name: str, split: str, *, root: str | os.PathLike | None = None,
     num_classes: number of classes; 0 asks the label feature (`LabeledImage` knows).
 
   Raises:
-    ValueError: unknown data set, split or feature, or the number of classes is not known.
+    ValueError: unknown data set, split or feature, the number of classes is not known, or it was
+      prepared in another format.
     FileNotFoundError: it was not prepared.
   """
   import tensorflow_datasets as tfds
@@ -122,15 +124,17 @@ def create_tfds(name: str, split: str, *, root: str | os.PathLike | None = None,
   from kdseg_jax.data import tfds_builders  # registers ours, so that they have names too
 
   del tfds_builders
-  try:
-    builder = tfds.builder(name, data_dir=root or None)
-  except tfds.core.DatasetNotFoundError as error:
-    raise ValueError(f'TFDS knows no data set {name!r}.'
-                     f'{names.hint(name.partition("/")[0], tfds.list_builders())}') from error
+  plain_name = re.split('[/:]', name)[0]
+  if not (root and pathlib.Path(root, plain_name).is_dir()):  # else it needs no builder
+    known = tfds.list_builders(with_community_datasets=False)
+    if plain_name not in known:  # hundreds: too many to be listed
+      raise ValueError(f'Unknown data set of TFDS: {plain_name!r}.{names.hint(plain_name, known)}')
+  builder = tfds.builder(name, data_dir=root or None)
   if not builder.is_prepared():
     raise FileNotFoundError(
         f'{builder.data_path}: TFDS has not prepared {name} there. Prepare it once: tfds build '
-        f'{name} --data_dir={builder.data_dir_root} --file_format=array_record')
+        f'{name} --data_dir={builder.data_dir_root} --file_format=array_record (most of its '
+        'builders need TensorFlow for that; reading does not).')
   names.require(split.partition('[')[0], builder.info.splits, f'split of {name}')
   pictures = [key for key, feature in builder.info.features.items()
               if isinstance(feature, tfds.features.Image)]
@@ -152,5 +156,10 @@ def create_tfds(name: str, split: str, *, root: str | os.PathLike | None = None,
 
 def _records(tfds, builder, split, *keys):
   """The records of a split; images stay encoded: TFDS's decoding knows no EXIF data or palettes."""
-  return builder.as_data_source(
-      split=split, decoders={key: tfds.decode.SkipDecoding() for key in keys})
+  try:
+    return builder.as_data_source(
+        split=split, decoders={key: tfds.decode.SkipDecoding() for key in keys})
+  except NotImplementedError as error:
+    raise ValueError(f'{builder.data_path}: was prepared in a format without random access; '
+                     'expected array_record. Prepare it again with --file_format=array_record, in '
+                     'another data_dir.') from error
