@@ -18,7 +18,7 @@ import tqdm
 from absl import flags
 
 from kdseg_jax import program
-from kdseg_jax.data import camvid, files, folder
+from kdseg_jax.data import camvid, files, folder, pairs
 from kdseg_jax.report import tables
 
 _LAYOUTS = {'folder': folder, 'camvid': camvid}
@@ -46,7 +46,7 @@ class Split(NamedTuple):
 
 
 class Report(NamedTuple):
-  """Result of a check: the classes, each split, and one line a problem."""
+  """Result of a check: the classes (empty if they cannot be told), each split, the problems."""
 
   classes: tuple[str, ...]
   splits: dict[str, Split]
@@ -61,20 +61,25 @@ def check(root: str | pathlib.Path, layout: str = 'folder') -> Report:
     layout: 'folder' or 'camvid'.
 
   Raises:
-    ValueError, FileNotFoundError: the folder has not this layout, or its splits or classes cannot
-      be told.
+    ValueError, FileNotFoundError: the folder has not this layout, or its splits cannot be told.
   """
   module = _LAYOUTS[layout]
   root = module.find_root(root)
-  splits, problems = {}, []
-  found = {}
+  found, splits, problems = {}, {}, []
   for split in module.find_splits(root):
-    found[split], lines = module.find_pairs(root, split)
-    problems += [line for line in lines if line not in problems]
-    if not found[split]:
-      problems.append(f'{root}: the split {split} holds no image with a label.')
+    try:
+      found[split], lines = module.find_pairs(root, split)
+      problems += lines
+      if not found[split]:
+        problems.append(f'{root}: the split {split} holds no image with a label.')
+    except (ValueError, OSError) as error:
+      problems.append(str(error))
   problems += _shared(found)
-  classes, label_map = module.find_classes(root)
+  try:
+    classes, label_map = module.find_classes(root)
+  except (ValueError, OSError) as error:
+    problems.append(str(error))
+    classes, label_map = (), pairs.LabelMap.identity(files.IGNORE_LABEL)  # any label will do
   for split, split_pairs in found.items():
     with concurrent.futures.ThreadPoolExecutor() as pool:
       results = list(tqdm.tqdm(
@@ -82,7 +87,7 @@ def check(root: str | pathlib.Path, layout: str = 'folder') -> Report:
           total=len(split_pairs), unit='image', disable=None))
     splits[split] = _summarize(results)
     problems += [problem for result in results for problem in result['problems']]
-  return Report(classes, splits, problems)
+  return Report(classes, splits, list(dict.fromkeys(problems)))
 
 
 def _shared(found):
@@ -138,8 +143,10 @@ def describe(report: Report) -> str:
       [[f'{index} {name}', *(cell for split in splits.values() for cell in (
           _percent(split.pixels[index], split.pixels[:files.IGNORE_LABEL].sum()),
           split.occurrences[index]))] for index, name in enumerate(report.classes)])
-  lines = [overview, '', 'Share of each class in the pixels that are not ignored, and the images '
-           'in which it occurs:', classes, '']
+  lines = [overview, '']
+  if report.classes:
+    lines += ['Share of each class in the pixels that are not ignored, and the images in which it '
+              'occurs:', classes, '']
   for name, split in splits.items():
     absent = [label for index, label in enumerate(report.classes) if not split.occurrences[index]]
     if absent:

@@ -28,7 +28,8 @@ class LabelMap:
 
   def __init__(self, entries: Mapping[int, int], expected: str):
     self._expected = expected
-    self._table = np.full(max(entries) + 2, -1, np.int16)  # the last entry: all that are larger
+    # The last place is that of all labels that are larger, and as -1 of negative ones.
+    self._table = np.full(max(256, *entries) + 2, -1, np.int16)
     self._table[list(entries)] = list(entries.values())
 
   @classmethod
@@ -43,7 +44,10 @@ class LabelMap:
     Raises:
       ValueError: a stored label has no entry; lists them all and calls the file `name`.
     """
-    mapped = self._table[np.minimum(label, np.intp(len(self._table) - 1))]
+    known = label
+    if label.dtype != np.uint8:
+      known = np.clip(label.astype(np.int64), -1, len(self._table) - 1)
+    mapped = self._table.take(known)
     if mapped.min(initial=0) < 0:
       wrong = np.unique(label[mapped < 0])
       raise ValueError(

@@ -84,6 +84,21 @@ def test_an_image_in_two_lists_and_an_empty_split_are_problems(tmp_path):
   assert 'images/1.png: is in train and val' in shared
 
 
+def test_what_hides_the_classes_does_not_hide_other_problems(root):
+  (root / 'classes.txt').unlink()
+  content = (root / 'labels/val/2.png').read_bytes()
+  (root / 'labels/val/2.png').write_bytes(content[:60])
+  shutil.rmtree(root / 'labels/test')
+  report = check.check(root)
+  assert report.classes == () and report.splits['train'].pixels[:3].min() > 0
+  missing, damaged = report.problems  # the damaged label is met twice and told once
+  assert 'labels/test: no such folder' in missing and '2.png: cannot be decoded' in damaged
+  assert '2 problems.' in check.describe(report) and '16x24 (8)' in check.describe(report)
+  (root / 'labels/val/2.png').write_bytes(content)
+  (root / 'labels/train/0.png').write_bytes(archives.palette_png(np.full((16, 24), 9, np.uint8)))
+  assert any('the number of classes is ambiguous' in line for line in check.check(root).problems)
+
+
 def test_the_layout_of_camvid_is_checked_with_its_labels(tmp_path):
   archives.camvid(tmp_path)
   files.write_png(tmp_path / 'valannot/1.png', np.full(archives.SIZE, 12, np.uint8))

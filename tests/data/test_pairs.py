@@ -14,6 +14,8 @@ def test_labels_are_mapped_and_others_refused_all_at_once():
   np.testing.assert_array_equal(result, [[255, 0], [1, 0]])
   with pytest.raises(ValueError, match='a.png: holds labels 6, 301, 9999; expected labels 0, 7'):
     label_map(np.array([[6, 0, 9999], [301, 7, 6]], np.uint16), 'a.png')
+  with pytest.raises(ValueError, match='a.mat: holds labels -293, -1;'):
+    label_map(np.array([[-1, 7, -293]]), 'a.mat')
   with pytest.raises(ValueError, match='a.png: holds label 8;'):
     label_map(np.array([[8]], np.uint8), 'a.png')
 

@@ -68,15 +68,17 @@ class Tree:
     return found
 
 
-def open_tree(manual_dir: pathlib.Path, archive: str, folder: str) -> Tree:
+def open_tree(manual_dir: pathlib.Path, archive: str, folder: str, *,
+              unneeded: tuple[str, ...] = ()) -> Tree:
   """The archive as downloaded, or else the folder that it extracts to.
 
-  A compressed tar can only be read from its start, so all its files are read into memory at once.
+  A compressed tar can only be read from its start, so its files are read into memory at once.
 
   Args:
     manual_dir: where it lies.
     archive: name of the zip, tar or tar.gz.
     folder: the folder in the archive below which the files of interest are.
+    unneeded: its subfolders of which no file is needed, to save memory.
 
   Raises:
     FileNotFoundError: neither is there.
@@ -85,7 +87,7 @@ def open_tree(manual_dir: pathlib.Path, archive: str, folder: str) -> Tree:
   path = manual_dir / archive
   if path.exists():
     try:
-      return _zip(path, folder) if archive.endswith('.zip') else _tar(path, folder)
+      return _zip(path, folder) if archive.endswith('.zip') else _tar(path, folder, unneeded)
     except _DAMAGE as error:
       raise ValueError(f'{path}: cannot be read: it is damaged or cut short ({error}). '
                        'Download it again.') from error
@@ -113,11 +115,12 @@ def _zip(path, folder):
                               for name in archive.namelist() if not name.endswith('/')})
 
 
-def _tar(path, folder):
+def _tar(path, folder, unneeded):
   archive = tarfile.open(path)
   reads = {}
   for info in archive:
-    if info.isfile() and _is_below(info.name, folder):
+    skipped = any(_is_below(info.name, f'{folder}/{part}') for part in unneeded)
+    if info.isfile() and _is_below(info.name, folder) and not skipped:
       read = lambda info=info: archive.extractfile(info).read()
       reads[info.name] = _keep(read()) if path.name.endswith(_COMPRESSED_TAR) else read
   return _tree(path, folder, reads)

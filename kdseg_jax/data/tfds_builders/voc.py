@@ -38,7 +38,7 @@ class Voc(base.Builder):
              for split in self.COUNTS}
     splits = {split: base.listed(stems[split], voc, image, voc, label) for split in self.COUNTS}
     if not self.allow_partial or trees.has(manual_dir, _SBD, _SBD_FOLDER):
-      sbd = trees.open_tree(manual_dir, _SBD, _SBD_FOLDER)
+      sbd = trees.open_tree(manual_dir, _SBD, _SBD_FOLDER, unneeded=('img', 'inst'))
       more = {*base.stems_of(sbd, 'train.txt'), *base.stems_of(sbd, 'val.txt')}
       more -= {*stems['train'], *stems['val']}
       splits['train'] |= base.listed(sorted(more), voc, image, sbd, 'cls/<id>.mat')
