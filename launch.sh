@@ -15,7 +15,11 @@ usage: ./launch.sh <command> [options]
            [--confusion=<file>.png]
   predict --workdir=<dir> [--output=<dir>] [--compare=<name>=<dir>,...]
           <images or folders> | --split=<split>
->>>>>>> evaluation
+  study --config=experiments/<study>.py:<args> --workdir=<dir>
+                                                   students x seeds against one teacher pass
+  data.check <folder> [--layout=folder|camvid]     every problem of images and labels of your own
+  data.prepare <name> --manual_dir=<archives> --data_dir=<dir>
+                                                   a public data set from its downloaded archives
   test [pytest options]                            installs what the tests need and runs them all
 
 Every field of a config can be overridden: --config.train.steps=1000. --require_accelerator refuses
@@ -52,7 +56,7 @@ install() {
 
 command=${1:-}
 case "$command" in
-  quickstart|train|evaluate|predict|study)
+  quickstart|train|evaluate|predict|study|data.check|data.prepare)
     shift
     install requirements.txt
     exec .venv/bin/python -m "kdseg_jax.$command" "$@"

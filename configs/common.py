@@ -85,11 +85,17 @@ def segmentation(method: str = 'none') -> ConfigDict:
       'align_corners': True,           # how logits are upsampled to label size
       'auxiliary_weight': 0.4,         # of the auxiliary head's cross-entropy
       'data': {
-          'name': 'scenes',
+          'name': 'scenes',            # see kdseg_jax.data.create
           'root': '',                  # folder of the data set; empty is $KDSEG_DATA
           'size': (),                  # (height, width) of resized whole images; () is their own
           'train_split': 'train',
           'seed': placeholder(int),    # of order and augmentation; None is config.seed
+          'unlabelled': '',            # folder of images that join the training split, all ignored
+          'tfds': {                    # of name='tfds:<name>'
+              'image_key': 'image',    # features
+              'label_key': 'label',
+              'num_classes': 0,        # 0 asks the label feature
+          },
       },
       'augmentation': {
           'crop': (64, 64),

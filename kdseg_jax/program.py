@@ -33,28 +33,31 @@ def define_config() -> flags.FlagHolder:
       'config', None, 'Recipe, e.g. configs/camvid.py:method=pixelwise.', lock_config=True)
 
 
-def run(main: Callable[[list[str]], None], *, saved_config: bool = False) -> None:
+def run(main: Callable[[list[str]], int | None], *, saved_config: bool = False,
+        devices: bool = True) -> None:
   """Parses the flags, prints versions and devices, runs `main(positional arguments)`.
 
   An error of the user's input ends the program with one clear message and exit status 2.
 
   Args:
-    main: the program.
+    main: the program; what it returns is the exit status, None is 0.
     saved_config: without `--config`, the config that the run of `--workdir` was trained with is
       used; single fields of it can be overridden all the same.
+    devices: False for a program that computes nothing on devices: they are left alone.
   """
-  app.run(lambda argv: _main(main, argv[1:]),
+  app.run(lambda argv: _main(main, argv[1:], devices),
           flags_parser=functools.partial(_parse, saved_config=saved_config))
 
 
-def _main(main, arguments):
+def _main(main, arguments, devices):
   logging.set_verbosity(logging.INFO)
   logging.get_absl_handler().addFilter(_is_ours)
   try:
-    if _DISTRIBUTED.value:
+    if devices and _DISTRIBUTED.value:
       jax.distributed.initialize()
-    announce(require_accelerator=_ACCELERATOR.value)
-    main(arguments)
+    if devices:
+      announce(require_accelerator=_ACCELERATOR.value)
+    return main(arguments)
   except _USER_ERRORS as error:
     if not _raised_here(error):
       raise

@@ -1,5 +1,6 @@
 """The programs as a user starts them: every recipe, every command, every wrong input."""
 
+import collections
 import json
 import pathlib
 import shutil
@@ -10,6 +11,7 @@ import pytest
 from kdseg_jax import data
 from kdseg_jax.data import files, palettes
 from tests import runs
+from tests.data import archives
 
 RECIPES = sorted(path.name for path in (runs.ROOT / 'configs').glob('*.py')
                  if path.name not in ('common.py', '__init__.py'))
@@ -27,30 +29,42 @@ def camvid(tmp_path_factory):
   return root
 
 
-def settings(recipe, camvid):
-  if recipe != 'camvid.py':
-    return []
-  return [f'--config.data.root={camvid}', '--config.data.size=(36,48)']
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """A tiny data set in the layout of your own data, with more images without labels beside it."""
+  root = tmp_path_factory.mktemp('folder')
+  archives.folder(root, size=(36, 48))
+  archives.folder(root / 'more', counts=[('train', 4)], size=(50, 40))
+  return root
 
 
 @pytest.fixture(scope='module')
-def teachers(cache, camvid, tmp_path_factory):
+def settings(camvid, folder):
+  """Options of the recipes that need any."""
+  return collections.defaultdict(list, {
+      'camvid.py': [f'--config.data.root={camvid}', '--config.data.size=(36,48)'],
+      'folder.py': [f'--config.data.root={folder}',
+                    f'--config.data.unlabelled={folder}/more/images/train']})
+
+
+@pytest.fixture(scope='module')
+def teachers(cache, settings, tmp_path_factory):
   """A tiny teacher for every recipe."""
   workdirs = {}
   for recipe in RECIPES:
     workdirs[recipe] = tmp_path_factory.mktemp('teacher')
     runs.run('train', f'--config=configs/{recipe}:role=teacher,runlocal',
-             f'--workdir={workdirs[recipe]}', *settings(recipe, camvid), cache=cache)
+             f'--workdir={workdirs[recipe]}', *settings[recipe], cache=cache)
   return workdirs
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('recipe', RECIPES)
-def test_every_recipe_distils_two_steps_and_evaluates(recipe, cache, camvid, teachers, tmp_path):
+def test_every_recipe_distils_two_steps_and_evaluates(recipe, cache, settings, teachers, tmp_path):
   output = runs.run(
       'train', f'--config=configs/{recipe}:method=pixelwise+pairwise,runlocal',
       f'--workdir={tmp_path}', f'--config.teacher.checkpoint={teachers[recipe]}',
-      *settings(recipe, camvid), cache=cache)
+      *settings[recipe], cache=cache)
   assert 'Python 3.' in output and 'device(s)' in output  # versions and devices come first
   rows = runs.rows(tmp_path)
   assert [(r['phase'], r['step']) for r in rows] == [('train', 1), ('train', 2), ('evaluation', 2)]
@@ -167,6 +181,10 @@ def test_quickstart_trains_three_models_and_writes_figures_and_overlays(cache, t
      'config.eval.overlap=1.0: expected a share'),
     (['--config=configs/camvid.py', '--workdir=WORK', '--config.data.root=WORK'],
      'no CamVid there'),
+    (['--config=configs/folder.py', '--workdir=WORK', '--config.data.root=WORK'],
+     'images: no such folder; the layout is images/<split>/ labels/<split>/'),
+    (['--config=configs/folder.py', '--workdir=WORK', '--config.data.name=ade20k',
+      '--config.data.root=WORK'], 'holds no prepared ade20k. Prepare it once: python -m kdseg_jax'),
     (['--config=configs/quickstart.py', '--workdir=WORK', 'stray'], "Unexpected argument 'stray'"),
 ])
 def test_wrong_input_of_train_is_one_clear_error_and_leaves_nothing(

@@ -7,17 +7,24 @@ A source has `classes` (names in label order), `palette` `(C, 3)` uint8, `len(so
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any
 
 from kdseg_jax import names
 from kdseg_jax.data.camvid import CamVid
+from kdseg_jax.data.folder import Folder
+from kdseg_jax.data.prepared import create_prepared, create_tfds, is_prepared
 from kdseg_jax.data.scenes import Scenes
+from kdseg_jax.data.unlabelled import Concatenated, Unlabelled
 
-_SOURCES = {'scenes': Scenes, 'camvid': CamVid}
+_PREPARED = ('cityscapes', 'cityscapes_coarse', 'voc', 'pascal_context', 'ade20k')
+_SOURCES = {'scenes': Scenes, 'camvid': CamVid, 'folder': Folder} | {
+    name: functools.partial(create_prepared, name) for name in _PREPARED}
 _BUILT_IN = ('scenes',)
+_TFDS = 'tfds:'
 
-__all__ = ['CamVid', 'Scenes', 'create']
+__all__ = ['CamVid', 'Concatenated', 'Folder', 'Scenes', 'Unlabelled', 'create']
 
 
 def create(name: str, split: str, *, root: str | os.PathLike | None = None,
@@ -25,18 +32,25 @@ def create(name: str, split: str, *, root: str | os.PathLike | None = None,
   """Creates the source of a split.
 
   Args:
-    name: 'scenes' (built in) or 'camvid'.
-    split: 'train', 'val' or 'test'.
-    root: folder of the data set; None or '' for scenes.
+    name: 'scenes' (built in); 'folder' (your own images and labels, see `Folder`); 'camvid'
+      (prepared, else its folders); 'cityscapes', 'cityscapes_coarse', 'voc', 'pascal_context' or
+      'ade20k' (prepared with `python -m kdseg_jax.data.prepare`); 'tfds:<name>' (any data set of
+      TFDS).
+    split: 'train', 'val', 'test' or another that the data set has.
+    root: folder of the data set, or the directory where it was prepared; None or '' for scenes.
     size: (height, width) of every example; None is the source's own.
-    **options: further arguments of the source.
+    **options: further arguments of the source; of TFDS: `image_key`, `label_key`, `num_classes`.
 
   Raises:
     ValueError: unknown name or split, with the nearest known ones, or as the source says.
     FileNotFoundError: the data are not where they should be.
   """
+  given = {key: value for key, value in {'root': root, 'size': size}.items() if value}
+  if name.startswith(_TFDS):
+    return create_tfds(name.removeprefix(_TFDS), split, **given, **options)
   names.require(name, _SOURCES, 'data set')
   if root and name in _BUILT_IN:
     raise ValueError(f'{name} is built in and reads no folder; leave root={root} out.')
-  given = {key: value for key, value in {'root': root, 'size': size}.items() if value}
+  if name == 'camvid' and is_prepared(name, root):
+    return create_prepared(name, split, **given, **options)
   return _SOURCES[name](split, **given, **options)

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import os
 import pathlib
-from typing import Any
-
-import numpy as np
 
 from kdseg_jax import names
-from kdseg_jax.data import files, palettes
+from kdseg_jax.data import files, pairs, palettes
 
 CLASSES = ('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign-symbol', 'fence', 'car',
            'pedestrian', 'bicyclist')
-_VOID = 11
-_SPLITS = ('train', 'val', 'test')
+LABELS = pairs.LabelMap(
+    {**{index: index for index in range(11)}, 11: files.IGNORE_LABEL},
+    'class indices 0 to 10 and 11 = void, as in the label PNGs of the SegNet tutorial')
+SPLITS = ('train', 'val', 'test')
+_LAYOUT = 'train/ trainannot/ val/ valannot/ test/ testannot/'
 
 
-class CamVid:
+class CamVid(pairs.PairSource):
   """CamVid (Brostow et al., 2009) as prepared for SegNet (Badrinarayanan et al., 2017).
 
   Layout of the root: `train/ trainannot/ val/ valannot/ test/ testannot/`, images as PNG or JPEG,
   labels as PNG of the same stem. Label 11 (void) becomes 255 (ignore).
-
-  `source[i]` is a dict of `image` `(H, W, 3)` uint8 RGB, `label` `(H, W)` uint8 and `image_id`, the
-  stem of the file.
 
   Args:
     split: 'train', 'val' or 'test'.
@@ -44,43 +41,29 @@ class CamVid:
 
   def __init__(self, split: str, *, root: str | os.PathLike | None = None,
                size: tuple[int, int] | None = None):
-    names.require(split, _SPLITS, 'split of camvid')
-    self.size = tuple(size) if size else None
-    self._pairs = _pair(_find_root(root), split)
-
-  def __len__(self) -> int:
-    return len(self._pairs)
-
-  def __getitem__(self, index: int) -> dict[str, Any]:
-    if not 0 <= index < len(self):
-      raise IndexError(f'Image {index} does not exist: there are {len(self)}.')
-    image_path, label_path = self._pairs[index]
-    image, label = files.read_image(image_path), _read_label(label_path)
-    if image.shape[:2] != label.shape:
-      raise ValueError(f'{label_path}: is {label.shape} (height, width), but its image '
-                       f'{image_path} is {image.shape[:2]}; expected the same size.')
-    if self.size:
-      image = files.resize_image(image, self.size)
-      label = files.resize_label(label, self.size)
-    return {'image': image, 'label': label, 'image_id': image_path.stem}
+    names.require(split, SPLITS, 'split of camvid')
+    root = find_root(root)
+    found, problems = find_pairs(root, split)
+    pairs.require_none(problems)
+    if not found:
+      raise FileNotFoundError(f'{root / split}: holds no PNG or JPEG image; expected the images of '
+                              f'CamVid {split} there.')
+    super().__init__(found, label_map=LABELS, size=size)
 
 
-def _read_label(path):
-  label = files.read_label(path)
-  if label.max() > _VOID:
-    raise ValueError(f'{path}: holds label {label.max()}; expected class indices 0 to 10 and '
-                     '11 = void. Use the label PNGs of the SegNet tutorial, or map these to them.')
-  return np.where(label == _VOID, np.uint8(files.IGNORE_LABEL), label)
+def find_root(root: str | os.PathLike | None) -> pathlib.Path:
+  """The folder that holds the splits: `root`, or `$KDSEG_DATA`, or `camvid` in one of them.
 
-
-def _find_root(root):
-  """The folder that holds the splits."""
+  Raises:
+    ValueError: there is neither.
+    FileNotFoundError: it holds no folder of a split.
+  """
   given = root or os.environ.get('KDSEG_DATA')
   if not given:
     raise ValueError('CamVid needs its folder: give root (--config.data.root=<folder>) or set '
                      '$KDSEG_DATA to it. It holds train/, trainannot/, val/, valannot/, ...')
   for folder in (pathlib.Path(given), pathlib.Path(given, 'camvid')):
-    if any((folder / split).is_dir() for split in _SPLITS):
+    if any((folder / split).is_dir() for split in SPLITS):
       return folder
   source = 'root' if root else '$KDSEG_DATA'
   raise FileNotFoundError(
@@ -88,31 +71,17 @@ def _find_root(root):
       f'valannot/, ... in it or in {pathlib.Path(given, "camvid")}.')
 
 
-def _pair(root, split):
-  """(image, label) paths of a split, sorted by stem."""
-  images, labels = (_by_stem(root / name) for name in (split, f'{split}annot'))
-  if not images:
-    raise FileNotFoundError(f'{root / split}: holds no PNG or JPEG image; expected the images of '
-                            f'CamVid {split} there.')
-  for path in labels.values():
-    if path.suffix.lower() != '.png':
-      raise ValueError(f'{path}: labels must be PNG; lossy formats change class indices.')
-  for stem in sorted(images.keys() ^ labels.keys()):
-    if stem in images:
-      raise ValueError(f'{images[stem]}: has no label; expected '
-                       f'{root / f"{split}annot" / stem}.png. Add it, or remove the image.')
-    raise ValueError(f'{labels[stem]}: has no image; expected {root / split / stem}.png or .jpg. '
-                     'Add it, or remove the label.')
-  return [(images[stem], labels[stem]) for stem in sorted(images)]
+def find_splits(root: pathlib.Path) -> list[str]:
+  """The splits that a root holds."""
+  return [split for split in SPLITS if (root / split).is_dir()]
 
 
-def _by_stem(folder):
-  if not folder.is_dir():
-    raise FileNotFoundError(f'{folder}: no such folder; the layout is train/ trainannot/ val/ '
-                            'valannot/ test/ testannot/.')
-  found = {}
-  for path in files.images_in(folder):
-    if path.stem in found:
-      raise ValueError(f'{path} and {found[path.stem]}: same name twice; keep one of them.')
-    found[path.stem] = path
-  return found
+def find_pairs(root: pathlib.Path, split: str) -> tuple[list[pairs.Pair], list[str]]:
+  """The pairs of a split and the problems of its folders, as `pairs.find_pairs`."""
+  return pairs.find_pairs(root / split, root / f'{split}annot', layout=_LAYOUT)
+
+
+def find_classes(root: pathlib.Path) -> tuple[tuple[str, ...], pairs.LabelMap]:
+  """The classes, and the meaning of the stored labels."""
+  del root  # the same for every folder
+  return CLASSES, LABELS

@@ -6,9 +6,11 @@ import io
 import os
 import pathlib
 from collections.abc import Iterable
+from typing import Any
 
 import cv2
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 
 IGNORE_LABEL = 255
@@ -33,23 +35,33 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     ValueError: the file cannot be decoded (damaged, cut short, no picture), has more than 8 bits
       a channel, or has an alpha channel.
   """
-  content = _read_bytes(path)
+  return decode_image(read_bytes(path), path)
+
+
+def decode_image(content: bytes, name: Any) -> np.ndarray:
+  """`read_image` of the content of a file; errors call it `name`."""
   pixels = None
   if content:
     # ANYDEPTH shows 16-bit files as such, where COLOR alone would silently cut them to 8 bits.
     pixels = cv2.imdecode(np.frombuffer(content, np.uint8),
                           cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
   if pixels is None:
-    raise ValueError(f'{path}: cannot be decoded: it is damaged, cut short or no picture. '
+    raise ValueError(f'{name}: cannot be decoded: it is damaged, cut short or no picture. '
                      'Copy or download it again.')
   if pixels.dtype != np.uint8:
-    raise ValueError(f'{path}: has {pixels.dtype.itemsize * 8} bits a channel; expected 8. '
+    raise ValueError(f'{name}: has {pixels.dtype.itemsize * 8} bits a channel; expected 8. '
                      'Convert it to an 8-bit picture.')
   with PIL.Image.open(io.BytesIO(content)) as header:  # reads the header only
     if header.mode in _ALPHA_MODES:
-      raise ValueError(f'{path}: has an alpha channel ({header.mode}); expected RGB or grey. '
+      raise ValueError(f'{name}: has an alpha channel ({header.mode}); expected RGB or grey. '
                        'Flatten it onto a background and save it without alpha.')
   return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def is_turned(content: bytes) -> bool:
+  """True if the EXIF data of a picture say that it must be turned or mirrored to be upright."""
+  with PIL.Image.open(io.BytesIO(content)) as header:
+    return header.getexif().get(PIL.ExifTags.Base.Orientation, 1) != 1
 
 
 def read_label(path: str | os.PathLike) -> np.ndarray:
@@ -65,24 +77,46 @@ def read_label(path: str | os.PathLike) -> np.ndarray:
     FileNotFoundError: there is no such file.
     ValueError: the file is no PNG, stores colours instead of indices or not 8 bits, or is damaged.
   """
-  content = _read_bytes(path)
+  return decode_label(read_bytes(path), path)
+
+
+def decode_label(content: bytes, name: Any) -> np.ndarray:
+  """`read_label` of the content of a file; errors call it `name`."""
   if content[:8] != _PNG_SIGNATURE or len(content) < 26:
-    raise ValueError(f'{path}: is not a PNG file; labels must be PNG, because lossy formats '
+    raise ValueError(f'{name}: is not a PNG file; labels must be PNG, because lossy formats '
                      'change class indices.')
   depth, color_type = content[24], content[25]
   if color_type not in (_PNG_GRAYSCALE, _PNG_PALETTE):
-    raise ValueError(f'{path}: stores colours; expected one channel of class indices (a grey or '
+    raise ValueError(f'{name}: stores colours; expected one channel of class indices (a grey or '
                      'palette PNG). Map each colour to its class index first.')
   # Grey levels of 1, 2 and 4 bits are stretched to 0..255 by decoders: no longer indices.
   if color_type == _PNG_GRAYSCALE and depth != 8:
-    raise ValueError(f'{path}: stores {depth}-bit grey levels; expected 8 bits. '
+    raise ValueError(f'{name}: stores {depth}-bit grey levels; expected 8 bits. '
                      'Save the label as an 8-bit PNG.')
   try:
     with PIL.Image.open(io.BytesIO(content)) as image:
       return np.array(image, dtype=np.uint8)
   except (OSError, SyntaxError) as error:
-    raise ValueError(f'{path}: cannot be decoded: it is damaged or cut short ({error}). '
+    raise ValueError(f'{name}: cannot be decoded: it is damaged or cut short ({error}). '
                      'Copy or download it again.') from error
+
+
+def encode_label(label: np.ndarray) -> bytes:
+  """`(H, W)` uint8 of class indices as the content of a grey PNG."""
+  return cv2.imencode('.png', label)[1].tobytes()
+
+
+def check_same_size(image: np.ndarray, label: np.ndarray, *, image_name: Any, label_name: Any,
+                    image_content: bytes) -> None:
+  """Raises ValueError if a label is not of the size of its image; says so if EXIF data are why."""
+  if image.shape[:2] == label.shape:
+    return
+  message = (f'{label_name}: is {label.shape} (height, width), but its image {image_name} is '
+             f'{image.shape[:2]}; expected the same size.')
+  if image.shape[:2] == label.shape[::-1] and is_turned(image_content):
+    message += (' The EXIF data of the image turn it upright and the label was not turned: turn '
+                'the label, or save the image without its EXIF orientation.')
+  raise ValueError(message)
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -156,7 +190,8 @@ def images_in(folder: pathlib.Path) -> list[pathlib.Path]:
                 if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith('.'))
 
 
-def _read_bytes(path):
+def read_bytes(path: str | os.PathLike) -> bytes:
+  """The content of a file; FileNotFoundError names it."""
   try:
     with open(path, 'rb') as file:
       return file.read()

@@ -64,8 +64,18 @@ class Experiment(NamedTuple):
 
 def create_source(config: ConfigDict, split: str) -> Any:
   """The source of a split of `config.data`."""
+  options = config.data.tfds.to_dict() if config.data.name.startswith('tfds:') else {}
   return data.create(config.data.name, split, root=config.data.root or None,
-                     size=tuple(config.data.size) or None)
+                     size=tuple(config.data.size) or None, **options)
+
+
+def create_train_source(config: ConfigDict) -> Any:
+  """The training split, and the images of `config.data.unlabelled` after it."""
+  source = create_source(config, config.data.train_split)
+  if not config.data.unlabelled:
+    return source
+  return data.Concatenated(source, data.Unlabelled(
+      config.data.unlabelled, size=tuple(config.data.size) or None))
 
 
 def create_task(config: ConfigDict, num_classes: int) -> tasks.SegmentationTask:
@@ -108,7 +118,7 @@ def create_experiment(config: ConfigDict, *, teacher: Teacher | None = None) -> 
   mesh = parallel.create_mesh()
   parallel.check_batch_size(config.train.batch_size, mesh, 'train.batch_size')
   inference = create_inference(config)
-  train_source = create_source(config, config.data.train_split)
+  train_source = create_train_source(config)
   num_classes = len(train_source.classes)
   distiller = distillers.create(config.distill.to_dict(), axis_name=parallel.AXIS)
   needs_teacher = bool(distiller.requires.teacher or distiller.requires.teacher_head)

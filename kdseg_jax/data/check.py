@@ -1,0 +1,182 @@
+"""Checks a folder of images and labels before training: every file, every problem.
+
+python -m kdseg_jax.data.check <folder> --layout=folder
+
+Prints sizes, the share of each class and of ignored pixels, and all problems. Exit status 0 if
+there is none, 1 if there are some, 2 if the folder cannot be checked at all.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+import tqdm
+from absl import flags
+
+from kdseg_jax import program
+from kdseg_jax.data import camvid, files, folder, pairs
+from kdseg_jax.report import tables
+
+_LAYOUTS = {'folder': folder, 'camvid': camvid}
+_LAYOUT = flags.DEFINE_enum(
+    'layout', 'folder', list(_LAYOUTS),
+    'folder: images/ labels/ (see kdseg_jax/data/folder.py); camvid: train/ trainannot/ ...')
+
+
+class Split(NamedTuple):
+  """What a split holds.
+
+  Attributes:
+    images: number of pairs.
+    sizes: number of images of each (height, width).
+    pixels: `(256,)` int64, pixels of each class index; 255 is ignore.
+    occurrences: `(256,)` int64, images in which each class index occurs.
+    turned: number of images that EXIF data turn.
+  """
+
+  images: int
+  sizes: collections.Counter
+  pixels: np.ndarray
+  occurrences: np.ndarray
+  turned: int
+
+
+class Report(NamedTuple):
+  """Result of a check: the classes (empty if they cannot be told), each split, the problems."""
+
+  classes: tuple[str, ...]
+  splits: dict[str, Split]
+  problems: list[str]
+
+
+def check(root: str | pathlib.Path, layout: str = 'folder') -> Report:
+  """Reads every image and label of a folder.
+
+  Args:
+    root: the folder.
+    layout: 'folder' or 'camvid'.
+
+  Raises:
+    ValueError, FileNotFoundError: the folder has not this layout, or its splits cannot be told.
+  """
+  module = _LAYOUTS[layout]
+  root = module.find_root(root)
+  found, splits, problems = {}, {}, []
+  for split in module.find_splits(root):
+    try:
+      found[split], lines = module.find_pairs(root, split)
+      problems += lines
+      if not found[split]:
+        problems.append(f'{root}: the split {split} holds no image with a label.')
+    except (ValueError, OSError) as error:
+      problems.append(str(error))
+  problems += _shared(found)
+  try:
+    classes, label_map = module.find_classes(root)
+  except (ValueError, OSError) as error:
+    problems.append(str(error))
+    classes, label_map = (), pairs.LabelMap.identity(files.IGNORE_LABEL)  # any label will do
+  for split, split_pairs in found.items():
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+      results = list(tqdm.tqdm(
+          pool.map(lambda pair: _examine(pair, label_map), split_pairs), desc=split,
+          total=len(split_pairs), unit='image', disable=None))
+    splits[split] = _summarize(results)
+    problems += [problem for result in results for problem in result['problems']]
+  return Report(classes, splits, list(dict.fromkeys(problems)))
+
+
+def _shared(found):
+  """Problems: one image in two splits. Lists share a folder, so that the path tells."""
+  places = collections.defaultdict(list)
+  for split, split_pairs in found.items():
+    for pair in split_pairs:
+      places[pair.image].append(split)
+  return [f'{path}: is in {" and ".join(splits)}; results on one would tell nothing about the '
+          'other. Take it out of one list.' for path, splits in places.items() if len(splits) > 1]
+
+
+def _examine(pair, label_map) -> dict[str, Any]:
+  """Size, pixels of each class and problems of an example."""
+  result = {'size': None, 'pixels': np.zeros(256, np.int64), 'turned': False, 'problems': []}
+  image = label = None
+  try:
+    content = files.read_bytes(pair.image)
+    image = files.decode_image(content, pair.image)
+    result.update(size=image.shape[:2], turned=files.is_turned(content))
+  except (ValueError, OSError) as error:
+    result['problems'].append(str(error))
+  try:
+    label = files.read_label(pair.label)
+    result['pixels'] = np.bincount(label_map(label, pair.label).ravel(), minlength=256)
+  except (ValueError, OSError) as error:
+    result['problems'].append(str(error))
+  if image is not None and label is not None:
+    try:
+      files.check_same_size(image, label, image_name=pair.image, label_name=pair.label,
+                            image_content=content)
+    except ValueError as error:
+      result['problems'].append(str(error))
+  return result
+
+
+def _summarize(results):
+  pixels = np.array([result['pixels'] for result in results]).reshape(-1, 256)
+  return Split(
+      images=len(results), pixels=pixels.sum(axis=0), occurrences=(pixels > 0).sum(axis=0),
+      sizes=collections.Counter(result['size'] for result in results if result['size']),
+      turned=sum(result['turned'] for result in results))
+
+
+def describe(report: Report) -> str:
+  """The report as text."""
+  splits = report.splits
+  overview = tables.table(['split', 'images', 'ignored', 'sizes (height x width)'], [
+      (name, split.images, _percent(split.pixels[files.IGNORE_LABEL], split.pixels.sum()),
+       _sizes(split.sizes)) for name, split in splits.items()])
+  classes = tables.table(
+      ['class', *(f'{name} {what}' for name in splits for what in ('pixels', 'images'))],
+      [[f'{index} {name}', *(cell for split in splits.values() for cell in (
+          _percent(split.pixels[index], split.pixels[:files.IGNORE_LABEL].sum()),
+          split.occurrences[index]))] for index, name in enumerate(report.classes)])
+  lines = [overview, '']
+  if report.classes:
+    lines += ['Share of each class in the pixels that are not ignored, and the images in which it '
+              'occurs:', classes, '']
+  for name, split in splits.items():
+    absent = [label for index, label in enumerate(report.classes) if not split.occurrences[index]]
+    if absent:
+      lines.append(f'Note: {name} has no pixel of {", ".join(absent)}.')
+    if split.turned:
+      lines.append(f'Note: EXIF data turn {split.turned} images of {name}; their labels must fit '
+                   'the upright images.')
+  lines += [f'- {problem}' for problem in report.problems]
+  lines.append(f'{len(report.problems)} problem{"" if len(report.problems) == 1 else "s"}.')
+  return '\n'.join(lines)
+
+
+def _percent(part, whole):
+  return f'{100 * part / whole:.2f}%' if whole else '-'
+
+
+def _sizes(sizes):
+  shown = [f'{height}x{width} ({count})' for (height, width), count in sizes.most_common(3)]
+  more = len(sizes) - len(shown)
+  return ', '.join(shown) + (f' and {more} more' if more else '')
+
+
+def main(arguments):
+  """Prints the report; the exit status is 1 if there are problems."""
+  if len(arguments) != 1:
+    raise ValueError('Give one folder: python -m kdseg_jax.data.check <folder> --layout=folder')
+  report = check(arguments[0], _LAYOUT.value)
+  print(describe(report))
+  return 1 if report.problems else 0
+
+
+if __name__ == '__main__':
+  program.run(main, devices=False)

@@ -1,0 +1,75 @@
+"""Prepares a public data set from its downloaded archives, once, for fast random access.
+
+python -m kdseg_jax.data.prepare cityscapes --manual_dir=<archives> --data_dir=<data>
+
+Names: camvid, cityscapes, cityscapes_coarse, voc, pascal_context, ade20k. The archives stay as
+they were downloaded (or extracted) in --manual_dir; nothing is downloaded. Needs no TensorFlow.
+Afterwards: --config.data.name=cityscapes --config.data.root=<data>, or KDSEG_DATA=<data>.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import tensorflow_datasets as tfds
+from absl import flags
+
+from kdseg_jax import names, program
+from kdseg_jax.data import tfds_builders
+from kdseg_jax.data.tfds_builders.base import require_counts
+
+_MANUAL_DIR = flags.DEFINE_string('manual_dir', None, 'Folder of the downloaded archives.')
+_DATA_DIR = flags.DEFINE_string(
+    'data_dir', None, 'Folder of prepared data sets; default: $KDSEG_DATA.')
+_ALLOW_PARTIAL = flags.DEFINE_bool(
+    'allow_partial', False, 'Prepare what is there, although images of the data set are missing.')
+
+
+def prepare(name: str, manual_dir: str | os.PathLike, data_dir: str | os.PathLike, *,
+            allow_partial: bool = False) -> tfds.core.DatasetInfo:
+  """Prepares a data set in `data_dir`, or finds that it was prepared there already.
+
+  Args:
+    name: see `tfds_builders.BUILDERS`.
+    manual_dir: folder of the archives, or of what they extract to.
+    data_dir: where the prepared data go, in a folder of their own.
+    allow_partial: go on although images of the data set are missing.
+
+  Returns:
+    TFDS's description, with the number of examples of each split.
+
+  Raises:
+    ValueError: unknown name, missing images or labels, a wrong number of images, or a file that
+      cannot be read; no data are left behind.
+    FileNotFoundError: a folder or archive is missing.
+  """
+  names.require(name, tfds_builders.BUILDERS, 'data set to prepare')
+  builder = tfds_builders.BUILDERS[name](data_dir=data_dir, allow_partial=allow_partial)
+  if not builder.is_prepared():
+    if not pathlib.Path(manual_dir).is_dir():
+      raise FileNotFoundError(f'--manual_dir={manual_dir}: no such folder. '
+                              f'{builder.MANUAL_DOWNLOAD_INSTRUCTIONS}')
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(manual_dir=manual_dir))
+  if not allow_partial:  # also of what an earlier run left there
+    counts = {split: info.num_examples for split, info in builder.info.splits.items()}
+    require_counts(counts, builder.COUNTS, f'{builder.data_path}, to be deleted and prepared again')
+  return builder.info
+
+
+def main(arguments):
+  """Prepares the data set that is named and prints the number of examples of each split."""
+  if len(arguments) != 1:
+    raise ValueError(f'Give one data set: {", ".join(tfds_builders.BUILDERS)}.')
+  data_dir = _DATA_DIR.value or os.environ.get('KDSEG_DATA')
+  if not _MANUAL_DIR.value or not data_dir:
+    raise ValueError('--manual_dir (the folder of the archives) and --data_dir (where prepared '
+                     'data go; default: $KDSEG_DATA) are needed.')
+  info = prepare(arguments[0], _MANUAL_DIR.value, data_dir, allow_partial=_ALLOW_PARTIAL.value)
+  print(f'{info.data_dir}: ' + ', '.join(
+      f'{split} {part.num_examples}' for split, part in info.splits.items()))
+
+
+if __name__ == '__main__':
+  program.run(main, devices=False)

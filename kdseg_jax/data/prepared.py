@@ -1,0 +1,165 @@
+"""Sources that read data prepared with TFDS, without TensorFlow."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from kdseg_jax import names
+from kdseg_jax.data import files, pairs, palettes
+
+
+class Records:
+  """Segmentation examples from the records of TFDS.
+
+  `source[i]` is a dict of `image` `(H, W, 3)` uint8 RGB, `label` `(H, W)` uint8 and `image_id`.
+
+  Args:
+    records: sequence of dicts with encoded images (TFDS's data source with `SkipDecoding`).
+    where: what the records are, for errors.
+    classes: names in label order.
+    palette: `(C, 3)` uint8.
+    image_key: entry of a record with the image.
+    label_key: entry with the label, an 8-bit PNG of class indices and 255 = ignore.
+    size: (height, width) to which images (by area when shrinking) and labels (nearest pixel) are
+      resized; None keeps their own.
+  """
+
+  def __init__(self, records: Any, *, where: str, classes: Sequence[str], palette: np.ndarray,
+               image_key: str = 'image', label_key: str = 'label',
+               size: tuple[int, int] | None = None):
+    self._records, self._where, self._keys = records, where, (image_key, label_key)
+    self.classes, self.palette = tuple(classes), palette
+    self._label_map = pairs.LabelMap.identity(len(self.classes))
+    self.size = tuple(size) if size else None
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    pairs.check_index(index, len(self))
+    record = self._records[index]
+    image_id = record.get('image_id', str(index))
+    image_id = image_id.decode() if isinstance(image_id, bytes) else str(image_id)
+    content, label_content = (record[key] for key in self._keys)
+    image_name, label_name = (f'{self._where}, example {index} ({image_id}), {key}'
+                              for key in self._keys)
+    image = files.decode_image(content, image_name)
+    label = self._label_map(files.decode_label(label_content, label_name), label_name)
+    files.check_same_size(image, label, image_name=image_name, label_name=label_name,
+                          image_content=content)
+    return pairs.resized(image, label, self.size) | {'image_id': image_id}
+
+
+def create_prepared(name: str, split: str, *, root: str | os.PathLike | None = None,
+                    size: tuple[int, int] | None = None) -> Records:
+  """A split that `python -m kdseg_jax.data.prepare` wrote.
+
+  Args:
+    name: of the data set, as there.
+    split: 'train', 'val' or another that it has.
+    root: its `--data_dir`; None or '' is `$KDSEG_DATA`.
+    size: see `Records`.
+
+  Raises:
+    ValueError: no root, or an unknown split.
+    FileNotFoundError: the data set or its split was not prepared there; says the command.
+  """
+  import tensorflow_datasets as tfds  # slow to import, and only these sources need it
+
+  from kdseg_jax.data import tfds_builders
+
+  builder_class = tfds_builders.BUILDERS[name]
+  names.require(split, builder_class.COUNTS, f'split of {name}')
+  given = root or os.environ.get('KDSEG_DATA')
+  command = (f'python -m kdseg_jax.data.prepare {name} --manual_dir=<archives> '
+             f'--data_dir={given or "<folder>"}')
+  if not given:
+    raise ValueError(f'{name} is read from a prepared directory: give root '
+                     f'(--config.data.root=<folder>) or set $KDSEG_DATA to it. To prepare: '
+                     f'{command}')
+  if not is_prepared(name, given):
+    raise FileNotFoundError(f'{given}: holds no prepared {name}. Prepare it once: {command}\n'
+                            f'{builder_class.MANUAL_DOWNLOAD_INSTRUCTIONS}')
+  builder = builder_class(data_dir=given)
+  if split not in builder.info.splits:
+    raise FileNotFoundError(f'{builder.data_path}: was prepared without the split {split}. Delete '
+                            f'this folder and prepare it again with all archives: {command}')
+  return Records(_records(tfds, builder, split, 'image', 'label'), classes=builder.CLASSES,
+                 palette=builder.PALETTE, size=size, where=str(builder.data_path))
+
+
+def is_prepared(name: str, root: str | os.PathLike | None) -> bool:
+  """True if `root`, or `$KDSEG_DATA`, holds a data set that was prepared."""
+  given = root or os.environ.get('KDSEG_DATA')
+  return bool(given) and any(pathlib.Path(given, f'kdseg_{name}').glob('*/dataset_info.json'))
+
+
+def create_tfds(name: str, split: str, *, root: str | os.PathLike | None = None,
+                size: tuple[int, int] | None = None, image_key: str = 'image',
+                label_key: str = 'label', num_classes: int = 0) -> Records:
+  """A split of any segmentation data set of TFDS that was prepared with a random-access format.
+
+  Args:
+    name: of TFDS, with its config if it has one: 'oxford_iiit_pet', 'cityscapes/...'.
+    split: of TFDS; parts such as 'train[:90%]' too.
+    root: its `data_dir`; None or '' is TFDS's own default.
+    size: see `Records`.
+    image_key: feature of the image.
+    label_key: feature of the label, class indices and 255 = ignore.
+    num_classes: number of classes; 0 asks the label feature (`LabeledImage` knows).
+
+  Raises:
+    ValueError: unknown data set, split or feature, the number of classes is not known, or it was
+      prepared in another format.
+    FileNotFoundError: it was not prepared.
+  """
+  import tensorflow_datasets as tfds
+
+  from kdseg_jax.data import tfds_builders  # registers ours, so that they have names too
+
+  del tfds_builders
+  plain_name = re.split('[/:]', name)[0]
+  if not (root and pathlib.Path(root, plain_name).is_dir()):  # else it needs no builder
+    known = tfds.list_builders(with_community_datasets=False)
+    if plain_name not in known:  # hundreds: too many to be listed
+      raise ValueError(f'Unknown data set of TFDS: {plain_name!r}.{names.hint(plain_name, known)}')
+  builder = tfds.builder(name, data_dir=root or None)
+  if not builder.is_prepared():
+    raise FileNotFoundError(
+        f'{builder.data_path}: TFDS has not prepared {name} there. Prepare it once: tfds build '
+        f'{name} --data_dir={builder.data_dir_root} --file_format=array_record (most of its '
+        'builders need TensorFlow for that; reading does not).')
+  names.require(split.partition('[')[0], builder.info.splits, f'split of {name}')
+  pictures = [key for key, feature in builder.info.features.items()
+              if isinstance(feature, tfds.features.Image)]
+  for key, option in ((image_key, 'image_key'), (label_key, 'label_key')):
+    if key not in pictures:
+      raise ValueError(f'{name}: {option}={key!r} is no image; its images are '
+                       f'{", ".join(pictures) or "none"} (--config.data.tfds.{option}=<name>).')
+  label_feature = builder.info.features[label_key]
+  classes = list(getattr(label_feature, 'names', None) or [])
+  if not num_classes and not classes:
+    raise ValueError(f'{name}: TFDS does not say how many classes {label_key} has; give '
+                     'num_classes (--config.data.tfds.num_classes=<number>).')
+  if not classes or num_classes and num_classes != len(classes):
+    classes = [f'class {index}' for index in range(num_classes)]
+  return Records(_records(tfds, builder, split, image_key, label_key), classes=classes,
+                 palette=palettes.default_palette(len(classes)), size=size,
+                 image_key=image_key, label_key=label_key, where=f'{name} {split}')
+
+
+def _records(tfds, builder, split, *keys):
+  """The records of a split; images stay encoded: TFDS's decoding knows no EXIF data or palettes."""
+  try:
+    return builder.as_data_source(
+        split=split, decoders={key: tfds.decode.SkipDecoding() for key in keys})
+  except NotImplementedError as error:
+    raise ValueError(f'{builder.data_path}: was prepared in a format without random access; '
+                     'expected array_record. Prepare it again with --file_format=array_record, in '
+                     'another data_dir.') from error

@@ -1,0 +1,19 @@
+"""TFDS builders that need no TensorFlow, by the names of `kdseg_jax.data.create`.
+
+Importing registers them with TFDS too, as `kdseg_<name>`, beside the data sets that it ships.
+"""
+
+from __future__ import annotations
+
+from kdseg_jax.data.tfds_builders.ade20k import Ade20k
+from kdseg_jax.data.tfds_builders.base import Builder
+from kdseg_jax.data.tfds_builders.camvid import CamVid
+from kdseg_jax.data.tfds_builders.cityscapes import Cityscapes, CityscapesCoarse
+from kdseg_jax.data.tfds_builders.pascal_context import PascalContext
+from kdseg_jax.data.tfds_builders.voc import Voc
+
+BUILDERS: dict[str, type[Builder]] = {
+    'camvid': CamVid, 'cityscapes': Cityscapes, 'cityscapes_coarse': CityscapesCoarse, 'voc': Voc,
+    'pascal_context': PascalContext, 'ade20k': Ade20k}
+
+__all__ = ['BUILDERS', 'Builder']

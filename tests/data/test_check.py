@@ -1,0 +1,122 @@
+"""The check of a data set before training finds every problem and says what the data are."""
+
+import shutil
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from kdseg_jax.data import check, files
+from tests import runs
+from tests.data import archives
+
+
+@pytest.fixture
+def root(tmp_path):
+  archives.folder(tmp_path)
+  return tmp_path
+
+
+def test_sizes_histogram_and_ignored_share_are_counted(root):
+  files.write_png(root / 'images/val/0.png', np.zeros((4, 6, 3), np.uint8))
+  label = np.zeros((4, 6), np.uint8)
+  label[:, :3], label[0, 0] = 255, 2
+  files.write_png(root / 'labels/val/0.png', label)
+  for i in range(1, 5):
+    next((root / 'images/val').glob(f'{i}.*')).unlink()
+    (root / 'labels/val' / f'{i}.png').unlink()
+  report = check.check(root)
+  assert report.problems == [] and report.classes == ('name 0', 'name 1', 'name 2')
+  val = report.splits['val']
+  assert val.images == 1 and val.sizes == {(4, 6): 1} and val.turned == 0
+  assert val.pixels[[0, 1, 2, 255]].tolist() == [12, 0, 1, 11] and val.pixels.sum() == 24
+  assert val.occurrences[[0, 1, 2, 255]].tolist() == [1, 0, 1, 1]
+  train = report.splits['train']
+  assert train.images == 8 and train.sizes == {archives.SIZE: 8}
+  text = check.describe(report)
+  assert 'Note: val has no pixel of name 1.' in text and text.endswith('\n0 problems.')
+  assert '45.83%' in text and '4x6 (1)' in text and '16x24 (8)' in text  # 11 of 24 ignored
+  assert '92.31%' in text and '7.69%' in text  # of 13 labelled pixels
+
+
+def spoil(root):
+  """One problem of each kind, in different files."""
+  (root / 'labels/train/0.png').unlink()
+  (root / 'images/train/1.jpg').unlink()
+  files.write_png(root / 'labels/train/2.png', np.full(archives.SIZE, 7, np.uint8))
+  files.write_png(root / 'labels/train/3.png', np.zeros((5, 5), np.uint8))
+  content = (root / 'images/train/4.png').read_bytes()
+  (root / 'images/train/4.png').write_bytes(content[:100])
+  PIL.Image.new('RGBA', archives.SIZE[::-1]).save(root / 'images/train/6.png')
+  PIL.Image.new('I;16', archives.SIZE[::-1]).save(root / 'labels/train/6.png')
+  exif = PIL.Image.Exif()
+  exif[0x0112] = 8
+  PIL.Image.new('RGB', archives.SIZE[::-1]).save(root / 'images/val/1.jpg', exif=exif)
+  shutil.copy(root / 'images/val/0.png', root / 'images/val/0.jpg')
+
+
+MESSAGES = [
+    '0.png: has no label', '1.png: has no image', '2.png: holds label 7; expected class indices',
+    '3.png: is (5, 5)', '4.png: cannot be decoded', '6.png: has an alpha channel',
+    '6.png: stores 16-bit grey levels', 'The EXIF data of the image turn it', 'same name twice']
+
+
+def test_every_problem_of_every_file_is_reported(root):
+  spoil(root)
+  report = check.check(root)
+  for message in MESSAGES:
+    assert sum(message in problem for problem in report.problems) == 1, message
+  assert len(report.problems) == len(MESSAGES)
+  text = check.describe(report)
+  assert 'Note: EXIF data turn 1 images of val' in text and text.endswith('\n9 problems.')
+  assert all(problem in text for problem in report.problems)
+
+
+def test_an_image_in_two_lists_and_an_empty_split_are_problems(tmp_path):
+  for i in range(3):
+    files.write_png(tmp_path / f'images/{i}.png', np.zeros((4, 4, 3), np.uint8))
+    files.write_png(tmp_path / f'labels/{i}.png', np.eye(4, dtype=np.uint8))
+  (tmp_path / 'train.txt').write_text('0\n1')
+  (tmp_path / 'val.txt').write_text('1\n2')
+  (tmp_path / 'test.txt').write_text('9')
+  listed, empty, shared = check.check(tmp_path).problems
+  assert '9: is listed, but' in listed and 'the split test holds no image' in empty
+  assert 'images/1.png: is in train and val' in shared
+
+
+def test_what_hides_the_classes_does_not_hide_other_problems(root):
+  (root / 'classes.txt').unlink()
+  content = (root / 'labels/val/2.png').read_bytes()
+  (root / 'labels/val/2.png').write_bytes(content[:60])
+  shutil.rmtree(root / 'labels/test')
+  report = check.check(root)
+  assert report.classes == () and report.splits['train'].pixels[:3].min() > 0
+  missing, damaged = report.problems  # the damaged label is met twice and told once
+  assert 'labels/test: no such folder' in missing and '2.png: cannot be decoded' in damaged
+  assert '2 problems.' in check.describe(report) and '16x24 (8)' in check.describe(report)
+  (root / 'labels/val/2.png').write_bytes(content)
+  (root / 'labels/train/0.png').write_bytes(archives.palette_png(np.full((16, 24), 9, np.uint8)))
+  assert any('the number of classes is ambiguous' in line for line in check.check(root).problems)
+
+
+def test_the_layout_of_camvid_is_checked_with_its_labels(tmp_path):
+  archives.camvid(tmp_path)
+  files.write_png(tmp_path / 'valannot/1.png', np.full(archives.SIZE, 12, np.uint8))
+  report = check.check(tmp_path, layout='camvid')
+  assert {name: split.images for name, split in report.splits.items()} == {
+      'train': 3, 'val': 2, 'test': 2}
+  problem, = report.problems
+  assert 'valannot/1.png: holds label 12; expected class indices 0 to 10 and 11 = void' in problem
+  with pytest.raises(FileNotFoundError, match='images: no such folder'):
+    check.check(tmp_path)
+
+
+@pytest.mark.slow
+def test_exit_status_tells_whether_there_are_problems(root, cache):
+  output = runs.run('data.check', root, cache=cache)
+  assert 'name 2' in output and '0 problems.' in output and 'device' not in output
+  spoil(root)
+  output = runs.run('data.check', root, '--layout=folder', cache=cache, status=1)
+  assert all(message in output for message in MESSAGES) and '9 problems.' in output
+  output = runs.run('data.check', root / 'gone', cache=cache, status=2)
+  assert 'ERROR: ' in output and 'gone/images: no such folder' in output
