@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from ml_collections import ConfigDict
@@ -182,6 +183,7 @@ def _with_placeholders(tree):
 def runlocal(config: ConfigDict) -> ConfigDict:
   """Shrinks everything, to try a recipe on a laptop within a minute; in place."""
   config.student.width = min(config.student.width, 0.125)
+  config.student.name = re.sub(r'resnet\d+', 'resnet18', config.student.name)
   config.augmentation.crop = (32, 32)
   config.train.update(steps=2, batch_size=8)
   config.eval.update(every_steps=2, batch_size=8, limit=8)

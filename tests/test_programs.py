@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from kdseg_jax import data
-from kdseg_jax.data import files, palettes
+from kdseg_jax.data import files, palettes, prepare
 from tests import runs
 from tests.data import archives
 
 RECIPES = sorted(path.name for path in (runs.ROOT / 'configs').glob('*.py')
-                 if path.name not in ('common.py', '__init__.py'))
+                 if path.name not in ('common.py', 'papers.py', '__init__.py'))
+# Recipes whose data are read through a builder.
+PREPARED = {'ade20k.py': 'ade20k', 'camvid_papers.py': 'camvid', 'cityscapes.py': 'cityscapes',
+            'pascal_context.py': 'pascal_context', 'voc.py': 'voc'}
 
 
 @pytest.fixture(scope='module')
@@ -39,12 +42,24 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def settings(camvid, folder):
+def prepared_root(tmp_path_factory):
+  """Tiny archives of every public data set, prepared by their builders."""
+  root = tmp_path_factory.mktemp('prepared')
+  for name in PREPARED.values():
+    manual_dir = tmp_path_factory.mktemp(name)
+    archives.PREPARED[name](manual_dir)
+    prepare.prepare(name, manual_dir, root, allow_partial=True)
+  return root
+
+
+@pytest.fixture(scope='module')
+def settings(camvid, folder, prepared_root):
   """Options of the recipes that need any."""
   return collections.defaultdict(list, {
       'camvid.py': [f'--config.data.root={camvid}', '--config.data.size=(36,48)'],
       'folder.py': [f'--config.data.root={folder}',
-                    f'--config.data.unlabelled={folder}/more/images/train']})
+                    f'--config.data.unlabelled={folder}/more/images/train'],
+  } | {recipe: [f'--config.data.root={prepared_root}'] for recipe in PREPARED})
 
 
 @pytest.fixture(scope='module')

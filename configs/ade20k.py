@@ -1,0 +1,27 @@
+"""ADE20K, 150 classes: the pairs of SKD and CIRKD, 40,000 steps.
+
+Pairs: DeepLabV3-ResNet101 -> DeepLabV3-ResNet18, -MobileNetV2, PSPNet-ResNet18 at CIRKD's settings
+(crops 512x512, batch 16, lr 0.02, wd 1e-4), and PSPNet-ResNet101 -> PSPNet-ResNet18, -MobileNetV2,
+ESPNet at SKD's (settings=skd, the same crops, batch 8, lr 0.01, wd 5e-4).
+Papers: Liu et al., CVPR 2019 (arXiv:1903.04197); Yang et al., CVPR 2022 (arXiv:2204.06986).
+Data: ADEChallengeData2016.zip of sceneparsing.csail.mit.edu.
+Commands:
+  ./launch.sh data.prepare ade20k --manual_dir=<archives> --data_dir=<data>
+  ./launch.sh train --config=configs/ade20k.py:role=teacher \\
+      --config.data.root=<data> --workdir=runs/ade20k_teacher
+  ./launch.sh train --config=configs/ade20k.py:method=pixelwise+pairwise \\
+      --config.data.root=<data> --config.teacher.checkpoint=runs/ade20k_teacher \\
+      --workdir=runs/ade20k_distilled
+Expected: mIoU on val as reported by CIRKD, one seed: teacher 42.7; DeepLabV3-ResNet18 33.9 alone,
+35.4 with CIRKD.
+The papers start from ImageNet weights, which are not included: expect less from scratch. Not run at
+full size yet. model=<name> takes another student, or teacher.
+"""
+
+from configs import papers
+
+
+def get_config(arg=None):
+  """Arguments: role=teacher|student, method, settings=cirkd|skd, model=<name>, runlocal."""
+  return papers.recipe(
+      arg, data='ade20k', crops={'cirkd': (512, 512)})
