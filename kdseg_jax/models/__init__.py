@@ -70,7 +70,7 @@ _MODELS = {
 }
 NAMES = tuple(_MODELS)
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
-_ATROUS_RATES = (96, 192, 288)  # over the output stride (DeepLabV3, section 4.1)
+_ATROUS_RATES = (96, 192, 288)  # over the output stride (DeepLabV3, section 3.3)
 
 
 def create(
@@ -139,7 +139,7 @@ def create(
   options = {'width': width, 'output_stride': output_stride, 'remat': remat, **common,
              **encoder.options}
   for option in backbone:
-    names.require(option, _fields(encoder.module) - set(options), f'option of {name}')
+    names.require(option, sorted(_fields(encoder.module) - set(options)), f'option of {name}')
   head_options = {
       'num_classes': num_classes,
       'low_level_channels': scale(48),

@@ -49,11 +49,11 @@ class NormPReLU(nn.Module):
 
 
 class SpatialPyramid(nn.Module):
-  """The ESP module (section 3): reduce, split, transform, merge.
+  """The ESP module: reduce, split, transform, merge.
 
   A convolution to a fifth of the channels; five 3x3 of dilations 1 to 16 on that, the first of
   which makes up for the remainder; the sums of those of dilation 2 to 2, 4, 8 and 16
-  (hierarchical feature fusion, section 3.2) are concatenated behind the first.
+  (hierarchical feature fusion) are concatenated behind the first.
 
   Attributes:
     channels: of the output, at least 5.
@@ -83,7 +83,7 @@ class SpatialPyramid(nn.Module):
 
 
 class ESPNetEncoder(nn.Module):
-  """The encoder (section 4, figure 4b): three stages, of strides 2, 4 and 8.
+  """The encoder of both: three stages, of strides 2, 4 and 8.
 
   Attributes:
     width: multiplies the channel counts 16, 64 and 128, see `scale_channels`.
@@ -156,7 +156,7 @@ class ESPNetCHead(nn.Module):
 
 
 class ESPNetHead(nn.Module):
-  """The decoder of ESPNet (figure 4d): from stage 3 upwards, with as many channels as classes.
+  """The decoder of ESPNet: from stage 3 upwards, with as many channels as classes.
 
   Where the stages are of odd size, upsampled maps are cropped to them at the right and bottom.
 

@@ -55,7 +55,7 @@ class PSPNetHead(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-  """3x3 convolution, Dropout and classifier on an earlier stage (section 3.3).
+  """3x3 convolution, Dropout and classifier on an earlier stage (section 4).
 
   Attributes:
     num_classes: number of classes.
