@@ -110,6 +110,8 @@ def segmentation(method: str = 'none') -> ConfigDict:
           'aux': True,
           'project_dropout': 0.5,      # in the head
           'dropout': 0.1,              # before the classifiers
+          'dtype': 'float32',          # of the computation, or 'bfloat16'
+          'remat': 'none',             # 'everything' is recomputed, or a jax.checkpoint_policies
       },
       'teacher': {
           'checkpoint': '',            # work directory of the trained teacher

@@ -5,10 +5,26 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from kdseg_jax import distillers
 from kdseg_jax.distillers import DistillerState, Requires
+
+
+def variables(module, *args):
+  """Made-up variables of a module: cheaper than compiling its `init`, and no trivial ones."""
+  rng = np.random.default_rng(1)
+
+  def make(path, leaf):
+    if len(leaf.shape) == 4:
+      deviation = np.sqrt(2 / np.prod(leaf.shape[:3]))
+      return (deviation * rng.standard_normal(leaf.shape)).astype(np.float32)
+    center = 1 if path[-1].key in ('scale', 'var') else 0
+    return (center + 0.1 * rng.uniform(-1, 1, leaf.shape)).astype(np.float32)
+
+  shapes = jax.eval_shape(lambda: module.init({'params': jax.random.key(0)}, *args))
+  return jax.tree_util.tree_map_with_path(make, shapes)
 
 
 def projected(axis_name=None, tap='x'):

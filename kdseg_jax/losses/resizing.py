@@ -1,4 +1,4 @@
-"""Resizing that agrees with the frameworks the published models were trained in."""
+"""Resizing and pooling that agree with the frameworks of the published models."""
 
 from __future__ import annotations
 
@@ -34,12 +34,42 @@ def resize_bilinear(x: jax.Array, size: tuple[int, int], *, align_corners: bool)
         f'and size {tuple(size)}.')
   if x.shape[1:3] == tuple(size):
     return x
-  dtype = jnp.promote_types(jnp.float32, x.dtype)
   rows, columns = (
-      _weights(source, target, align_corners).astype(dtype)
-      for source, target in zip(x.shape[1:3], size))
+      _tents(source, target, align_corners) for source, target in zip(x.shape[1:3], size))
+  return _separable(x, rows, columns)
+
+
+def adaptive_average_pool(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+  """Averages an image over a grid of `size` bins.
+
+  Bin i of n covers the rows `floor(i * H / n)` to `ceil((i + 1) * H / n)`, the end left out;
+  columns alike. Bins overlap where n does not divide H. Equal to
+  `torch.nn.functional.adaptive_avg_pool2d`.
+
+  Args:
+    x: `(N, H, W, C)`, any float dtype.
+    size: bins along (rows, columns); may exceed the image.
+
+  Returns:
+    `(N, *size, C)` in the dtype of x, averaged in float32 (float64 for float64).
+
+  Raises:
+    ValueError: x is not of rank 4, or a size is not positive.
+  """
+  if x.ndim != 4 or len(size) != 2 or min(size) < 1:
+    raise ValueError(
+        'adaptive_average_pool takes (N, H, W, C) and a size (rows, columns) of at least 1, got '
+        f'shape {x.shape} and size {tuple(size)}.')
+  rows, columns = (_bins(source, target) for source, target in zip(x.shape[1:3], size))
+  return _separable(x, rows, columns)
+
+
+def _separable(x: jax.Array, rows: np.ndarray, columns: np.ndarray) -> jax.Array:
+  """`y[n, i, j, c] = sum_{h, w} rows[i, h] columns[j, w] x[n, h, w, c]`."""
+  dtype = jnp.promote_types(jnp.float32, x.dtype)
   y = jnp.einsum(
-      'ih,jw,nhwc->nijc', rows, columns, x.astype(dtype), precision=lax.Precision.HIGHEST)
+      'ih,jw,nhwc->nijc', rows.astype(dtype), columns.astype(dtype), x.astype(dtype),
+      precision=lax.Precision.HIGHEST)
   return y.astype(x.dtype)
 
 
@@ -62,7 +92,16 @@ def resize_nearest(labels: jax.Array, size: tuple[int, int]) -> jax.Array:
   return labels[:, rows][:, :, columns]
 
 
-def _weights(source: int, target: int, align_corners: bool) -> np.ndarray:
+def _bins(source: int, target: int) -> np.ndarray:
+  """Averaging weights `(target, source)` of each bin."""
+  starts = np.arange(target) * source // target
+  ends = -(-np.arange(1, target + 1) * source // target)
+  positions = np.arange(source)
+  inside = (positions >= starts[:, None]) & (positions < ends[:, None])
+  return inside / (ends - starts)[:, None]
+
+
+def _tents(source: int, target: int, align_corners: bool) -> np.ndarray:
   """Interpolation weights `(target, source)`: tents of width 1 around each read position."""
   steps = np.arange(target)
   if align_corners:

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kdseg_jax.models.conv import Conv
+from kdseg_jax.models.conv import Conv, ConvTranspose
 
 
 class Complexity(NamedTuple):
@@ -36,13 +36,12 @@ def complexity(model: nn.Module, shape: tuple[int, int]) -> Complexity:
 
   def count(next_function, args, kwargs, context):
     outputs = next_function(*args, **kwargs)
-    if context.method_name == '__call__':
-      channels = args[0].shape[-1] if args else None
+    if context.method_name == '__call__' and isinstance(
+        context.module, (Conv, ConvTranspose, nn.Dense)):
+      reads = args[0].shape[-1]  # of the input, by each number of the output
       if isinstance(context.module, Conv):
-        taps = context.module.kernel_size ** 2
-        macs.append(math.prod(outputs.shape) * taps * channels // context.module.groups)
-      elif isinstance(context.module, nn.Dense):
-        macs.append(math.prod(outputs.shape) * channels)
+        reads = context.module.kernel_size ** 2 * reads // context.module.groups
+      macs.append(math.prod(outputs.shape) * reads)
     return outputs
 
   image = jax.ShapeDtypeStruct((1, *shape, 3), jnp.uint8)

@@ -284,3 +284,29 @@ class Conv(nn.Module):
     if self.use_bias:
       x += self.param('bias', nn.initializers.zeros, (self.features,)).astype(self.dtype)
     return x
+
+
+class ConvTranspose(nn.Module):
+  """Transposed convolution with a stride of its kernel's size: each pixel becomes k x k pixels.
+
+  `y[n, k i + a, k j + b, o] = sum_c x[n, i, j, c] kernel[a, b, c, o]`, as
+  `torch.nn.ConvTranspose2d(kernel_size=k, stride=k, bias=False)`, channels last.
+
+  Attributes:
+    features: output channels.
+    kernel_size: k.
+    dtype: of the computation; parameters are float32.
+  """
+
+  features: int
+  kernel_size: int = 2
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    k, (batch, rows, columns, channels) = self.kernel_size, x.shape
+    kernel = self.param('kernel', he_normal_fan_out, (k, k, channels, self.features))
+    pointwise = kernel.transpose(2, 0, 1, 3).reshape(1, 1, channels, k * k * self.features)
+    x = conv2d(x.astype(self.dtype), pointwise.astype(self.dtype))
+    x = x.reshape(batch, rows, columns, k, k, self.features).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, k * rows, k * columns, self.features)

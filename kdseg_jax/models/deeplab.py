@@ -1,4 +1,4 @@
-"""The head of DeepLabV3 (Chen et al., 2017, arXiv:1706.05587) and the auxiliary head."""
+"""The heads of DeepLabV3 (Chen et al., 2017, arXiv:1706.05587) and V3+ (2018, arXiv:1802.02611)."""
 
 from __future__ import annotations
 
@@ -9,25 +9,22 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kdseg_jax.models.conv import Conv
+from kdseg_jax.losses.resizing import resize_bilinear
 from kdseg_jax.models.dropout import Dropout
-from kdseg_jax.models.layers import ConvNorm
-
-# Uniform in +-1 / sqrt(fan_in), PyTorch's default: the logits of an untrained model are small.
-_classifier_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+from kdseg_jax.models.layers import ConvNorm, classify
 
 
 class DeepLabV3Head(nn.Module):
   """Atrous spatial pyramid pooling (section 3.3), a 3x3 convolution and the classifier.
 
   1x1, three dilated 3x3 and pooling over the whole map, concatenated; 1x1 and Dropout 0.5; 3x3
-  and Dropout; 1x1 with bias. The paper halves the rates at output stride 16 and has no second
-  3x3; here both are as in the official code of CIRKD (and of torchvision, but for the rates).
+  and Dropout; 1x1 with bias. The paper has no second 3x3; it is from the official code of CIRKD
+  (and torchvision).
 
   Attributes:
     num_classes: number of classes.
     channels: of every layer but the classifier.
-    rates: dilations of the 3x3 branches.
+    rates: dilations of the 3x3 branches; the default is the paper's for output stride 8.
     project_dropout: rate after the projection.
     dropout: rate before the classifier.
     axis_name: of `BatchNorm`.
@@ -43,29 +40,29 @@ class DeepLabV3Head(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, index: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-    """`(logits, embedding)` of a map `(N, h, w, C)`; embedding is the classifier's input."""
-    conv = functools.partial(
-        ConvNorm, self.channels, axis_name=self.axis_name, dtype=self.dtype)
-    branches = [conv(1, name='aspp0')(x, train)]
-    for i, rate in enumerate(self.rates, start=1):
-      branches.append(conv(3, dilation=rate, name=f'aspp{i}')(x, train))
-    pooled = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32)
-    pooled = conv(1, name='aspp_pooling')(pooled, train)
-    branches.append(jnp.broadcast_to(pooled, branches[0].shape))
-    x = conv(1, name='project')(jnp.concatenate(branches, axis=-1), train)
-    x = Dropout(self.project_dropout, name='project_dropout')(x, index, train)
-    x = conv(3, name='conv')(x, train)
+  def __call__(
+      self, taps: dict[str, jax.Array], index: jax.Array, train: bool
+  ) -> tuple[jax.Array, jax.Array]:
+    """`(logits, embedding)` of `stage4`; embedding is the classifier's input."""
+    x = _atrous_pyramid(self, taps['stage4'], index, train)
+    x = _conv(self)(3, name='conv')(x, train)
     x = Dropout(self.dropout, name='dropout')(x, index, train)
-    return _classify(self.num_classes, x), x
+    return classify(self.num_classes, x), x
 
 
-class AuxiliaryHead(nn.Module):
-  """3x3 convolution, Dropout and classifier on an earlier stage (PSPNet, arXiv:1612.01105).
+class DeepLabV3PlusHead(nn.Module):
+  """Atrous spatial pyramid pooling and a decoder at stride 4 (section 3.1 of V3+).
+
+  The pyramid of DeepLabV3, upsampled (aligned corners) to `stage1`, concatenated with a 1x1
+  convolution of that; two 3x3 and Dropout; 1x1 with bias. The paper names no Dropout before the
+  classifier; `dropout=0` is without.
 
   Attributes:
     num_classes: number of classes.
-    channels: of the 3x3 convolution.
+    channels: of every layer but `low_level` and the classifier.
+    low_level_channels: that `stage1` is reduced to.
+    rates: dilations of the 3x3 branches; the default is the paper's for output stride 8.
+    project_dropout: rate after the pyramid.
     dropout: rate before the classifier.
     axis_name: of `BatchNorm`.
     dtype: of the computation; the classifier computes in float32.
@@ -73,17 +70,44 @@ class AuxiliaryHead(nn.Module):
 
   num_classes: int
   channels: int
+  low_level_channels: int = 48
+  rates: tuple[int, ...] = (12, 24, 36)
+  project_dropout: float = 0.5
   dropout: float = 0.1
   axis_name: str | None = None
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, index: jax.Array, train: bool) -> jax.Array:
-    """Logits of a map `(N, h, w, C)`."""
-    x = ConvNorm(
-        self.channels, 3, axis_name=self.axis_name, dtype=self.dtype, name='conv')(x, train)
-    return _classify(self.num_classes, Dropout(self.dropout, name='dropout')(x, index, train))
+  def __call__(
+      self, taps: dict[str, jax.Array], index: jax.Array, train: bool
+  ) -> tuple[jax.Array, jax.Array]:
+    """`(logits, embedding)` of `stage4` and `stage1`, at the stride of the latter."""
+    x = _atrous_pyramid(self, taps['stage4'], index, train)
+    low_level = ConvNorm(
+        self.low_level_channels, 1, axis_name=self.axis_name, dtype=self.dtype,
+        name='low_level')(taps['stage1'], train)
+    x = resize_bilinear(x, low_level.shape[1:3], align_corners=True)
+    x = jnp.concatenate([x, low_level], axis=-1)
+    x = _conv(self)(3, name='decoder1')(x, train)
+    x = _conv(self)(3, name='decoder2')(x, train)
+    x = Dropout(self.dropout, name='dropout')(x, index, train)
+    return classify(self.num_classes, x), x
 
 
-def _classify(num_classes, x):
-  return Conv(num_classes, 1, use_bias=True, kernel_init=_classifier_init, name='classifier')(x)
+def _conv(head):
+  """`ConvNorm` with the channels of a head."""
+  return functools.partial(
+      ConvNorm, head.channels, axis_name=head.axis_name, dtype=head.dtype)
+
+
+def _atrous_pyramid(head, x, index, train):
+  """Atrous spatial pyramid pooling of a map `(N, h, w, C)`, its layers those of the head."""
+  conv = _conv(head)
+  branches = [conv(1, name='aspp0')(x, train)]
+  for i, rate in enumerate(head.rates, start=1):
+    branches.append(conv(3, dilation=rate, name=f'aspp{i}')(x, train))
+  pooled = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32)
+  pooled = conv(1, name='aspp_pooling')(pooled, train)
+  branches.append(jnp.broadcast_to(pooled, branches[0].shape))
+  x = conv(1, name='project')(jnp.concatenate(branches, axis=-1), train)
+  return Dropout(head.project_dropout, name='project_dropout')(x, index, train)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from kdseg_jax.models.layers import ConvNorm, first_dilation, late_strides, scale_channels
+from kdseg_jax.models.rematerialization import rematerialized
 
 # Table 2 from its third row on, by stage: channels of each block. All expand by 6; the first block
 # of a stage strides.
@@ -60,12 +61,14 @@ class MobileNetV2(nn.Module):
     output_stride: 8, 16 or 32.
     axis_name: of `BatchNorm`.
     dtype: of the computation.
+    remat: what training keeps of each block, see `rematerialized`.
   """
 
   width: float = 1.0
   output_stride: int = 8
   axis_name: str | None = None
   dtype: Any = jnp.float32
+  remat: str = 'none'
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> dict[str, jax.Array]:
@@ -77,14 +80,15 @@ class MobileNetV2(nn.Module):
     conv = functools.partial(
         ConvNorm, activation=nn.relu6, axis_name=self.axis_name, dtype=self.dtype)
     scale = functools.partial(scale_channels, width=self.width)
+    block = rematerialized(InvertedResidual, self.remat)
     x = conv(scale(32), 3, 2, name='stem')(x, train)
-    x = InvertedResidual(scale(16), 1, 1, 1, conv, name='stem_block')(x, train)
+    x = block(scale(16), 1, 1, 1, conv, name='stem_block')(x, train)
     taps = {}
     stages = zip(_STAGES, [(2, 1), *late_strides(self.output_stride)])
     for stage, (channels, (strides, dilation)) in enumerate(stages, start=1):
       for i, features in enumerate(channels):
         first = i == 0
-        x = InvertedResidual(
+        x = block(
             scale(features), 6, strides if first else 1,
             first_dilation(dilation) if first else dilation, conv,
             name=f'stage{stage}_block{i}')(x, train)

@@ -42,7 +42,7 @@ def normalize_image(
 
 
 class BatchNorm(nn.Module):
-  """Batch normalisation, eps 1e-5, momentum 0.9 (PyTorch's 0.1), statistics in float32.
+  """Batch normalisation, momentum 0.9 (PyTorch's 0.1), statistics in float32.
 
   The running variance is the biased one, where PyTorch keeps the unbiased: weights trained here
   and there differ by n / (n - 1) in it, n being the number of pixels of a batch.
@@ -51,13 +51,15 @@ class BatchNorm(nn.Module):
     axis_name: mapped axis over which statistics are synchronised in training; None is local.
       Evaluation, and `init`, work outside of the map as well.
     dtype: of the result.
+    epsilon: added to the variance.
   """
 
   axis_name: str | None = None
   dtype: Any = jnp.float32
+  epsilon: float = 1e-5
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     return nn.BatchNorm(
-        use_running_average=not train, momentum=0.9, epsilon=1e-5, axis_name=self.axis_name,
-        dtype=self.dtype, name='norm')(x)
+        use_running_average=not train, momentum=0.9, epsilon=self.epsilon,
+        axis_name=self.axis_name, dtype=self.dtype, name='norm')(x)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from kdseg_jax.models.layers import ConvNorm, first_dilation, late_strides, scale_channels
+from kdseg_jax.models.rematerialization import rematerialized
 
 _CHANNELS = (64, 128, 256, 512)
 
@@ -91,6 +92,7 @@ class ResNet(nn.Module):
     deep_stem: three 3x3 convolutions (64, 64, 128 channels) instead of one 7x7 (64).
     axis_name: of `BatchNorm`.
     dtype: of the computation.
+    remat: what training keeps of each block, see `rematerialized`.
   """
 
   depth: int = 18
@@ -99,6 +101,7 @@ class ResNet(nn.Module):
   deep_stem: bool = False
   axis_name: str | None = None
   dtype: Any = jnp.float32
+  remat: str = 'none'
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> dict[str, jax.Array]:
@@ -106,6 +109,7 @@ class ResNet(nn.Module):
     conv = functools.partial(ConvNorm, axis_name=self.axis_name, dtype=self.dtype)
     scale = functools.partial(scale_channels, width=self.width)
     block, counts = _DEPTHS[self.depth]
+    block = rematerialized(block, self.remat)
     x = self._stem(x, train, conv, scale)
     taps = {}
     stages = zip(_CHANNELS, counts, [(1, 1), *late_strides(self.output_stride)])

@@ -13,8 +13,8 @@ class Segmenter(nn.Module):
   """Runs a backbone and its heads on images, and returns what they made on the way.
 
   Attributes:
-    backbone: `(x, train) -> taps` with `stage1` to `stage4`.
-    head: `(stage4, index, train) -> (logits, embedding)`.
+    backbone: `(x, train) -> taps` with `stage1` to `stage4` (`stage3` in ESPNet).
+    head: `(taps, index, train) -> (logits, embedding)`; takes from the taps what it needs.
     auxiliary_head: `(stage3, index, train) -> logits`, for training only; None for none.
     mean: of the images the weights expect, RGB in 0-255.
     std: likewise.
@@ -33,7 +33,7 @@ class Segmenter(nn.Module):
       index: jax.Array | None = None,
       train: bool = False,
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Logits at the output stride, and taps.
+    """Logits at the stride of the head, and taps.
 
     Args:
       image: `(N, H, W, 3)` RGB in 0-255, uint8 or float; normalised here.
@@ -43,8 +43,8 @@ class Segmenter(nn.Module):
         `rngs={'dropout': key}`).
 
     Returns:
-      `logits (N, h, w, num_classes)` float32, with `h = ceil(H / output_stride)`, and the dict of
-      taps: `stage1` to `stage4` (after the last ReLU of the stage), `stage<i>_preactivation`,
+      `logits (N, h, w, num_classes)` float32, with `h = ceil(H / stride)`, and the dict of taps:
+      `stage1` to `stage4` (after the last ReLU of the stage), `stage<i>_preactivation`,
       `embedding` (the classifier's input, after Dropout in training), `logits` and, with an
       auxiliary head, `aux_logits`.
 
@@ -55,7 +55,7 @@ class Segmenter(nn.Module):
     if index is None:
       index = jnp.arange(image.shape[0], dtype=jnp.int32)
     taps = self.backbone(x, train)
-    logits, embedding = self.head(taps['stage4'], index, train)
+    logits, embedding = self.head(taps, index, train)
     taps = taps | {'embedding': embedding, 'logits': logits}
     if self.auxiliary_head is not None:
       taps['aux_logits'] = self.auxiliary_head(taps['stage3'], index, train)

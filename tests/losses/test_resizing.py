@@ -1,4 +1,4 @@
-"""Bilinear resizing against hand-computed values and jax.image."""
+"""Resizing and pooling against hand-computed values and jax.image."""
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +69,40 @@ def test_keeps_the_dtype_but_not_its_precision():
 def test_refuses_what_is_no_image(shape, size):
   with pytest.raises(ValueError, match='size'):
     resizing.resize_bilinear(jnp.zeros(shape), size, align_corners=True)
+  with pytest.raises(ValueError, match='size'):
+    resizing.adaptive_average_pool(jnp.zeros(shape), size)
+
+
+@pytest.mark.parametrize('values, bins, expected', [
+    ([1, 2, 3, 6], 2, [1.5, 4.5]),
+    ([1, 2, 3, 6], 1, [3]),
+    ([1, 2, 3, 6], 3, [1.5, 2.5, 4.5]),      # bins overlap
+    ([1, 2, 6], 2, [1.5, 4]),
+    ([2, 4], 3, [2, 3, 4]),                  # more bins than pixels
+    ([1, 2, 3, 4], 4, [1, 2, 3, 4]),
+])
+def test_adaptive_pooling_by_hand(values, bins, expected):
+  x = jnp.asarray(values, jnp.float32)
+  np.testing.assert_allclose(
+      resizing.adaptive_average_pool(x.reshape(1, 1, -1, 1), (1, bins)).ravel(), expected)
+  np.testing.assert_allclose(
+      resizing.adaptive_average_pool(x.reshape(1, -1, 1, 1), (bins, 1)).ravel(), expected)
+
+
+def test_adaptive_pooling_of_each_image_and_channel():
+  x = noise((2, 5, 7, 3))
+  y = resizing.adaptive_average_pool(x, (2, 3))
+  assert y.shape == (2, 2, 3, 3)
+  np.testing.assert_allclose(y[:, 1, 2], np.mean(x[:, 2:, 4:], (1, 2)), atol=1e-6)
+  np.testing.assert_allclose(y[:, 0, 1], np.mean(x[:, :3, 2:5], (1, 2)), atol=1e-6)
+
+
+def test_adaptive_pooling_in_half_precision_averages_in_float32():
+  x = (noise((1, 64, 64, 2)) + 100).astype(jnp.bfloat16)
+  y = resizing.adaptive_average_pool(x, (1, 1))
+  assert y.dtype == jnp.bfloat16
+  exact = np.mean(np.asarray(x, np.float64), (1, 2), keepdims=True)
+  np.testing.assert_array_equal(y, jnp.asarray(exact, jnp.bfloat16))
 
 
 @pytest.mark.parametrize('source, target, expected', [

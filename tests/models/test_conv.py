@@ -72,6 +72,13 @@ def test_lowering_equals_xla(case):
     np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
+def test_conv_transpose_by_hand():
+  x = jnp.array([[[1., 2.], [3., 0.]]])[:, None]  # one row of two pixels of two channels
+  kernel = jnp.arange(8.).reshape(2, 2, 2, 1)     # 4 a + 2 b + c
+  y = conv.ConvTranspose(1).apply({'params': {'kernel': kernel}}, x)
+  np.testing.assert_array_equal(y[0, ..., 0], [[2, 8, 0, 6], [14, 20, 12, 18]])
+
+
 def test_conv2d_by_hand():
   x = jnp.arange(1., 10).reshape(1, 3, 3, 1)
   kernel = jnp.array([[1., 2.], [3., 4.]]).reshape(2, 2, 1, 1)  # not flipped

@@ -1,6 +1,7 @@
 """The registry."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -43,8 +44,54 @@ def test_options_change_the_model(options):
   assert shapes(create(**options)) != shapes(create())
 
 
+def test_names():
+  heads = 'pspnet', 'deeplabv3', 'deeplabv3plus'
+  backbones = 'resnet18', 'resnet34', 'resnet50', 'resnet101', 'mobilenetv2'
+  assert set(models.NAMES) == {
+      'espnet', 'espnet_c', *(f'{head}_{backbone}' for head in heads for backbone in backbones)}
+
+
+@pytest.mark.parametrize('name, channels', [
+    ('pspnet_resnet34', 128), ('pspnet_mobilenetv2', 128), ('pspnet_resnet50', 512),
+    ('pspnet_resnet101', 512), ('deeplabv3_resnet101', 256), ('deeplabv3plus_resnet50', 256)])
+def test_head_channels(name, channels):
+  assert models.create(name, 19).head.channels == channels
+
+
+@pytest.mark.parametrize('output_stride, rates', [
+    (8, (12, 24, 36)), (16, (6, 12, 18)), (32, (3, 6, 9))])
+def test_atrous_rates_follow_the_output_stride(output_stride, rates):
+  for name in 'deeplabv3_resnet18', 'deeplabv3plus_mobilenetv2':
+    assert models.create(name, 11, output_stride=output_stride).head.rates == rates
+
+
+def test_width_reaches_the_low_level_features():
+  assert models.create('deeplabv3plus_resnet18', 11, width=0.5).head.low_level_channels == 24
+
+
+def test_dtype_by_name():
+  for dtype in 'float32', 'bfloat16':
+    assert models.create('espnet_c', 11, dtype=dtype) == (
+        models.create('espnet_c', 11, dtype=getattr(jnp, dtype)))
+
+
+@pytest.mark.parametrize('name, options, message', [
+    ('pspnet_resnet18', {'dtype': 'bfloat32'}, "Unknown dtype: 'bfloat32'. Did you mean"),
+    ('pspnet_resnet18', {'remat': 'dots_savable'},
+     "Unknown remat policy: 'dots_savable'. Did you mean 'dots_saveable'"),
+    ('pspnet_resnet18', {'deepstem': True},
+     "Unknown option of pspnet_resnet18: 'deepstem'. Did you mean 'deep_stem'"),
+    ('pspnet_mobilenetv2', {'deep_stem': True}, 'Unknown option of pspnet_mobilenetv2'),
+    ('espnet', {'output_stride': 16}, r'output_stride=16 is unknown to espnet; .* \(8,\)'),
+    ('espnet_c', {'head_channels': 64}, 'head_channels=64: the channels of espnet_c follow')])
+def test_bad_options(name, options, message):
+  with pytest.raises(ValueError, match=message):
+    models.create(name, 11, **options)
+
+
 @pytest.mark.parametrize('name, nearest', [
-    ('deeplabv3_resnet', 'deeplabv3_resnet18'), ('deeplab_mobilenet', 'deeplabv3_mobilenetv2')])
+    ('deeplabv3_resnet', 'deeplabv3_resnet18'), ('deeplab_mobilenet', 'deeplabv3_mobilenetv2'),
+    ('espnetc', 'espnet_c')])
 def test_unknown_name(name, nearest):
   with pytest.raises(ValueError, match=f"Unknown model: '{name}'. Did you mean.*'{nearest}'"):
     models.create(name, 11)

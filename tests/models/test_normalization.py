@@ -56,6 +56,13 @@ def test_batch_norm_by_hand():
   np.testing.assert_allclose(stats['var'], 0.9 + 0.1 * variance, rtol=1e-5)
 
 
+def test_epsilon():
+  x = jnp.full((1, 2, 2, 1), 3.)
+  model = BatchNorm(epsilon=8.)
+  y = model.apply(model.init(jax.random.key(0), x, False), x, False)
+  np.testing.assert_allclose(y, 1, rtol=1e-6)
+
+
 def _losses_gradient(model, variables, x):
   """Global mean of sin(y), its gradient, and the new statistics."""
   def loss(params):
@@ -97,3 +104,14 @@ def test_statistics_of_half_precision_are_float32():
   assert y.dtype == jnp.bfloat16 and stats['var'].dtype == jnp.float32
   np.testing.assert_allclose(
       stats['var'], 0.9 + 0.1 * np.var(np.asarray(x, np.float64), (0, 1, 2)), rtol=1e-3)
+
+
+def test_statistics_of_half_precision_over_many_pixels():
+  x = jax.random.normal(jax.random.key(0), (2, 128, 128, 3)) + 1
+  x = x.astype(jnp.bfloat16)  # a sum in bfloat16 would end at a few hundred
+  model = BatchNorm(dtype=jnp.bfloat16)
+  _, updated = model.apply(
+      model.init(jax.random.key(0), x, False), x, True, mutable=['batch_stats'])
+  stats, exact = updated['batch_stats']['norm'], np.asarray(x, np.float64)
+  np.testing.assert_allclose(stats['mean'], 0.1 * np.mean(exact, (0, 1, 2)), rtol=1e-5)
+  np.testing.assert_allclose(stats['var'] - 0.9, 0.1 * np.var(exact, (0, 1, 2)), rtol=1e-5)

@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 
 from kdseg_jax import models
+from kdseg_jax.models import normalization
+from kdseg_jax.models.deeplab import DeepLabV3Head, DeepLabV3PlusHead
+from kdseg_jax.models.dropout import Dropout
+from kdseg_jax.models.pspnet import PSPNetHead
 from kdseg_jax.training import parallel
+from tests import toys
 
 CLASSES = 5
 STAGES = [f'stage{i}{suffix}' for i in range(1, 5) for suffix in ('', '_preactivation')]
@@ -17,19 +22,9 @@ STAGES = [f'stage{i}{suffix}' for i in range(1, 5) for suffix in ('', '_preactiv
 
 @functools.cache
 def _small(name, **options):
-  """A narrow model, and made-up variables: cheaper than compiling `init`, and no trivial ones."""
+  """A narrow model, and made-up variables."""
   model = models.create(name, CLASSES, width=0.125, **options)
-  shapes = jax.eval_shape(model.init, {'params': jax.random.key(0)}, _images(1))
-  rng = np.random.default_rng(1)
-
-  def make(path, leaf):
-    if len(leaf.shape) == 4:
-      deviation = np.sqrt(2 / np.prod(leaf.shape[:3]))
-      return (deviation * rng.standard_normal(leaf.shape)).astype(np.float32)
-    center = 1 if path[-1].key in ('scale', 'var') else 0
-    return (center + 0.1 * rng.uniform(-1, 1, leaf.shape)).astype(np.float32)
-
-  return model, jax.tree_util.tree_map_with_path(make, shapes)
+  return model, toys.variables(model, _images(1))
 
 
 def _images(count, size=(32, 40)):
@@ -142,14 +137,85 @@ def test_training_with_nothing_but_padding_is_finite():
   assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(step))
 
 
-def test_half_precision():
-  model = models.create('deeplabv3_mobilenetv2', CLASSES, width=0.125, aux=True,
-                        dtype=jnp.bfloat16)
+@pytest.mark.parametrize('name, deepest', [
+    ('deeplabv3_mobilenetv2', 'stage4'), ('deeplabv3plus_resnet18', 'stage4'),
+    ('pspnet_mobilenetv2', 'stage4'), ('espnet', 'stage3'), ('espnet_c', 'stage3')])
+def test_types_in_half_precision(name, deepest):
+  model = models.create(name, CLASSES, width=0.125, aux=True, dtype='bfloat16')
   (logits, taps), variables = jax.eval_shape(
-      model.init_with_output, {'params': jax.random.key(0)}, _images(1))
+      model.init_with_output, {'params': jax.random.key(0)}, _images(2))
   assert logits.dtype == taps['aux_logits'].dtype == jnp.float32
-  assert taps['stage4'].dtype == taps['embedding'].dtype == jnp.bfloat16
-  assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
+  assert taps[deepest].dtype == taps['embedding'].dtype == jnp.bfloat16
+  (logits, _), updated = jax.eval_shape(
+      lambda variables: model.apply(
+          variables, _images(2), train=True, mutable=['batch_stats'],
+          rngs={'dropout': jax.random.key(0)}), variables)
+  assert logits.dtype == jnp.float32
+  assert {x.dtype for x in jax.tree.leaves((variables, updated))} == {jnp.dtype('float32')}
+
+
+def test_values_in_half_precision():
+  model, variables = _small('deeplabv3_resnet18', aux=True)
+  exact, _ = _apply(model)(variables, _images(2))
+  half, _ = _apply(_small('deeplabv3_resnet18', aux=True, dtype='bfloat16')[0])(
+      variables, _images(2))
+  error = np.sqrt(np.mean((half - exact) ** 2)) / np.std(exact)
+  assert 1e-4 < error < 0.05  # 2**-8 is the rounding of one operation
+
+
+@pytest.mark.parametrize('name', [
+    'pspnet_resnet50', 'pspnet_mobilenetv2', 'deeplabv3_resnet18', 'deeplabv3plus_resnet34',
+    'deeplabv3plus_mobilenetv2', 'espnet', 'espnet_c'])
+def test_every_normalisation_is_synchronised_and_in_the_given_precision(name):
+  model = models.create(
+      name, CLASSES, width=0.125, aux=True, axis_name='somewhere', dtype=jnp.bfloat16)
+  seen = set()
+
+  def record(next_function, args, kwargs, context):
+    if isinstance(context.module, normalization.BatchNorm):
+      seen.add((context.module.axis_name, context.module.dtype))
+    return next_function(*args, **kwargs)
+
+  with nn.intercept_methods(record):
+    jax.eval_shape(model.init, {'params': jax.random.key(0)}, _images(1))
+  assert seen == {('somewhere', jnp.bfloat16)}
+
+
+@pytest.mark.parametrize('head', [PSPNetHead, DeepLabV3Head, DeepLabV3PlusHead])
+def test_embedding_is_what_dropout_leaves(head):
+  head = head(CLASSES, 8, dropout=0.3)
+  taps = {'stage1': jnp.ones((2, 8, 8, 8)), 'stage4': jnp.ones((2, 4, 4, 8))}
+  left = []
+
+  def record(next_function, args, kwargs, context):
+    output = next_function(*args, **kwargs)
+    if isinstance(context.module, Dropout) and context.module.rate == 0.3:
+      left.append(output)
+    return output
+
+  def run():
+    rngs = {'params': jax.random.key(0), 'dropout': jax.random.key(1)}
+    (logits, embedding), _ = head.init_with_output(rngs, taps, jnp.arange(2), True)
+    assert len(left) == 1 and embedding is left[0]
+    return logits
+
+  with nn.intercept_methods(record):
+    assert jax.eval_shape(run).shape[-1] == CLASSES
+
+
+@pytest.mark.parametrize('size', [(64, 48), (33, 47)])
+@pytest.mark.parametrize('name, options, stride', [
+    ('pspnet_resnet34', {}, 8), ('pspnet_mobilenetv2', {'output_stride': 32}, 32),
+    ('deeplabv3_resnet50', {'deep_stem': True}, 8), ('deeplabv3plus_resnet18', {}, 4),
+    ('deeplabv3plus_mobilenetv2', {'output_stride': 16}, 4), ('espnet_c', {}, 8)])
+def test_logits_of_every_head(name, options, stride, size):
+  model = models.create(name, CLASSES, width=0.125, aux=True, **options)
+  (logits, taps), _ = jax.eval_shape(
+      model.init_with_output, {'params': jax.random.key(0)}, _images(2, size))
+  at = lambda stride: tuple(-(-length // stride) for length in size)
+  assert logits.shape == taps['logits'].shape == (2, *at(stride), CLASSES)
+  assert taps['embedding'].shape[:3] == logits.shape[:3]
+  assert taps['aux_logits'].shape == (2, *at(min(16, options.get('output_stride', 8))), CLASSES)
 
 
 class Backbone(nn.Module):
@@ -160,8 +226,8 @@ class Backbone(nn.Module):
 
 class Head(nn.Module):
 
-  def __call__(self, x, index, train):
-    return x, index
+  def __call__(self, taps, index, train):
+    return taps['stage4'], index
 
 
 @pytest.mark.parametrize('index, expected', [(None, [0, 1, 2]), ([7, 5, 9], [7, 5, 9])])
