@@ -90,6 +90,7 @@ def segmentation(method: str = 'none') -> ConfigDict:
           'root': '',                  # folder of the data set; empty is $KDSEG_DATA
           'size': (),                  # (height, width) of resized whole images; () is their own
           'train_split': 'train',
+          'train_limit': 0,            # examples of it, spread evenly; 0 is all
           'seed': placeholder(int),    # of order and augmentation; None is config.seed
           'unlabelled': '',            # folder of images that join the training split, all ignored
           'tfds': {                    # of name='tfds:<name>'

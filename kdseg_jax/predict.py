@@ -14,9 +14,8 @@ import tqdm
 from absl import flags
 
 from kdseg_jax import program
-from kdseg_jax.data import files, palettes
+from kdseg_jax.data import files, palettes, subset
 from kdseg_jax.training import experiment, parallel
-from kdseg_jax.training.evaluation import first
 from kdseg_jax.training.inference import make_predictor
 
 _CONFIG = program.define_config()
@@ -103,7 +102,7 @@ def _create_source(arguments):
                      f'--split={_SPLIT.value} and files were given; choose one of them.')
   if not _SPLIT.value:
     return files.list_images(arguments)
-  return first(experiment.create_source(_CONFIG.value, _SPLIT.value), _CONFIG.value.eval.limit)
+  return subset.first(experiment.create_source(_CONFIG.value, _SPLIT.value), _CONFIG.value.eval.limit)
 
 
 def _examples(source: Any) -> Iterator[Example]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from kdseg_jax.data import pipeline
+from kdseg_jax.data import pipeline, subset
 from kdseg_jax.training import parallel
 from kdseg_jax.training.inference import WHOLE_IMAGE, Inference, make_scorer
 from kdseg_jax.training.step import make_evaluation_step
@@ -49,7 +49,7 @@ class Evaluator:
     """As a call, but the summed counts (int64) from which `task.summarize` makes the metrics."""
     total = None
     batches = pipeline.evaluation_batches(
-        first(source, self._limit), batch_size=self._batch_size,
+        subset.first(source, self._limit), batch_size=self._batch_size,
         process_index=jax.process_index(), process_count=jax.process_count())
     for batch in batches:
       counts = jax.device_get(self._step(variables, {}, batch))
@@ -79,20 +79,3 @@ def throughput(task: Any, model: Any, variables: Any, image: np.ndarray, *,
     predict(variables, batch).block_until_ready()
     runs += 1
   return runs * len(image) / (time.perf_counter() - start)
-
-
-def first(source: Any, limit: int) -> Any:
-  """The first `limit` examples of a source; the source itself for 0."""
-  return _First(source, limit) if 0 < limit < len(source) else source
-
-
-class _First:
-
-  def __init__(self, source, limit):
-    self._source, self._limit = source, limit
-
-  def __len__(self):
-    return self._limit
-
-  def __getitem__(self, index):
-    return self._source[index]

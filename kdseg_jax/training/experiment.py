@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from kdseg_jax import data, distillers, models, tasks
+from kdseg_jax.data import subset
 from kdseg_jax.training import parallel
 from kdseg_jax.training.checkpoint import Checkpointer
 from kdseg_jax.training.inference import Inference
@@ -70,8 +71,9 @@ def create_source(config: ConfigDict, split: str) -> Any:
 
 
 def create_train_source(config: ConfigDict) -> Any:
-  """The training split, and the images of `config.data.unlabelled` after it."""
-  source = create_source(config, config.data.train_split)
+  """The training split or a part of it, and the images of `config.data.unlabelled` after it."""
+  source = subset.spread(
+      create_source(config, config.data.train_split), config.data.train_limit)
   if not config.data.unlabelled:
     return source
   return data.Concatenated(source, data.Unlabelled(

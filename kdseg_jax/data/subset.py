@@ -1,0 +1,41 @@
+"""A part of a source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class Subset:
+  """Some examples of a source, in the order of their indices; a source again."""
+
+  def __init__(self, source: Any, indices: Sequence[int]):
+    self._source, self._indices = source, indices
+
+  @property
+  def classes(self) -> Sequence[str]:
+    """Of the source."""
+    return self._source.classes
+
+  @property
+  def palette(self) -> Any:
+    """Of the source."""
+    return self._source.palette
+
+  def __len__(self) -> int:
+    return len(self._indices)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    return self._source[self._indices[index]]
+
+
+def first(source: Any, limit: int) -> Any:
+  """The first `limit` examples of a source; the source itself for 0, or if it has no more."""
+  return Subset(source, range(limit)) if 0 < limit < len(source) else source
+
+
+def spread(source: Any, limit: int) -> Any:
+  """`limit` examples at even distances, so that a video's frames differ; else as `first`."""
+  if not 0 < limit < len(source):
+    return source
+  return Subset(source, [i * len(source) // limit for i in range(limit)])
