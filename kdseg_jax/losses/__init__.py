@@ -8,10 +8,11 @@ under jit, grad, vmap, remat, shard_map and pmap.
 from kdseg_jax.losses.affinity import pairwise_affinity, scaled_node_size
 from kdseg_jax.losses.pixelwise import pixelwise_kl
 from kdseg_jax.losses.resizing import resize_bilinear
-from kdseg_jax.losses.supervised import cross_entropy
+from kdseg_jax.losses.supervised import cross_entropy, ohem_cross_entropy
 
 __all__ = [
     'cross_entropy',
+    'ohem_cross_entropy',
     'pairwise_affinity',
     'pixelwise_kl',
     'resize_bilinear',
