@@ -19,8 +19,9 @@ from ml_collections import ConfigDict
 from kdseg_jax.data import augmentation, pipeline
 from kdseg_jax.training import experiment as experiments
 from kdseg_jax.training import parallel
-from kdseg_jax.training.checkpoint import Checkpointer
+from kdseg_jax.training.checkpoint import Checkpointer, has_checkpoint
 from kdseg_jax.training.evaluation import Evaluator
+from kdseg_jax.training.initialization import load_initial_weights
 from kdseg_jax.training.step import make_prepare_step, make_train_step
 from kdseg_jax.training.writers import MetricWriter, StepTimer
 
@@ -62,6 +63,11 @@ class _Run:
     self.experiment, self.config, self.workdir = experiment, experiment.config, workdir
     self.stop = _StopSignal()
     state = experiments.initial_state(experiment)
+    if not has_checkpoint(workdir):
+      state = load_initial_weights(experiment, state)
+    if self.config.train.ema_decay:
+      logging.info('Evaluated and saved as the model: the moving average of the weights, '
+                   'train.ema_decay=%g.', self.config.train.ema_decay)
     os.makedirs(workdir, exist_ok=True)
     self.checkpointer = Checkpointer(
         workdir, metric=experiment.task.main_metric, keep=self.config.checkpoint.keep)
@@ -90,7 +96,8 @@ class _Run:
     step = make_train_step(
         self.experiment.task, self.experiment.student, teacher and teacher.model,
         self.experiment.distiller, self.experiment.optimizers,
-        critic_steps=self.config.critic.steps, axis_name=parallel.AXIS)
+        critic_steps=self.config.critic.steps, accumulate=self.config.train.accumulate,
+        ema_decay=self.config.train.ema_decay, axis_name=parallel.AXIS)
     if not self.stop():
       self._phase('train', step, int(self.state.step), self.config.train.steps)
     if self.stop():
@@ -170,9 +177,8 @@ class _Run:
                       | self.timer.report())
 
   def _evaluate(self, step):
-    variables = {'params': self.state.params, 'batch_stats': self.state.batch_stats}
     metrics = self.evaluator(
-        variables, self.experiment.evaluation_source, should_stop=self.stop)
+        self.state.deployed, self.experiment.evaluation_source, should_stop=self.stop)
     if metrics is not None:
       self.metrics = metrics
       if not self.writer.has('evaluation', step):
