@@ -9,9 +9,11 @@ import pytest
 
 from configs import quickstart
 from kdseg_jax import models
+from kdseg_jax.distillers import DistillerState
 from kdseg_jax.training import experiment, loop
 from kdseg_jax.training.checkpoint import Checkpointer, CheckpointError
 from kdseg_jax.training.initialization import load_initial_weights
+from kdseg_jax.training.state import TrainState
 from tests import toys
 
 HEAD = ['params/head/bias', 'params/head/kernel']
@@ -32,12 +34,18 @@ def config_of(seed=0):
 
 
 def build(config, classes):
-  """Experiment and fresh state, on data of these classes."""
+  """Experiment and fresh state, on data of these classes; made up, for nothing to compile."""
   built = experiment.create_experiment(config)
   built = built._replace(
       train_source=types.SimpleNamespace(classes=classes),
       student=experiment.create_model(config.student, len(classes)))
-  return built, experiment.initial_state(built)
+  rng = np.random.default_rng(config.seed)
+  variables = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype),
+                           experiment.abstract_variables(built.student))
+  return built, TrainState(
+      step=np.int32(0), prepare_step=np.int32(0), **variables, opt_state=(),
+      distiller=DistillerState(), rng=np.int32(0),
+      average=variables if config.train.ema_decay else {})
 
 
 @pytest.fixture(scope='module')
@@ -48,7 +56,7 @@ def source(tmp_path_factory):
   checkpointer = Checkpointer(str(workdir), metric='mean_iou')
   checkpointer.save(7, state, {'classes': ['a', 'b', 'c']})
   checkpointer.close()
-  return str(workdir), jax.device_get({'params': state.params, 'batch_stats': state.batch_stats})
+  return str(workdir), state.deployed
 
 
 def leaves(tree):
