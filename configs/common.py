@@ -85,6 +85,11 @@ def segmentation(method: str = 'none') -> ConfigDict:
       'distill': _with_placeholders(distillers.terms_of(method)),
       'align_corners': True,           # how logits are upsampled to label size
       'auxiliary_weight': 0.4,         # of the auxiliary head's cross-entropy
+      'supervised': {
+          'loss': 'cross_entropy',     # or 'ohem_cross_entropy', of the main head
+          'ohem_threshold': 0.7,       # pixels predicted with less than that count,
+          'ohem_min_kept': 100_000,    # and never fewer of a batch; a tenth of it is usual
+      },
       'data': {
           'name': 'scenes',            # see kdseg_jax.data.create
           'root': '',                  # folder of the data set; empty is $KDSEG_DATA
@@ -113,6 +118,7 @@ def segmentation(method: str = 'none') -> ConfigDict:
           'dropout': 0.1,              # before the classifiers
           'dtype': 'float32',          # of the computation, or 'bfloat16'
           'remat': 'none',             # 'everything' is recomputed, or a jax.checkpoint_policies
+          'init': '',                  # work directory whose weights it starts from
       },
       'teacher': {
           'checkpoint': '',            # work directory of the trained teacher
@@ -122,6 +128,10 @@ def segmentation(method: str = 'none') -> ConfigDict:
           'steps': 40_000,
           'batch_size': 16,            # global: of all devices and processes
           'split_teacher': False,      # the teacher's pass is a program of its own, as in a study
+          'accumulate': 1,             # micro-batches of a step; equal to 1 but for BatchNorm
+          'ema_decay': 0.0,            # of averaged weights, then evaluated and saved; 0 is off
+          'freeze': (),                # paths of parameters that stay, as 'backbone/stage1*'
+          'init_from': '',             # as student.init, of other data: without its heads
       },
       'optimizer': optimizer(),
       'critic': {'steps': 1, 'optimizer': optimizer(learning_rate=4e-4)},  # steps a train step

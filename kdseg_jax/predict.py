@@ -102,7 +102,8 @@ def _create_source(arguments):
                      f'--split={_SPLIT.value} and files were given; choose one of them.')
   if not _SPLIT.value:
     return files.list_images(arguments)
-  return subset.first(experiment.create_source(_CONFIG.value, _SPLIT.value), _CONFIG.value.eval.limit)
+  source = experiment.create_source(_CONFIG.value, _SPLIT.value)
+  return subset.first(source, _CONFIG.value.eval.limit)
 
 
 def _examples(source: Any) -> Iterator[Example]:

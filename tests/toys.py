@@ -10,6 +10,7 @@ from jax import lax
 
 from kdseg_jax import distillers
 from kdseg_jax.distillers import DistillerState, Requires
+from kdseg_jax.models.layers import ConvNorm
 
 
 def variables(module, *args):
@@ -91,6 +92,21 @@ class Model(nn.Module):
     x = nn.BatchNorm(use_running_average=not train, momentum=0.9, axis_name=self.axis_name,
                      param_dtype=self.dtype)(x)
     return x, {'x': x, 'logits': x, 'embedding': x}
+
+
+class BodyAndHead(nn.Module):
+  """A segmenter of two parts, of which the head alone depends on the number of classes."""
+
+  num_classes: int = 3
+  axis_name: str | None = None
+  width: int = 8
+
+  @nn.compact
+  def __call__(self, image, mask=None, index=None, train=False):
+    x = ConvNorm(self.width, axis_name=self.axis_name, name='body')(image / 255, train)
+    embedding = ConvNorm(8, axis_name=self.axis_name, name='neck')(x, train)
+    x = nn.Conv(self.num_classes, (1, 1), name='head')(embedding)
+    return x, {'x': x, 'logits': x, 'embedding': embedding}
 
 
 def _mean(x, axis_name):

@@ -14,7 +14,7 @@ from kdseg_jax.losses.similarity import (
     double_similarity_pixel,
     intra_class_variation,
 )
-from kdseg_jax.losses.supervised import cross_entropy
+from kdseg_jax.losses.supervised import cross_entropy, ohem_cross_entropy
 
 __all__ = [
     'attention_transfer',
@@ -25,6 +25,7 @@ __all__ = [
     'double_similarity_pixel',
     'fitnets',
     'intra_class_variation',
+    'ohem_cross_entropy',
     'pairwise_affinity',
     'pixelwise_kl',
     'resize_bilinear',

@@ -9,19 +9,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdseg_jax import losses, metrics
+from kdseg_jax import losses, metrics, names
 from kdseg_jax.losses import resizing
+
+SUPERVISED_LOSSES = ('cross_entropy', 'ohem_cross_entropy')
 
 
 @dataclasses.dataclass(frozen=True)
 class SegmentationTask:
-  """Cross-entropy at label size, one global confusion matrix, mIoU.
+  """Cross-entropy of all or of the hard pixels at label size, one global confusion matrix, mIoU.
 
   Attributes:
     num_classes: number of classes.
     ignore_label: label of the pixels that count nowhere.
     align_corners: how logits are upsampled to label size.
     auxiliary_weight: weight of the auxiliary head's cross-entropy (0.4 in PSPNet and after it).
+    supervised_loss: name in `kdseg_jax.losses` of the main head's loss, one of
+      `SUPERVISED_LOSSES`; the auxiliary head always has the plain cross-entropy, as in SKD.
+    ohem_threshold: of `losses.ohem_cross_entropy`.
+    ohem_min_kept: of `losses.ohem_cross_entropy`, pixels of the global batch.
     absent_as_zero: a class that occurs in neither labels nor predictions counts as 0 in the mean
       (an older convention) instead of being left out.
   """
@@ -30,23 +36,39 @@ class SegmentationTask:
   ignore_label: int = 255
   align_corners: bool = True
   auxiliary_weight: float = 0.4
+  supervised_loss: str = 'cross_entropy'
+  ohem_threshold: float = 0.7
+  ohem_min_kept: int = 100_000
   absent_as_zero: bool = False
 
   main_metric = 'mean_iou'
 
+  def __post_init__(self):
+    names.require(self.supervised_loss, SUPERVISED_LOSSES, 'supervised loss')
+    if not 0 <= self.ohem_threshold <= 1 or self.ohem_min_kept < 0:
+      raise ValueError(
+          f'ohem_threshold={self.ohem_threshold} must be in [0, 1], and '
+          f'ohem_min_kept={self.ohem_min_kept} at least 0.')
+
   def loss(self, taps: dict, batch: dict, *, axis_name: str | None = None):
-    """`CE(logits) + auxiliary_weight * CE(aux_logits)`, the latter if the model has such a head.
+    """`L(logits) + auxiliary_weight * CE(aux_logits)`, the latter if the model has such a head.
+
+    L is `supervised_loss`.
 
     Returns:
       `(loss, (targets, metrics))`; segmentation assigns no targets.
     """
-    cross_entropy = lambda logits: losses.cross_entropy(
-        logits, batch['label'], ignore_label=self.ignore_label,
-        align_corners=self.align_corners, axis_name=axis_name)
-    terms = {'cross_entropy': cross_entropy(taps['logits'])}
-    loss = terms['cross_entropy']
+    arguments = {'ignore_label': self.ignore_label, 'align_corners': self.align_corners,
+                 'axis_name': axis_name}
+    if self.supervised_loss == 'ohem_cross_entropy':
+      value = losses.ohem_cross_entropy(
+          taps['logits'], batch['label'], threshold=self.ohem_threshold,
+          min_kept=self.ohem_min_kept, **arguments)
+    else:
+      value = losses.cross_entropy(taps['logits'], batch['label'], **arguments)
+    loss, terms = value, {self.supervised_loss: value}
     if 'aux_logits' in taps:
-      terms['auxiliary'] = cross_entropy(taps['aux_logits'])
+      terms['auxiliary'] = losses.cross_entropy(taps['aux_logits'], batch['label'], **arguments)
       loss += self.auxiliary_weight * terms['auxiliary']
     return loss, ({}, terms)
 

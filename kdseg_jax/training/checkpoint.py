@@ -1,7 +1,8 @@
 """Checkpoints of a run: Orbax behind one small module.
 
-A checkpoint has three items: `model` (the student's params and batch_stats), `training` (the rest
-of `TrainState`) and `meta` (config, position in the data, versions). The frozen teacher is never
+A checkpoint has three items: `model` (the params and batch_stats of the student that is to be used:
+its moving average where one is kept), `training` (the rest of `TrainState`, then with the weights
+that are trained) and `meta` (config, position in the data, versions). The frozen teacher is never
 saved with the student.
 """
 
@@ -94,11 +95,17 @@ class Checkpointer:
       CheckpointError: the saved leaves differ from those of `like`; says which.
     """
     model, training = jax.tree.map(ocp.utils.to_shape_dtype_struct, _split(like))
+    averaged = 'params' in self._saved(step, 'training')
+    if averaged != bool(like.average):
+      saved, needed = ('with', 'above 0') if averaged else ('without', '0')
+      raise CheckpointError(
+          f'Checkpoint {step} of {self._workdir} was saved {saved} a moving average of the '
+          f'weights: config.train.ema_decay must be {needed} to go on from there.')
     self._check(step, 'model', model)
     self._check(step, 'training', training)
     restored = self._restore(step, model=ocp.args.StandardRestore(model),
                              training=ocp.args.StandardRestore(training))
-    return TrainState(**restored['model'], **restored['training'])
+    return _join(restored['model'], restored['training'])
 
   def restore_model(self, step: int, like: PyTree) -> PyTree:
     """`{'params', 'batch_stats'}` of a checkpoint, placed as `like` is.
@@ -118,16 +125,25 @@ class Checkpointer:
   def _restore(self, step, **items):
     return self._manager.restore(step, args=ocp.args.Composite(**items))
 
-  def _check(self, step, item, like):
+  def _saved(self, step, item):
     saved = self._manager.item_metadata(step)[item]
     if saved is None:
       raise CheckpointError(f'{self._workdir}: checkpoint {step} has no item {item!r}; it was not '
                             'written by this program.')
-    differences = describe_differences(saved, like)
+    return saved
+
+  def _check(self, step, item, like):
+    differences = describe_differences(self._saved(step, item), like)
     if differences:
       raise CheckpointError(
           f'Checkpoint {step} of {self._workdir} does not fit: these leaves of {item!r} differ '
           'from what the config describes:\n' + differences)
+
+
+def has_checkpoint(workdir: str) -> bool:
+  """True if a run of this work directory has saved, and so would be resumed."""
+  folder = os.path.join(os.path.abspath(workdir), FOLDER)
+  return os.path.isdir(folder) and bool(ocp.utils.checkpoint_steps(folder))
 
 
 def describe_differences(saved: PyTree, expected: PyTree, limit: int = 12) -> str:
@@ -154,9 +170,17 @@ def _leaves(tree):
 
 
 def _split(state):
+  """The items `model` and `training` of a state."""
   training = state._asdict()
-  model = {name: training.pop(name) for name in ('params', 'batch_stats')}
+  average = training.pop('average')
+  model = average or {name: training.pop(name) for name in ('params', 'batch_stats')}
   return model, training
+
+
+def _join(model, training):
+  """The state of two items; a model beside the weights that are trained is their average."""
+  return TrainState(**training, average=model) if 'params' in training else TrainState(
+      **model, **training)
 
 
 def _rank(metrics, name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,13 +16,19 @@ from ml_collections import ConfigDict
 
 from kdseg_jax import data, distillers, models, tasks
 from kdseg_jax.data import subset
-from kdseg_jax.training import parallel
+from kdseg_jax.training import freezing, parallel
 from kdseg_jax.training.checkpoint import Checkpointer
 from kdseg_jax.training.inference import Inference
 from kdseg_jax.training.optimizers import create_optimizer, create_schedule
 from kdseg_jax.training.state import Optimizers, TrainState, create_state
 
 PyTree = Any
+
+# The least that these fields can be.
+_AT_LEAST = {
+    'train.steps': 1, 'train.accumulate': 1, 'critic.steps': 0, 'eval.batch_size': 1,
+    'eval.limit': 0, 'checkpoint.keep': 1,
+}
 
 
 class Teacher(NamedTuple):
@@ -84,7 +91,9 @@ def create_task(config: ConfigDict, num_classes: int) -> tasks.SegmentationTask:
   """The task of a config."""
   return tasks.SegmentationTask(
       num_classes=num_classes, align_corners=config.align_corners,
-      auxiliary_weight=config.auxiliary_weight, absent_as_zero=config.eval.absent_as_zero)
+      auxiliary_weight=config.auxiliary_weight, supervised_loss=config.supervised.loss,
+      ohem_threshold=config.supervised.ohem_threshold,
+      ohem_min_kept=config.supervised.ohem_min_kept, absent_as_zero=config.eval.absent_as_zero)
 
 
 def create_inference(config: ConfigDict) -> Inference:
@@ -103,7 +112,33 @@ def create_inference(config: ConfigDict) -> Inference:
 
 def create_model(model_config: ConfigDict, num_classes: int) -> Any:
   """A model of a config's section `student`, BatchNorm over the mesh axis."""
-  return models.create(num_classes=num_classes, axis_name=parallel.AXIS, **model_config)
+  fields = {name: value for name, value in model_config.items() if name != 'init'}
+  return models.create(num_classes=num_classes, axis_name=parallel.AXIS, **fields)
+
+
+def check_config(config: ConfigDict, mesh: Mesh) -> None:
+  """Checks the fields that nothing else checks before the first step.
+
+  Raises:
+    ValueError: says which field, and what was expected.
+  """
+  for field, least in _AT_LEAST.items():
+    value = functools.reduce(getattr, field.split('.'), config)
+    if value < least:
+      raise ValueError(f'config.{field}={value} must be at least {least}.')
+  parallel.check_batch_size(config.train.batch_size, mesh, 'train.batch_size')
+  if config.train.batch_size // mesh.size % config.train.accumulate:
+    raise ValueError(
+        f'config.train.accumulate={config.train.accumulate} does not divide the '
+        f'{config.train.batch_size // mesh.size} images that each of {mesh.size} devices has of '
+        f'config.train.batch_size={config.train.batch_size}.')
+  if not 0 <= config.train.ema_decay < 1:
+    raise ValueError(f'config.train.ema_decay={config.train.ema_decay} must be at least 0 (off) '
+                     'and less than 1.')
+  if config.student.init and config.train.init_from:
+    raise ValueError(
+        'config.student.init and config.train.init_from are both set. Set the first to start from '
+        'a run on the same classes, or the second to start from one on others.')
 
 
 def create_experiment(config: ConfigDict, *, teacher: Teacher | None = None) -> Experiment:
@@ -118,10 +153,11 @@ def create_experiment(config: ConfigDict, *, teacher: Teacher | None = None) -> 
     CheckpointError: the teacher's checkpoint is missing or does not fit.
   """
   mesh = parallel.create_mesh()
-  parallel.check_batch_size(config.train.batch_size, mesh, 'train.batch_size')
+  check_config(config, mesh)
   inference = create_inference(config)
   train_source = create_train_source(config)
   num_classes = len(train_source.classes)
+  task = create_task(config, num_classes)
   distiller = distillers.create(config.distill.to_dict(), axis_name=parallel.AXIS)
   needs_teacher = bool(distiller.requires.teacher or distiller.requires.teacher_head)
   if needs_teacher and not config.teacher.checkpoint:
@@ -136,13 +172,19 @@ def create_experiment(config: ConfigDict, *, teacher: Teacher | None = None) -> 
     teacher = None
   elif teacher is None:
     teacher = load_teacher(config, num_classes, mesh)
+  student = create_model(config.student, num_classes)
+  optimizer = create_optimizer(config.optimizer, config.train.steps)
+  freeze = tuple(config.train.freeze)
+  if freeze:
+    freezing.check_patterns(freeze, abstract_variables(student)['params'])
+    student = freezing.FrozenModel(student, freeze)
+    optimizer = freezing.freeze_optimizer(optimizer, freeze)
   return Experiment(
       config=config, mesh=mesh, train_source=train_source,
       evaluation_source=create_source(config, config.eval.split),
-      task=create_task(config, num_classes),
-      student=create_model(config.student, num_classes), teacher=teacher, distiller=distiller,
+      task=task, student=student, teacher=teacher, distiller=distiller,
       optimizers=Optimizers(
-          trained=create_optimizer(config.optimizer, config.train.steps),
+          trained=optimizer,
           critic=create_optimizer(
               config.critic.optimizer, config.train.steps * config.critic.steps),
           prepared=create_optimizer(config.prepare.optimizer, max(config.prepare.steps, 1))),
@@ -181,12 +223,16 @@ def load_model(workdir: str, num_classes: int | None, mesh: Mesh, *,
   step = checkpointer.best_step() if best else checkpointer.latest_step()
   meta = ConfigDict(checkpointer.read_meta(step))
   model = create_model(meta.config.student, num_classes or len(meta.classes))
-  like = jax.eval_shape(lambda: dict(model.init(
-      {'params': jax.random.key(0)}, jnp.zeros((1, 64, 64, 3), jnp.uint8))))
-  like = {'params': like['params'], 'batch_stats': like.get('batch_stats', {})}
-  variables = checkpointer.restore_model(step, with_sharding(like, mesh))
+  variables = checkpointer.restore_model(step, with_sharding(abstract_variables(model), mesh))
   checkpointer.close()
   return Teacher(model, variables, os.path.abspath(workdir), step), meta
+
+
+def abstract_variables(model: Any) -> PyTree:
+  """`{'params', 'batch_stats'}` of a model as ShapeDtypeStructs."""
+  variables = jax.eval_shape(lambda: dict(model.init(
+      {'params': jax.random.key(0)}, jnp.zeros((1, 64, 64, 3), jnp.uint8))))
+  return {'params': variables['params'], 'batch_stats': variables.get('batch_stats', {})}
 
 
 def with_sharding(tree: PyTree, mesh: Mesh) -> PyTree:
@@ -228,7 +274,8 @@ def make_initial_state(experiment: Experiment) -> Callable[[jax.Array], TrainSta
   sharding = jax.sharding.NamedSharding(experiment.mesh, jax.sharding.PartitionSpec())
   # The inputs are shapes only, so they are closed over instead of being passed through jit.
   create = lambda rng: create_state(
-      rng, experiment.student, experiment.distiller, experiment.optimizers, inputs)
+      rng, experiment.student, experiment.distiller, experiment.optimizers, inputs,
+      average=experiment.config.train.ema_decay > 0)
   return jax.jit(create, out_shardings=sharding)
 
 

@@ -40,9 +40,11 @@ def student_program(
       are the metrics.
   """
   teacher = experiment.teacher.model if with_teacher and experiment.teacher else None
+  config = experiment.config
   step = make_train_step(
       experiment.task, experiment.student, teacher, experiment.distiller, experiment.optimizers,
-      critic_steps=experiment.config.critic.steps, axis_name=parallel.AXIS)
+      critic_steps=config.critic.steps, accumulate=config.train.accumulate,
+      ema_decay=config.train.ema_decay, axis_name=parallel.AXIS)
   mapped = jax.vmap(step, in_axes=(None, 0, None)) if stacked else step
   return _donating(experiment, mapped)
 

@@ -15,9 +15,10 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from kdseg_jax.data import augmentation, pipeline
-from kdseg_jax.training.checkpoint import Checkpointer
+from kdseg_jax.training.checkpoint import Checkpointer, has_checkpoint
 from kdseg_jax.training.evaluation import Evaluator
 from kdseg_jax.training.experiment import Experiment
+from kdseg_jax.training.initialization import load_initial_weights
 from kdseg_jax.training.state import TrainState
 from kdseg_jax.training.writers import MetricWriter, StepTimer
 
@@ -73,6 +74,11 @@ class Run:
     self.workdir = os.path.abspath(workdir)
     self.metrics = self.teacher_metrics = None
     self._evaluator, self._should_stop = evaluator, should_stop
+    if not has_checkpoint(workdir):
+      state = load_initial_weights(experiment, state)
+    if self.config.train.ema_decay:
+      logging.info('Evaluated and saved as the model: the moving average of the weights, '
+                   'train.ema_decay=%g.', self.config.train.ema_decay)
     os.makedirs(workdir, exist_ok=True)
     self.checkpointer = Checkpointer(
         workdir, metric=experiment.task.main_metric, keep=self.config.checkpoint.keep)
@@ -136,9 +142,8 @@ class Run:
   def evaluate(self) -> dict[str, Any] | None:
     """Evaluates the state; None if the run is told to stop meanwhile."""
     step = self.done('train')
-    variables = {'params': self.state.params, 'batch_stats': self.state.batch_stats}
     metrics = self._evaluator(
-        variables, self.experiment.evaluation_source, should_stop=self._should_stop)
+        self.state.deployed, self.experiment.evaluation_source, should_stop=self._should_stop)
     if metrics is not None:
       self.metrics = metrics
       if not self._writer.has('evaluation', step):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -38,6 +39,7 @@ class TrainState(NamedTuple):
     opt_state: states of `Optimizers`, by its fields.
     distiller: `DistillerState`.
     rng: base key; a step's key is folded from it and the step.
+    average: moving average of the student, `{'params', 'batch_stats'}`; {} if none is kept.
   """
 
   step: jax.Array
@@ -47,6 +49,30 @@ class TrainState(NamedTuple):
   opt_state: Optimizers
   distiller: distillers.DistillerState
   rng: jax.Array
+  average: PyTree = {}
+
+  @property
+  def deployed(self) -> PyTree:
+    """`{'params', 'batch_stats'}` to be evaluated and used: the average where one is kept."""
+    return self.average or {'params': self.params, 'batch_stats': self.batch_stats}
+
+
+def move_average(average: PyTree, latest: PyTree, updates: jax.Array, decay: float) -> PyTree:
+  """The exponential moving average after one more update.
+
+  `sum over k = 1..t of decay**(t - k) * latest_k / sum over k of decay**(t - k)`, in the form
+  `average + (latest - average) * (1 - decay) / (1 - decay**t)`: without bias from the start, so
+  that the random weights before the first update have no share, and exact where nothing moves
+  (`optax.incremental_update` scales what stands still by the rounding of `decay`).
+
+  Args:
+    average: of the updates before; irrelevant for the first.
+    latest: floats after this update.
+    updates: t, including this one; an integer scalar.
+    decay: in (0, 1).
+  """
+  rate = math.expm1(math.log(decay)) / jnp.expm1(math.log(decay) * updates)
+  return optax.tree.add_scale(average, rate, optax.tree.sub(latest, average))
 
 
 def create_state(
@@ -55,6 +81,8 @@ def create_state(
     distiller: distillers.Distiller,
     optimizers: Optimizers,
     inputs: distillers.DistillInputs,
+    *,
+    average: bool = False,
 ) -> TrainState:
   """A fresh state; the student's start depends on `rng` alone, not on the method.
 
@@ -65,20 +93,22 @@ def create_state(
     optimizers: `Optimizers`.
     inputs: what the distiller will receive, as `jax.ShapeDtypeStruct`s; `inputs.batch['image']`
       gives the shape on which the student is initialised.
+    average: whether a moving average of the student is kept.
   """
   student_rng, distiller_rng, step_rng = jax.random.split(rng, 3)
   image = jnp.zeros((1, *inputs.batch['image'].shape[1:]), jnp.uint8)
   variables = student.init({'params': student_rng}, image)
+  variables = {'params': variables['params'], 'batch_stats': variables.get('batch_stats', {})}
   distiller_state = distiller.init(distiller_rng, inputs)
   return TrainState(
       step=jnp.int32(0),
       prepare_step=jnp.int32(0),
-      params=variables['params'],
-      batch_stats=variables.get('batch_stats', {}),
+      **variables,
       opt_state=Optimizers(
           trained=optimizers.trained.init(
               {'student': variables['params'], 'distiller': distiller_state.params}),
           critic=optimizers.critic.init(distiller_state.critic),
           prepared=optimizers.prepared.init(distiller_state.prepared)),
       distiller=distiller_state,
-      rng=step_rng)
+      rng=step_rng,
+      average=variables if average else {})

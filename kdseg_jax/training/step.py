@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax import lax
 
@@ -19,18 +20,50 @@ from kdseg_jax import distillers
 from kdseg_jax.distillers.core import fold_in_name
 from kdseg_jax.training import parallel
 from kdseg_jax.training.inference import WHOLE_IMAGE, Inference, apply_frozen, make_scorer
-from kdseg_jax.training.state import Optimizers, TrainState
+from kdseg_jax.training.state import Optimizers, TrainState, move_average
 
 PyTree = Any
 TEACHER_TAPS = 'teacher_taps'  # in a batch: the taps that another program has computed
 
 
-def apply_train(model: Any, params: PyTree, batch_stats: PyTree, batch: dict, rng: jax.Array):
-  """`(taps, new batch_stats)` of a model in training mode."""
-  (_, taps), updated = model.apply(
-      {'params': params, 'batch_stats': batch_stats}, batch['image'], mask=batch['mask'],
-      index=batch['index'], train=True, mutable=['batch_stats'], rngs={'dropout': rng})
-  return taps, updated.get('batch_stats', {})
+def apply_train(
+    model: Any,
+    params: PyTree,
+    batch_stats: PyTree,
+    batch: dict,
+    rng: jax.Array,
+    *,
+    micro_batches: int = 1,
+) -> tuple[dict, PyTree]:
+  """`(taps, new batch_stats)` of a model in training mode.
+
+  Args:
+    model: the model.
+    params: its parameters.
+    batch_stats: its BatchNorm statistics.
+    batch: `image`, `mask` and `index`.
+    rng: key of Dropout, which folds in the index of an example.
+    micro_batches: k > 1 runs k equal parts of the batch one after the other, example i in part
+      i % k, and recomputes each part's forward in its backward pass: what is kept for the whole
+      batch are the taps alone. Taps and gradients are those of k = 1, except that BatchNorm
+      normalises by each part, and its statistics move k times.
+  """
+  def apply(batch_stats, batch):
+    (_, taps), updated = model.apply(
+        {'params': params, 'batch_stats': batch_stats}, batch['image'], mask=batch['mask'],
+        index=batch['index'], train=True, mutable=['batch_stats'], rngs={'dropout': rng})
+    return updated.get('batch_stats', {}), taps
+
+  batch = {name: batch[name] for name in ('image', 'mask', 'index')}
+  if micro_batches == 1:
+    batch_stats, taps = apply(batch_stats, batch)
+    return taps, batch_stats
+  # i % k, and not blocks: so the parts do not depend on how many devices share the batch.
+  split = lambda x: jnp.swapaxes(x.reshape(-1, micro_batches, *x.shape[1:]), 0, 1)
+  merge = lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
+  batch_stats, taps = lax.scan(
+      jax.checkpoint(apply, prevent_cse=False), batch_stats, jax.tree.map(split, batch))
+  return jax.tree.map(merge, taps), batch_stats
 
 
 def make_teacher_step(teacher: Any, names: tuple[str, ...]) -> Callable:
@@ -51,6 +84,8 @@ def make_train_step(
     optimizers: Optimizers,
     *,
     critic_steps: int = 1,
+    accumulate: int = 1,
+    ema_decay: float = 0.0,
     axis_name: str | None = None,
 ) -> Callable:
   """The train step `(teacher_variables, state, batch) -> (state, metrics)`.
@@ -63,6 +98,13 @@ def make_train_step(
     distiller: the method.
     optimizers: `Optimizers`.
     critic_steps: critic steps a train step.
+    accumulate: number of micro-batches in which the student runs, see `apply_train`. The losses,
+      the method's memory and the critic see the taps of the whole batch, so that all of them are
+      those of the large batch, also means over unequal counts and terms between images; only
+      BatchNorm is not. (`optax.MultiSteps` would average the losses of micro-batches, show a
+      term between images a part of them, and move critic, memory, schedules and averages by
+      micro-batches.) It costs one more forward of the student.
+    ema_decay: of the moving average of the student's params and batch_stats; 0 keeps none.
     axis_name: mesh axis, or None for one device without a map.
 
   Returns:
@@ -76,7 +118,8 @@ def make_train_step(
 
     def loss_fn(trained):
       taps, batch_stats = apply_train(
-          student, trained['student'], state.batch_stats, batch, fold_in_name(rng, 'dropout'))
+          student, trained['student'], state.batch_stats, batch, fold_in_name(rng, 'dropout'),
+          micro_batches=accumulate)
       task_loss, (targets, task_metrics) = task.loss(taps, batch, axis_name=axis_name)
       inputs = distillers.DistillInputs(
           student=taps, teacher=teacher_taps, batch=batch, targets=targets,
@@ -101,6 +144,10 @@ def make_train_step(
         step=state.step + 1, params=trained['student'], batch_stats=batch_stats,
         opt_state=state.opt_state._replace(trained=trained_opt, critic=critic_opt),
         distiller=distiller_state)
+    if ema_decay:
+      latest = {'params': state.params, 'batch_stats': state.batch_stats}
+      state = state._replace(
+          average=move_average(state.average, latest, state.step, ema_decay))
     return state, _global_mean(metrics, axis_name)
 
   return train_step

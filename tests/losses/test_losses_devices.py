@@ -26,6 +26,19 @@ def upsampled_cross_entropy(student, teacher, where, axis_name):
       student, labels, axis_name=axis_name)
 
 
+def ohem(student, teacher, where, axis_name):
+  del teacher
+  return losses.ohem_cross_entropy(
+      student, jnp.where(where, 2, 255), threshold=0.1, min_kept=90, axis_name=axis_name)
+
+
+def ohem_downsampled(student, teacher, where, axis_name):
+  del teacher
+  labels = jnp.repeat(jnp.where(where, 1, 255), 2, axis=1)
+  return losses.ohem_cross_entropy(
+      student, labels, threshold=0.1, min_kept=90, threshold_stride=2, axis_name=axis_name)
+
+
 def pixelwise(student, teacher, where, axis_name):
   return losses.pixelwise_kl(student, teacher, where=where, axis_name=axis_name)
 
@@ -88,9 +101,9 @@ def similarities(student, teacher, where, axis_name):
 
 @pytest.mark.parametrize('mapping', ['shard_map', 'pmap'])
 @pytest.mark.parametrize('loss', [
-    cross_entropy, upsampled_cross_entropy, pixelwise, pixelwise_unmasked,
-    pixelwise_same_mask_everywhere, pixelwise_sum, gram, direct, near, one_map, decoupled,
-    similarities],
+    cross_entropy, upsampled_cross_entropy, ohem, ohem_downsampled, pixelwise,
+    pixelwise_unmasked, pixelwise_same_mask_everywhere, pixelwise_sum, gram, direct, near, one_map,
+    decoupled, similarities],
     ids=lambda loss: loss.__name__)
 def test_eight_devices_equal_one(loss, mapping):
   rng = np.random.default_rng(0)

@@ -33,6 +33,27 @@ def test_loss_adds_the_auxiliary_head_by_its_weight(align_corners):
   np.testing.assert_allclose(task.loss(taps, batch)[0], main, rtol=1e-6)
 
 
+def test_the_main_head_alone_mines_hard_pixels():
+  task = tasks.SegmentationTask(num_classes=3, supervised_loss='ohem_cross_entropy',
+                                ohem_threshold=0.1, ohem_min_kept=20)
+  batch, taps = batch_of(), {'logits': logits_of(0), 'aux_logits': logits_of(1)}
+  main = losses.ohem_cross_entropy(taps['logits'], batch['label'], threshold=0.1, min_kept=20)
+  auxiliary = losses.cross_entropy(taps['aux_logits'], batch['label'])
+  loss, (_, terms) = task.loss(taps, batch)
+  np.testing.assert_allclose(loss, main + 0.4 * auxiliary, rtol=1e-6)
+  assert main > losses.cross_entropy(taps['logits'], batch['label'])
+  assert terms.keys() == {'ohem_cross_entropy', 'auxiliary'}
+
+
+@pytest.mark.parametrize('fields,message', [
+    ({'supervised_loss': 'ohem'}, "Unknown supervised loss: 'ohem'"),
+    ({'ohem_threshold': 70}, r'ohem_threshold=70 must be in \[0, 1\]'),
+    ({'ohem_min_kept': -1}, 'ohem_min_kept=-1 at least 0')])
+def test_fields_that_cannot_be_used_are_refused(fields, message):
+  with pytest.raises(ValueError, match=message):
+    tasks.SegmentationTask(num_classes=3, **fields)
+
+
 def test_predictions_are_the_argmax_of_upsampled_logits():
   logits = logits_of(0)
   resized = losses.resize_bilinear(logits, (9, 7), align_corners=True)

@@ -39,10 +39,11 @@ def setup(axis_name=None, method=toys.everything, dtype=jnp.float32):
   return student, teacher, distiller, teacher_variables, state
 
 
-def train_step_of(axis_name=None, critic_steps=1, method=toys.everything, dtype=jnp.float32):
+def train_step_of(axis_name=None, critic_steps=1, method=toys.everything, dtype=jnp.float32,
+                  **options):
   student, teacher, distiller, variables, state = setup(axis_name, method, dtype)
   step = make_train_step(TASK, student, teacher, distiller, OPTIMIZERS,
-                         critic_steps=critic_steps, axis_name=axis_name)
+                         critic_steps=critic_steps, axis_name=axis_name, **options)
   return step, variables, state
 
 

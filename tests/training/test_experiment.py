@@ -1,0 +1,48 @@
+"""Fields of a config that cannot work are refused by name, before anything is built."""
+
+import functools
+
+import pytest
+
+from configs import quickstart
+from kdseg_jax.training import experiment, parallel
+
+
+def config_with(field, value):
+  config = quickstart.get_config('role=teacher,runlocal')
+  *sections, name = field.split('.')
+  functools.reduce(getattr, sections, config)[name] = value
+  return config
+
+
+@pytest.mark.parametrize('field,value,message', [
+    ('train.steps', 0, 'config.train.steps=0 must be at least 1'),
+    ('train.accumulate', 0, 'config.train.accumulate=0 must be at least 1'),
+    ('train.accumulate', 3, 'config.train.accumulate=3 does not divide the 1 images'),
+    ('train.batch_size', 12, 'multiple of 8'),
+    ('train.ema_decay', 1.0, 'config.train.ema_decay=1.0 must be'),
+    ('train.ema_decay', -0.1, 'config.train.ema_decay=-0.1 must be'),
+    ('eval.batch_size', 0, 'config.eval.batch_size=0 must be at least 1'),
+    ('critic.steps', -1, 'config.critic.steps=-1 must be at least 0'),
+    ('checkpoint.keep', 0, 'config.checkpoint.keep=0 must be at least 1'),
+    ('supervised.loss', 'ohem_cross_entrop', "Did you mean 'ohem_cross_entropy'"),
+    ('supervised.ohem_threshold', 7.0, r'ohem_threshold=7.0 must be in \[0, 1\]'),
+])
+def test_a_field_that_cannot_work_is_named(field, value, message):
+  with pytest.raises(ValueError, match=message):
+    experiment.create_experiment(config_with(field, value))
+
+
+def test_two_starts_are_refused():
+  config = config_with('student.init', 'runs/a')
+  config.train.init_from = 'runs/b'
+  with pytest.raises(ValueError, match='student.init and config.train.init_from are both set'):
+    experiment.check_config(config, parallel.create_mesh())
+
+
+def test_the_config_reaches_the_task_and_the_state():
+  config = config_with('supervised.loss', 'ohem_cross_entropy')
+  config.supervised.update(ohem_threshold=0.5, ohem_min_kept=77)
+  task = experiment.create_task(config, 11)
+  assert (task.supervised_loss, task.ohem_threshold, task.ohem_min_kept) == (
+      'ohem_cross_entropy', 0.5, 77)
