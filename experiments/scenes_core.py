@@ -1,10 +1,13 @@
 """Does structured distillation help on the built-in scenes? The core study.
 
 Student alone, with pixel-wise distillation, with pair-wise distillation, and with both, against one
-teacher, which is trained first.
+teacher, which is trained first; at the length of the quickstart and at twice as many steps. The
+learning rate is the one of three that suits the student alone best, on other seeds and batches.
 Commands:
   ./launch.sh study --config=experiments/scenes_core.py:tune --workdir=runs/scenes_core_tune
   ./launch.sh study --config=experiments/scenes_core.py --workdir=runs/scenes_core
+  ./launch.sh study --config=experiments/scenes_core.py:tune,steps=3000 \\
+      --workdir=runs/scenes_core_tune_twice
   ./launch.sh study --config=experiments/scenes_core.py:steps=3000 \\
       --config.teacher.checkpoint=runs/scenes_core/teacher --workdir=runs/scenes_core_twice
 Results: experiments/scenes_core.md
