@@ -15,7 +15,7 @@ Results: experiments/scenes_core.md
 
 from configs import common, quickstart
 
-LEARNING_RATES = (4e-3, 8e-3, 16e-3)
+LEARNING_RATES = {'lr 4e-3': 4e-3, 'lr 8e-3': 8e-3, 'lr 16e-3': 16e-3}
 METHODS = ('pixelwise', 'pairwise', 'pixelwise+pairwise')
 
 
@@ -25,12 +25,13 @@ def get_config(arg=None):
   config = quickstart.get_config('role=student')
   config.train.steps = arg.steps
   if arg.tune:
-    students = {f'lr {rate}': {'optimizer': {'learning_rate': rate}} for rate in LEARNING_RATES}
+    students = {name: {'optimizer': {'learning_rate': rate}}
+                for name, rate in LEARNING_RATES.items()}
     config.eval.split = 'val'
     config.seed = 1_000  # of the data
     common.study(
         config, title='Learning rate of the student alone', students=students,
-        baseline=f'lr {LEARNING_RATES[-1]}', seeds=(1_000, 1_001),
+        baseline='lr 16e-3', seeds=(1_000, 1_001),
         description='The student alone on the val split, on batches that are not used again.')
   else:
     students = {'alone': {}} | {
