@@ -11,10 +11,12 @@ from kdseg_jax.distillers.core import (
     combine,
     stateless,
 )
+from kdseg_jax.distillers.holistic import holistic
 from kdseg_jax.distillers.methods import create, terms_of
-from kdseg_jax.distillers.skd import pairwise, pixelwise
+from kdseg_jax.distillers.skd import pairwise, pixelwise, skd
 
 __all__ = [
     'Distiller', 'DistillerState', 'DistillInputs', 'Objective', 'Requires', 'Taps',
-    'check_requires', 'combine', 'create', 'pairwise', 'pixelwise', 'stateless', 'terms_of',
+    'check_requires', 'combine', 'create', 'holistic', 'pairwise', 'pixelwise', 'skd', 'stateless',
+    'terms_of',
 ]

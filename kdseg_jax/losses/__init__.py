@@ -6,14 +6,24 @@ under jit, grad, vmap, remat, shard_map and pmap.
 """
 
 from kdseg_jax.losses.affinity import pairwise_affinity, scaled_node_size
+from kdseg_jax.losses.holistic import (
+    gradient_penalty,
+    hinge_critic,
+    wasserstein_critic,
+    wasserstein_generator,
+)
 from kdseg_jax.losses.pixelwise import pixelwise_kl
 from kdseg_jax.losses.resizing import resize_bilinear
 from kdseg_jax.losses.supervised import cross_entropy
 
 __all__ = [
     'cross_entropy',
+    'gradient_penalty',
+    'hinge_critic',
     'pairwise_affinity',
     'pixelwise_kl',
     'resize_bilinear',
     'scaled_node_size',
+    'wasserstein_critic',
+    'wasserstein_generator',
 ]
