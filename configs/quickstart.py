@@ -30,4 +30,6 @@ def get_config(arg=None):
     config.train.steps = 1_500
   if 'pairwise' in config.distill:
     config.distill.pairwise.node_size = 1  # every pixel: the maps are 8x8
+  for term in {'holistic', 'adversarial'} & set(config.distill):
+    config.distill[term].width = 0.25  # a critic of the size of the student
   return common.runlocal(config) if arg.runlocal else config
