@@ -106,6 +106,7 @@ def segmentation(method: str = 'none') -> ConfigDict:
       },
       'train': {'steps': 40_000, 'batch_size': 16},
       'optimizer': optimizer(),
+      # SKD's. CIRKD's adversary: name='adamw', weight_decay=0 (Adam), schedule='constant', b2=0.99.
       'critic': {'steps': 1, 'optimizer': optimizer(learning_rate=4e-4)},  # steps a train step
       'prepare': {'steps': 0, 'optimizer': optimizer()},
       'eval': {

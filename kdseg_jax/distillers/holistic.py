@@ -42,8 +42,8 @@ def holistic(
   once at each scoring: once in `loss`, then in `critic_loss` for the teacher's maps, the
   student's and the interpolated ones, in this order (SKD's; CIRKD scores the student's first).
   D is in training mode throughout, as in both codes: its BatchNorm uses the maps it scores.
-  Gradients are exact, where both codes differentiate the singular values of every scoring of a
-  step with the vectors of the last.
+  The singular values of a scoring are differentiated with the vectors of that scoring; both codes
+  take those of a step's last one, as their autograd sees vectors that were overwritten.
 
   Args:
     conditional: whether D sees the image too.

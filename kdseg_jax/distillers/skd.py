@@ -90,7 +90,7 @@ def skd(
     holistic_weight: core.Weight = WEIGHTS['holistic'],
     axis_name: str | None = None,
 ) -> core.Distiller:
-  """Structured knowledge distillation: pixel-wise, pair-wise and holistic (CVPR 2019, eq. 6).
+  """Structured knowledge distillation: pixel-wise, pair-wise and holistic (CVPR 2019, section 3.3).
 
   `combine` of `pixelwise()`, `pairwise()` and `holistic()` under these names, with the paper's
   weights and the options' defaults; for other options combine them yourself. SKD's journal code

@@ -103,7 +103,7 @@ def use_official_derivative(monkeypatch, golden, scorings):
   """Derivatives of all singular values as autograd of the official code takes them.
 
   It keeps the tensors u and v, not their values, so that every scoring of a step is differentiated
-  with the vectors of the last one. Ours is exact: see the finite differences in test_holistic.py.
+  with the vectors of the last one. For ours see the finite differences in test_holistic.py.
   """
   last = {}
   for name in SPECTRAL.values():
