@@ -12,8 +12,9 @@ pytestmark = pytest.mark.slow
 STEPS = 12
 STUDENT = (
     '--config=configs/quickstart.py:method=everything+holistic,runlocal',
-    f'--config.train.steps={STEPS}', '--config.prepare.steps=4', '--config.critic.optimizer.momentum=0.9',
-    '--config.critic.steps=2', '--config.eval.every_steps=0', '--config.checkpoint.every_steps=3')
+    f'--config.train.steps={STEPS}', '--config.prepare.steps=4',
+    '--config.critic.optimizer.momentum=0.9', '--config.critic.steps=2',
+    '--config.eval.every_steps=0', '--config.checkpoint.every_steps=3')
 
 
 @pytest.fixture(scope='module')
