@@ -134,6 +134,7 @@ def segmentation(method: str = 'none') -> ConfigDict:
           'init_from': '',             # as student.init, of other data: without its heads
       },
       'optimizer': optimizer(),
+      # SKD's. CIRKD's adversary: name='adamw', weight_decay=0 (Adam), schedule='constant', b2=0.99.
       'critic': {'steps': 1, 'optimizer': optimizer(learning_rate=4e-4)},  # steps a train step
       'prepare': {'steps': 0, 'optimizer': optimizer()},
       'eval': {

@@ -14,6 +14,8 @@ LABELLED = 300  # scenes that the students learn from; the teacher has seen all 
 # Fields of terms that differ from the papers'.
 DISTILL = {
     'pairwise': {'node_size': 1},  # every pixel: the maps are 8x8
+    'holistic': {'width': 0.25},  # a critic of the size of the student
+    'adversarial': {'width': 0.25},
     'double_similarity_pixel': {'taps': ('embedding', 'logits')},  # there is no auxiliary head
 }
 

@@ -7,6 +7,7 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = (
     os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8')
 
+import jax  # noqa: E402
 import pytest  # noqa: E402
 
 
@@ -23,3 +24,11 @@ def cache(tmp_path_factory):
   folder = base / 'compiled'
   folder.mkdir(exist_ok=True)
   return folder
+
+
+@pytest.fixture
+def quick_compilation():
+  """Compiles in half the time to slower code: for large programs that run a few times."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)

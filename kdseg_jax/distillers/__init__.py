@@ -17,6 +17,7 @@ from kdseg_jax.distillers.features import (
     channel_wise_logits,
     fitnets,
 )
+from kdseg_jax.distillers.holistic import holistic
 from kdseg_jax.distillers.logits import decoupled, kd
 from kdseg_jax.distillers.methods import channel_wise, create, double_similarity, terms_of
 from kdseg_jax.distillers.similarity import (
@@ -24,12 +25,12 @@ from kdseg_jax.distillers.similarity import (
     double_similarity_pixel,
     intra_class_variation,
 )
-from kdseg_jax.distillers.skd import pairwise, pixelwise
+from kdseg_jax.distillers.skd import pairwise, pixelwise, skd
 
 __all__ = [
     'Distiller', 'DistillerState', 'DistillInputs', 'Objective', 'Requires', 'Taps',
     'attention_transfer', 'channel_wise', 'channel_wise_features', 'channel_wise_logits',
-    'decoupled', 'double_similarity', 'double_similarity_category', 'double_similarity_pixel',
-    'fitnets', 'intra_class_variation', 'kd',
-    'check_requires', 'combine', 'create', 'pairwise', 'pixelwise', 'stateless', 'terms_of',
+    'check_requires', 'combine', 'create', 'decoupled', 'double_similarity',
+    'double_similarity_category', 'double_similarity_pixel', 'fitnets', 'holistic',
+    'intra_class_variation', 'kd', 'pairwise', 'pixelwise', 'skd', 'stateless', 'terms_of',
 ]

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from kdseg_jax import names
-from kdseg_jax.distillers import core, features, logits, similarity, skd
+from kdseg_jax.distillers import core, features, logits, similarity
+from kdseg_jax.distillers.holistic import holistic
+from kdseg_jax.distillers.skd import WEIGHTS, pairwise, pixelwise
 
 # A term is one loss with its own weight and options; a method is one or more terms.
 TERMS = {
-    'pixelwise': skd.pixelwise,
-    'pairwise': skd.pairwise,
+    'pixelwise': pixelwise,
+    'pairwise': pairwise,
+    'holistic': holistic,
+    # The baseline "adversarial logits" of CIRKD (CVPR 2022).
+    'adversarial': functools.partial(
+        holistic, conditional=False, input_norm=True, critic_loss='hinge',
+        gradient_penalty_weight=0.0),
     'kd': logits.kd,
     'decoupled': logits.decoupled,
     'fitnets': features.fitnets,
@@ -29,6 +37,9 @@ METHODS = {
     'none': {},
     'pixelwise': {'pixelwise': 10.0},  # CVPR 2019, section 3.3: lambda_1 = 10
     'pairwise': {'pairwise': 10.0},
+    'holistic': {'holistic': 0.1},  # lambda_2, ibid.
+    'skd': WEIGHTS,
+    'adversarial': {'adversarial': 0.001},  # official code of CIRKD
     # Baselines as in CIRKD's scripts, which add an adversarial loss to some of them.
     'kd': {'kd': 1.0},
     'fitnets': {'kd': 1.0, 'fitnets': 10.0},

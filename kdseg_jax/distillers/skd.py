@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from kdseg_jax import losses
 from kdseg_jax.distillers import core
+from kdseg_jax.distillers.holistic import holistic
+
+# CVPR 2019, section 3.3: lambda_1 = 10 on the first two, lambda_2 = 0.1.
+WEIGHTS = {'pixelwise': 10.0, 'pairwise': 10.0, 'holistic': 0.1}
 
 
 def pixelwise(
@@ -77,3 +81,31 @@ def pairwise(
         eps=eps, neighbourhood=neighbourhood, axis_name=axis_name)
   return core.stateless(
       core.Requires(student=(student_tap,), teacher=(teacher_tap,)), loss)
+
+
+def skd(
+    *,
+    pixelwise_weight: core.Weight = WEIGHTS['pixelwise'],
+    pairwise_weight: core.Weight = WEIGHTS['pairwise'],
+    holistic_weight: core.Weight = WEIGHTS['holistic'],
+    axis_name: str | None = None,
+) -> core.Distiller:
+  """Structured knowledge distillation: pixel-wise, pair-wise and holistic (CVPR 2019, section 3.3).
+
+  `combine` of `pixelwise()`, `pairwise()` and `holistic()` under these names, with the paper's
+  weights and the options' defaults; for other options combine them yourself. SKD's journal code
+  has pairwise_weight=1 (0.5 in its script) and forms of its own for each term: see there.
+
+  Args:
+    pixelwise_weight: a number or an optax schedule of the step.
+    pairwise_weight: likewise.
+    holistic_weight: likewise.
+    axis_name: mesh axis over which the batch is spread.
+
+  Returns:
+    A distiller with the critic and memory of `holistic`.
+  """
+  return core.combine({
+      'pixelwise': (pixelwise_weight, pixelwise(axis_name=axis_name)),
+      'pairwise': (pairwise_weight, pairwise(axis_name=axis_name)),
+      'holistic': (holistic_weight, holistic(axis_name=axis_name))})

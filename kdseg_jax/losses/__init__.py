@@ -7,6 +7,12 @@ under jit, grad, vmap, remat, shard_map and pmap.
 
 from kdseg_jax.losses.affinity import pairwise_affinity, scaled_node_size
 from kdseg_jax.losses.baselines import attention_transfer, channel_wise, decoupled_kd, fitnets
+from kdseg_jax.losses.holistic import (
+    gradient_penalty,
+    hinge_critic,
+    wasserstein_critic,
+    wasserstein_generator,
+)
 from kdseg_jax.losses.pixelwise import pixelwise_kl
 from kdseg_jax.losses.resizing import resize_bilinear
 from kdseg_jax.losses.similarity import (
@@ -24,10 +30,14 @@ __all__ = [
     'double_similarity_category',
     'double_similarity_pixel',
     'fitnets',
+    'gradient_penalty',
+    'hinge_critic',
     'intra_class_variation',
     'ohem_cross_entropy',
     'pairwise_affinity',
     'pixelwise_kl',
     'resize_bilinear',
     'scaled_node_size',
+    'wasserstein_critic',
+    'wasserstein_generator',
 ]

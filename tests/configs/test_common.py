@@ -33,3 +33,11 @@ def test_a_method_brings_its_options_which_can_be_overridden():
   assert config.distill.pixelwise.weight == 10.0 and config.distill.pairwise.node_size == 1
   config.distill.pairwise.neighbourhood = 3  # None by default
   assert config.distill.pairwise.neighbourhood == 3
+
+
+def test_the_critic_has_the_optimiser_of_skd():
+  critic = common.segmentation('skd').critic
+  assert critic.steps == 1
+  wanted = {'name': 'sgd', 'learning_rate': 4e-4, 'momentum': 0.9, 'weight_decay': 1e-4,
+            'schedule': 'poly', 'power': 0.9}
+  assert wanted.items() <= critic.optimizer.to_dict().items()

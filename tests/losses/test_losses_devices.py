@@ -99,11 +99,19 @@ def similarities(student, teacher, where, axis_name):
       + 100 * losses.double_similarity_category(student, teacher, axis_name=axis_name))
 
 
+def scores(student, teacher, where, axis_name):
+  """All losses of scores at once."""
+  del where
+  return (losses.wasserstein_critic(teacher, student**2, axis_name=axis_name)
+          + losses.wasserstein_generator(student**3, axis_name=axis_name)
+          + losses.hinge_critic(teacher, student, axis_name=axis_name))
+
+
 @pytest.mark.parametrize('mapping', ['shard_map', 'pmap'])
 @pytest.mark.parametrize('loss', [
     cross_entropy, upsampled_cross_entropy, ohem, ohem_downsampled, pixelwise,
     pixelwise_unmasked, pixelwise_same_mask_everywhere, pixelwise_sum, gram, direct, near, one_map,
-    decoupled, similarities],
+    decoupled, similarities, scores],
     ids=lambda loss: loss.__name__)
 def test_eight_devices_equal_one(loss, mapping):
   rng = np.random.default_rng(0)

@@ -63,6 +63,20 @@ def test_adamw_decay_is_decoupled():
   np.testing.assert_allclose(params['bias'], 2 - 0.2, rtol=1e-5)
 
 
+def test_adamw_without_decay_is_the_adam_of_a_critic():
+  config = common.optimizer(name='adamw', schedule='constant', learning_rate=4e-4, b2=0.99,
+                            weight_decay=0.0)
+  params = {'kernel': jnp.array([1., -2.])}
+  ours, adam = create_optimizer(config, 10), optax.adam(4e-4, b1=0.9, b2=0.99)
+  states = [optimizer.init(params) for optimizer in (ours, adam)]
+  for gradient in (0.5, -3.0):
+    updates = []
+    for i, optimizer in enumerate((ours, adam)):
+      update, states[i] = optimizer.update({'kernel': jnp.full(2, gradient)}, states[i], params)
+      updates.append(update['kernel'])
+    np.testing.assert_allclose(*updates, rtol=1e-6)
+
+
 def test_decay_of_all_reaches_the_bias():
   assert one_update(decay='all', weight_decay=0.1)['bias'] < one_update(weight_decay=0.1)['bias']
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from kdseg_jax import losses
 from kdseg_jax.training import parallel
 
 AXIS = parallel.AXIS
@@ -67,12 +68,9 @@ class Critic(nn.Module):
 def penalty(params, batch, axis_name):
   """(d) a gradient penalty through synchronised BatchNorm."""
   critic = Critic(axis_name)
-  alpha = batch['alpha'][:, None, None, None]
-  between = alpha * batch['image'] + (1 - alpha) * batch['image'][..., ::-1]
-  score = lambda x: jnp.sum(critic.apply({'params': params}, x, mutable=['batch_stats'])[0])
-  norms = jnp.sqrt(jnp.sum(jax.grad(score)(between) ** 2, axis=(1, 2, 3)))
-  loss = jnp.mean((norms - 1) ** 2)
-  return lax.pmean(loss, axis_name) if axis_name else loss
+  score = lambda x: critic.apply({'params': params}, x, mutable=['batch_stats'])[0]
+  return losses.gradient_penalty(
+      score, batch['image'], batch['image'][..., ::-1], batch['alpha'], axis_name=axis_name)
 
 
 def critic_params():
