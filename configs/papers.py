@@ -50,4 +50,15 @@ def recipe(arg: str | None, *, data: str, crops: dict[str, tuple[int, int]],
     config.student.deep_stem = True
   if 'double_similarity_pixel' in config.distill and not is_resnet:
     config.distill.double_similarity_pixel.taps = ('embedding', 'logits')
+  if config.student.name.startswith('espnet'):
+    _adapt_to_espnet(config.distill)
   return common.runlocal(config) if arg.runlocal else config
+
+
+def _adapt_to_espnet(distill):
+  """ESPNet's logits are at full size, and what is distilled is its map of 256 channels at 1/8."""
+  for options in distill.values():
+    if 'resize' in options:
+      options.resize = True
+    if 'student_tap' in options:
+      options.student_tap = 'stage3'

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from kdseg_jax import losses
-from kdseg_jax.distillers import core
+from kdseg_jax.distillers import core, resizing
 from kdseg_jax.models import normalization
 from kdseg_jax.models.critic import Critic
 
@@ -22,6 +22,8 @@ def holistic(
     gradient_penalty_weight: float = 10.0,
     critic_weight: float = 0.1,
     width: float = 1.0,
+    resize: bool = False,
+    align_corners: bool = True,
     tap: str = 'logits',
     axis_name: str | None = None,
 ) -> core.Distiller:
@@ -53,7 +55,10 @@ def holistic(
     critic_weight: scales all of the critic's loss (its learning rate, under SGD). The papers say
       nothing of it; 0.1 is SKD's journal code and CIRKD's.
     width: of D, multiplies its channels.
-    tap: name of the logits of both models; the same shape, at least 4x4.
+    resize: whether the student's logits are resized to the teacher's size, bilinearly; for models
+      of different output strides (ESPNet).
+    align_corners: of that, as in `losses.resize_bilinear`.
+    tap: name of the logits of both models; the teacher's at least 4x4.
     axis_name: mesh axis over which the batch is spread.
 
   Returns:
@@ -84,6 +89,11 @@ def holistic(
     logits = logits.astype(jnp.promote_types(jnp.float32, logits.dtype))
     return jnp.concatenate([image, jax.nn.softmax(logits)], axis=-1)
 
+  def at_teacher_size(inputs):
+    """The student's logits."""
+    return resizing.to_teacher_size(
+        inputs.student[tap], inputs.teacher[tap], resize=resize, align_corners=align_corners)
+
   def score(params, memory, x):
     return critic.apply({'params': params, **memory}, x, train=True, mutable=list(memory))
 
@@ -92,18 +102,18 @@ def holistic(
       raise ValueError("holistic(conditional=True) reads batch['image']; the batch has "
                        f'{sorted(inputs.batch)}.')
     channels = inputs.student[tap].shape[-1] + 3 * conditional
-    variables = critic.init(rng, jnp.zeros((1, *inputs.student[tap].shape[1:3], channels)))
+    variables = critic.init(rng, jnp.zeros((1, *inputs.teacher[tap].shape[1:3], channels)))
     return core.DistillerState(
         critic=variables['params'],
         memory={name: value for name, value in variables.items() if name != 'params'})
 
   def loss(state, inputs):
-    scores, memory = score(state.critic, state.memory, view(inputs.student[tap], inputs.batch))
+    scores, memory = score(state.critic, state.memory, view(at_teacher_size(inputs), inputs.batch))
     return losses.wasserstein_generator(scores, axis_name=axis_name), (memory, {})
 
   def critics_loss(state, inputs):
-    real, fake = (lax.stop_gradient(view(taps[tap], inputs.batch))
-                  for taps in (inputs.teacher, inputs.student))
+    real, fake = (lax.stop_gradient(view(logits, inputs.batch))
+                  for logits in (inputs.teacher[tap], at_teacher_size(inputs)))
     real_scores, memory = score(state.critic, state.memory, real)
     fake_scores, memory = score(state.critic, memory, fake)
     value = _CRITIC_LOSSES[critic_loss](real_scores, fake_scores, axis_name=axis_name)

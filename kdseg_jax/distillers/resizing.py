@@ -15,8 +15,10 @@ def to_teacher_size(
   Raises:
     ValueError: the sizes differ and `resize` is False.
   """
-  if not resize and student.shape[1:3] != teacher.shape[1:3]:
+  if student.shape[:-1] == teacher.shape[:-1]:
+    return student
+  if not resize:
     raise ValueError(
-        f'The maps of student and teacher are {student.shape[1:3]} and {teacher.shape[1:3]} '
+        f'The maps of student and teacher are {student.shape[1:-1]} and {teacher.shape[1:-1]} '
         'pixels. Set resize=True, or give both models the same output stride.')
   return losses.resize_bilinear(student, teacher.shape[1:3], align_corners=align_corners)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kdseg_jax import losses
-from kdseg_jax.distillers import core
+from kdseg_jax.distillers import core, resizing
 from kdseg_jax.distillers.holistic import holistic
 
 # CVPR 2019, section 3.3: lambda_1 = 10 on the first two, lambda_2 = 0.1.
@@ -15,6 +15,8 @@ def pixelwise(
     temperature: float = 1.0,
     form: str = 'kl',
     reduction: str = 'mean',
+    resize: bool = False,
+    align_corners: bool = True,
     tap: str = 'logits',
     axis_name: str | None = None,
 ) -> core.Distiller:
@@ -28,16 +30,22 @@ def pixelwise(
     temperature: divides both logits.
     form: 'kl' or 'cross_entropy'.
     reduction: 'mean' or 'sum_over_batch'.
+    resize: whether the student's logits are resized to the teacher's size, bilinearly; for models
+      of different output strides (ESPNet).
+    align_corners: of that, as in `losses.resize_bilinear`.
     tap: name of the logits of both models.
     axis_name: mesh axis over which the batch is spread.
 
   Returns:
-    A distiller without state. Student and teacher must have the same output stride.
+    A distiller without state.
   """
   def loss(inputs):
+    teacher = inputs.teacher[tap]
+    student = resizing.to_teacher_size(
+        inputs.student[tap], teacher, resize=resize, align_corners=align_corners)
     return losses.pixelwise_kl(
-        inputs.student[tap], inputs.teacher[tap], temperature=temperature, form=form,
-        reduction=reduction, axis_name=axis_name)
+        student, teacher, temperature=temperature, form=form, reduction=reduction,
+        axis_name=axis_name)
   return core.stateless(core.Requires(student=(tap,), teacher=(tap,)), loss)
 
 

@@ -22,7 +22,8 @@ def inputs_of():
 def test_terms_hold_the_weight_of_the_paper_and_every_option_of_the_factory():
   terms = distillers.terms_of('pixelwise+pairwise')
   assert terms['pixelwise'] == {
-      'weight': 10.0, 'temperature': 1.0, 'form': 'kl', 'reduction': 'mean', 'tap': 'logits'}
+      'weight': 10.0, 'temperature': 1.0, 'form': 'kl', 'reduction': 'mean', 'resize': False,
+      'align_corners': True, 'tap': 'logits'}
   assert terms['pairwise']['weight'] == 10.0 and terms['pairwise']['node_scale'] == 0.5
   assert distillers.terms_of('none') == {}
 
