@@ -8,7 +8,7 @@ Commands:
   ./launch.sh study --config=experiments/scenes_core.py --workdir=runs/scenes_core
   ./launch.sh study --config=experiments/scenes_core.py:tune,steps=3000 \\
       --workdir=runs/scenes_core_tune_twice
-  ./launch.sh study --config=experiments/scenes_core.py:steps=3000 \\
+  ./launch.sh study --config=experiments/scenes_core.py:steps=3000,method=pixelwise+pairwise \\
       --config.teacher.checkpoint=runs/scenes_core/teacher --workdir=runs/scenes_core_twice
 Results: experiments/scenes_core.md
 """
@@ -20,8 +20,11 @@ METHODS = ('pixelwise', 'pairwise', 'pixelwise+pairwise')
 
 
 def get_config(arg=None):
-  """Arguments: steps=<of a student>, tune (the student alone at three learning rates), runlocal."""
-  arg = common.parse_arg(arg, steps=1_500, tune=False, runlocal=False)
+  """Arguments: steps=<of a student>, method=<one, or else the three of METHODS>, runlocal, and tune.
+
+  tune: the student alone at three learning rates.
+  """
+  arg = common.parse_arg(arg, steps=1_500, method='', tune=False, runlocal=False)
   config = quickstart.get_config('role=student')
   config.train.steps = arg.steps
   if arg.tune:
@@ -35,7 +38,7 @@ def get_config(arg=None):
         description='The student alone on the val split, on batches that are not used again.')
   else:
     students = {'alone': {}} | {
-        method: {'method': method, 'distill': quickstart.DISTILL} for method in METHODS}
+        method: {'method': method, 'distill': quickstart.DISTILL} for method in ([arg.method] if arg.method else METHODS)}
     common.study(
         config, title='Structured distillation on the built-in scenes', students=students,
         seeds=range(5), teacher=quickstart.get_config('role=teacher'),

@@ -1,0 +1,88 @@
+"""The study program as a user starts it: report, interruption, wrong input."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+
+from experiments import scenes_core
+from kdseg_jax.training.side_by_side import student_workdir
+from tests import runs
+
+STEPS = 30
+# A model of one layer in place of the recipe's: programs are what is tested here.
+PRELUDE = '''
+from kdseg_jax import models
+from tests import toys
+models.create = lambda name, num_classes, axis_name, **_: toys.Model(
+    num_classes=num_classes, axis_name=axis_name)
+'''
+STUDY = ('study', '--config=experiments/scenes_core.py:runlocal', f'--config.train.steps={STEPS}',
+         '--config.eval.every_steps=15', '--config.checkpoint.every_steps=4')
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(cache, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('study')
+  output = runs.run(*STUDY, f'--workdir={workdir}', cache=cache, prelude=PRELUDE)
+  return workdir, output
+
+
+@pytest.mark.slow
+def test_a_study_trains_its_teacher_and_reports_paired_differences(uninterrupted):
+  workdir, output = uninterrupted
+  report = json.loads((workdir / 'report.json').read_text())
+  assert report['seeds'] == [0, 1] and report['baseline'] == 'alone'
+  assert set(report['students']) == {'alone', *scenes_core.METHODS}
+  for name, entry in report['students'].items():
+    rows = [[row for row in runs.rows(student_workdir(str(workdir), name, seed))
+             if row['phase'] == 'evaluation'] for seed in (0, 1)]
+    assert [row['step'] for row in rows[0]] == [15, STEPS]
+    last = [of_seed[-1]['mean_iou'] for of_seed in rows]
+    assert entry['mean_iou'] == pytest.approx(np.mean(last))
+    assert entry['best_of_many'] >= entry['mean_iou']
+    assert entry['training']['steps_per_second'] > 0 and entry['training']['peak_megabytes'] > 0
+    assert entry['inference']['params'] > 0 and entry['inference']['images_per_second'] > 0
+    if name != 'alone':
+      assert set(entry['paired']) == {'difference', 'interval', 'p_value', 'seeds_needed'}
+      low, high = entry['paired']['interval']
+      assert low <= entry['paired']['difference'] <= high
+  assert 0 <= report['teacher']['mean_iou'] <= 1
+  text = (workdir / 'report.md').read_text()
+  assert text in output and '| pixelwise+pairwise' in text
+
+
+@pytest.mark.slow
+def test_a_killed_study_ends_bit_identical_to_an_uninterrupted_one(
+    uninterrupted, cache, tmp_path):
+  process = runs.start(*STUDY, f'--workdir={tmp_path}', cache=cache, prelude=PRELUDE)
+  runs.wait_for_step(process, student_workdir(str(tmp_path), 'pairwise', 0), 10)
+  process.kill()
+  process.communicate()
+  assert process.returncode == -signal.SIGKILL
+  assert not (tmp_path / 'report.json').exists()
+  runs.run(*STUDY, f'--workdir={tmp_path}', cache=cache, prelude=PRELUDE)
+  for name in ('alone', *scenes_core.METHODS):
+    for seed in (0, 1):
+      got, want = (runs.saved(student_workdir(str(workdir), name, seed))
+                   for workdir in (tmp_path, uninterrupted[0]))
+      for leaf in want:
+        np.testing.assert_array_equal(got[leaf], want[leaf], err_msg=leaf)
+  results = lambda workdir: {
+      name: entry['mean_iou_of_seeds'] for name, entry in json.loads(
+          (workdir / 'report.json').read_text())['students'].items()}
+  assert results(tmp_path) == results(uninterrupted[0])
+
+
+@pytest.mark.parametrize('arguments,message', [
+    (['--config=configs/quickstart.py'], '--config must be a study'),
+    (['--config=experiments/scenes_core.py:runlocal', '--config.study.baseline=alne'],
+     "Did you mean 'alone'"),
+    (['--config=experiments/scenes_core.py:runlocal', '--config.study.teacher.eval.split=tset'],
+     "Did you mean 'test'"),
+])
+def test_wrong_input_is_one_clear_error(arguments, message, cache, tmp_path):
+  output = runs.run('study', *arguments, f'--workdir={tmp_path / "work"}', cache=cache, status=2)
+  assert message in output.partition('ERROR: ')[2] and 'Traceback' not in output
+  assert not (tmp_path / 'work').exists()
