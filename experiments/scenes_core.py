@@ -20,10 +20,7 @@ METHODS = ('pixelwise', 'pairwise', 'pixelwise+pairwise')
 
 
 def get_config(arg=None):
-  """Arguments: steps=<of a student>, method=<one, or else the three of METHODS>, runlocal, and tune.
-
-  tune: the student alone at three learning rates.
-  """
+  """Arguments: steps=<of a student>, method=<default: METHODS>, tune (learning rates), runlocal."""
   arg = common.parse_arg(arg, steps=1_500, method='', tune=False, runlocal=False)
   config = quickstart.get_config('role=student')
   config.train.steps = arg.steps
@@ -37,8 +34,9 @@ def get_config(arg=None):
         baseline='lr 16e-3', seeds=(1_000, 1_001),
         description='The student alone on the val split, on batches that are not used again.')
   else:
+    methods = [arg.method] if arg.method else METHODS
     students = {'alone': {}} | {
-        method: {'method': method, 'distill': quickstart.DISTILL} for method in ([arg.method] if arg.method else METHODS)}
+        method: {'method': method, 'distill': quickstart.DISTILL} for method in methods}
     common.study(
         config, title='Structured distillation on the built-in scenes', students=students,
         seeds=range(5), teacher=quickstart.get_config('role=teacher'),
