@@ -1,5 +1,6 @@
 """Distillation methods as pure, composable functions; one factory a method."""
 
+from kdseg_jax.distillers.cirkd import cirkd, cross_image, memory
 from kdseg_jax.distillers.core import (
     Distiller,
     DistillerState,
@@ -16,5 +17,6 @@ from kdseg_jax.distillers.skd import pairwise, pixelwise
 
 __all__ = [
     'Distiller', 'DistillerState', 'DistillInputs', 'Objective', 'Requires', 'Taps',
-    'check_requires', 'combine', 'create', 'pairwise', 'pixelwise', 'stateless', 'terms_of',
+    'check_requires', 'cirkd', 'combine', 'create', 'cross_image', 'memory', 'pairwise',
+    'pixelwise', 'stateless', 'terms_of',
 ]

@@ -8,11 +8,15 @@ from typing import Any
 
 from kdseg_jax import names
 from kdseg_jax.distillers import core, skd
+from kdseg_jax.distillers.cirkd import cross_image, memory
 
 # A term is one loss with its own weight and options; a method is one or more terms.
 TERMS = {
     'pixelwise': skd.pixelwise,
     'pairwise': skd.pairwise,
+    'kd': skd.pixelwise,
+    'cross_image': cross_image,
+    'memory': memory,
 }
 
 # method -> term -> weight of the paper.
@@ -20,6 +24,9 @@ METHODS = {
     'none': {},
     'pixelwise': {'pixelwise': 10.0},  # CVPR 2019, section 3.3: lambda_1 = 10
     'pairwise': {'pairwise': 10.0},
+    'cross_image': {'cross_image': 1.0},
+    'memory': {'memory': 1.0},  # its two parts have weights of their own
+    'cirkd': {'kd': 1.0, 'cross_image': 1.0, 'memory': 1.0},
 }
 
 

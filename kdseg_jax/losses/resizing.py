@@ -43,6 +43,25 @@ def resize_bilinear(x: jax.Array, size: tuple[int, int], *, align_corners: bool)
   return y.astype(x.dtype)
 
 
+def resize_nearest(labels: jax.Array, size: tuple[int, int]) -> jax.Array:
+  """Resizes labels `(N, h, w)` to `(N, *size)`: output row i is row `floor(i * h / H)`.
+
+  Equal to `torch.nn.functional.interpolate(mode='nearest')`, rounding of the ratio included.
+
+  Raises:
+    ValueError: labels are not of rank 3, or a size is not positive.
+  """
+  if labels.ndim != 3 or len(size) != 2 or min(size) < 1:
+    raise ValueError(
+        f'resize_nearest takes labels (N, h, w) and a size (H, W) of at least 1, got shape '
+        f'{labels.shape} and size {tuple(size)}.')
+  rows, columns = (
+      np.minimum(np.arange(target, dtype=np.float32) * np.float32(source / target),
+                 source - 1).astype(np.int32)
+      for source, target in zip(labels.shape[1:], size))
+  return labels[:, rows[:, None], columns]
+
+
 def _weights(source: int, target: int, align_corners: bool) -> np.ndarray:
   """Interpolation weights `(target, source)`: tents of width 1 around each read position."""
   steps = np.arange(target)

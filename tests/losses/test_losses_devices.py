@@ -60,10 +60,22 @@ def near(student, teacher, where, axis_name):
   return losses.pairwise_affinity(student, teacher, neighbourhood=2, axis_name=axis_name)
 
 
+def cross_image(student, teacher, where, axis_name):
+  del where
+  return losses.cross_image_pixel(student, teacher, axis_name=axis_name, block_size=20)
+
+
+def memory(student, teacher, where, axis_name):
+  contrast = np.random.default_rng(1).normal(size=(9, 5)).astype(np.float32)
+  return losses.memory_similarity(
+      student, teacher, contrast, where=where, axis_name=axis_name, block_size=20)
+
+
 @pytest.mark.parametrize('mapping', ['shard_map', 'pmap'])
 @pytest.mark.parametrize('loss', [
     cross_entropy, upsampled_cross_entropy, pixelwise, pixelwise_unmasked,
-    pixelwise_same_mask_everywhere, pixelwise_sum, gram, direct, near],
+    pixelwise_same_mask_everywhere, pixelwise_sum, gram, direct, near,
+    cross_image, memory],
     ids=lambda loss: loss.__name__)
 def test_eight_devices_equal_one(loss, mapping):
   rng = np.random.default_rng(0)

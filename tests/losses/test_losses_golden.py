@@ -36,6 +36,7 @@ VARIANTS = [
     ('skd_pixelwise', skd_pixelwise, ['logits_s'], ['logits_t']),
     ('cirkd_skd_pairwise', cirkd_pairwise, ['feat_s'], ['feat_t']),
     ('skd_pairwise_odd05', skd_pairwise, ['feat_s'], ['feat_t']),
+    ('cirkd_minibatch', losses.cross_image_pixel, ['feat_s'], ['feat_t']),
 ]
 
 

@@ -69,3 +69,12 @@ def test_keeps_the_dtype_but_not_its_precision():
 def test_refuses_what_is_no_image(shape, size):
   with pytest.raises(ValueError, match='size'):
     resizing.resize_bilinear(jnp.zeros(shape), size, align_corners=True)
+
+
+def test_nearest_reads_the_floor_of_the_position():
+  labels = jnp.arange(12, dtype=jnp.uint8).reshape(1, 3, 4)
+  assert resizing.resize_nearest(labels, (3, 4)).dtype == jnp.uint8
+  np.testing.assert_array_equal(resizing.resize_nearest(labels, (2, 3))[0], [[0, 1, 2], [4, 5, 6]])
+  np.testing.assert_array_equal(resizing.resize_nearest(labels, (1, 8))[0], [[0, 0, 1, 1, 2, 2, 3, 3]])
+  with pytest.raises(ValueError, match='size'):
+    resizing.resize_nearest(labels[0], (2, 2))
