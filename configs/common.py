@@ -106,6 +106,7 @@ def segmentation(method: str = 'none') -> ConfigDict:
       },
       'train': {'steps': 40_000, 'batch_size': 16},
       'optimizer': optimizer(),
+      'memory_limit_gb': 8.0,          # refuse a method whose memory (queues) is larger
       'critic': {'steps': 1, 'optimizer': optimizer(learning_rate=4e-4)},  # steps a train step
       'prepare': {'steps': 0, 'optimizer': optimizer()},
       'eval': {
@@ -136,4 +137,7 @@ def runlocal(config: ConfigDict) -> ConfigDict:
   config.checkpoint.every_steps = 1
   config.log.every_steps = 1
   config.optimizer.warmup_steps = 0
+  if 'memory' in config.distill:
+    config.distill.memory.update(
+        pixel_slots=64, region_slots=16, pixel_samples=64, region_samples=16)
   return config

@@ -63,12 +63,13 @@ def terms_of(method: str, weights: Mapping[str, float] | None = None) -> dict[st
 def create(
     terms: Mapping[str, Mapping[str, Any]], *, axis_name: str | None = None
 ) -> core.Distiller:
-  """The distiller of the given terms, as `terms_of` returns them."""
+  """The distiller of the given terms, as `terms_of` returns them; those of weight 0 left out."""
   parts = {}
   for term, options in terms.items():
     options = dict(options)
     weight = options.pop('weight')
-    parts[term] = (weight, TERMS[term](**options, axis_name=axis_name))
+    if weight:
+      parts[term] = (weight, TERMS[term](**options, axis_name=axis_name))
   return core.combine(parts)
 
 

@@ -158,7 +158,7 @@ def _divergences(rows, columns, where, scale, block_size) -> jax.Array:
 
   Args:
     rows: of student and teacher, `(M, D)` and `(M, E)`.
-    columns: of student and teacher, `(G, n, D)` and `(G, n, E)`; a softmax is over the n of a group.
+    columns: of student and teacher, `(G, n, D)` and `(G, n, E)`; a softmax is over one group.
     where: bool `(n,)`, False leaves a column out of the softmax; None is all True.
     scale: multiplies the dot products.
     block_size: rows at a time; None chooses.

@@ -70,7 +70,7 @@ def test_value_by_hand():
 
 
 def test_memory_value_by_hand():
-  # The second anchor is like the second embedding in the student's eyes, the first in the teacher's.
+  # The second anchor is like the second embedding to the student, like the first to the teacher.
   student, teacher = jnp.array([[3., 0.], [0., 5.]]), jnp.array([[2., 0.], [1., 0.]])
   p = 1 / (1 + np.exp(-2))
   expected = (p * np.log(p / (1 - p)) + (1 - p) * np.log((1 - p) / p)) / 2
