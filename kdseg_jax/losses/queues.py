@@ -201,10 +201,9 @@ def sample(
 
 
 def _draw(rng, pointer, filled, size, count):
-  """`count` of the `filled` slots before `pointer`."""
-  with_key, without_key = jax.random.split(rng)
-  again = jax.random.randint(with_key, (count,), 0, jnp.maximum(filled, 1))
-  noise = jnp.where(jnp.arange(size) < filled, jax.random.uniform(without_key, (size,)), -1)
+  """`count` of the `filled` slots before `pointer`; only one of the two draws is used."""
+  again = jax.random.randint(rng, (count,), 0, jnp.maximum(filled, 1))
+  noise = jnp.where(jnp.arange(size) < filled, jax.random.uniform(rng, (size,)), -1)
   _, once = lax.top_k(noise, min(count, size))
   once = jnp.pad(once, (0, count - once.size))  # not taken where count exceeds the size
   return (pointer - filled + jnp.where(filled < count, again, once)) % size

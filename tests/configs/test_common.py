@@ -33,3 +33,9 @@ def test_a_method_brings_its_options_which_can_be_overridden():
   assert config.distill.pixelwise.weight == 10.0 and config.distill.pairwise.node_size == 1
   config.distill.pairwise.neighbourhood = 3  # None by default
   assert config.distill.pairwise.neighbourhood == 3
+
+
+def test_runlocal_shrinks_the_queues():
+  memory = quickstart.get_config('method=cirkd,runlocal').distill.memory
+  assert memory.pixel_slots < quickstart.get_config('method=cirkd').distill.memory.pixel_slots
+  assert 'memory' not in quickstart.get_config('runlocal').distill
