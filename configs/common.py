@@ -140,4 +140,6 @@ def runlocal(config: ConfigDict) -> ConfigDict:
   if 'memory' in config.distill:
     config.distill.memory.update(
         pixel_slots=64, region_slots=16, pixel_samples=64, region_samples=16)
+  if 'channels' in config.distill:
+    config.distill.channels.update(slots=64, samples=32)
   return config

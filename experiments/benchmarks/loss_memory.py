@@ -76,8 +76,8 @@ def main():
     print(json.dumps(run_case(args.case, args.repeats)))
     return
 
-  print('| loss | features | pairs of pixels | seconds | CPU seconds | CPU ns a pair | dense similarities | '
-        'process peak | of it by the loss | limit |')
+  print('| loss | features | pairs of pixels | seconds | CPU seconds | CPU ns a pair | '
+        'dense similarities | process peak | of it by the loss | limit |')
   print('|---|---|---|---|---|---|---|---|---|---|')
   over = []
   for name, (loss, shape, limit) in CASES.items():

@@ -1,4 +1,8 @@
-"""Distillation of how similar pixels are to those of other images, in the batch or remembered."""
+"""Distillation of how similar pixels, or channels, are to those of other images.
+
+The others are in the same batch (`cross_image_pixel`, `cross_image_channel`) or remembered in a
+queue (`memory_similarity`).
+"""
 
 from __future__ import annotations
 
@@ -68,10 +72,71 @@ def cross_image_pixel(
   images = [
       normalize(x.reshape(x.shape[0], -1, x.shape[-1]))
       for x in (pooling.pool(student, window, 'mean'), pooling.pool(teacher, window, 'mean'))]
-  columns = images if axis_name is None else lax.all_gather(images, axis_name, tiled=True)
-  values = _divergences(
-      [x.reshape(-1, x.shape[-1]) for x in images], columns, None, 1 / temperature, block_size)
-  return _common.masked_mean(values, None, axis_name)
+  return _mean_over_image_pairs(images, temperature, axis_name, block_size)
+
+
+def cross_image_channel(
+    student: jax.Array,
+    teacher: jax.Array,
+    *,
+    temperature: float = 0.1,
+    pool: int | None = 4,
+    axis_name: str | None = None,
+    block_size: int | None = None,
+) -> jax.Array:
+  """KL between the similarities of every channel to the channels of every image of the batch.
+
+  As `cross_image_pixel`, with a vector a channel (`channel_vectors`) in place of one a pixel.
+
+  Args:
+    student: features `(N, H, W, D)`, projected to the teacher's width.
+    teacher: features of the same shape; no gradient flows into them.
+    temperature: positive; divides the cosines.
+    pool: as in `channel_vectors`.
+    axis_name: as in `cross_image_pixel`.
+    block_size: channels whose similarities are computed at a time; None chooses.
+
+  Returns:
+    float32 scalar (float64 for float64 features), at least 0.
+
+  Raises:
+    ValueError: the shapes differ, or an option is out of range.
+
+  Reference: the official second version of CIRKD (2025).
+  """
+  _check_options(temperature, block_size)
+  _check_same_shape('cross_image_channel', student, teacher)
+  images = [channel_vectors(x, pool=pool) for x in (student, lax.stop_gradient(teacher))]
+  return _mean_over_image_pairs(images, temperature, axis_name, block_size)
+
+
+def channel_mse(
+    student: jax.Array,
+    teacher: jax.Array,
+    *,
+    pool: int | None = 4,
+    axis_name: str | None = None,
+) -> jax.Array:
+  """Mean squared difference of the unit vectors of corresponding channels (`channel_vectors`).
+
+  `mean over images, channels and positions of (s - t)**2`. Arguments, result, errors and reference
+  as of `cross_image_channel`; its official weight is 100.
+  """
+  _check_same_shape('channel_mse', student, teacher)
+  student, teacher = (
+      channel_vectors(x, pool=pool) for x in (student, lax.stop_gradient(teacher)))
+  return _common.masked_mean((student - teacher)**2, None, axis_name)
+
+
+def channel_vectors(features: jax.Array, *, pool: int | None = 4) -> jax.Array:
+  """Each channel's map as a unit vector over positions: `(N, H, W, C)` to `(N, C, P)`.
+
+  `P = ceil(H / pool) * ceil(W / pool)`: k x k mean pooling first, as in `cross_image_pixel`; None
+  is none.
+  """
+  [features] = _common.as_float(features)
+  pooled = pooling.pool(features, pooling.window_of('pool', pool), 'mean')
+  return normalize(jnp.swapaxes(pooled.reshape(pooled.shape[0], -1, pooled.shape[-1]), 1, 2))
 
 
 def memory_similarity(
@@ -147,10 +212,25 @@ def normalize(x: jax.Array) -> jax.Array:
   return _common.safe_normalize(x, eps=_EPS, norm='clamp')
 
 
+def _check_same_shape(name, student, teacher):
+  if student.ndim != 4 or student.shape != teacher.shape:
+    raise ValueError(
+        f'{name} takes features (N, H, W, C) of the same shape, got student {student.shape} and '
+        f'teacher {teacher.shape}; project the student to the width of the teacher first.')
+
+
 def _check_options(temperature, block_size):
   _common.check_positive('temperature', temperature)
   if block_size is not None and block_size < 1:
     raise ValueError(f'block_size={block_size} must be at least 1, or None to have it chosen.')
+
+
+def _mean_over_image_pairs(images, temperature, axis_name, block_size):
+  """Mean divergence of the rows of `(N, n, D)` and `(N, n, E)` from those of all images."""
+  columns = images if axis_name is None else lax.all_gather(images, axis_name, tiled=True)
+  values = _divergences(
+      [x.reshape(-1, x.shape[-1]) for x in images], columns, None, 1 / temperature, block_size)
+  return _common.masked_mean(values, None, axis_name)
 
 
 def _divergences(rows, columns, where, scale, block_size) -> jax.Array:

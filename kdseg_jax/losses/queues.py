@@ -126,8 +126,7 @@ def push_pixels(
     chosen = jnp.take(order, first[:, None] + draw, mode='clip')
     return pixels[chosen], draw < of_class[:, None]
 
-  first_image = 0 if axis_name is None else lax.axis_index(axis_name) * images
-  chosen, where = jax.vmap(choose)(first_image + jnp.arange(images), pixels, labels)
+  chosen, where = jax.vmap(choose)(_image_numbers(images, axis_name), pixels, labels)
   return _push_gathered(queue, chosen, where, axis_name)
 
 
@@ -164,6 +163,41 @@ def push_regions(
   means = sums / jnp.maximum(of_class, 1)[..., None]
   return _push_gathered(
       queue, cross_image.normalize(means)[:, :, None], of_class[..., None] > 0, axis_name)
+
+
+def push_drawn(
+    queue: Queue,
+    embeddings: jax.Array,
+    rng: jax.Array,
+    count: int,
+    *,
+    axis_name: str | None = None,
+) -> Queue:
+  """Pushes `count` embeddings to the first class, drawn uniformly from the whole batch.
+
+  Args:
+    queue: `Queue`; of one class, usually.
+    embeddings: `(N, M, D)`, M of every image, stored as they are, without gradient.
+    rng: a key, the same on every device.
+    count: how many; all of them where there are fewer.
+    axis_name: as in `push_pixels`.
+
+  Reference: the channel queue of the official second version of CIRKD (2025).
+  """
+  images, each, dim = embeddings.shape
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, _image_numbers(images, axis_name))
+  noise = jax.vmap(lambda key: jax.random.uniform(key, (each,)))(keys).ravel()
+  rows = lax.stop_gradient(embeddings).reshape(-1, dim)
+
+  def draw(noise, rows):
+    noise, chosen = lax.top_k(noise, min(count, noise.size))
+    return noise, rows[chosen]
+
+  noise, rows = draw(noise, rows)
+  if axis_name is not None:  # the drawn ones of the batch are among the drawn ones of its parts
+    noise, rows = draw(
+        *lax.all_gather((noise, rows), axis_name, tiled=True, to='invarying'))
+  return push(queue, rows, jnp.zeros(len(rows), jnp.int32), jnp.ones(len(rows), bool))
 
 
 def sample(
@@ -220,6 +254,12 @@ def _prepare(queue, embeddings, labels, ignore_label):
   labels = resizing.resize_nearest(labels, embeddings.shape[1:3]).astype(jnp.int32)
   valid = (labels != ignore_label) & (labels >= 0) & (labels < count)
   return jnp.where(valid, labels, count).reshape(labels.shape[0], -1)
+
+
+def _image_numbers(images, axis_name):
+  """Numbers of a device's images in the global batch, whose blocks are contiguous."""
+  first = 0 if axis_name is None else lax.axis_index(axis_name) * images
+  return first + jnp.arange(images)
 
 
 def _push_gathered(queue, chosen, where, axis_name):

@@ -40,7 +40,11 @@ def labels_of(images=2):
 
 @functools.cache
 def loss_of(anchors_per_image=None):
-  return jax.jit(distillers.memory(**SMALL, anchors_per_image=anchors_per_image).loss)
+  """`((loss, (memory, metrics)), gradient of the params)` of a state and inputs, compiled once."""
+  loss = distillers.memory(**SMALL, anchors_per_image=anchors_per_image).loss
+  differentiated = jax.jit(jax.value_and_grad(
+      lambda params, state, inputs: loss(state._replace(params=params), inputs), has_aux=True))
+  return lambda state, inputs: differentiated(state.params, state, inputs)
 
 
 @pytest.mark.parametrize('queue', ['pixel', 'region'])
@@ -87,7 +91,7 @@ def test_method_has_the_weights_and_sizes_of_the_paper():
 def test_parts_are_pushed_before_they_are_sampled_and_are_reported():
   inputs = inputs_of(labels_of())
   state = distillers.memory(**SMALL).init(jax.random.key(0), inputs)
-  loss, (memory, metrics) = loss_of()(state, inputs)
+  (loss, (memory, metrics)), _ = loss_of()(state, inputs)
   assert metrics['pixel/raw'] > 0 and metrics['region/raw'] > 0
   np.testing.assert_allclose(metrics['pixel/weighted'], 0.1 * metrics['pixel/raw'], rtol=1e-6)
   np.testing.assert_allclose(
@@ -113,11 +117,8 @@ def test_a_part_of_weight_zero_has_no_queue_and_no_loss():
 
 def test_an_all_ignored_batch_gives_zero_with_zero_gradient_and_pushes_nothing():
   inputs = inputs_of(np.full((2, 8, 8), 255, np.uint8))
-  method = distillers.memory(**SMALL)
-  state = method.init(jax.random.key(0), inputs)
-  (loss, (memory, _)), gradient = jax.jit(jax.value_and_grad(
-      lambda params: method.loss(state._replace(params=params), inputs), has_aux=True))(
-          state.params)
+  state = distillers.memory(**SMALL).init(jax.random.key(0), inputs)
+  (loss, (memory, _)), gradient = loss_of()(state, inputs)
   assert loss == 0
   jax.tree.map(lambda x: np.testing.assert_array_equal(x, 0), gradient)
   for name in ('pixel', 'region'):
@@ -127,14 +128,15 @@ def test_an_all_ignored_batch_gives_zero_with_zero_gradient_and_pushes_nothing()
 def test_anchors_may_be_drawn_from_the_labelled_pixels():
   inputs = inputs_of(labels_of())
   state = distillers.memory(**SMALL).init(jax.random.key(0), inputs)
-  every, all_drawn, some = (loss_of(count)(state, inputs)[0] for count in (None, 100, 4))
+  every, all_drawn, some = (loss_of(count)(state, inputs)[0][0] for count in (None, 100, 4))
   np.testing.assert_allclose(all_drawn, every, rtol=1e-5)
   assert some != every and 0.5 < some / every < 2
 
 
 METHOD = {
     'kd': {'weight': 1.0}, 'cross_image': {'weight': 1.0},
-    'memory': {'weight': 1.0, 'anchors_per_image': 30, **SMALL}}
+    'memory': {'weight': 1.0, 'anchors_per_image': 30, **SMALL},
+    'channels': {'weight': 1.0, 'slots': 8, 'samples': 12}, 'context': {'weight': 1.0}}
 
 
 @functools.cache
@@ -175,7 +177,7 @@ def one_device():
 @pytest.mark.parametrize('mode', parallel.MODES)
 def test_steps_and_queues_on_eight_devices_equal_those_on_one(one_device, mode):
   result = three_steps(8, mode)
-  assert np.all(result[2]['memory']['memory']['region'].pointer > 0)
+  assert np.all(result[2]['memory']['method']['memory']['region'].pointer > 0)
   paths = jax.tree_util.tree_leaves_with_path(result)
   for (path, got), want in zip(paths, jax.tree.leaves(one_device), strict=True):
     np.testing.assert_allclose(
@@ -188,7 +190,7 @@ def test_a_restored_state_with_wrapped_queues_goes_on_identically(tmp_path):
   fresh = state
   for _ in range(3):
     state, _ = step(teacher, state, batch)
-  pixels = state.distiller.memory['memory']['pixel']
+  pixels = state.distiller.memory['method']['memory']['pixel']
   assert np.all(pixels.filled == SMALL['pixel_slots']) and np.any(pixels.pointer > 0)
   checkpointer = Checkpointer(tmp_path, metric='')
   checkpointer.save(3, state, {})

@@ -95,6 +95,25 @@ def test_pool_is_a_mean_that_keeps_partial_windows():
       reference(mean(student), mean(teacher)), rtol=1e-5)
 
 
+def test_channels_equal_the_definition():
+  student, teacher = features()
+  teacher = teacher[..., :SHAPE[3]]
+  channels = lambda x: np.moveaxis(x, -1, 1)[..., None]  # as if they were pixels
+  maps = [channels(x).reshape(3, 6, 1, 20) for x in (student, teacher)]
+  np.testing.assert_allclose(
+      jax.jit(lambda s, t: losses.cross_image_channel(s, t, pool=None))(student, teacher),
+      reference(*maps), rtol=1e-5)
+  np.testing.assert_allclose(
+      losses.channel_mse(student, teacher, pool=None),
+      np.mean((unit(maps[0]) - unit(maps[1]))**2), rtol=1e-5)
+  # One 4 x 4 window and a partial one of 4 x 1.
+  np.testing.assert_allclose(
+      losses.channel_vectors(student), unit(np.stack(
+          [student[:, :, :4].mean((1, 2)), student[:, :, 4:].mean((1, 2))], axis=-1)), rtol=1e-5)
+  with pytest.raises(ValueError, match='project the student'):
+    losses.channel_mse(student, teacher[..., 1:])
+
+
 @pytest.mark.parametrize('block_size', [None, 3])
 @pytest.mark.parametrize('temperatures', [(0.1, 1.0), (0.2, 3.0)])
 def test_memory_equals_the_definition(block_size, temperatures):

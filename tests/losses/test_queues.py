@@ -119,6 +119,20 @@ def test_images_of_a_batch_draw_differently():
   assert not np.array_equal(first, second)
 
 
+def test_drawn_rows_are_of_the_whole_batch_and_no_row_comes_twice():
+  rows = numbered((4, 6))
+  draw = jax.jit(jax.vmap(lambda key: queues.push_drawn(
+      queues.init(1, 24, DIM, key), rows, key, 5).embeddings[0, :5, 0]))
+  drawn = np.asarray(draw(jax.random.split(jax.random.key(0), 1200)))
+  assert all(len(set(row)) == 5 for row in drawn)
+  values, counts = np.unique(drawn, return_counts=True)
+  np.testing.assert_array_equal(values, rows[..., 0].ravel())
+  np.testing.assert_allclose(counts, 250, atol=60)  # 4 standard deviations
+  everything = queues.push_drawn(queues.init(1, 30, DIM, jax.random.key(0)), rows,
+                                 jax.random.key(0), 100)
+  np.testing.assert_array_equal(everything.filled, 24)
+
+
 def test_regions_are_unit_means_at_the_size_of_the_embeddings():
   embeddings = jnp.array([[3., 0.], [0., 4.], [jnp.nan, 1.], [-1., -1.]]).reshape(1, 2, 2, 2)
   labels = jnp.repeat(jnp.array([[[0, 0], [255, 1]]], jnp.uint8), 3, axis=1)  # 6 x 2
@@ -161,7 +175,8 @@ def test_eight_devices_push_what_one_does(mapping):
   def both(queue, embeddings, labels, axis_name=AXIS):
     queue = queues.push_pixels(queue, embeddings, labels, jax.random.key(3), per_class=2,
                                axis_name=axis_name)
-    return queues.push_regions(queue, embeddings, labels, axis_name=axis_name)
+    queue = queues.push_regions(queue, embeddings, labels, axis_name=axis_name)
+    return queues.push_drawn(queue, embeddings[:, 0], jax.random.key(4), 13, axis_name=axis_name)
   expected = jax.jit(lambda *args: both(*args, axis_name=None))(empty(20), embeddings, labels)
   if mapping == 'pmap':
     split = lambda x: x.reshape(8, 2, *x.shape[1:])
