@@ -134,6 +134,7 @@ def segmentation(method: str = 'none') -> ConfigDict:
           'init_from': '',             # as student.init, of other data: without its heads
       },
       'optimizer': optimizer(),
+      'memory_limit_gb': 8.0,          # refuse a method whose memory (queues) is larger
       # SKD's. CIRKD's adversary: name='adamw', weight_decay=0 (Adam), schedule='constant', b2=0.99.
       'critic': {'steps': 1, 'optimizer': optimizer(learning_rate=4e-4)},  # steps a train step
       'prepare': {'steps': 0, 'optimizer': optimizer()},
@@ -204,8 +205,19 @@ def runlocal(config: ConfigDict) -> ConfigDict:
   config.checkpoint.every_steps = 1
   config.log.every_steps = 1
   config.optimizer.warmup_steps = 0
+  _shrink_queues(config.distill)
   if 'study' in config:
     config.study.seeds = config.study.seeds[:2]
+    for student in config.study.students.values():
+      _shrink_queues(student.distill)
     if config.study.teacher:
       runlocal(config.study.teacher)
   return config
+
+
+def _shrink_queues(distill):
+  if 'memory' in distill:
+    distill.memory.update(
+        pixel_slots=64, region_slots=16, pixel_samples=64, region_samples=16)
+  if 'channels' in distill:
+    distill.channels.update(slots=64, samples=32)

@@ -1,5 +1,7 @@
 """Distillation methods as pure, composable functions; one factory a method."""
 
+from kdseg_jax.distillers.cirkd import cirkd, cross_image, memory
+from kdseg_jax.distillers.cirkd_channels import channels, with_context
 from kdseg_jax.distillers.core import (
     Distiller,
     DistillerState,
@@ -30,7 +32,8 @@ from kdseg_jax.distillers.skd import pairwise, pixelwise, skd
 __all__ = [
     'Distiller', 'DistillerState', 'DistillInputs', 'Objective', 'Requires', 'Taps',
     'attention_transfer', 'channel_wise', 'channel_wise_features', 'channel_wise_logits',
-    'check_requires', 'combine', 'create', 'decoupled', 'double_similarity',
-    'double_similarity_category', 'double_similarity_pixel', 'fitnets', 'holistic',
-    'intra_class_variation', 'kd', 'pairwise', 'pixelwise', 'skd', 'stateless', 'terms_of',
+    'channels', 'check_requires', 'cirkd', 'combine', 'create', 'cross_image', 'decoupled',
+    'double_similarity', 'double_similarity_category', 'double_similarity_pixel', 'fitnets',
+    'holistic', 'intra_class_variation', 'kd', 'memory', 'pairwise', 'pixelwise', 'skd',
+    'stateless', 'terms_of', 'with_context',
 ]

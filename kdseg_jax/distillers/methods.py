@@ -9,6 +9,8 @@ from typing import Any
 
 from kdseg_jax import names
 from kdseg_jax.distillers import core, features, logits, similarity
+from kdseg_jax.distillers.cirkd import cross_image, memory
+from kdseg_jax.distillers.cirkd_channels import channels, with_context
 from kdseg_jax.distillers.holistic import holistic
 from kdseg_jax.distillers.skd import WEIGHTS, pairwise, pixelwise
 
@@ -30,7 +32,13 @@ TERMS = {
     'intra_class_variation': similarity.intra_class_variation,
     'double_similarity_pixel': similarity.double_similarity_pixel,
     'double_similarity_category': similarity.double_similarity_category,
+    'cross_image': cross_image,
+    'memory': memory,
+    'channels': channels,
 }
+
+# What wraps the combination of all terms; its weight only switches it on.
+WRAPPERS = {'context': with_context}
 
 # method -> term -> weight of the paper.
 METHODS = {
@@ -49,6 +57,13 @@ METHODS = {
     'double_similarity': {
         'double_similarity_pixel': 1000.0, 'double_similarity_category': 10.0},
     'decoupled': {'decoupled': 1.0},  # CVPR 2022, eq. 7, with its own alpha and beta
+    'cross_image': {'cross_image': 1.0},
+    'memory': {'memory': 1.0},  # its two parts have weights of their own
+    'channels': {'channels': 1.0},
+    'cirkd': {'kd': 1.0, 'cross_image': 1.0, 'memory': 1.0},
+    'cirkd_v2': {
+        'kd': 1.0, 'fitnets': 1.0, 'cross_image': 1.0, 'memory': 1.0, 'channels': 1.0},
+    'context': {'context': 1.0},
 }
 
 
@@ -86,20 +101,24 @@ def terms_of(method: str, weights: Mapping[str, float] | None = None) -> dict[st
   found |= explicit
   for term in overrides:
     names.require(term, found, f'term of method={method}')
-  return {term: {'weight': overrides.get(term, weight), **_options(TERMS[term])}
+  return {term: {'weight': overrides.get(term, weight), **_options((TERMS | WRAPPERS)[term])}
           for term, weight in found.items()}
 
 
 def create(
     terms: Mapping[str, Mapping[str, Any]], *, axis_name: str | None = None
 ) -> core.Distiller:
-  """The distiller of the given terms, as `terms_of` returns them."""
-  parts = {}
+  """The distiller of the given terms, as `terms_of` returns them; those of weight 0 left out."""
+  parts, wrappers = {}, []
   for term, options in terms.items():
     options = dict(options)
     weight = options.pop('weight')
-    parts[term] = (weight, TERMS[term](**options, axis_name=axis_name))
-  return core.combine(parts)
+    options['axis_name'] = axis_name
+    if weight and term in WRAPPERS:
+      wrappers.append(functools.partial(WRAPPERS[term], **options))
+    elif weight:
+      parts[term] = (weight, TERMS[term](**options))
+  return functools.reduce(lambda method, wrap: wrap(method), wrappers, core.combine(parts))
 
 
 def channel_wise(*, axis_name: str | None = None) -> core.Distiller:
@@ -135,5 +154,6 @@ def _explicit_weights(method, items):
 
 def _options(factory):
   parameters = inspect.signature(factory).parameters
-  return {name: p.default for name, p in parameters.items() if name != 'axis_name'}
+  return {name: p.default for name, p in parameters.items()
+          if p.kind is p.KEYWORD_ONLY and name != 'axis_name'}
 

@@ -5,8 +5,16 @@ Conventions of all: channels last, student first and teacher second, no gradient
 under jit, grad, vmap, remat, shard_map and pmap.
 """
 
+from kdseg_jax.losses import queues
 from kdseg_jax.losses.affinity import pairwise_affinity, scaled_node_size
 from kdseg_jax.losses.baselines import attention_transfer, channel_wise, decoupled_kd, fitnets
+from kdseg_jax.losses.cross_image import (
+    channel_mse,
+    channel_vectors,
+    cross_image_channel,
+    cross_image_pixel,
+    memory_similarity,
+)
 from kdseg_jax.losses.holistic import (
     gradient_penalty,
     hinge_critic,
@@ -14,7 +22,7 @@ from kdseg_jax.losses.holistic import (
     wasserstein_generator,
 )
 from kdseg_jax.losses.pixelwise import pixelwise_kl
-from kdseg_jax.losses.resizing import resize_bilinear
+from kdseg_jax.losses.resizing import resize_bilinear, resize_nearest
 from kdseg_jax.losses.similarity import (
     double_similarity_category,
     double_similarity_pixel,
@@ -24,8 +32,12 @@ from kdseg_jax.losses.supervised import cross_entropy, ohem_cross_entropy
 
 __all__ = [
     'attention_transfer',
+    'channel_mse',
+    'channel_vectors',
     'channel_wise',
     'cross_entropy',
+    'cross_image_channel',
+    'cross_image_pixel',
     'decoupled_kd',
     'double_similarity_category',
     'double_similarity_pixel',
@@ -33,10 +45,13 @@ __all__ = [
     'gradient_penalty',
     'hinge_critic',
     'intra_class_variation',
+    'memory_similarity',
     'ohem_cross_entropy',
     'pairwise_affinity',
     'pixelwise_kl',
+    'queues',
     'resize_bilinear',
+    'resize_nearest',
     'scaled_node_size',
     'wasserstein_critic',
     'wasserstein_generator',

@@ -7,9 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from kdseg_jax.losses import _common
-
-POOLS = ('max', 'mean')
+from kdseg_jax.losses import _common, pooling
 
 
 def scaled_node_size(spatial_shape: tuple[int, int], scale: float) -> tuple[int, int]:
@@ -75,7 +73,7 @@ def pairwise_affinity(
   norm_gradient=False`; SKD's (CVPR) has neither pooling nor eps; CIRKD's SKD is `node_size=2,
   norm='clamp', eps=1e-12`.
   """
-  _common.check_choice('pool', pool, POOLS)
+  _common.check_choice('pool', pool, pooling.KINDS)
   _common.check_choice('norm', norm, _common.NORMS)
   _common.check_positive('eps', eps)
   if neighbourhood is not None and neighbourhood < 0:
@@ -86,10 +84,10 @@ def pairwise_affinity(
         'pairwise_affinity takes features (N, H, W, C) of the same N, H and W, got student '
         f'{student.shape} and teacher {teacher.shape}; resize one first (losses.resize_bilinear).')
 
-  window = _window(node_size)
+  window = pooling.window_of('node_size', node_size)
   student, teacher = (
       _common.safe_normalize(
-          _pool(x, window, pool), eps=eps, norm=norm, norm_gradient=norm_gradient)
+          pooling.pool(x, window, pool), eps=eps, norm=norm, norm_gradient=norm_gradient)
       for x in (student, teacher))
   images, height, width, _ = student.shape
   if neighbourhood is None or neighbourhood >= max(height, width) - 1:
@@ -100,40 +98,6 @@ def pairwise_affinity(
     total = _near_pairs(student, teacher, neighbourhood)
   loss = total / (images * pairs)
   return loss if axis_name is None else lax.pmean(loss, axis_name)
-
-
-def _window(node_size: int | tuple[int, int] | None) -> tuple[int, int]:
-  if node_size is None:
-    return 1, 1
-  window = (node_size, node_size) if np.ndim(node_size) == 0 else tuple(node_size)
-  if len(window) != 2 or min(window) < 1:
-    raise ValueError(f'node_size={node_size} must be a positive int or (height, width) of them.')
-  return window
-
-
-def _pool(x: jax.Array, window: tuple[int, int], pool: str) -> jax.Array:
-  """Max or mean over windows that tile the map; windows at the edge may be partial."""
-  if window == (1, 1):
-    return x
-  _, height, width, _ = x.shape
-  # A window beyond the map is the map: nothing is padded for it.
-  (rows, high), (columns, wide) = (
-      (-(-size // side), min(side, size)) for size, side in zip((height, width), window))
-  padding = ((0, 0), (0, rows * high - height), (0, columns * wide - width), (0, 0))
-  tile = lambda x, fill: jnp.pad(x, padding, constant_values=fill).reshape(
-      x.shape[0], rows, high, columns, wide, x.shape[-1])
-  # Tiles, because the gradient of lax.reduce_window is several times slower on CPU.
-  if pool == 'max':
-    return _first_max(_first_max(tile(x, -jnp.inf), axis=4), axis=2)
-  sums = lambda x: jnp.sum(tile(x, 0), axis=(2, 4))
-  return sums(x) / sums(jnp.ones((1, height, width, 1), x.dtype))
-
-
-def _first_max(x: jax.Array, axis: int) -> jax.Array:
-  """Maximum along an axis; the gradient goes to the first of equal ones, as in PyTorch."""
-  first = jnp.argmax(x, axis=axis, keepdims=True)
-  chosen = lax.broadcasted_iota(first.dtype, x.shape, axis) == first
-  return jnp.sum(jnp.where(chosen, x, 0), axis=axis)
 
 
 def _all_pairs(student: jax.Array, teacher: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from kdseg_jax.losses import _common, affinity, baselines, resizing
+from kdseg_jax.losses import _common, pooling, baselines, resizing
 
 
 def intra_class_variation(
@@ -167,7 +167,7 @@ def double_similarity_category(
         f'{student.shape} and teacher {teacher.shape}; resize one first (losses.resize_bilinear).')
 
   def overlaps(logits):
-    pooled = affinity._pool(logits, (2, 2), 'mean')
+    pooled = pooling.pool(logits, (2, 2), 'mean')
     pooled = pooled.reshape(pooled.shape[0], -1, pooled.shape[-1])
     share = jax.nn.softmax(pooled / temperature, axis=1)
     return _products('npa,npb->nab', share, share)

@@ -268,9 +268,36 @@ def abstract_inputs(experiment: Experiment) -> distillers.DistillInputs:
   return inputs
 
 
+def check_memory(experiment: Experiment, inputs: distillers.DistillInputs) -> None:
+  """States how many bytes the method's memory (queues) will hold on every device.
+
+  Raises:
+    ValueError: more than `config.memory_limit_gb`; the message holds the arithmetic.
+  """
+  init = lambda: experiment.distiller.init(jax.random.key(0), inputs).memory
+  arrays = sorted(jax.tree_util.tree_leaves_with_path(jax.eval_shape(init)),
+                  key=lambda item: -item[1].size * item[1].dtype.itemsize)
+  total = sum(x.size * x.dtype.itemsize for _, x in arrays)
+  if not total:
+    return
+  rows = [
+      f'  {jax.tree_util.keystr(path, simple=True, separator="/")}: '
+      f'{" x ".join(map(str, (*x.shape, f"{x.dtype.itemsize} bytes")))} = '
+      f'{x.size * x.dtype.itemsize:,} bytes' for path, x in arrays[:4]]
+  logging.info('Memory of method=%s: %s bytes on every device, most of it\n%s',
+               experiment.config.method, f'{total:,}', '\n'.join(rows))
+  limit = experiment.config.memory_limit_gb
+  if total > limit * 1e9:
+    raise ValueError(
+        f'method={experiment.config.method} would keep {total / 1e9:.2f} GB in memory on every '
+        f'device, more than config.memory_limit_gb={limit}. Make its queues smaller under '
+        'config.distill, or raise the limit. The largest arrays:\n' + '\n'.join(rows))
+
+
 def make_initial_state(experiment: Experiment) -> Callable[[jax.Array], TrainState]:
   """`(key) -> state`, compiled: a fresh state on every device of the mesh."""
   inputs = abstract_inputs(experiment)
+  check_memory(experiment, inputs)
   sharding = jax.sharding.NamedSharding(experiment.mesh, jax.sharding.PartitionSpec())
   # The inputs are shapes only, so they are closed over instead of being passed through jit.
   create = lambda rng: create_state(

@@ -41,3 +41,9 @@ def test_the_critic_has_the_optimiser_of_skd():
   wanted = {'name': 'sgd', 'learning_rate': 4e-4, 'momentum': 0.9, 'weight_decay': 1e-4,
             'schedule': 'poly', 'power': 0.9}
   assert wanted.items() <= critic.optimizer.to_dict().items()
+
+
+def test_runlocal_shrinks_the_queues():
+  memory = quickstart.get_config('method=cirkd,runlocal').distill.memory
+  assert memory.pixel_slots < quickstart.get_config('method=cirkd').distill.memory.pixel_slots
+  assert 'memory' not in quickstart.get_config('runlocal').distill

@@ -56,6 +56,11 @@ def test_no_method_is_a_zero_loss_that_requires_nothing():
   assert method.requires == distillers.Requires()
 
 
+def test_a_term_of_weight_zero_is_left_out():
+  method = distillers.create(distillers.terms_of('pixelwise+pairwise', {'pairwise': 0.0}))
+  assert method.requires == distillers.Requires(student=('logits',), teacher=('logits',))
+
+
 def test_unknown_method_names_the_nearest():
   with pytest.raises(ValueError, match="Unknown method: 'pixelwize'. Did you mean 'pixelwise'"):
     distillers.terms_of('pixelwize+pairwise')

@@ -14,7 +14,6 @@ from kdseg_jax.losses import affinity
 # Compiled: op by op, the first call of each shape takes a second.
 pairwise_affinity = jax.jit(losses.pairwise_affinity, static_argnames=(
     'node_size', 'pool', 'norm_gradient', 'norm', 'neighbourhood'))
-pool_nodes = jax.jit(affinity._pool, static_argnums=(1, 2))
 
 WIDE = (2, 4, 5, 40)    # few nodes of many channels: the direct form
 NARROW = (2, 7, 9, 4)   # many nodes of few channels: the Gram form
@@ -122,25 +121,6 @@ def test_detached_norm_leaves_the_value_and_changes_the_gradient():
   # Scaling a node changes nothing, so only the attached gradient is orthogonal to the node.
   along = lambda gradient: jnp.abs(jnp.sum(gradient * student, axis=-1)).max()
   assert along(attached[1]) < 1e-7 < 1e-4 < along(detached[1])
-
-
-@pytest.mark.parametrize('pool, expected', [
-    ('max', [[6, 8, 9], [16, 18, 19]]),
-    ('mean', [[3, 5, 6.5], [13, 15, 16.5]]),
-])
-def test_pooling_keeps_partial_windows(pool, expected):
-  x = jnp.arange(20.).reshape(1, 4, 5, 1)
-  np.testing.assert_array_equal(pool_nodes(x, (2, 2), pool)[0, ..., 0], expected)
-  # Windows at the edge divide by their own pixels, and padding never wins, even over negatives.
-  edge = pool_nodes(-x, (3, 10), pool)[0, :, 0, 0]
-  np.testing.assert_array_equal(edge, [0, -15] if pool == 'max' else [-7, -17])
-
-
-def test_of_equal_maxima_the_first_takes_the_gradient():
-  gradient = jax.grad(lambda x: jnp.sum(pool_nodes(x, (2, 2), 'max')))
-  x = jnp.array([[1., 1., 3., 2.], [1., 1., 2., 3.]]).reshape(1, 2, 4, 1)
-  np.testing.assert_array_equal(
-      gradient(x)[0, ..., 0], [[1, 0, 1, 0], [0, 0, 0, 0]])
 
 
 def test_node_size():

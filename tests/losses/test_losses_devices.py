@@ -107,11 +107,22 @@ def scores(student, teacher, where, axis_name):
           + losses.hinge_critic(teacher, student, axis_name=axis_name))
 
 
+def cross_image(student, teacher, where, axis_name):
+  del where
+  return losses.cross_image_pixel(student, teacher, axis_name=axis_name, block_size=20)
+
+
+def memory(student, teacher, where, axis_name):
+  contrast = np.random.default_rng(1).normal(size=(9, 5)).astype(np.float32)
+  return losses.memory_similarity(
+      student, teacher, contrast, where=where, axis_name=axis_name, block_size=20)
+
+
 @pytest.mark.parametrize('mapping', ['shard_map', 'pmap'])
 @pytest.mark.parametrize('loss', [
     cross_entropy, upsampled_cross_entropy, ohem, ohem_downsampled, pixelwise,
     pixelwise_unmasked, pixelwise_same_mask_everywhere, pixelwise_sum, gram, direct, near, one_map,
-    decoupled, similarities, scores],
+    decoupled, similarities, scores, cross_image, memory],
     ids=lambda loss: loss.__name__)
 def test_eight_devices_equal_one(loss, mapping):
   rng = np.random.default_rng(0)

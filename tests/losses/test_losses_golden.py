@@ -66,6 +66,7 @@ VARIANTS = [
     ('cirkd_dsd_psd', cirkd_residuals, ['aux_s', 'feat_s', 'logits_s'],
      ['aux_t', 'feat_t', 'logits_t']),
     ('cirkd_dsd_csd', losses.double_similarity_category, ['logits_s'], ['logits_t']),
+    ('cirkd_minibatch', losses.cross_image_pixel, ['feat_s'], ['feat_t']),
 ]
 
 

@@ -49,6 +49,16 @@ def test_a_teacher_below_the_minimum_is_refused_before_training(teacher, tmp_pat
   assert not runs.rows(tmp_path)
 
 
+def test_a_memory_beyond_the_limit_is_refused_with_the_arithmetic(teacher, tmp_path):
+  config = config_of('cirkd', teacher)
+  config.memory_limit_gb = 1e-5
+  with pytest.raises(ValueError, match=(
+      r'method=cirkd would keep 0.00 GB .*config.memory_limit_gb=1e-05(.|\n)*'
+      r'memory/pixel/embeddings: 11 x 64 x 11 x 4 bytes = 30,976 bytes')):
+    loop.train(config, str(tmp_path / 'work'))
+  assert not (tmp_path / 'work').exists()
+
+
 def test_the_teacher_is_measured_once_a_work_directory(teacher, tmp_path, monkeypatch):
   config = config_of('pixelwise', teacher)
   calls = []
