@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from kdseg_jax.losses import _common, pooling, baselines, resizing
+from kdseg_jax.losses import _common, baselines, pooling, resizing
 
 
 def intra_class_variation(
