@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ from kdseg_jax import losses
 from kdseg_jax.distillers import core
 from kdseg_jax.distillers.logits import kd
 from kdseg_jax.losses import queues
+from kdseg_jax.losses._common import valid_labels
 from kdseg_jax.losses.cross_image import normalize
 from kdseg_jax.models.conv import Conv
 from kdseg_jax.models.layers import ConvNorm
@@ -71,12 +73,9 @@ def cross_image(
   Returns:
     A distiller without state. Student and teacher must have the same output stride.
   """
-  def loss(inputs):
-    return losses.cross_image_pixel(
-        inputs.student[student_tap], inputs.teacher[teacher_tap], temperature=temperature,
-        pool=pool, axis_name=axis_name)
-  return core.stateless(
-      core.Requires(student=(student_tap,), teacher=(teacher_tap,)), loss)
+  loss = functools.partial(
+      losses.cross_image_pixel, temperature=temperature, pool=pool, axis_name=axis_name)
+  return core.comparing(loss, student_tap, teacher_tap)
 
 
 class ProjectionHead(nn.Module):
@@ -94,6 +93,22 @@ class ProjectionHead(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     x = ConvNorm(self.features, 1, axis_name=self.axis_name, name='hidden')(x, train=True)
     return Conv(self.features, 1, name='projection')(x)
+
+
+def init_head(head: ProjectionHead, rng: jax.Array, student_width: int) -> core.DistillerState:
+  """State of a head: its params, and `batch_stats` in the memory."""
+  variables = head.init(core.fold_in_name(rng, 'head'), jnp.zeros((1, 1, 1, student_width)))
+  return core.DistillerState(
+      params=variables['params'], memory={'batch_stats': variables['batch_stats']})
+
+
+def apply_head(
+    head: ProjectionHead, state: core.DistillerState, x: jax.Array
+) -> tuple[jax.Array, dict]:
+  """The projected features, and the `batch_stats` after them."""
+  return head.apply(
+      {'params': state.params, 'batch_stats': state.memory['batch_stats']}, x,
+      mutable=['batch_stats'])
 
 
 class _Bank(NamedTuple):
@@ -164,14 +179,11 @@ def memory(
 
   def init(rng, inputs):
     student, teacher = inputs.student[student_tap].shape, inputs.teacher[teacher_tap].shape
-    variables = ProjectionHead(teacher[-1], axis_name).init(
-        core.fold_in_name(rng, 'head'), jnp.zeros((1, 1, 1, student[-1])))
+    state = init_head(ProjectionHead(teacher[-1], axis_name), rng, student[-1])
     classes = inputs.student['logits'].shape[-1]
-    return core.DistillerState(
-        params=variables['params'],
-        memory={'batch_stats': variables['batch_stats']} | {
-            name: queues.init(classes, bank.slots, teacher[-1], core.fold_in_name(rng, name))
-            for name, bank in banks.items()})
+    return state._replace(memory=state.memory | {
+        name: queues.init(classes, bank.slots, teacher[-1], core.fold_in_name(rng, name))
+        for name, bank in banks.items()})
 
   def push(name, queue, embeddings, inputs):
     labels = inputs.batch['label']
@@ -184,12 +196,11 @@ def memory(
 
   def loss(state, inputs):
     teacher = normalize(jax.lax.stop_gradient(inputs.teacher[teacher_tap]).astype(jnp.float32))
-    student, updated = ProjectionHead(teacher.shape[-1], axis_name).apply(
-        {'params': state.params, 'batch_stats': state.memory['batch_stats']},
-        inputs.student[student_tap], mutable=['batch_stats'])
+    student, updated = apply_head(
+        ProjectionHead(teacher.shape[-1], axis_name), state, inputs.student[student_tap])
     labels = losses.resize_nearest(inputs.batch['label'], teacher.shape[1:3]).astype(jnp.int32)
     classes = inputs.student['logits'].shape[-1]
-    where = (labels != ignore_label) & (labels >= 0) & (labels < classes)
+    where = valid_labels(labels, classes, ignore_label)
     anchors = student, teacher
     if anchors_per_image is not None:
       *anchors, where = _draw_anchors(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from kdseg_jax import losses
 from kdseg_jax.distillers import core
-from kdseg_jax.distillers.cirkd import ProjectionHead
+from kdseg_jax.distillers.cirkd import ProjectionHead, apply_head, init_head
 from kdseg_jax.losses import queues
 from kdseg_jax.models.conv import Conv
 from kdseg_jax.models.layers import ConvNorm
@@ -69,19 +69,16 @@ def channels(
 
   def init(rng, inputs):
     student, teacher = inputs.student[student_tap].shape, inputs.teacher[teacher_tap].shape
-    variables = ProjectionHead(teacher[-1], axis_name).init(
-        core.fold_in_name(rng, 'head'), jnp.zeros((1, 1, 1, student[-1])))
-    state = {'batch_stats': variables['batch_stats']}
+    state = init_head(ProjectionHead(teacher[-1], axis_name), rng, student[-1])
     if memory_weight:
       positions = math.prod(-(-side // (pool or 1)) for side in teacher[1:3])
-      state['queue'] = queues.init(1, slots, positions, core.fold_in_name(rng, 'queue'))
-    return core.DistillerState(params=variables['params'], memory=state)
+      state.memory['queue'] = queues.init(1, slots, positions, core.fold_in_name(rng, 'queue'))
+    return state
 
   def loss(state, inputs):
     teacher = jax.lax.stop_gradient(inputs.teacher[teacher_tap])
-    student, updated = ProjectionHead(teacher.shape[-1], axis_name).apply(
-        {'params': state.params, 'batch_stats': state.memory['batch_stats']},
-        inputs.student[student_tap], mutable=['batch_stats'])
+    student, updated = apply_head(
+        ProjectionHead(teacher.shape[-1], axis_name), state, inputs.student[student_tap])
     memory, values = dict(updated), {}
     if cross_weight:
       values['cross'] = losses.cross_image_channel(

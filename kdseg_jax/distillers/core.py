@@ -113,6 +113,15 @@ def stateless(requires: Requires, loss: Callable[[DistillInputs], Array]) -> Dis
       loss=lambda state, inputs: (loss(inputs), (state.memory, {})))
 
 
+def comparing(
+    loss: Callable[[Array, Array], Array], student_tap: str, teacher_tap: str
+) -> Distiller:
+  """A distiller without any state, from `loss(student's tap, teacher's tap) -> scalar`."""
+  return stateless(
+      Requires(student=(student_tap,), teacher=(teacher_tap,)),
+      lambda inputs: loss(inputs.student[student_tap], inputs.teacher[teacher_tap]))
+
+
 def fold_in_name(rng: Array | None, name: str) -> Array | None:
   """Folds crc32(name) into a key, so that adding a part leaves the others' draws unchanged."""
   if rng is None or isinstance(rng, jax.ShapeDtypeStruct):  # as in the inputs of `init`

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -67,9 +68,8 @@ def attention_transfer(
   Returns:
     A distiller without state. Student and teacher must have the same output stride.
   """
-  loss = lambda inputs: losses.attention_transfer(
-      inputs.student[student_tap], inputs.teacher[teacher_tap], axis_name=axis_name)
-  return core.stateless(core.Requires(student=(student_tap,), teacher=(teacher_tap,)), loss)
+  loss = functools.partial(losses.attention_transfer, axis_name=axis_name)
+  return core.comparing(loss, student_tap, teacher_tap)
 
 
 def channel_wise_features(
@@ -124,9 +124,8 @@ def channel_wise_logits(
   Returns:
     A distiller without state. Student and teacher must have the same output stride.
   """
-  loss = lambda inputs: losses.channel_wise(
-      inputs.student[tap], inputs.teacher[tap], temperature=temperature, axis_name=axis_name)
-  return core.stateless(core.Requires(student=(tap,), teacher=(tap,)), loss)
+  loss = functools.partial(losses.channel_wise, temperature=temperature, axis_name=axis_name)
+  return core.comparing(loss, tap, tap)
 
 
 def _projected(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from kdseg_jax import losses
-from kdseg_jax.distillers import core, resizing
+from kdseg_jax.distillers import core
+from kdseg_jax.distillers.skd import pixelwise
 from kdseg_jax.losses.resizing import resize_nearest
 
 
@@ -32,12 +33,9 @@ def kd(
   Returns:
     A distiller without state.
   """
-  def loss(inputs):
-    teacher = inputs.teacher[tap]
-    student = resizing.to_teacher_size(
-        inputs.student[tap], teacher, resize=resize, align_corners=align_corners)
-    return losses.pixelwise_kl(student, teacher, temperature=temperature, axis_name=axis_name)
-  return core.stateless(core.Requires(student=(tap,), teacher=(tap,)), loss)
+  return pixelwise(
+      temperature=temperature, resize=resize, align_corners=align_corners, tap=tap,
+      axis_name=axis_name)
 
 
 def decoupled(

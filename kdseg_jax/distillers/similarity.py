@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from kdseg_jax import losses
@@ -81,6 +82,6 @@ def double_similarity_category(
   Returns:
     A distiller without state. Student and teacher must have the same output stride.
   """
-  loss = lambda inputs: losses.double_similarity_category(
-      inputs.student[tap], inputs.teacher[tap], temperature=temperature, axis_name=axis_name)
-  return core.stateless(core.Requires(student=(tap,), teacher=(tap,)), loss)
+  loss = functools.partial(
+      losses.double_similarity_category, temperature=temperature, axis_name=axis_name)
+  return core.comparing(loss, tap, tap)

@@ -39,14 +39,13 @@ def pixelwise(
   Returns:
     A distiller without state.
   """
-  def loss(inputs):
-    teacher = inputs.teacher[tap]
+  def loss(student, teacher):
     student = resizing.to_teacher_size(
-        inputs.student[tap], teacher, resize=resize, align_corners=align_corners)
+        student, teacher, resize=resize, align_corners=align_corners)
     return losses.pixelwise_kl(
         student, teacher, temperature=temperature, form=form, reduction=reduction,
         axis_name=axis_name)
-  return core.stateless(core.Requires(student=(tap,), teacher=(tap,)), loss)
+  return core.comparing(loss, tap, tap)
 
 
 def pairwise(
@@ -81,14 +80,12 @@ def pairwise(
   Returns:
     A distiller without state. Student and teacher must have the same output stride.
   """
-  def loss(inputs):
-    student, teacher = inputs.student[student_tap], inputs.teacher[teacher_tap]
+  def loss(student, teacher):
     nodes = node_size or losses.scaled_node_size(student.shape[1:3], node_scale)
     return losses.pairwise_affinity(
         student, teacher, node_size=nodes, pool=pool, norm_gradient=norm_gradient, norm=norm,
         eps=eps, neighbourhood=neighbourhood, axis_name=axis_name)
-  return core.stateless(
-      core.Requires(student=(student_tap,), teacher=(teacher_tap,)), loss)
+  return core.comparing(loss, student_tap, teacher_tap)
 
 
 def skd(

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from kdseg_jax.losses import cross_image, resizing
+from kdseg_jax.losses import _common, cross_image, resizing
 
 
 class Queue(NamedTuple):
@@ -252,7 +252,7 @@ def _prepare(queue, embeddings, labels, ignore_label):
         f'A queue of width {dim} takes embeddings (N, H, W, {dim}) and labels (N, h, w), got '
         f'{embeddings.shape} and {labels.shape}.')
   labels = resizing.resize_nearest(labels, embeddings.shape[1:3]).astype(jnp.int32)
-  valid = (labels != ignore_label) & (labels >= 0) & (labels < count)
+  valid = _common.valid_labels(labels, count, ignore_label)
   return jnp.where(valid, labels, count).reshape(labels.shape[0], -1)
 
 
