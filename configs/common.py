@@ -1,4 +1,7 @@
-"""What the recipes share: the argument after the colon, and every field with its default."""
+"""What the recipes share: the argument after the colon, studies, and how to shrink all of it.
+
+Every field with its default is in `kdseg_jax/default_config.py`.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,12 @@ import re
 from collections.abc import Iterable
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
 from kdseg_jax import distillers, names
+from kdseg_jax.default_config import optimizer, segmentation, with_placeholders
+from kdseg_jax.distillers import methods
+
+__all__ = ['optimizer', 'parse_arg', 'parse_recipe_arg', 'runlocal', 'segmentation', 'study']
 
 
 def parse_arg(arg: str | None, **defaults) -> ConfigDict:
@@ -52,108 +58,6 @@ def _convert(key, text, default):
         f'The argument {key}={text!r} must be of type {type(default).__name__}.') from None
 
 
-def optimizer(**overrides) -> ConfigDict:
-  """SGD with momentum under a poly schedule, the usual recipe of semantic segmentation."""
-  return ConfigDict({
-      'name': 'sgd',            # 'sgd' or 'adamw'
-      'learning_rate': 0.01,
-      'schedule': 'poly',       # 'poly' or 'constant'
-      'power': 0.9,
-      'warmup_steps': 0,
-      'momentum': 0.9,
-      'nesterov': False,
-      'b1': 0.9,                # of adamw
-      'b2': 0.999,
-      'weight_decay': 1e-4,
-      'decay': 'kernels',       # 'kernels' or 'all'
-      'clip_norm': 0.0,         # global norm; 0 is off
-  } | overrides)
-
-
-def segmentation(method: str = 'none') -> ConfigDict:
-  """Every field of a segmentation run.
-
-  Args:
-    method: names of methods joined by '+'; their terms and the papers' weights are put into
-      `config.distill.<term>`, to be overridden there. `term:weight` among them gives a term its
-      weight, which one must have that two methods weigh differently.
-  """
-  return ConfigDict({
-      'seed': 0,                       # of initialisation, data order and every draw
-      'parallel': 'shard_map',         # 'shard_map' or 'pmap'
-      'method': method,
-      'distill': _with_placeholders(distillers.terms_of(method)),
-      'align_corners': True,           # how logits are upsampled to label size
-      'auxiliary_weight': 0.4,         # of the auxiliary head's cross-entropy
-      'supervised': {
-          'loss': 'cross_entropy',     # or 'ohem_cross_entropy', of the main head
-          'ohem_threshold': 0.7,       # pixels predicted with less than that count,
-          'ohem_min_kept': 100_000,    # and never fewer of a batch; a tenth of it is usual
-      },
-      'data': {
-          'name': 'scenes',            # see kdseg_jax.data.create
-          'root': '',                  # folder of the data set; empty is $KDSEG_DATA
-          'size': (),                  # (height, width) of resized whole images; () is their own
-          'train_split': 'train',
-          'train_limit': 0,            # examples of it, spread evenly; 0 is all
-          'seed': placeholder(int),    # of order and augmentation; None is config.seed
-          'unlabelled': '',            # folder of images that join the training split, all ignored
-          'tfds': {                    # of name='tfds:<name>'
-              'image_key': 'image',    # features
-              'label_key': 'label',
-              'num_classes': 0,        # 0 asks the label feature
-          },
-      },
-      'augmentation': {
-          'crop': (64, 64),
-          'scale': (0.5, 2.0),         # range of the random scale; () is none
-          'flip': 0.5,                 # probability of a horizontal flip
-      },
-      'student': {                     # the model that is trained
-          'name': 'deeplabv3_resnet18',
-          'width': 1.0,
-          'output_stride': 8,
-          'aux': True,
-          'project_dropout': 0.5,      # in the head
-          'dropout': 0.1,              # before the classifiers
-          'dtype': 'float32',          # of the computation, or 'bfloat16'
-          'remat': 'none',             # 'everything' is recomputed, or a jax.checkpoint_policies
-          'init': '',                  # work directory whose weights it starts from
-      },
-      'teacher': {
-          'checkpoint': '',            # work directory of the trained teacher
-          'min_metric': 0.0,           # refuse a teacher that scores below
-      },
-      'train': {
-          'steps': 40_000,
-          'batch_size': 16,            # global: of all devices and processes
-          'split_teacher': False,      # the teacher's pass is a program of its own, as in a study
-          'accumulate': 1,             # micro-batches of a step; equal to 1 but for BatchNorm
-          'ema_decay': 0.0,            # of averaged weights, then evaluated and saved; 0 is off
-          'freeze': (),                # paths of parameters that stay, as 'backbone/stage1*'
-          'init_from': '',             # as student.init, of other data: without its heads
-      },
-      'optimizer': optimizer(),
-      'memory_limit_gb': 8.0,          # refuse a method whose memory (queues) is larger
-      # SKD's. CIRKD's adversary: name='adamw', weight_decay=0 (Adam), schedule='constant', b2=0.99.
-      'critic': {'steps': 1, 'optimizer': optimizer(learning_rate=4e-4)},  # steps a train step
-      'prepare': {'steps': 0, 'optimizer': optimizer()},
-      'eval': {
-          'split': 'val',
-          'every_steps': 2_000,        # and after the last step
-          'batch_size': 8,
-          'limit': 0,                  # images; 0 is all
-          'window': (),                # (height, width) of sliding windows; () is whole images
-          'overlap': 1 / 3,            # of windows, as a share
-          'scales': (1.0,),            # of the images, whose probabilities are averaged
-          'flip': False,               # mirror images too
-          'absent_as_zero': False,     # classes that occur nowhere count as 0 in the mean
-      },
-      'checkpoint': {'every_steps': 1_000, 'keep': 2},  # and the best
-      'log': {'every_steps': 50},
-  })
-
-
 def study(config: ConfigDict, *, title: str, description: str, students: dict[str, dict],
           baseline: str = 'alone', seeds: Iterable[int] = range(5),
           teacher: ConfigDict | None = None) -> ConfigDict:
@@ -175,24 +79,19 @@ def study(config: ConfigDict, *, title: str, description: str, students: dict[st
   for name, own in students.items():
     own = dict(own)
     method = own.pop('method', 'none')
-    distill = _with_placeholders(distillers.terms_of(method))
+    distill = with_placeholders(distillers.terms_of(method))
     for term, options in own.pop('distill', {}).items():
+      names.require(term, methods.TERMS | methods.WRAPPERS, f'term of the student {name!r}')
       if term in distill:
         distill[term].update(options)
     entries[name] = {'method': method, 'distill': distill, **own}
   config.study = ConfigDict({
       'title': title, 'description': description, 'baseline': baseline,
       'seeds': tuple(seeds),
+      'order': tuple(students),        # of the report; a ConfigDict forgets it
       'vmap_seeds': False,             # all seeds of a student in one program, by jax.vmap
       'students': entries, 'teacher': teacher or {}})
   return config
-
-
-def _with_placeholders(tree):
-  """None in a ConfigDict cannot be overridden on the command line; a placeholder can."""
-  if isinstance(tree, dict):
-    return {name: _with_placeholders(value) for name, value in tree.items()}
-  return placeholder(object) if tree is None else tree
 
 
 def runlocal(config: ConfigDict) -> ConfigDict:

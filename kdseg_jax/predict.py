@@ -81,7 +81,7 @@ def _load_predictors(named, main_name):
   mesh, inference = parallel.create_mesh(), experiment.create_inference(_CONFIG.value)
   for name, path in named.items():
     trained, metas[name] = experiment.load_model(path, None, mesh, best=_BEST.value)
-    config = _CONFIG.value if name == main_name else metas[name].config
+    config = _CONFIG.value if name == main_name else program.load_saved_config(path)
     predictors[name] = make_predictor(
         experiment.create_task(config, len(metas[name].classes)), trained.model,
         trained.variables, inference=inference, size=tuple(config.data.size))

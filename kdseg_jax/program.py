@@ -17,6 +17,8 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from kdseg_jax import default_config
+
 WORKDIR = flags.DEFINE_string('workdir', None, 'Work directory: checkpoints, logs, results.')
 _ACCELERATOR = flags.DEFINE_bool(
     'require_accelerator', False, 'Refuse to run when jax finds only the CPU.')
@@ -162,9 +164,18 @@ def _folder_name(path):
 
 
 def load_saved_config(workdir: str) -> ConfigDict:
-  """The config that a work directory was trained with."""
-  with open(os.path.join(workdir, 'config.json')) as file:
-    return ConfigDict(_tuples(json.load(file)))
+  """The config that a work directory was trained with; newer fields have their defaults.
+
+  Raises:
+    ValueError: the file is damaged.
+  """
+  path = os.path.join(workdir, 'config.json')
+  with open(path) as file:
+    try:
+      saved = ConfigDict(_tuples(json.load(file)))
+    except json.JSONDecodeError as error:
+      raise ValueError(f'{path}: is no JSON ({error}); it is damaged or was edited.') from None
+  return default_config.fill(saved)
 
 
 def _tuples(value):
@@ -180,8 +191,15 @@ def _parse(argv, *, saved_config):
       os.path.join(workdir, 'config.json')):
     recipe = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'saved_config.py')
     argv = [argv[0], f'--config={recipe}:{workdir}', *argv[1:]]
+  recipe, _, _ = (_argument('config', argv) or '').partition(':')
+  if recipe and not os.path.exists(recipe):
+    _exit(f'--config={recipe}: no such file.')
   try:
     return flags.FLAGS(argv)
+  except SyntaxError as error:
+    if error.filename != recipe:
+      raise
+    _exit(f'{recipe}:{error.lineno}: {error.msg}.')
   except flags.Error as error:
     _exit(_recipe_error(argv) or error)
   except (*_USER_ERRORS, KeyError, AttributeError) as error:

@@ -4,13 +4,16 @@ python -m kdseg_jax.study --config=experiments/scenes_core.py --workdir=runs/sce
 """
 
 import os
+import shlex
 import statistics
 import sys
 
-from kdseg_jax import models, names, program
+import jax
+
+from kdseg_jax import models, program
 from kdseg_jax.report import studies
 from kdseg_jax.training import experiment as experiments
-from kdseg_jax.training import loop, parallel, side_by_side
+from kdseg_jax.training import loop, parallel, side_by_side, study_plan
 from kdseg_jax.training.evaluation import throughput
 from kdseg_jax.training.run import read_json, write_json
 from kdseg_jax.training.writers import finite, read_rows
@@ -24,14 +27,16 @@ def main(arguments):
   config, workdir = _CONFIG.value, program.require_workdir()
   if config is None or 'study' not in config:
     raise ValueError('--config must be a study, e.g. --config=experiments/scenes_core.py')
-  names.require(config.study.baseline, config.study.students, 'baseline of the study')
+  study_plan.check_study(config)
   if not (train_teacher(config, workdir) and side_by_side.train(config, workdir)):
     print(f'Stopped and saved; the same command goes on from there. Work directory: {workdir}')
     return
   report = make_report(config, workdir)
   text = studies.markdown(
-      report, title=config.study.title, command=' '.join([
-          'python -m kdseg_jax.study', *sys.argv[1:]]))
+      report, title=config.study.title,
+      command=shlex.join(['python', '-m', 'kdseg_jax.study', *sys.argv[1:]]))
+  if jax.process_index():
+    return
   write_json(os.path.join(workdir, 'report.json'), finite(report))
   with open(os.path.join(workdir, 'report.md'), 'w') as file:
     file.write(text)
@@ -42,16 +47,21 @@ def train_teacher(config, workdir):
   """Trains the study's own teacher if the config names none; False if told to stop."""
   if config.teacher.checkpoint or not config.study.teacher:
     return True
-  config.teacher.checkpoint = os.path.join(workdir, 'teacher')
-  return loop.train(config.study.teacher, config.teacher.checkpoint) is not None
+  own, folder = config.study.teacher, os.path.join(workdir, 'teacher')
+  config.teacher.checkpoint = folder
+  changes = study_plan.changes_of(own, folder)
+  if changes:
+    raise ValueError(f'{folder} was trained with another config:\n  ' + '\n  '.join(changes)
+                     + '\nUse another --workdir: its students learned from that teacher.')
+  return study_plan.is_finished(own, folder) or loop.train(own, folder) is not None
 
 
 def make_report(config, workdir):
   """The report of finished students, from what their work directories hold."""
   students, inference = {}, {}
-  for name in config.study.students:
-    runs = [side_by_side.student_config(config, name, seed) for seed in config.study.seeds]
-    folders = [side_by_side.student_workdir(workdir, name, seed) for seed in config.study.seeds]
+  for name in study_plan.student_names(config):
+    runs = [study_plan.student_config(config, name, seed) for seed in config.study.seeds]
+    folders = [study_plan.student_workdir(workdir, name, seed) for seed in config.study.seeds]
     rows = [read_rows(folder) for folder in folders]
     model = runs[0].student.to_json()
     if model not in inference:
@@ -77,10 +87,9 @@ def teacher_entry(config, workdir):
   if metrics is None:
     return None
   cost = read_json(os.path.join(workdir, 'teacher_cost.json'))
-  saved = program.load_saved_config(config.teacher.checkpoint)
   return metrics | {
       'training': _training_cost([cost['step_seconds']] if cost else [], cost),
-      'inference': inference_cost(saved, config.teacher.checkpoint)}
+      'inference': inference_cost(config, config.teacher.checkpoint)}
 
 
 def inference_cost(config, workdir):
@@ -95,11 +104,10 @@ def inference_cost(config, workdir):
 
 
 def _training_cost(step_seconds, cost):
-  if not step_seconds:
-    return {'steps_per_second': None, 'peak_megabytes': None,
-            'extra_params': cost.get('extra_params')}
-  return {'steps_per_second': 1 / statistics.median(step_seconds),
-          'peak_megabytes': cost['peak_bytes'] / 1e6, 'extra_params': cost.get('extra_params')}
+  peak = cost.get('peak_bytes')
+  return {'steps_per_second': 1 / statistics.median(step_seconds) if step_seconds else None,
+          'peak_megabytes': None if peak is None else peak / 1e6,
+          'extra_params': cost.get('extra_params')}
 
 
 if __name__ == '__main__':

@@ -201,11 +201,16 @@ def test_quickstart_trains_three_models_and_writes_figures_and_overlays(cache, t
     (['--config=configs/folder.py', '--workdir=WORK', '--config.data.name=ade20k',
       '--config.data.root=WORK'], 'holds no prepared ade20k. Prepare it once: python -m kdseg_jax'),
     (['--config=configs/quickstart.py', '--workdir=WORK', 'stray'], "Unexpected argument 'stray'"),
+    (['--config=configs/nowhere.py', '--workdir=WORK'], 'configs/nowhere.py: no such file'),
+    (['--config=BROKEN', '--workdir=WORK'], 'broken.py:2: '),
 ])
 def test_wrong_input_of_train_is_one_clear_error_and_leaves_nothing(
     arguments, message, cache, tmp_path):
   work = tmp_path / 'work'
-  arguments = [argument.replace('WORK', str(work)) for argument in arguments]
+  broken = tmp_path / 'broken.py'
+  broken.write_text('def get_config(arg=None):\n  return (\n')
+  arguments = [argument.replace('WORK', str(work)).replace('BROKEN', str(broken))
+               for argument in arguments]
   output = runs.run('train', *arguments, cache=cache, status=2)
   assert 'ERROR: ' in output and message in output.partition('ERROR: ')[2]
   assert 'Traceback' not in output

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import scenes_core
-from kdseg_jax.training.side_by_side import student_workdir
+from kdseg_jax.training.study_plan import student_workdir
 from tests import runs
 
 STEPS = 30
@@ -73,6 +73,13 @@ def test_a_killed_study_ends_bit_identical_to_an_uninterrupted_one(
       name: entry['mean_iou_of_seeds'] for name, entry in json.loads(
           (workdir / 'report.json').read_text())['students'].items()}
   assert results(tmp_path) == results(uninterrupted[0])
+
+
+@pytest.mark.slow
+def test_another_config_of_the_teacher_is_refused(uninterrupted, cache):
+  output = runs.run(*STUDY, '--config.study.teacher.optimizer.learning_rate=0.5',
+                    f'--workdir={uninterrupted[0]}', cache=cache, prelude=PRELUDE, status=2)
+  assert 'config.optimizer.learning_rate is 0.5 now and was' in output
 
 
 @pytest.mark.parametrize('arguments,message', [

@@ -18,7 +18,8 @@ sys.path.insert(0, str(ROOT))
 
 from configs import common  # noqa: E402
 from kdseg_jax.report import tables  # noqa: E402
-from kdseg_jax.training import loop, side_by_side  # noqa: E402
+from kdseg_jax.training import loop, side_by_side, study_plan  # noqa: E402
+from kdseg_jax.training.run import read_json  # noqa: E402
 from kdseg_jax.training.writers import read_rows  # noqa: E402
 
 STEPS = 12
@@ -61,7 +62,7 @@ def main():
     together = time.perf_counter() - start
     start = time.perf_counter()
     for name in STUDENTS:
-      config = side_by_side.student_config(study, name, 0).unlock()
+      config = study_plan.student_config(study, name, 0).unlock()
       config.train.split_teacher = False
       loop.train(config, str(folder / name))
     apart = time.perf_counter() - start
@@ -78,9 +79,9 @@ def main():
 
 def study_steps(workdir, steps):
   """Seconds of the teacher's passes and of all students' steps, but the first, in a study."""
-  teacher = side_by_side.read_json(str(workdir / 'teacher_cost.json'))['step_seconds']
+  teacher = read_json(str(workdir / 'teacher_cost.json'))['step_seconds']
   return teacher * (STEPS - 1) + sum(
-      steps(side_by_side.student_workdir(str(workdir), name, 0)) for name in STUDENTS)
+      steps(study_plan.student_workdir(str(workdir), name, 0)) for name in STUDENTS)
 
 
 if __name__ == '__main__':

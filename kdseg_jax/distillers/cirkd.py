@@ -39,15 +39,12 @@ def cirkd(
   Returns:
     A combination; a term of weight 0 is left out. For other options combine the terms' factories.
   """
-  parts = {}
-  if kd_weight:
-    parts['kd'] = kd_weight, kd(axis_name=axis_name)
-  if cross_image_weight:
-    parts['cross_image'] = cross_image_weight, cross_image(axis_name=axis_name)
+  parts = {'kd': (kd_weight, kd(axis_name=axis_name)),
+           'cross_image': (cross_image_weight, cross_image(axis_name=axis_name))}
   if pixel_weight or region_weight:
     parts['memory'] = 1.0, memory(
         pixel_weight=pixel_weight, region_weight=region_weight, axis_name=axis_name)
-  return core.combine(parts)
+  return core.combine(core.without_zeros(parts))
 
 
 def cross_image(
@@ -185,8 +182,7 @@ def memory(
         name: queues.init(classes, bank.slots, teacher[-1], core.fold_in_name(rng, name))
         for name, bank in banks.items()})
 
-  def push(name, queue, embeddings, inputs):
-    labels = inputs.batch['label']
+  def push(name, queue, embeddings, labels, inputs):
     if name == 'region':
       return queues.push_regions(
           queue, embeddings, labels, ignore_label=ignore_label, axis_name=axis_name)
@@ -208,7 +204,7 @@ def memory(
           student, teacher, where)
     total, metrics, memory = 0, {}, dict(updated)
     for name, bank in banks.items():
-      memory[name] = push(name, state.memory[name], teacher, inputs)
+      memory[name] = push(name, state.memory[name], teacher, labels, inputs)
       contrast, contrast_where = queues.sample(
           memory[name], core.fold_in_name(inputs.rng, name),
           bank.samples // classes + 1, only_filled=only_filled)

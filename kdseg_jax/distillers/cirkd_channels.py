@@ -1,6 +1,6 @@
 """The second version of cross-image relational distillation (CIRKD-V2, 2025): channels, context.
 
-The official recipe is the method string `cirkd_v2+context` and FitNets, of weight 1 or 10.
+The official recipe is the method string `cirkd_v2+context`; FitNets has weight 10 in some scripts.
 """
 
 from __future__ import annotations

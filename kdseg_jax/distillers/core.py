@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kdseg_jax import names
 
@@ -135,7 +136,8 @@ def combine(parts: Mapping[str, tuple[Weight, Distiller]]) -> Distiller:
   `loss = sum_name weight_name(step) * loss_name`. Every group of the state is nested under the
   part's name. The critics' and the preparations' objectives are summed unweighted, as each has
   an optimiser and state of its own. Metrics are `name/raw`, `name/weighted` and, for what the
-  part itself reports, `name/<term>`; `name/critic` and `name/prepare` in those phases.
+  part itself reports, `name/<term>`; `name/critic` and `name/prepare` in those phases. A loss that
+  stands in two parts counts twice; method strings (`terms_of`) know their terms and count it once.
 
   Args:
     parts: name -> (weight, distiller). A weight is a number or an optax schedule of the step.
@@ -147,7 +149,7 @@ def combine(parts: Mapping[str, tuple[Weight, Distiller]]) -> Distiller:
     if not name or '/' in name:
       raise ValueError(
           f'combine: {name!r} is no name of a part: it must be non-empty, without "/".')
-    if not callable(weight) and not isinstance(weight, (int, float)):
+    if not callable(weight) and not isinstance(weight, (int, float, np.number, jax.Array)):
       raise ValueError(
           f'combine: the weight of {name!r} is {weight!r}; expected a number or a schedule, a '
           'function of the step.')
@@ -180,6 +182,14 @@ def combine(parts: Mapping[str, tuple[Weight, Distiller]]) -> Distiller:
       loss=loss,
       critic_loss=critic_loss if any(d.critic_loss for d in distillers.values()) else None,
       prepare_loss=prepare_loss if any(d.prepare_loss for d in distillers.values()) else None)
+
+
+def without_zeros(
+    parts: Mapping[str, tuple[Weight, Distiller]]
+) -> dict[str, tuple[Weight, Distiller]]:
+  """The parts of a combination but those whose weight is the number 0: they need no state."""
+  is_zero = lambda weight: isinstance(weight, (int, float)) and weight == 0
+  return {name: part for name, part in parts.items() if not is_zero(part[0])}
 
 
 def _sum_objectives(distillers, objective, weigh, state, inputs):

@@ -5,12 +5,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-import flax.linen as nn
 import jax.numpy as jnp
 
 from kdseg_jax import losses
 from kdseg_jax.distillers import core, resizing
-from kdseg_jax.models.conv import Conv
+from kdseg_jax.models.conv import Conv, uniform_fan_in
 
 _PROJECTION = 'projection'
 
@@ -136,9 +135,7 @@ def _projected(
     teacher_tap: str,
 ) -> core.Distiller:
   """`compare(projected student, teacher, student's own width)`; params hold the projection."""
-  # Initialised as PyTorch does a convolution.
-  module = lambda width: Conv(
-      width, 1, kernel_init=nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform'))
+  module = lambda width: Conv(width, 1, kernel_init=uniform_fan_in)
 
   def init(rng, inputs):
     student, teacher = (

@@ -81,7 +81,8 @@ def pairwise(
     A distiller without state. Student and teacher must have the same output stride.
   """
   def loss(student, teacher):
-    nodes = node_size or losses.scaled_node_size(student.shape[1:3], node_scale)
+    nodes = (losses.scaled_node_size(student.shape[1:3], node_scale) if node_size is None
+             else node_size)
     return losses.pairwise_affinity(
         student, teacher, node_size=nodes, pool=pool, norm_gradient=norm_gradient, norm=norm,
         eps=eps, neighbourhood=neighbourhood, axis_name=axis_name)
@@ -108,9 +109,9 @@ def skd(
     axis_name: mesh axis over which the batch is spread.
 
   Returns:
-    A distiller with the critic and memory of `holistic`.
+    A distiller with the critic and memory of `holistic`; a term of weight 0 is left out.
   """
-  return core.combine({
+  return core.combine(core.without_zeros({
       'pixelwise': (pixelwise_weight, pixelwise(axis_name=axis_name)),
       'pairwise': (pairwise_weight, pairwise(axis_name=axis_name)),
-      'holistic': (holistic_weight, holistic(axis_name=axis_name))})
+      'holistic': (holistic_weight, holistic(axis_name=axis_name))}))

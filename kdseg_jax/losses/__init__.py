@@ -1,8 +1,8 @@
 """Loss functions: arrays in, float32 scalar out; see each function for its equation.
 
 Conventions of all: channels last, student first and teacher second, no gradient into the teacher,
-`where=` masks, `axis_name=` for a batch that is spread over devices. They need jax alone and work
-under jit, grad, vmap, remat, shard_map and pmap.
+`where=` masks in those that name it, `axis_name=` for a batch that is spread over devices. They
+need jax alone and work under jit, grad, vmap, remat, shard_map and pmap.
 """
 
 from kdseg_jax.losses import queues

@@ -73,7 +73,14 @@ def masked_mean(
 ) -> jax.Array:
   """psum(sum) / psum(count): the global mean, also of unequal counts; 0 if nothing counts."""
   total, count = masked_sum(values, where, axis_name)
+  if isinstance(count, int):
+    return total / float(max(count, 1))  # as an int it may exceed int32
   return total / jnp.maximum(count, 1).astype(total.dtype)
+
+
+def products(equation: str, *arrays: jax.Array) -> jax.Array:
+  """`jnp.einsum` at the highest precision: similarities and their differences need it."""
+  return jnp.einsum(equation, *arrays, precision=lax.Precision.HIGHEST)
 
 
 def safe_normalize(

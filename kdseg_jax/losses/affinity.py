@@ -96,7 +96,7 @@ def pairwise_affinity(
   else:
     pairs = _band_size(height, neighbourhood) * _band_size(width, neighbourhood)
     total = _near_pairs(student, teacher, neighbourhood)
-  loss = total / (images * pairs)
+  loss = total / float(images * pairs)  # as an int it may exceed int32
   return loss if axis_name is None else lax.pmean(loss, axis_name)
 
 
@@ -109,16 +109,16 @@ def _all_pairs(student: jax.Array, teacher: jax.Array) -> jax.Array:
 
 
 def _direct(student: jax.Array, teacher: jax.Array) -> jax.Array:
-  difference = _products('nic,njc->nij', student, student) - _products(
+  difference = _common.products('nic,njc->nij', student, student) - _common.products(
       'nic,njc->nij', teacher, teacher)
   return jnp.sum(difference**2)
 
 
 def _gram(student: jax.Array, teacher: jax.Array) -> jax.Array:
-  products = lambda a, b: _products('nic,nid->ncd', a, b)**2
+  squares = lambda a, b: _common.products('nic,nid->ncd', a, b)**2
   terms = jnp.concatenate([
-      products(student, student).ravel(), -2 * products(student, teacher).ravel(),
-      products(teacher, teacher).ravel()])
+      squares(student, student).ravel(), -2 * squares(student, teacher).ravel(),
+      squares(teacher, teacher).ravel()])
   # Large terms cancel: a plain float32 sum is off by 1e-4 of a small result, or negative. Only the
   # value needs care; the gradient takes each term by itself.
   rough = jnp.sum(terms)
@@ -154,7 +154,7 @@ def _near_pairs(student: jax.Array, teacher: jax.Array, reach: int) -> jax.Array
   @jax.checkpoint  # else the shifted copies of all distances are kept for the gradient
   def at_distance(rows):
     ours, theirs = (
-        _products('nyac,nybc->nyab', x, lax.dynamic_slice_in_dim(y, rows, height, axis=1))
+        _common.products('nyac,nybc->nyab', x, lax.dynamic_slice_in_dim(y, rows, height, axis=1))
         for x, y in zip((student, teacher), padded))
     return jnp.sum(jnp.where(near, ours - theirs, 0)**2)
 
@@ -166,7 +166,3 @@ def _band_size(length: int, reach: int) -> int:
   """Number of pairs (i, j) in [0, length) with |i - j| <= reach."""
   reach = min(reach, length - 1)
   return length * (2 * reach + 1) - reach * (reach + 1)
-
-
-def _products(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
-  return jnp.einsum(equation, a, b, precision=lax.Precision.HIGHEST)

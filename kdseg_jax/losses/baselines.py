@@ -48,13 +48,13 @@ def attention_map(features: jax.Array, where: jax.Array | None) -> jax.Array:
   """`A / |A|_2`, `A = mean over channels of x**2`: `(N, ...)` of features `(N, ..., D)`."""
   if where is not None:
     features = jnp.where(where[..., None], features, 0)
-  attention = jnp.mean(features**2, axis=-1)
-  return normalize_map(attention)
+  # Squares of small features are smaller still.
+  return normalize_map(jnp.mean(features**2, axis=-1), eps=1e-12)
 
 
-def normalize_map(x: jax.Array) -> jax.Array:
+def normalize_map(x: jax.Array, *, eps: float = 1e-8) -> jax.Array:
   """Maps `(N, ...)` of unit length over all pixels of an image."""
-  return _common.safe_normalize(x.reshape(x.shape[0], -1), eps=1e-8, norm='clamp').reshape(x.shape)
+  return _common.safe_normalize(x.reshape(x.shape[0], -1), eps=eps, norm='clamp').reshape(x.shape)
 
 
 def fitnets(

@@ -249,7 +249,7 @@ def _divergences(rows, columns, where, scale, block_size) -> jax.Array:
     return jnp.sum(jnp.exp(teacher) * (teacher - student)) / student.shape[0]
 
   def log_probabilities(row, columns):
-    logits = scale * jnp.einsum('d,gnd->gn', row, columns, precision=lax.Precision.HIGHEST)
+    logits = scale * _common.products('d,gnd->gn', row, columns)
     if where is not None:  # finite, so that a softmax over nothing is no NaN
       logits = jnp.where(where, logits, jnp.finfo(logits.dtype).min)
     return jax.nn.log_softmax(logits, axis=-1)

@@ -157,8 +157,7 @@ def push_regions(
   pixels = embeddings.reshape(*labels.shape, -1).astype(queue.embeddings.dtype)
   pixels = jnp.where((labels < count)[..., None], pixels, 0)  # 0 times NaN would be NaN
   member = labels[..., None] == jnp.arange(count)
-  sums = jnp.einsum('npc,npd->ncd', member.astype(pixels.dtype), pixels,
-                    precision=lax.Precision.HIGHEST)
+  sums = _common.products('npc,npd->ncd', member.astype(pixels.dtype), pixels)
   of_class = jnp.sum(member, axis=1, dtype=jnp.int32)
   means = sums / jnp.maximum(of_class, 1)[..., None]
   return _push_gathered(

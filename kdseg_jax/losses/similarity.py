@@ -69,12 +69,12 @@ def _similarity_to_centre(features: jax.Array, member: jax.Array) -> jax.Array:
   """
   features = features.reshape(*member.shape[:2], -1)
   features = jnp.where(jnp.any(member, axis=-1, keepdims=True), features, 0)
-  sums = _products('npk,npc->nkc', member.astype(features.dtype), features)
+  sums = _common.products('npk,npc->nkc', member.astype(features.dtype), features)
   counts = jnp.sum(member, axis=1, dtype=jnp.int32)[..., None]
   centres = sums / jnp.maximum(counts, 1).astype(features.dtype)
   features, centres = (
       _common.safe_normalize(x, eps=1e-8, norm='clamp') for x in (features, centres))
-  similarity = _products('npc,nkc->npk', features, centres)
+  similarity = _common.products('npc,nkc->npk', features, centres)
   return jnp.sum(jnp.where(member, similarity, 0), axis=-1)
 
 
@@ -170,10 +170,6 @@ def double_similarity_category(
     pooled = pooling.pool(logits, (2, 2), 'mean')
     pooled = pooled.reshape(pooled.shape[0], -1, pooled.shape[-1])
     share = jax.nn.softmax(pooled / temperature, axis=1)
-    return _products('npa,npb->nab', share, share)
+    return _common.products('npa,npb->nab', share, share)
 
   return _common.masked_mean((overlaps(student) - overlaps(teacher))**2, None, axis_name)
-
-
-def _products(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
-  return jnp.einsum(equation, a, b, precision=lax.Precision.HIGHEST)

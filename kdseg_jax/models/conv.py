@@ -28,6 +28,9 @@ _MAX_VALID_SHARE = 0.6
 # Standard deviation sqrt(2 / fan_out), as torchvision initialises its ResNets.
 he_normal_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
+# Uniform in +-1 / sqrt(fan_in), PyTorch's default: the logits of an untrained model are small.
+uniform_fan_in = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+
 
 class Geometry(NamedTuple):
   """How a kernel moves over an image: `(rows, columns)` each, and the channel groups."""

@@ -7,15 +7,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from kdseg_jax.models.conv import Conv, conv2d
+from kdseg_jax.models.conv import Conv, conv2d, uniform_fan_in
 from kdseg_jax.models.layers import scale_channels
 from kdseg_jax.models.normalization import BatchNorm
 
 _CHANNELS = (64, 128, 256, 512)
 _LAST_KERNEL = 4
 
-# Uniform in +-1 / sqrt(fan_in), PyTorch's default.
-_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
 class SpectralConv(nn.Module):
@@ -45,7 +43,7 @@ class SpectralConv(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-    kernel = self.param('kernel', _init, shape)
+    kernel = self.param('kernel', uniform_fan_in, shape)
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
     matrix = kernel.reshape(-1, self.features).T
     u, v = (
@@ -87,7 +85,7 @@ class SelfAttention(nn.Module):
     channels = x.shape[-1]
 
     def project(features, name):
-      y = Conv(features, 1, use_bias=True, kernel_init=_init, dtype=x.dtype, name=name)(x)
+      y = Conv(features, 1, use_bias=True, kernel_init=uniform_fan_in, dtype=x.dtype, name=name)(x)
       return y.reshape(x.shape[0], -1, features)
 
     query, key = (project(max(1, channels // 8), name) for name in ('query', 'key'))
@@ -151,6 +149,6 @@ class Critic(nn.Module):
       x = nn.leaky_relu(x, 0.1)
       if i >= 3:
         x = SelfAttention(name=f'attention{i}')(x)
-    x = Conv(1, _LAST_KERNEL, padding=0, use_bias=True, kernel_init=_init, dtype=x.dtype,
+    x = Conv(1, _LAST_KERNEL, padding=0, use_bias=True, kernel_init=uniform_fan_in, dtype=x.dtype,
              name='last')(x)
     return x[..., 0]

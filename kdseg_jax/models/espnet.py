@@ -14,8 +14,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kdseg_jax.models.conv import Conv, ConvTranspose
-from kdseg_jax.models.layers import classifier_init, scale_channels
+from kdseg_jax.models.conv import Conv, ConvTranspose, uniform_fan_in
+from kdseg_jax.models.layers import scale_channels
 from kdseg_jax.models.normalization import BatchNorm
 from kdseg_jax.models.rematerialization import rematerialized
 
@@ -152,7 +152,7 @@ class ESPNetCHead(nn.Module):
   ) -> tuple[jax.Array, jax.Array]:
     """`(logits, embedding)` at stride 8; embedding is `stage3`."""
     x = taps['stage3']
-    return Conv(self.num_classes, 1, kernel_init=classifier_init, name='classifier')(x), x
+    return Conv(self.num_classes, 1, kernel_init=uniform_fan_in, name='classifier')(x), x
 
 
 class ESPNetHead(nn.Module):

@@ -9,14 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kdseg_jax.models.conv import Conv
+from kdseg_jax.models.conv import Conv, uniform_fan_in
 from kdseg_jax.models.normalization import BatchNorm
 
 OUTPUT_STRIDES = (8, 16, 32)
-
-# Uniform in +-1 / sqrt(fan_in), PyTorch's default: the logits of an untrained model are small.
-classifier_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
-
 
 def scale_channels(channels: float, width: float) -> int:
   """`channels * width`, rounded to a multiple of 8: at least 8, and never 10% too few.
@@ -43,7 +39,7 @@ def late_strides(output_stride: int) -> list[tuple[int, int]]:
 
 def classify(num_classes: int, x: jax.Array) -> jax.Array:
   """Float32 logits: a 1x1 convolution with bias, named `classifier`, of the calling module."""
-  return Conv(num_classes, 1, use_bias=True, kernel_init=classifier_init, name='classifier')(x)
+  return Conv(num_classes, 1, use_bias=True, kernel_init=uniform_fan_in, name='classifier')(x)
 
 
 def first_dilation(dilation: int) -> int:

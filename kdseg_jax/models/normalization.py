@@ -37,7 +37,7 @@ def normalize_image(
     raise ValueError(
         f'The padding mask has shape {mask.shape}; expected {image.shape[:3]}, the (N, H, W) of '
         'the images.')
-  x = (image.astype(jnp.float32) - jnp.array(mean)) / jnp.array(std)
+  x = (image.astype(jnp.float32) - jnp.array(mean, jnp.float32)) / jnp.array(std, jnp.float32)
   return x if mask is None else jnp.where(mask[..., None], x, 0)
 
 

@@ -43,8 +43,9 @@ class Segmenter(nn.Module):
         `rngs={'dropout': key}`).
 
     Returns:
-      `logits (N, h, w, num_classes)` float32, with `h = ceil(H / stride)`, and the dict of taps:
-      `stage1` to `stage4` (after the last ReLU of the stage), `stage<i>_preactivation`,
+      `logits (N, h, w, num_classes)` float32, with `h = ceil(H / stride)` (espnet: twice the
+      height of stage1), and the dict of taps: `stage1` to `stage4`, or to `stage3` of the ESPNets
+      (after the last activation of the stage, if one follows it), `stage<i>_preactivation`,
       `embedding` (the classifier's input, after Dropout in training), `logits` and, with an
       auxiliary head, `aux_logits`.
 

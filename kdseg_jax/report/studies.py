@@ -69,7 +69,7 @@ def build(students: Mapping[str, Mapping[str, Any]], *, baseline: str, metric: s
     classes: names of the classes of `per_class_iou`.
     seeds: in the order of `evaluations`.
     teacher: metrics and inference cost of the teacher, or None.
-    shared: what is the same for all, put into the report as it is.
+    shared: what is the same for all, put into the report as it is: `steps` of training, ...
 
   Returns:
     `shared`, with `teacher`, `baseline`, `seeds` and `students`: name -> `<metric>` (mean over the
@@ -83,6 +83,10 @@ def build(students: Mapping[str, Mapping[str, Any]], *, baseline: str, metric: s
             'teacher': teacher, 'students': {}}
   for name in sorted(students, key=lambda name: name != baseline):  # the baseline first
     entry = students[name]
+    steps = [run[-1]['step'] if run else None for run in entry['evaluations']]
+    if steps != [shared['steps']] * len(seeds):
+      raise ValueError(f'{name}: evaluated last after step {steps}; expected {shared["steps"]} for '
+                       'every seed. Run the study again: it evaluates what is missing.')
     best = [max(row[metric] for row in run) for run in entry['evaluations']]
     result = {metric: float(np.mean(values[name])), 'interval': mean_interval(values[name]),
               f'{metric}_of_seeds': values[name], 'best_of_many': float(np.mean(best))}
@@ -101,9 +105,10 @@ def markdown(report: Mapping[str, Any], *, title: str, command: str) -> str:
   if report['teacher']:
     lines += [f'Teacher: {_percent(report["teacher"][metric])}.', '']
   lines += [
-      f'{metric} in %, after the last step; intervals are 95% t-intervals over '
-      f'{len(report["seeds"])} seed(s), differences are paired by seed with *{baseline}*. The last '
-      'column takes the best of each run\'s evaluations, as many papers do: it is optimistic.', '',
+      f'{metric} in %, after the last of {report["steps"]} steps. Intervals are 95% t-intervals '
+      f'over {len(report["seeds"])} seed(s) of initialisation and draws, with one order of the '
+      f'batches; differences are paired by seed with *{baseline}*. The last column takes the best '
+      "of each run's evaluations, as many papers do: optimistic where there are several.", '',
       tables.table(
           ['student', metric, '95% interval', 'difference', '95% interval', 'p', 'seeds needed',
            'best of many'],

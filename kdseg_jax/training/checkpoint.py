@@ -140,10 +140,15 @@ class Checkpointer:
           'from what the config describes:\n' + differences)
 
 
+def saved_steps(workdir: str) -> list[int]:
+  """Numbers of the checkpoints in a work directory, ascending."""
+  folder = os.path.join(os.path.abspath(workdir), FOLDER)
+  return sorted(ocp.utils.checkpoint_steps(folder)) if os.path.isdir(folder) else []
+
+
 def has_checkpoint(workdir: str) -> bool:
   """True if a run of this work directory has saved, and so would be resumed."""
-  folder = os.path.join(os.path.abspath(workdir), FOLDER)
-  return os.path.isdir(folder) and bool(ocp.utils.checkpoint_steps(folder))
+  return bool(saved_steps(workdir))
 
 
 def describe_differences(saved: PyTree, expected: PyTree, limit: int = 12) -> str:

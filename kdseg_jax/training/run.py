@@ -20,7 +20,7 @@ from kdseg_jax.training.evaluation import Evaluator
 from kdseg_jax.training.experiment import Experiment
 from kdseg_jax.training.initialization import load_initial_weights
 from kdseg_jax.training.state import TrainState
-from kdseg_jax.training.writers import MetricWriter, StepTimer
+from kdseg_jax.training.writers import MetricWriter, StepTimer, finite
 
 PHASES = ('prepare', 'train')
 
@@ -165,7 +165,7 @@ class Run:
     bad = sorted(name for name, value in metrics.items() if not np.isfinite(value))
     if bad:
       latest = self.checkpointer.latest_step()
-      kept = ('no checkpoint was saved before' if latest is None else
+      kept = (f'no checkpoint was saved before in {self.workdir}' if latest is None else
               f'the last good checkpoint is {latest} in {self.workdir}')
       raise Diverged(f'{phase} step {step}: not finite: {", ".join(bad)}; {kept}. Try a smaller '
                      'learning rate, a warm-up, or config.optimizer.clip_norm.')
@@ -247,14 +247,17 @@ def measure_teacher(experiment: Experiment, workdir: str) -> dict[str, Any] | No
   teacher, config = experiment.teacher, experiment.config
   if teacher is None:
     return None
+  data = json.loads(config.data.to_json())
   key = {'workdir': teacher.workdir, 'step': teacher.step, 'split': config.eval.split,
-         'limit': config.eval.limit, 'inference': str(experiment.inference)}
+         'limit': config.eval.limit, 'inference': str(experiment.inference),
+         'absent_as_zero': config.eval.absent_as_zero, 'align_corners': config.align_corners,
+         'data': {field: data[field] for field in ('name', 'root', 'size', 'tfds')}}
   path = os.path.join(workdir, 'teacher.json')
   known = read_json(path)
   if known.get('key') != key:
     metrics = create_evaluator(experiment, teacher.model)(
         teacher.variables, experiment.evaluation_source)
-    known = {'key': key, 'metrics': metrics}
+    known = {'key': key, 'metrics': finite(metrics)}
     write_json(path, known)
   metric = experiment.task.main_metric
   value = known['metrics'][metric]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,26 +14,19 @@ import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
-from kdseg_jax import names
 from kdseg_jax.distillers import DistillerState
 from kdseg_jax.training import experiment as experiments
-from kdseg_jax.training import loop, parallel, programs
+from kdseg_jax.training import loop, parallel, programs, study_plan
 from kdseg_jax.training.preemption import StopSignal
 from kdseg_jax.training.run import (
     Run,
-    config_changes,
     create_evaluator,
-    data_seed,
     measure_teacher,
     read_json,
     training_batches,
     write_json,
 )
 from kdseg_jax.training.step import TEACHER_TAPS
-from kdseg_jax.training.writers import read_rows
-
-# What a student may have of its own; everything else is the same for all.
-OWN_SECTIONS = ('student', 'distill', 'optimizer', 'critic', 'prepare')
 
 
 class Stopwatch:
@@ -49,37 +43,6 @@ class Stopwatch:
     self._total += seconds
 
 
-def student_config(config: ConfigDict, name: str, seed: int) -> ConfigDict:
-  """The config of one run of a study: what `train` would take to do the same alone.
-
-  The data's order and augmentation are the study's; the seed is that of the initialisation and of
-  every draw in the steps.
-
-  Raises:
-    ValueError: unknown student, or a section that students may not have of their own.
-  """
-  names.require(name, config.study.students, 'student of the study')
-  own = config.study.students[name]
-  run = config.copy_and_resolve_references().unlock()
-  del run.study
-  run.method = own.method
-  run.distill = ConfigDict()
-  for section in own:
-    if section == 'method':
-      continue
-    names.require(section, OWN_SECTIONS, f'section of the student {name!r}')
-    run[section].update(own[section])
-  run.seed = seed
-  run.data.seed = data_seed(config)
-  run.train.split_teacher = True
-  return run.lock()
-
-
-def student_workdir(workdir: str, name: str, seed: int) -> str:
-  """Work directory of one run of a study."""
-  return os.path.join(workdir, 'students', name, f'seed{seed}')
-
-
 def train(config: ConfigDict, workdir: str) -> bool:
   """Trains every student of a study that is not finished; False if told to stop (SIGTERM).
 
@@ -91,21 +54,20 @@ def train(config: ConfigDict, workdir: str) -> bool:
     ValueError: a config cannot work, or a run was begun with another config.
     Diverged: NaN or infinity in the loss of a student.
   """
-  configs = _unfinished(config, workdir)
+  configs = study_plan.unfinished(config, workdir)
   if not configs:
     return True
   cohorts: list[_Cohort] = []
-  with StopSignal() as stop:
-    try:
-      shared = _Shared(configs)
-      for name, of_seeds in configs.items():
-        cohorts += _cohorts(config, workdir, name, of_seeds, shared, stop)
+  with StopSignal() as stop, contextlib.ExitStack() as runs:
+    shared = _Shared(configs, workdir, runs)
+    for name in configs:
       if not stop():
-        _advance(cohorts, workdir, stop)
-    finally:
-      for cohort in cohorts:
-        for run in cohort.runs:
-          run.close()
+        cohorts += _cohorts(config, workdir, name, configs[name], shared, stop)
+    if not stop():
+      _advance(cohorts, workdir, stop)
+    for run in (run for cohort in cohorts for run in cohort.runs):
+      if not stop() and run.metrics is None:  # it was stopped while it was evaluated at its end
+        run.evaluate()
     return not stop()
 
 
@@ -120,9 +82,12 @@ class _Cohort:
     self.taps = self.experiment.distiller.requires.teacher
     self.done = runs[0].done('train')
     self._stacked = len(runs) > 1
-    self._state = (jax.tree.map(lambda *x: jnp.stack(x), *(run.state for run in runs))
-                   if self._stacked else runs[0].state)
     self._extra_params = extra_params(runs[0].state.distiller)
+    self._state = runs[0].state
+    if self._stacked and self.done < self.experiment.config.train.steps:
+      self._state = jax.tree.map(lambda *x: jnp.stack(x), *(run.state for run in runs))
+      for run in runs:
+        run.state = None  # until it is read: it would be a second copy, and an old one
     self._cost_written = False
 
   def advance(self, batch: dict, taps: dict, *, stopping: bool) -> None:
@@ -159,20 +124,22 @@ def extra_params(state: DistillerState) -> int:
 
 def _cohorts(config, workdir, name, configs, shared, stop):
   """The runs of one student, in groups that step together."""
-  experiment = experiments.create_experiment(next(iter(configs.values())), teacher=shared.teacher)
+  experiment = shared.experiments[name]
   initial = experiments.make_initial_state(experiment)
   evaluator = shared.evaluator(experiment)
   teacher_metrics = measure_teacher(experiment, workdir)
 
   def create(run_config, folder, clock):
-    return Run(experiment._replace(config=run_config), folder,
-               initial(jax.random.key(run_config.seed)), evaluator=evaluator, should_stop=stop,
-               clock=clock)
+    run = Run(experiment._replace(config=run_config), folder,
+              initial(jax.random.key(run_config.seed)), evaluator=evaluator, should_stop=stop,
+              clock=clock)
+    shared.runs.callback(run.close)
+    return run
 
   groups: dict[int, list[tuple[Run, Stopwatch]]] = {}
   for seed, run_config in configs.items():
     clock = Stopwatch()
-    run = create(run_config, student_workdir(workdir, name, seed), clock)
+    run = create(run_config, study_plan.student_workdir(workdir, name, seed), clock)
     run.teacher_metrics = teacher_metrics
     _prepare(run, workdir, create, stop)
     together = run.done('train') if config.study.vmap_seeds else seed
@@ -190,15 +157,9 @@ def _prepare(run, workdir, create, stop):
   if run.experiment.distiller.prepare_loss is None or (
       run.done('prepare') >= run.config.prepare.steps):
     return
-  config = run.config.copy_and_resolve_references()
-  for term in config.distill.values():
-    term.weight = 1.0  # of the distillation, not of the preparation
-  key = hashlib.sha256(config.to_json(sort_keys=True).encode()).hexdigest()[:16]
-  source = create(config, os.path.join(workdir, 'prepared', key), time.perf_counter)
-  try:
-    loop.prepare(source, stop)
-  finally:
-    source.close()
+  source = create(
+      run.config, os.path.join(workdir, 'prepared', _prepare_key(run.config)), time.perf_counter)
+  loop.prepare(source, stop)
   made = source.state
   run.state = run.state._replace(
       prepare_step=made.prepare_step,
@@ -207,14 +168,33 @@ def _prepare(run, workdir, create, stop):
           prepared=made.distiller.prepared, memory=made.distiller.memory))
 
 
+def _prepare_key(config):
+  """The same for runs whose prepare phases are the same, whatever follows them."""
+  config = config.copy_and_resolve_references()
+  for term in config.distill.values():
+    if term.weight:  # a term of weight 0 is left out of the method, and of its state
+      term.weight = 1.0
+  read = {section: json.loads(config[section].to_json()) for section in (
+      'distill', 'prepare', 'data', 'augmentation', 'student', 'teacher')}
+  read |= {'seed': config.seed, 'batch_size': config.train.batch_size}
+  return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:16]
+
+
 class _Shared:
   """What the students of a study have in common: the teacher, and evaluators of equal models."""
 
-  def __init__(self, configs):
-    self.teacher, self._evaluators = None, {}
-    for of_seeds in configs.values():
-      self.teacher = self.teacher or experiments.create_experiment(
-          next(iter(of_seeds.values()))).teacher
+  def __init__(self, configs, workdir, runs):
+    self.runs, self.experiments, self._evaluators = runs, {}, {}
+    teacher = None
+    for name, of_seeds in configs.items():
+      self.experiments[name] = experiments.create_experiment(
+          next(iter(of_seeds.values())), teacher=teacher)
+      teacher = teacher or self.experiments[name].teacher
+    measured = read_json(os.path.join(workdir, 'teacher.json')).get('key', {})
+    if teacher is not None and measured.get('step', teacher.step) != teacher.step:
+      raise ValueError(
+          f'{workdir}: students were trained there with checkpoint {measured["step"]} of the '
+          f'teacher, and {teacher.workdir} has {teacher.step} now. Use another --workdir.')
 
   def evaluator(self, experiment):
     key = experiment.config.student.to_json()
@@ -264,26 +244,3 @@ class _TeacherPass:
     if len(self._seconds) > 1:
       write_json(self._path, {'step_seconds': float(np.median(self._seconds[1:])),
                               'peak_bytes': self._program.peak_bytes()})
-
-
-def _unfinished(config, workdir):
-  """name -> seed -> config of the runs that are not at their end.
-
-  Raises:
-    ValueError: a run was begun with another config.
-  """
-  found: dict[str, dict[int, ConfigDict]] = {}
-  for name in config.study.students:
-    for seed in config.study.seeds:
-      run = student_config(config, name, seed)
-      folder = student_workdir(workdir, name, seed)
-      before = read_json(os.path.join(folder, 'config.json'))
-      changes = config_changes(before, json.loads(run.to_json())) if before else []
-      if changes:
-        raise ValueError(
-            f'{folder} was begun with another config:\n  ' + '\n  '.join(changes)
-            + '\nUse another --workdir, or remove that folder to train the student again.')
-      if not any(row['phase'] == 'evaluation' and row['step'] == run.train.steps
-                 for row in read_rows(folder)):
-        found.setdefault(name, {})[seed] = run
-  return found

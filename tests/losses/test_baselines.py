@@ -215,7 +215,7 @@ def test_zero_features_have_a_finite_gradient(loss):
     assert np.isfinite(value) and np.abs(gradient).max() < 10
   np.testing.assert_allclose(value, 0, atol=1e-7)
   tiny, gradient = compiled(loss, 1e-6 * student, teacher, where)
-  assert np.isfinite(tiny) and np.abs(gradient).max() < 1e6
+  assert np.isfinite(tiny) and np.abs(gradient).max() < 1e7
 
 
 @pytest.mark.parametrize('loss', [channel_wise, decoupled_kd, double_similarity_category],

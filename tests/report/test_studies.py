@@ -48,17 +48,18 @@ def test_one_seed_has_no_interval_and_equal_values_no_difference():
   assert same['difference'] == 0 and same['p_value'] == 1 and same['seeds_needed'] is None
 
 
-def report_of(teacher=None):
+def report_of(teacher=None, steps=10):
   rows = lambda values: [
-      [{'mean_iou': value + 0.1, 'per_class_iou': [0.9, None]},  # better before the last step
-       {'mean_iou': value, 'per_class_iou': [value, None]}] for value in values]
+      # Better before the last step.
+      [{'step': 5, 'mean_iou': value + 0.1, 'per_class_iou': [0.9, None]},
+       {'step': 10, 'mean_iou': value, 'per_class_iou': [value, None]}] for value in values]
   costs = {'training': {'steps_per_second': 2.0, 'peak_megabytes': 10.0, 'extra_params': 3},
            'inference': {'params': 1000, 'macs': 5_000_000, 'images_per_second': 7.0}}
   return studies.build(
       {name: {'evaluations': rows(values), **costs}
        for name, values in (('kd', BETTER), ('alone', ALONE))},
       baseline='alone', metric='mean_iou', classes=['road', 'sky'], seeds=range(5),
-      teacher=teacher, shared={'description': 'What is compared.'})
+      teacher=teacher, shared={'description': 'What is compared.', 'steps': steps})
 
 
 def test_report_takes_the_last_evaluation_and_marks_the_best():
@@ -68,6 +69,11 @@ def test_report_takes_the_last_evaluation_and_marks_the_best():
   assert kd['paired'] == studies.paired(BETTER, ALONE)
   assert kd['per_class_difference'] == {'road': pytest.approx(0.03), 'sky': None}
   assert 'paired' not in report_of()['students']['alone']
+
+
+def test_a_run_without_its_last_evaluation_is_not_reported():
+  with pytest.raises(ValueError, match=r'evaluated last after step \[10, .*expected 20'):
+    report_of(steps=20)
 
 
 def test_markdown_shows_the_baseline_first_and_every_figure():

@@ -1,5 +1,7 @@
 """Students side by side: each ends as its own run would, however the study was interrupted."""
 
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from configs import common, quickstart
 from kdseg_jax import models
 from kdseg_jax.distillers import methods
-from kdseg_jax.training import loop, parallel, side_by_side
+from kdseg_jax.training import loop, parallel, side_by_side, study_plan
 from kdseg_jax.training.preemption import StopSignal
 from tests import runs, toys
 
@@ -37,7 +39,7 @@ def teacher(tmp_path_factory):
 
 
 STUDENTS = {
-    'alone': {}, 'pixelwise': {'method': 'pixelwise'},
+    'alone': {}, 'pairwise': {'method': 'pairwise'},  # reads another tap than the next
     'everything': {'method': 'everything', 'critic': {'steps': 2}, 'prepare': {'steps': 3}}}
 
 
@@ -61,8 +63,14 @@ def study(teacher, tmp_path_factory):
   return workdir
 
 
+def last_evaluation(workdir, name, seed):
+  row = runs.rows(study_plan.student_workdir(str(workdir), name, seed))[-1]
+  assert row['phase'] == 'evaluation' and row['step'] == STEPS
+  return row['mean_iou']
+
+
 def saved(workdir, name, seed):
-  return runs.saved(side_by_side.student_workdir(str(workdir), name, seed))
+  return runs.saved(study_plan.student_workdir(str(workdir), name, seed))
 
 
 def assert_same(got, want, rtol=0.0):
@@ -79,26 +87,26 @@ def assert_same_study(workdir, study, rtol=0.0, students=STUDENTS, seeds=(0, 1))
 
 @pytest.mark.parametrize('name', STUDENTS)
 def test_a_student_equals_its_separate_run_to_the_bit(study, teacher, name, tmp_path):
-  config = side_by_side.student_config(study_of(teacher), name, seed=1)
+  config = study_plan.student_config(study_of(teacher), name, seed=1)
   assert config.train.split_teacher and config.seed == 1 and config.data.seed == 0
   loop.train(config, str(tmp_path))
   assert_same(runs.saved(tmp_path), saved(study, name, 1))
   losses = lambda folder: [(r['phase'], r['step'], r.get('loss'), r.get('mean_iou'))
                            for r in runs.rows(folder) if r['phase'] != 'prepare']
-  assert losses(tmp_path) == losses(side_by_side.student_workdir(str(study), name, 1))
+  assert losses(tmp_path) == losses(study_plan.student_workdir(str(study), name, 1))
 
 
 def test_one_program_and_two_agree(study, teacher, tmp_path):
-  config = side_by_side.student_config(study_of(teacher), 'everything', seed=0).unlock()
+  config = study_plan.student_config(study_of(teacher), 'everything', seed=0).unlock()
   config.train.split_teacher = False
   loop.train(config, str(tmp_path))
   assert_same(runs.saved(tmp_path), saved(study, 'everything', 0), rtol=1e-5)
 
 
 def test_students_of_a_seed_start_alike_and_seeds_do_not(study):
-  first = lambda name, seed: [r for r in runs.rows(side_by_side.student_workdir(
+  first = lambda name, seed: [r for r in runs.rows(study_plan.student_workdir(
       str(study), name, seed)) if r['phase'] == 'train'][0]['task/cross_entropy']
-  assert first('alone', 0) == first('pixelwise', 0) == first('everything', 0)
+  assert first('alone', 0) == first('pairwise', 0) == first('everything', 0)
   assert first('alone', 0) != first('alone', 1)
 
 
@@ -114,10 +122,21 @@ def test_an_interrupted_study_ends_as_if_nothing_had_happened(
   assert_same_study(tmp_path, study)
 
 
+def test_a_study_stopped_in_its_last_evaluations_makes_them_up(
+    study, teacher, tmp_path, monkeypatch):
+  config = study_of(teacher, ('alone', 'pairwise'), (0,))
+  monkeypatch.setattr(side_by_side.Run, 'evaluate', lambda self: self._should_stop._stop())
+  assert not side_by_side.train(config, str(tmp_path))
+  monkeypatch.undo()
+  assert side_by_side.train(config, str(tmp_path))
+  for name in ('alone', 'pairwise'):
+    assert last_evaluation(tmp_path, name, 0) == last_evaluation(study, name, 0)
+
+
 def test_students_at_different_steps_wait_for_the_ones_behind(study, teacher, tmp_path):
   for seed, steps in ((0, 3), (1, 6)):  # as left behind by a killed study
-    config = side_by_side.student_config(study_of(teacher), 'alone', seed).unlock()
-    folder = side_by_side.student_workdir(str(tmp_path), 'alone', seed)
+    config = study_plan.student_config(study_of(teacher), 'alone', seed).unlock()
+    folder = study_plan.student_workdir(str(tmp_path), 'alone', seed)
     with StopSignal() as stop:
       run = loop.start(config, folder, stop)
       loop.advance(run, 'train', loop.programs.train_step_of(run.experiment),
@@ -135,17 +154,21 @@ def stop_after(stop, steps):
 
 def test_a_new_student_and_a_new_seed_are_trained_alone_and_equal_those_of_a_whole_study(
     study, teacher, tmp_path, monkeypatch):
-  assert side_by_side.train(study_of(teacher, ('alone', 'pixelwise'), (0,)), str(tmp_path))
+  assert side_by_side.train(study_of(teacher, ('alone', 'pairwise'), (0,)), str(tmp_path))
   trained = []
   original = side_by_side._cohorts
   monkeypatch.setattr(side_by_side, '_cohorts', lambda config, workdir, name, configs, *rest: (
       trained.append((name, tuple(configs))), original(config, workdir, name, configs, *rest))[1])
   assert side_by_side.train(study_of(teacher), str(tmp_path))
-  assert sorted(trained) == [('alone', (1,)), ('everything', (0, 1)), ('pixelwise', (1,))]
+  assert sorted(trained) == [('alone', (1,)), ('everything', (0, 1)), ('pairwise', (1,))]
   assert_same_study(tmp_path, study)
   trained.clear()
   assert side_by_side.train(study_of(teacher), str(tmp_path))
   assert not trained  # all are finished
+  os.remove(os.path.join(study_plan.student_workdir(str(tmp_path), 'alone', 0), 'metrics.jsonl'))
+  assert side_by_side.train(study_of(teacher), str(tmp_path))  # its evaluation was lost
+  assert trained == [('alone', (0,))]
+  assert last_evaluation(tmp_path, 'alone', 0) == last_evaluation(study, 'alone', 0)
 
 
 def test_seeds_in_one_program_give_the_same(study, teacher, tmp_path):
@@ -182,14 +205,34 @@ def test_the_prepare_phase_is_run_once_a_method_and_seed(teacher, tmp_path, monk
 
 def test_a_run_that_was_begun_with_another_config_is_refused(study, teacher):
   config = study_of(teacher)
-  config.study.students.pixelwise.distill.pixelwise.weight = 3.0
-  with pytest.raises(ValueError, match=r'config.distill.pixelwise.weight is 3.0 now and was 10.0'):
+  config.study.students.pairwise.distill.pairwise.weight = 3.0
+  with pytest.raises(ValueError, match=r'config.distill.pairwise.weight is 3.0 now and was 10.0'):
     side_by_side.train(config, str(study))
 
 
-def test_a_student_may_not_differ_in_what_is_shared(teacher):
+@pytest.mark.parametrize('own, message', [
+    ({'train': {'steps': 3}}, "Unknown section of the student 'alone': 'train'"),
+    ({'optimizer': {'learning_rat': 1.0}}, "'learning_rat'. Did you mean 'learning_rate'"),
+    ({'critic': {'optimizer': {'moment': 1.0}}}, "'moment'. Did you mean 'momentum'"),
+])
+def test_a_student_may_differ_in_known_fields_only(own, message, teacher):
   config = study_of(teacher)
   with config.unlocked():
-    config.study.students.alone.train = {'steps': 3}
-  with pytest.raises(ValueError, match="Unknown section of the student 'alone': 'train'"):
-    side_by_side.student_config(config, 'alone', 0)
+    config.study.students.alone = own
+  with pytest.raises(ValueError, match=message):
+    study_plan.student_config(config, 'alone', 0)
+
+
+@pytest.mark.parametrize('seeds', [(), (0, 0, 1)])
+def test_seeds_must_be_different_numbers(seeds, teacher):
+  with pytest.raises(ValueError, match='expected one or more different numbers'):
+    study_plan.check_study(study_of(teacher, seeds=seeds))
+
+
+def test_another_teacher_is_refused_and_a_longer_log_is_not(study, teacher, tmp_path):
+  config = study_of(teacher)
+  config.log.every_steps = 2
+  assert side_by_side.train(config, str(study))  # nothing is left to do
+  config.teacher.checkpoint = str(tmp_path)
+  with pytest.raises(ValueError, match='config.teacher is'):
+    side_by_side.train(config, str(study))

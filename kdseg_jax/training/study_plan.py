@@ -1,0 +1,124 @@
+"""What a study consists of: the config and work directory of each run, and what is left to do."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from ml_collections import ConfigDict
+
+from kdseg_jax import default_config, distillers, names
+from kdseg_jax.training import experiment as experiments
+from kdseg_jax.training import parallel
+from kdseg_jax.training.checkpoint import saved_steps
+from kdseg_jax.training.run import config_changes, data_seed, read_json
+from kdseg_jax.training.writers import read_rows
+
+# What a student may have of its own; everything else is the same for all.
+OWN_SECTIONS = ('student', 'distill', 'optimizer', 'critic', 'prepare')
+
+
+def student_config(config: ConfigDict, name: str, seed: int) -> ConfigDict:
+  """The config of one run of a study: what `train` would take to do the same alone.
+
+  The data's order and augmentation are the study's; the seed is that of the initialisation and of
+  every draw in the steps.
+
+  Raises:
+    ValueError: unknown student, or a section that students may not have of their own.
+  """
+  names.require(name, config.study.students, 'student of the study')
+  own = config.study.students[name]
+  for section in own:
+    names.require(section, ('method', *OWN_SECTIONS), f'section of the student {name!r}')
+  for section in ('optimizer', 'critic', 'prepare'):  # the others are checked by their factories
+    _check_fields(own.get(section, {}), config[section], f'{section} of the student {name!r}')
+  run = config.copy_and_resolve_references().unlock()
+  del run.study
+  run.method = own.method
+  run.distill = ConfigDict()
+  for section in set(own) - {'method'}:
+    run[section].update(own[section])
+  run.seed = seed
+  run.data.seed = data_seed(config)
+  run.train.split_teacher = True
+  return run.lock()
+
+
+def student_names(config: ConfigDict) -> list[str]:
+  """The students of a study, in the order in which they were written."""
+  order = {name: i for i, name in enumerate(config.study.order)}
+  return sorted(config.study.students, key=lambda name: order.get(name, len(order)))
+
+
+def check_study(config: ConfigDict) -> None:
+  """Checks what can be known of a study before anything is trained.
+
+  Raises:
+    ValueError: an unknown baseline, no or equal seeds, or a student that cannot be built.
+  """
+  names.require(config.study.baseline, config.study.students, 'baseline of the study')
+  seeds = list(config.study.seeds)
+  if not seeds or len(set(seeds)) < len(seeds):
+    raise ValueError(f'config.study.seeds={tuple(seeds)}: expected one or more different numbers.')
+  mesh = parallel.create_mesh()
+  for name in config.study.students:
+    run = student_config(config, name, seeds[0])
+    experiments.check_config(run, mesh)
+    experiments.create_model(run.student, num_classes=2)
+    distillers.create(run.distill.to_dict())
+
+
+def is_finished(run: ConfigDict, workdir: str) -> bool:
+  """Whether a run has its last checkpoint and the evaluation after it."""
+  steps = run.train.steps
+  return any(number >= steps for number in saved_steps(workdir)) and any(
+      row['phase'] == 'evaluation' and row['step'] == steps for row in read_rows(workdir))
+
+
+def student_workdir(workdir: str, name: str, seed: int) -> str:
+  """Work directory of one run of a study."""
+  return os.path.join(workdir, 'students', name, f'seed{seed}')
+
+
+def changes_of(run: ConfigDict, folder: str) -> list[str]:
+  """How a config differs, in what matters to the result, from that of the run in a folder."""
+  before = read_json(os.path.join(folder, 'config.json'))
+  if not before or not saved_steps(folder):  # nothing was trained with it
+    return []
+  before, now = (json.loads(config.to_json())
+                 for config in (default_config.fill(ConfigDict(before)), run))
+  for config in (before, now):
+    for section in ('log', 'checkpoint', 'memory_limit_gb'):
+      del config[section]
+    config['teacher'] = os.path.realpath(config['teacher']['checkpoint'])
+  return config_changes(before, now)
+
+
+def unfinished(config: ConfigDict, workdir: str) -> dict[str, dict[int, ConfigDict]]:
+  """name -> seed -> config of the runs that are not at their end.
+
+  Raises:
+    ValueError: a run was trained with another config.
+  """
+  found: dict[str, dict[int, ConfigDict]] = {}
+  for name in student_names(config):
+    for seed in config.study.seeds:
+      run = student_config(config, name, seed)
+      folder = student_workdir(workdir, name, seed)
+      changes = changes_of(run, folder)
+      if changes:
+        raise ValueError(
+            f'{folder} was trained with another config:\n  ' + '\n  '.join(changes)
+            + '\nUse another --workdir, or remove that folder to train the student again.')
+      if not is_finished(run, folder):
+        found.setdefault(name, {})[seed] = run
+  return found
+
+
+def _check_fields(own, known, where):
+  """Raises ValueError for a field, at any depth, that the known ones lack."""
+  for field, value in own.items():
+    names.require(field, known, f'field of {where}')
+    if isinstance(value, ConfigDict):
+      _check_fields(value, known[field], where)
