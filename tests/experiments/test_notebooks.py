@@ -1,0 +1,99 @@
+"""The notebooks: what is committed is clean, and every cell of theirs runs."""
+
+import base64
+import re
+
+import cv2
+import nbclient
+import nbformat
+import numpy as np
+import pytest
+
+from tests import runs
+
+FOLDER = runs.ROOT / 'experiments' / 'colab'
+NOTEBOOKS = sorted(path.name for path in FOLDER.glob('*.ipynb'))
+
+
+def read(name):
+  return nbformat.read(FOLDER / name, as_version=4)
+
+
+def execute(name, folder):
+  """The notebook after all its cells were run in `folder`, as on a machine with one CPU device."""
+  notebook = read(name)
+  client = nbclient.NotebookClient(
+      notebook, timeout=600, kernel_name='python3', coalesce_streams=True,
+      resources={'metadata': {'path': str(folder)}})
+  client.execute(env=runs.ENVIRONMENT | {'IPYTHONDIR': str(folder)})
+  return notebook
+
+
+def outputs(notebook):
+  """Of every code cell, by its id: the kinds of its outputs, such as 'stdout' or 'image/png'."""
+  kind = lambda output: output.get('name') or (
+      'image/png' if 'image/png' in output.get('data', {}) else output.output_type)
+  return {cell.id: [kind(output) for output in cell.outputs]
+          for cell in notebook.cells if cell.cell_type == 'code'}
+
+
+def printed(notebook, cell_id):
+  (cell,) = [cell for cell in notebook.cells if cell.id == cell_id]
+  return ''.join(output.text for output in cell.outputs if output.output_type == 'stream')
+
+
+def picture(notebook, cell_id):
+  """The picture that a cell shows, `(H, W, 3)` uint8."""
+  (cell,) = [cell for cell in notebook.cells if cell.id == cell_id]
+  (png,) = [output.data['image/png'] for output in cell.outputs if 'data' in output]
+  return cv2.imdecode(np.frombuffer(base64.b64decode(png), np.uint8), cv2.IMREAD_COLOR)
+
+
+@pytest.mark.parametrize('name', NOTEBOOKS)
+def test_committed_notebooks_are_whole_small_and_free_of_traces_of_a_machine(name):
+  notebook = read(name)
+  nbformat.validate(notebook)
+  text = (FOLDER / name).read_text()
+  assert len(text) < 300_000
+  assert str(runs.ROOT) not in text and 'site-packages' not in text
+  kinds = sum(outputs(notebook).values(), [])
+  assert 'image/png' in kinds and 'stdout' in kinds
+  assert not {'stderr', 'error'} & set(kinds)
+  code = [cell for cell in notebook.cells if cell.cell_type == 'code']
+  assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+  for cell in notebook.cells:
+    assert not cell.metadata and not any('image/jpeg' in output.get('data', {})
+                                         for output in cell.get('outputs', []))
+  # It comes first, keeps to what a Colab has, and needs an address that only the user knows.
+  assert "find_spec('kdseg_jax')" in code[0].source and '--no-deps' in code[0].source
+  assert "REPOSITORY = ''" in code[0].source
+
+
+@pytest.mark.slow
+def test_losses_in_ten_minutes_runs_and_shows_what_it_says(tmp_path, monkeypatch):
+  monkeypatch.setenv('JUPYTER_DATA_DIR', str(tmp_path))  # no kernels of the user's own
+  name = 'losses_in_ten_minutes.ipynb'
+  notebook = execute(name, tmp_path)
+  assert outputs(notebook) == outputs(read(name))  # in particular no warnings
+
+  rows = [[cell.strip() for cell in line.strip('|').split('|')]
+          for line in printed(notebook, 'results').splitlines()]
+  assert [row[0] for row in rows[2:]] == ['teacher', 'student alone', 'distilled student']
+  miou, pixelwise, pairwise = (
+      [float(row[column].rstrip(' %')) for row in rows[2:]] for column in (2, 3, 4))
+  assert miou[0] > 25  # the teacher can tell digits apart: blind guesses reach 9
+  assert pixelwise[0] == pairwise[0] == 0
+  assert pixelwise[2] < pixelwise[1] and pairwise[2] < pairwise[1]
+
+  by_hand, by_loss = re.fullmatch(
+      r'by hand (.*), pairwise_affinity (.*)\n', printed(notebook, 'affinity-picture')).groups()
+  assert float(by_hand) == pytest.approx(float(by_loss), rel=1e-3)
+  heat_maps = picture(notebook, 'affinity-picture')
+  assert heat_maps.shape[1] > 3 * heat_maps.shape[0] and heat_maps.std() > 20
+  assert picture(notebook, 'predictions').std() > 20
+
+  terms = {name.strip(): (float(first), float(last)) for name, first, last in re.findall(
+      r'\| (\S+) +\| +(\S+) \| +(\S+) \|', printed(notebook, 'combine'))}
+  assert terms['pairwise/weighted'][0] == 0 < terms['pairwise/weighted'][1]  # its schedule
+  assert terms['pixelwise/weighted'][0] == pytest.approx(10 * terms['pixelwise/raw'][0], abs=1e-3)
+  assert terms['loss'][1] < terms['loss'][0]
