@@ -49,7 +49,7 @@ def study_of(teacher, students=tuple(STUDENTS), seeds=(0, 1), **study):
   config.optimizer.learning_rate = 1e-3
   config.train.steps = STEPS
   config.eval.every_steps = 0
-  config.checkpoint.every_steps = 3
+  config.checkpoint.every_steps = 0  # at the end, and where a study is stopped
   common.study(config, title='', description='', seeds=seeds,
                students={name: STUDENTS[name] for name in students})
   config.study.update(study)
