@@ -142,8 +142,8 @@ def test_students_at_different_steps_wait_for_the_ones_behind(study, teacher, tm
       loop.advance(run, 'train', loop.programs.train_step_of(run.experiment),
                    stop_after(stop, steps))
       run.close()
-  assert side_by_side.train(study_of(teacher), str(tmp_path))
-  assert_same_study(tmp_path, study)
+  assert side_by_side.train(study_of(teacher, ('alone',)), str(tmp_path))
+  assert_same_study(tmp_path, study, students=('alone',))
 
 
 def stop_after(stop, steps):
@@ -172,18 +172,20 @@ def test_a_new_student_and_a_new_seed_are_trained_alone_and_equal_those_of_a_who
 
 
 def test_seeds_in_one_program_give_the_same(study, teacher, tmp_path):
-  assert side_by_side.train(study_of(teacher, vmap_seeds=True), str(tmp_path))
-  assert_same_study(tmp_path, study, rtol=1e-5)
+  students = ('pairwise', 'everything')
+  assert side_by_side.train(study_of(teacher, students, vmap_seeds=True), str(tmp_path))
+  assert_same_study(tmp_path, study, rtol=1e-5, students=students)
 
 
 @pytest.mark.parametrize('mode', parallel.MODES)
 def test_eight_devices_give_the_same(study, teacher, tmp_path, mode, monkeypatch):
   monkeypatch.setattr(parallel, 'create_mesh', lambda original=parallel.create_mesh: original(
       jax.devices()))
-  config = study_of(teacher)
+  students = ('pairwise', 'everything')
+  config = study_of(teacher, students, seeds=(0,))
   config.parallel = mode
   assert side_by_side.train(config, str(tmp_path))
-  assert_same_study(tmp_path, study, rtol=1e-4)
+  assert_same_study(tmp_path, study, rtol=1e-4, students=students, seeds=(0,))
 
 
 def test_the_prepare_phase_is_run_once_a_method_and_seed(teacher, tmp_path, monkeypatch):
