@@ -8,7 +8,14 @@ os.environ['XLA_FLAGS'] = (
     os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8')
 
 import jax  # noqa: E402
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
+
+# The same examples at every run, however busy the machine is.
+hypothesis.settings.register_profile(
+    'same', derandomize=True, deadline=None, database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile('same')
 
 
 def pytest_collection_modifyitems(items):

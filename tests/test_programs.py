@@ -64,13 +64,15 @@ def settings(camvid, folder, prepared_root):
 
 @pytest.fixture(scope='module')
 def teachers(cache, settings, tmp_path_factory):
-  """A tiny teacher for every recipe."""
-  workdirs = {}
-  for recipe in RECIPES:
-    workdirs[recipe] = tmp_path_factory.mktemp('teacher')
-    runs.run('train', f'--config=configs/{recipe}:role=teacher,runlocal',
-             f'--workdir={workdirs[recipe]}', *settings[recipe], cache=cache)
-  return workdirs
+  """A tiny teacher for every recipe, trained when it is first asked for."""
+  class Teachers(dict):
+
+    def __missing__(self, recipe):
+      self[recipe] = tmp_path_factory.mktemp('teacher')
+      runs.run('train', f'--config=configs/{recipe}:role=teacher,runlocal',
+               f'--workdir={self[recipe]}', *settings[recipe], cache=cache)
+      return self[recipe]
+  return Teachers()
 
 
 @pytest.mark.slow

@@ -252,7 +252,7 @@ def test_properties(seed, loss, scale):
   student, teacher, where = example(seed)
   run = lambda *inputs: compiled(loss, *inputs)[0]
   value = run(student, teacher, where)
-  assert value >= 0
+  assert value >= -1e-7  # of decoupled_kd, a difference of sums
   reverse = lambda x: x[::-1]  # of the images
   np.testing.assert_allclose(
       run(reverse(student), reverse(teacher), reverse(where)), value, rtol=1e-4, atol=1e-7)
@@ -262,7 +262,8 @@ def test_properties(seed, loss, scale):
         run(student[:, order], teacher[:, order], where[:, order]), value, rtol=1e-4, atol=1e-7)
   if loss in (attention_transfer, intra_class_variation):
     np.testing.assert_allclose(
-        run(np.float32(scale) * student, teacher / np.float32(scale), where), value, rtol=1e-3)
+        run(np.float32(scale) * student, teacher / np.float32(scale), where), value, rtol=1e-3,
+        atol=1e-7)
 
 
 def test_errors_say_what_to_do():
