@@ -91,8 +91,10 @@ def holistic(
 
   def at_teacher_size(inputs):
     """The student's logits."""
+    if not resize:
+      return inputs.student[tap]
     return resizing.to_teacher_size(
-        inputs.student[tap], inputs.teacher[tap], resize=resize, align_corners=align_corners)
+        inputs.student[tap], inputs.teacher[tap], resize=True, align_corners=align_corners)
 
   def score(params, memory, x):
     return critic.apply({'params': params, **memory}, x, train=True, mutable=list(memory))
@@ -101,6 +103,10 @@ def holistic(
     if conditional and 'image' not in inputs.batch:
       raise ValueError("holistic(conditional=True) reads batch['image']; the batch has "
                        f'{sorted(inputs.batch)}.')
+    sizes = [taps[tap].shape[1:3] for taps in (inputs.student, inputs.teacher)]
+    if not resize and sizes[0] != sizes[1]:
+      raise ValueError(f'holistic: the logits of student and teacher are {sizes[0]} and {sizes[1]} '
+                       'pixels. Set resize=True, or give both models the same output stride.')
     channels = inputs.student[tap].shape[-1] + 3 * conditional
     variables = critic.init(rng, jnp.zeros((1, *inputs.teacher[tap].shape[1:3], channels)))
     return core.DistillerState(
