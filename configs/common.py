@@ -99,9 +99,9 @@ def runlocal(config: ConfigDict) -> ConfigDict:
   config.student.width = min(config.student.width, 0.125)
   config.student.name = re.sub(r'resnet\d+', 'resnet18', config.student.name)
   config.augmentation.crop = (32, 32)
-  config.train.update(steps=2, batch_size=8)
+  config.train.update(steps=2, batch_size=8, compile_level=0)
   config.eval.update(every_steps=2, batch_size=8, limit=8)
-  config.checkpoint.every_steps = 1
+  config.checkpoint.every_steps = 2
   config.log.every_steps = 1
   config.optimizer.warmup_steps = 0
   _shrink_queues(config.distill)

@@ -84,6 +84,7 @@ def segmentation(method: str = 'none') -> ConfigDict:
           'steps': 40_000,
           'batch_size': 16,            # global: of all devices and processes
           'split_teacher': False,      # the teacher's pass is a program of its own, as in a study
+          'compile_level': 3,          # XLA's effort; 0 compiles sooner to slower steps
           'accumulate': 1,             # micro-batches of a step; equal to 1 but for BatchNorm
           'ema_decay': 0.0,            # of averaged weights, then evaluated and saved; 0 is off
           'freeze': (),                # paths of parameters that stay, as 'backbone/stage1*'

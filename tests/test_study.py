@@ -44,10 +44,9 @@ def test_a_study_trains_its_teacher_and_reports_paired_differences(uninterrupted
     assert entry['best_of_many'] >= entry['mean_iou']
     assert entry['training']['steps_per_second'] > 0 and entry['training']['peak_megabytes'] > 0
     assert entry['inference']['params'] > 0 and entry['inference']['images_per_second'] > 0
-    if name != 'alone':
-      assert set(entry['paired']) == {'difference', 'interval', 'p_value', 'seeds_needed'}
-      low, high = entry['paired']['interval']
-      assert low <= entry['paired']['difference'] <= high
+    assert set(entry['paired']) == {'difference', 'interval', 'p_value', 'seeds_needed'}
+    low, high = entry['paired']['interval']
+    assert low <= entry['paired']['difference'] <= high
   assert 0 <= report['teacher']['mean_iou'] <= 1
   text = (workdir / 'report.md').read_text()
   assert text in output and '| pixelwise+pairwise' in text

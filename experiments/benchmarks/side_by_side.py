@@ -22,7 +22,7 @@ from kdseg_jax.training import loop, side_by_side, study_plan  # noqa: E402
 from kdseg_jax.training.run import read_json  # noqa: E402
 from kdseg_jax.training.writers import read_rows  # noqa: E402
 
-STEPS = 12
+STEPS = 40
 STUDENTS = {
     'pixelwise, T=1': {'method': 'pixelwise'},
     'pixelwise, T=2': {'method': 'pixelwise', 'distill': {'pixelwise': {'temperature': 2.0}}},
@@ -34,7 +34,7 @@ STUDENTS = {
 
 
 def create_config(**student):
-  """Twelve steps of four crops, logged one by one, evaluated on four images."""
+  """`STEPS` steps of four crops, logged one by one, evaluated on four images."""
   config = common.segmentation()
   config.data.size = (128, 128)
   config.augmentation.update(crop=(128, 128), scale=())

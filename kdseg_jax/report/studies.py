@@ -74,8 +74,8 @@ def build(students: Mapping[str, Mapping[str, Any]], *, baseline: str, metric: s
   Returns:
     `shared`, with `teacher`, `baseline`, `seeds` and `students`: name -> `<metric>` (mean over the
     seeds, after the last step), `interval`, `<metric>_of_seeds`, `best_of_many` (mean of each run's
-    best evaluation: optimistic), `paired` (see `paired`; not for the baseline),
-    `per_class_difference`, `training`, `inference`.
+    best evaluation: optimistic), `paired` (see `paired`; the baseline's, with itself, is 0),
+    `per_class_difference` (not for the baseline), `training`, `inference`.
   """
   last = {name: [runs[-1] for runs in entry['evaluations']] for name, entry in students.items()}
   values = {name: [row[metric] for row in rows] for name, rows in last.items()}
@@ -89,9 +89,9 @@ def build(students: Mapping[str, Mapping[str, Any]], *, baseline: str, metric: s
                        'every seed. Run the study again: it evaluates what is missing.')
     best = [max(row[metric] for row in run) for run in entry['evaluations']]
     result = {metric: float(np.mean(values[name])), 'interval': mean_interval(values[name]),
-              f'{metric}_of_seeds': values[name], 'best_of_many': float(np.mean(best))}
+              f'{metric}_of_seeds': values[name], 'best_of_many': float(np.mean(best)),
+              'paired': paired(values[name], values[baseline])}
     if name != baseline:
-      result['paired'] = paired(values[name], values[baseline])
       result['per_class_difference'] = _per_class(last[name], last[baseline], classes)
     report['students'][name] = result | {
         'training': entry['training'], 'inference': entry['inference']}
@@ -112,7 +112,8 @@ def markdown(report: Mapping[str, Any], *, title: str, command: str) -> str:
       tables.table(
           ['student', metric, '95% interval', 'difference', '95% interval', 'p', 'seeds needed',
            'best of many'],
-          [_result_row(name, entry, metric) for name, entry in report['students'].items()]),
+          [_result_row(name, entry, metric, is_baseline=name == baseline)
+           for name, entry in report['students'].items()]),
       '']
   others = {n: e for n, e in report['students'].items() if n != baseline}
   if others:
@@ -138,9 +139,9 @@ def _per_class(rows, baseline_rows, classes):
           for name, column in zip(classes, difference.T, strict=True)}
 
 
-def _result_row(name, entry, metric):
+def _result_row(name, entry, metric, *, is_baseline):
   own = [name, _percent(entry[metric]), _range(entry['interval'])]
-  if 'paired' not in entry:
+  if is_baseline:
     return [*own, '', '', '', '', _percent(entry['best_of_many'])]
   result = entry['paired']
   p_value = '-' if result['p_value'] is None else f'{result["p_value"]:.2g}'

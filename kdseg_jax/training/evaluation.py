@@ -61,7 +61,7 @@ class Evaluator:
 
 
 def throughput(task: Any, model: Any, variables: Any, image: np.ndarray, *,
-               seconds: float = 2.0, inference: Inference = WHOLE_IMAGE) -> float:
+               seconds: float = 1.0, inference: Inference = WHOLE_IMAGE) -> float:
   """Images/s of whole predictions (forward, upsampling, argmax) on one device.
 
   Args:

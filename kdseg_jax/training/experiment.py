@@ -132,6 +132,9 @@ def check_config(config: ConfigDict, mesh: Mesh) -> None:
         f'config.train.accumulate={config.train.accumulate} does not divide the '
         f'{config.train.batch_size // mesh.size} images that each of {mesh.size} devices has of '
         f'config.train.batch_size={config.train.batch_size}.')
+  if config.train.compile_level not in range(4):
+    raise ValueError(
+        f'config.train.compile_level={config.train.compile_level} must be 0, 1, 2 or 3.')
   if not 0 <= config.train.ema_decay < 1:
     raise ValueError(f'config.train.ema_decay={config.train.ema_decay} must be at least 0 (off) '
                      'and less than 1.')
@@ -303,7 +306,9 @@ def make_initial_state(experiment: Experiment) -> Callable[[jax.Array], TrainSta
   create = lambda rng: create_state(
       rng, experiment.student, experiment.distiller, experiment.optimizers, inputs,
       average=experiment.config.train.ema_decay > 0)
-  return jax.jit(create, out_shardings=sharding)
+  # It runs once. On CPU, optimising all its draws would take longer than compiling the step.
+  level = 0 if jax.default_backend() == 'cpu' else 3
+  return jax.jit(create, out_shardings=sharding, compiler_options=parallel.compiler_options(level))
 
 
 def initial_state(experiment: Experiment) -> TrainState:

@@ -77,9 +77,14 @@ class Program:
     return max(sizes)
 
 
+def compiler_options(level: int) -> dict[str, int] | None:
+  """Options of `jax.jit` for XLA's backend optimisation level, 0 to 3; 3 is XLA's own default."""
+  return None if level == 3 else {'xla_backend_optimization_level': level}
+
+
 def data_parallel(
     step: Callable, mesh: Mesh, *, mode: str = 'shard_map', donate_state: bool = False,
-    sharded: bool = False,
+    sharded: bool = False, compile_level: int = 3,
 ) -> Program:
   """Maps `step(constants, state, batch) -> outputs` over the devices of a mesh.
 
@@ -91,6 +96,7 @@ def data_parallel(
     donate_state: the state's buffers are given up to the result.
     sharded: the outputs are slices of a batch, one a device, to be read by another program;
       otherwise they must be the same on every device.
+    compile_level: see `compiler_options`; pmap has no such option, and takes XLA's default.
 
   Raises:
     ValueError: unknown mode.
@@ -100,7 +106,7 @@ def data_parallel(
     mapped = jax.jit(
         jax.shard_map(step, mesh=mesh, in_specs=(P(), P(), P(AXIS)),
                       out_specs=P(AXIS) if sharded else P()),
-        donate_argnums=donate)
+        donate_argnums=donate, compiler_options=compiler_options(compile_level))
     sharding = NamedSharding(mesh, P(AXIS))
     return Program(mapped, lambda x: jax.make_array_from_process_local_data(sharding, x))
   if mode == 'pmap':

@@ -24,7 +24,8 @@ def teacher_program(experiment: Experiment, names: tuple[str, ...]) -> Program:
   """The teacher's pass alone, `(variables, {}, batch) -> taps` of these names, on the devices."""
   return parallel.data_parallel(
       make_teacher_step(experiment.teacher.model, names), experiment.mesh,
-      mode=experiment.config.parallel, sharded=True)
+      mode=experiment.config.parallel, sharded=True,
+      compile_level=experiment.config.train.compile_level)
 
 
 def student_program(
@@ -73,4 +74,5 @@ def train_step_of(experiment: Experiment) -> Callable:
 
 def _donating(experiment, step):
   return parallel.data_parallel(
-      step, experiment.mesh, mode=experiment.config.parallel, donate_state=True)
+      step, experiment.mesh, mode=experiment.config.parallel, donate_state=True,
+      compile_level=experiment.config.train.compile_level)

@@ -68,7 +68,10 @@ def test_report_takes_the_last_evaluation_and_marks_the_best():
   assert kd['best_of_many'] == pytest.approx(np.mean(BETTER) + 0.1)
   assert kd['paired'] == studies.paired(BETTER, ALONE)
   assert kd['per_class_difference'] == {'road': pytest.approx(0.03), 'sky': None}
-  assert 'paired' not in report_of()['students']['alone']
+
+  alone = report_of()['students']['alone']
+  assert alone['paired'] == studies.paired(ALONE, ALONE) and alone['paired']['difference'] == 0
+  assert 'per_class_difference' not in alone
 
 
 def test_a_run_without_its_last_evaluation_is_not_reported():
@@ -83,6 +86,7 @@ def test_markdown_shows_the_baseline_first_and_every_figure():
   lines = text.splitlines()
   assert lines[0] == '# Title' and '`the command`' in text and 'Teacher: 70.0.' in text
   row = next(i for i, line in enumerate(lines) if line.startswith('| alone'))
+  assert lines[row].count('|  ') > 4 and '+' not in lines[row]  # no difference from itself
   assert lines[row + 1].startswith('| kd') and '+3.0' in lines[row + 1]
   assert '1.8 to 4.2' in lines[row + 1] and '63.0' in lines[row + 1]
   assert any(line.startswith('| sky') and '-' in line for line in lines)

@@ -20,6 +20,7 @@ def config_with(field, value):
     ('train.accumulate', 0, 'config.train.accumulate=0 must be at least 1'),
     ('train.accumulate', 3, 'config.train.accumulate=3 does not divide the 1 images'),
     ('train.batch_size', 12, 'multiple of 8'),
+    ('train.compile_level', 4, 'config.train.compile_level=4 must be 0, 1, 2 or 3'),
     ('train.ema_decay', 1.0, 'config.train.ema_decay=1.0 must be'),
     ('train.ema_decay', -0.1, 'config.train.ema_decay=-0.1 must be'),
     ('eval.batch_size', 0, 'config.eval.batch_size=0 must be at least 1'),

@@ -122,6 +122,20 @@ def test_batches_reach_the_devices_in_order(mode):
   np.testing.assert_array_equal(run({}, {}, np.arange(16)), np.arange(16))
 
 
+@pytest.mark.parametrize('level, options', [(0, {'xla_backend_optimization_level': 0}), (3, None)])
+def test_the_compile_level_reaches_the_compiler(level, options, monkeypatch):
+  taken, jit = [], jax.jit
+
+  def spy(*args, **kwargs):
+    taken.append(kwargs['compiler_options'])
+    return jit(*args, **kwargs)
+  monkeypatch.setattr(jax, 'jit', spy)
+  run = parallel.data_parallel(
+      lambda _, state, batch: lax.psum(state * jnp.sum(batch), AXIS), parallel.create_mesh(),
+      compile_level=level)
+  assert run({}, jnp.int32(2), np.arange(16)) == 240 and taken == [options]
+
+
 def test_a_result_that_differs_between_devices_is_an_error():
   run = parallel.data_parallel(lambda _, __, batch: jnp.sum(batch), parallel.create_mesh())
   with pytest.raises(ValueError, match='replicat'):
