@@ -2,8 +2,8 @@
 
 A checkpoint has three items: `model` (the params and batch_stats of the student that is to be used:
 its moving average where one is kept), `training` (the rest of `TrainState`, then with the weights
-that are trained) and `meta` (config, position in the data, versions). The frozen teacher is never
-saved with the student.
+that are trained) and `meta` (config, position in the data, versions, name of the metric). The frozen
+teacher is never saved with the student.
 """
 
 from __future__ import annotations
@@ -30,19 +30,20 @@ class Checkpointer:
   """Asynchronous checkpoints of one work directory: the latest `keep` and the best.
 
   Args:
-    workdir: work directory; its folder `checkpoints` is made when `create` is set.
-    metric: name of the metric that ranks checkpoints; NaN is the worst value there is.
+    workdir: work directory; its folder `checkpoints` is made unless it is only read.
+    metric: name of the metric that ranks what is saved; NaN is the worst value there is. None is
+      for reading only: the rank is by the metric that was named when they were saved.
     keep: how many of the latest are kept, beside the best.
-    create: False for reading only.
 
   Raises:
-    CheckpointError: `create` is False and there is no checkpoint.
+    CheckpointError: for reading only, and there is no checkpoint.
   """
 
-  def __init__(self, workdir: str, *, metric: str, keep: int = 2, create: bool = True):
-    self._workdir = os.path.abspath(workdir)
+  def __init__(self, workdir: str, *, metric: str | None = None, keep: int = 2):
+    self._workdir, self._metric = os.path.abspath(workdir), metric
+    create = metric is not None
     folder = os.path.join(self._workdir, FOLDER)
-    rank = lambda metrics: _rank(metrics, metric)
+    rank = lambda metrics: _rank(metrics, self._metric)
     policies = [
         checkpoint_managers.LatestN(keep),
         checkpoint_managers.BestN(
@@ -59,8 +60,10 @@ class Checkpointer:
             best_fn=rank, create=create, read_only=not create,
             enable_async_checkpointing=create, cleanup_tmp_directories=create,
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies)))
-    if not create and self.latest_step() is None:
-      raise CheckpointError(_missing(self._workdir))
+    if not create:
+      if self.latest_step() is None:
+        raise CheckpointError(_missing(self._workdir))
+      self._metric = self.read_meta(self.latest_step())['metric']
 
   def latest_step(self) -> int | None:
     """Number of the newest checkpoint, or None."""
@@ -82,7 +85,7 @@ class Checkpointer:
         step, metrics=metrics, force=True,
         args=ocp.args.Composite(
             model=ocp.args.StandardSave(model), training=ocp.args.StandardSave(training),
-            meta=ocp.args.JsonSave(meta)))
+            meta=ocp.args.JsonSave(meta | {'metric': self._metric})))
 
   def read_meta(self, step: int) -> dict:
     """The `meta` item of a checkpoint."""

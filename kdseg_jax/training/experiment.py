@@ -222,7 +222,7 @@ def load_model(workdir: str, num_classes: int | None, mesh: Mesh, *,
   Raises:
     CheckpointError: none there, or it does not fit.
   """
-  checkpointer = Checkpointer(workdir, metric='', create=False)
+  checkpointer = Checkpointer(workdir)
   step = checkpointer.best_step() if best else checkpointer.latest_step()
   meta = ConfigDict(checkpointer.read_meta(step))
   model = create_model(meta.config.student, num_classes or len(meta.classes))

@@ -61,7 +61,7 @@ def load_initial_weights(experiment: Experiment, state: TrainState) -> TrainStat
 
 def _load(experiment, workdir):
   """The variables of the best checkpoint and its classes; the architecture is the student's."""
-  checkpointer = Checkpointer(workdir, metric='', create=False)
+  checkpointer = Checkpointer(workdir)
   step = checkpointer.best_step()
   classes = checkpointer.read_meta(step)['classes']
   # With as many classes as there: so what differs from the student depends on their number alone.

@@ -195,7 +195,7 @@ def test_a_restored_state_with_wrapped_queues_goes_on_identically(tmp_path):
   checkpointer = Checkpointer(tmp_path, metric='')
   checkpointer.save(3, state, {})
   checkpointer.close()
-  checkpointer = Checkpointer(tmp_path, metric='', create=False)
+  checkpointer = Checkpointer(tmp_path, metric='')
   restored = checkpointer.restore(3, fresh)
   checkpointer.close()
   expected, got = (jax.tree.leaves(step(teacher, s, batch)) for s in (state, restored))

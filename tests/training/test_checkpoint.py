@@ -34,14 +34,14 @@ def test_everything_comes_back_with_its_types(tmp_path):
   checkpointer = Checkpointer(tmp_path, metric='mean_iou')
   checkpointer.save(7, state_of(7), {'config': {'a': [1, 2]}})
   checkpointer.close()
-  checkpointer = Checkpointer(tmp_path, metric='mean_iou', create=False)
+  checkpointer = Checkpointer(tmp_path)
   restored = checkpointer.restore(7, state_of())
   assert jax.tree.structure(restored) == jax.tree.structure(state_of())
   for got, want in zip(jax.tree.leaves(restored._replace(rng=0)),
                        jax.tree.leaves(state_of(7)._replace(rng=0)), strict=True):
     np.testing.assert_array_equal(got, want)
   assert jax.random.normal(restored.rng) == jax.random.normal(jax.random.key(5))
-  assert checkpointer.read_meta(7) == {'config': {'a': [1, 2]}}
+  assert checkpointer.read_meta(7) == {'config': {'a': [1, 2]}, 'metric': 'mean_iou'}
 
 
 def test_the_latest_and_the_best_are_kept_and_nan_is_never_the_best(tmp_path):
@@ -51,39 +51,39 @@ def test_the_latest_and_the_best_are_kept_and_nan_is_never_the_best(tmp_path):
     checkpointer.save(step, state_of(step), {}, metrics)
   checkpointer.close()
   assert steps_of(tmp_path) == [2, 5]
-  reopened = Checkpointer(tmp_path, metric='mean_iou', keep=1, create=False)
+  reopened = Checkpointer(tmp_path)
   assert reopened.best_step() == 2 and reopened.latest_step() == 5
 
 
 def test_the_best_is_known_to_a_reader_that_does_not_name_the_metric(tmp_path):
   checkpointer = Checkpointer(tmp_path, metric='mean_iou', keep=1)
   for step, value in [(1, 0.9), (2, 0.1), (3, 0.2)]:
-    checkpointer.save(step, state_of(step), {}, {'mean_iou': value})
+    checkpointer.save(step, state_of(step), {}, {'mean_iou': value, 'images': 10 * step})
   checkpointer.close()
-  assert Checkpointer(tmp_path, metric='mean_iou', create=False).best_step() == 1
+  assert Checkpointer(tmp_path).best_step() == 1
 
 
 def test_without_metrics_the_best_is_the_latest(tmp_path):
   checkpointer = Checkpointer(tmp_path, metric='mean_iou')
   checkpointer.save(3, state_of(3), {})
   checkpointer.close()
-  assert Checkpointer(tmp_path, metric='mean_iou', create=False).best_step() == 3
+  assert Checkpointer(tmp_path).best_step() == 3
 
 
 def test_a_missing_checkpoint_is_a_clear_error(tmp_path):
   with pytest.raises(CheckpointError, match='has no checkpoint'):
-    Checkpointer(tmp_path / 'nowhere', metric='mean_iou', create=False)
+    Checkpointer(tmp_path / 'nowhere')
   assert not (tmp_path / 'nowhere').exists()
   (tmp_path / 'empty' / 'checkpoints').mkdir(parents=True)
   with pytest.raises(CheckpointError, match='has no checkpoint'):
-    Checkpointer(tmp_path / 'empty', metric='mean_iou', create=False)
+    Checkpointer(tmp_path / 'empty')
 
 
 def test_a_mismatch_names_the_leaves(tmp_path):
   checkpointer = Checkpointer(tmp_path, metric='mean_iou')
   checkpointer.save(1, state_of(1), {})
   checkpointer.close()
-  reader = Checkpointer(tmp_path, metric='mean_iou', create=False)
+  reader = Checkpointer(tmp_path)
   with pytest.raises(CheckpointError, match=r'params/conv/kernel: expected \(3, 5\) float32, the '
                                             r'checkpoint has \(3, 4\) float32'):
     reader.restore(1, state_of(0, width=5))
@@ -99,7 +99,7 @@ def test_restore_model_gives_the_model_alone(tmp_path):
   checkpointer.save(1, state_of(1), {})
   checkpointer.close()
   like = {'params': state_of().params, 'batch_stats': state_of().batch_stats}
-  variables = Checkpointer(tmp_path, metric='mean_iou', create=False).restore_model(1, like)
+  variables = Checkpointer(tmp_path).restore_model(1, like)
   np.testing.assert_array_equal(variables['params']['conv']['kernel'], np.full((3, 4), 1.5))
   assert set(variables) == {'params', 'batch_stats'}
 
@@ -121,6 +121,6 @@ def test_values_are_those_of_the_time_of_saving(tmp_path):
   for _ in range(20):
     state = add(state)
   checkpointer.close()
-  reader = Checkpointer(tmp_path, metric='mean_iou', create=False)
+  reader = Checkpointer(tmp_path)
   restored = reader.restore(1, state_of(0, width=100_000))
   np.testing.assert_array_equal(restored.params['conv']['kernel'], np.full((3, 100_000), 0.5))

@@ -75,6 +75,20 @@ def test_the_teacher_is_measured_once_a_work_directory(teacher, tmp_path, monkey
   assert [r['teacher_mean_iou'] for r in evaluations] == [known, known]
 
 
+def test_the_teacher_is_the_best_checkpoint_and_not_the_newest(tmp_path, monkeypatch):
+  values = iter([0.9, 0.1])
+  monkeypatch.setattr(Evaluator, '__call__', lambda *_, **__: {'mean_iou': next(values)})
+  config = config_of(steps=4)
+  config.eval.every_steps = 2
+  loop.train(config, str(tmp_path))
+  mesh = parallel.create_mesh()
+  for best, step in ((True, 2), (False, 4)):
+    loaded, _ = experiment.load_model(str(tmp_path), None, mesh, best=best)
+    kernel = loaded.variables['params']['Conv_0']['kernel']
+    np.testing.assert_array_equal(kernel, runs.saved(tmp_path, step)['model/params/Conv_0/kernel'])
+    assert loaded.step == step
+
+
 def test_a_teacher_of_other_leaves_is_refused_and_the_leaves_are_named(teacher):
   with pytest.raises(CheckpointError, match=r'params/Conv_0/kernel: expected .* 7\) float32'):
     experiment.load_model(str(teacher), 7, parallel.create_mesh())
@@ -97,7 +111,7 @@ def test_nan_in_the_loss_stops_at_once_and_names_step_terms_and_checkpoint(
   config.optimizer.learning_rate = 1e38
   with pytest.raises(Diverged, match=r'the last good checkpoint is 2 in'):
     loop.train(config, str(tmp_path))
-  assert Checkpointer(tmp_path, metric='mean_iou', create=False).latest_step() == 2
+  assert Checkpointer(tmp_path).latest_step() == 2
 
 
 def test_a_method_that_prepares_wants_steps_for_it(teacher, monkeypatch):
