@@ -2,8 +2,8 @@
 
 A checkpoint has three items: `model` (the params and batch_stats of the student that is to be used:
 its moving average where one is kept), `training` (the rest of `TrainState`, then with the weights
-that are trained) and `meta` (config, position in the data, versions, name of the metric). The frozen
-teacher is never saved with the student.
+that are trained) and `meta` (config, classes, position in the data, versions, name of the metric).
+The frozen teacher is never saved with the student.
 """
 
 from __future__ import annotations

@@ -192,10 +192,10 @@ def test_a_restored_state_with_wrapped_queues_goes_on_identically(tmp_path):
     state, _ = step(teacher, state, batch)
   pixels = state.distiller.memory['method']['memory']['pixel']
   assert np.all(pixels.filled == SMALL['pixel_slots']) and np.any(pixels.pointer > 0)
-  checkpointer = Checkpointer(tmp_path, metric='')
+  checkpointer = Checkpointer(tmp_path, metric='mean_iou')
   checkpointer.save(3, state, {})
   checkpointer.close()
-  checkpointer = Checkpointer(tmp_path, metric='')
+  checkpointer = Checkpointer(tmp_path)
   restored = checkpointer.restore(3, fresh)
   checkpointer.close()
   expected, got = (jax.tree.leaves(step(teacher, s, batch)) for s in (state, restored))
