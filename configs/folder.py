@@ -11,8 +11,9 @@ Commands:
   ./launch.sh train --config=configs/folder.py:method=pixelwise+pairwise \\
       --config.teacher.checkpoint=runs/folder_teacher --workdir=runs/folder_distilled
   ./launch.sh evaluate --workdir=runs/folder_distilled --split=val
-Images of many sizes compile a program a size when they are evaluated; --config.data.size=(h,w)
-brings all to one.
+Images of many sizes compile a program a size when they are evaluated:
+--config.eval.pad_multiple=128 makes them few by padding, "--config.data.size=(h,w)" brings all to
+one by resizing.
 """
 
 from configs import common

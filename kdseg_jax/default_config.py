@@ -100,6 +100,7 @@ def segmentation(method: str = 'none') -> ConfigDict:
           'every_steps': 2_000,        # and after the last step
           'batch_size': 8,
           'limit': 0,                  # images; 0 is all
+          'pad_multiple': 1,           # of sizes, by padding: few programs for data of many sizes
           'window': (),                # (height, width) of sliding windows; () is whole images
           'overlap': 1 / 3,            # of windows, as a share
           'scales': (1.0,),            # of the images, whose probabilities are averaged

@@ -1,7 +1,7 @@
 """Evaluates a trained work directory on a whole split.
 
 python -m kdseg_jax.evaluate --workdir=runs/student --split=test --json=result.json
-Windows, scales and mirror images: --config.eval.window=(512,512) --config.eval.flip=True ...
+Windows, scales and mirror images: --config.eval.window="(512,512)" --config.eval.flip=True ...
 """
 
 import json
@@ -42,7 +42,7 @@ def main(arguments):
   task = experiment.create_task(config, len(source.classes))
   evaluator = Evaluator(task, trained.model, mesh, mode=config.parallel,
                         batch_size=config.eval.batch_size, limit=config.eval.limit,
-                        inference=inference)
+                        multiple=config.eval.pad_multiple, inference=inference)
   counts = evaluator.count(trained.variables, source)
   metrics = task.summarize(counts)
   print(tables.per_class(source.classes, metrics['per_class_iou']))

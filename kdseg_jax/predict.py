@@ -84,7 +84,8 @@ def _load_predictors(named, main_name):
     config = _CONFIG.value if name == main_name else program.load_saved_config(path)
     predictors[name] = make_predictor(
         experiment.create_task(config, len(metas[name].classes)), trained.model,
-        trained.variables, inference=inference, size=tuple(config.data.size))
+        trained.variables, inference=inference, size=tuple(config.data.size),
+        multiple=_CONFIG.value.eval.pad_multiple)
   for name, meta in metas.items():
     if meta.classes != metas[main_name].classes:
       raise ValueError(

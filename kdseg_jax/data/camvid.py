@@ -73,7 +73,8 @@ def find_root(root: str | os.PathLike | None) -> pathlib.Path:
 
 def find_splits(root: pathlib.Path) -> list[str]:
   """The splits that a root holds."""
-  return [split for split in SPLITS if (root / split).is_dir()]
+  return [split for split in SPLITS
+          if (root / split).is_dir() or (root / f'{split}annot').is_dir()]
 
 
 def find_pairs(root: pathlib.Path, split: str) -> tuple[list[pairs.Pair], list[str]]:

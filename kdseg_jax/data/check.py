@@ -35,14 +35,12 @@ class Split(NamedTuple):
     sizes: number of images of each (height, width).
     pixels: `(256,)` int64, pixels of each class index; 255 is ignore.
     occurrences: `(256,)` int64, images in which each class index occurs.
-    turned: number of images that EXIF data turn.
   """
 
   images: int
   sizes: collections.Counter
   pixels: np.ndarray
   occurrences: np.ndarray
-  turned: int
 
 
 class Report(NamedTuple):
@@ -74,7 +72,6 @@ def check(root: str | pathlib.Path, layout: str = 'folder') -> Report:
         problems.append(f'{root}: the split {split} holds no image with a label.')
     except (ValueError, OSError) as error:
       problems.append(str(error))
-  problems += _shared(found)
   try:
     classes, label_map = module.find_classes(root)
   except (ValueError, OSError) as error:
@@ -90,24 +87,14 @@ def check(root: str | pathlib.Path, layout: str = 'folder') -> Report:
   return Report(classes, splits, list(dict.fromkeys(problems)))
 
 
-def _shared(found):
-  """Problems: one image in two splits. Lists share a folder, so that the path tells."""
-  places = collections.defaultdict(list)
-  for split, split_pairs in found.items():
-    for pair in split_pairs:
-      places[pair.image].append(split)
-  return [f'{path}: is in {" and ".join(splits)}; results on one would tell nothing about the '
-          'other. Take it out of one list.' for path, splits in places.items() if len(splits) > 1]
-
-
 def _examine(pair, label_map) -> dict[str, Any]:
   """Size, pixels of each class and problems of an example."""
-  result = {'size': None, 'pixels': np.zeros(256, np.int64), 'turned': False, 'problems': []}
+  result = {'size': None, 'pixels': np.zeros(256, np.int64), 'problems': []}
   image = label = None
   try:
     content = files.read_bytes(pair.image)
     image = files.decode_image(content, pair.image)
-    result.update(size=image.shape[:2], turned=files.is_turned(content))
+    result['size'] = image.shape[:2]
   except (ValueError, OSError) as error:
     result['problems'].append(str(error))
   try:
@@ -117,8 +104,8 @@ def _examine(pair, label_map) -> dict[str, Any]:
     result['problems'].append(str(error))
   if image is not None and label is not None:
     try:
-      files.check_same_size(image, label, image_name=pair.image, label_name=pair.label,
-                            image_content=content)
+      files.check_pair(image, label, image_name=pair.image, label_name=pair.label,
+                       image_content=content)
     except ValueError as error:
       result['problems'].append(str(error))
   return result
@@ -128,8 +115,7 @@ def _summarize(results):
   pixels = np.array([result['pixels'] for result in results]).reshape(-1, 256)
   return Split(
       images=len(results), pixels=pixels.sum(axis=0), occurrences=(pixels > 0).sum(axis=0),
-      sizes=collections.Counter(result['size'] for result in results if result['size']),
-      turned=sum(result['turned'] for result in results))
+      sizes=collections.Counter(result['size'] for result in results if result['size']))
 
 
 def describe(report: Report) -> str:
@@ -151,9 +137,6 @@ def describe(report: Report) -> str:
     absent = [label for index, label in enumerate(report.classes) if not split.occurrences[index]]
     if absent:
       lines.append(f'Note: {name} has no pixel of {", ".join(absent)}.')
-    if split.turned:
-      lines.append(f'Note: EXIF data turn {split.turned} images of {name}; their labels must fit '
-                   'the upright images.')
   lines += [f'- {problem}' for problem in report.problems]
   lines.append(f'{len(report.problems)} problem{"" if len(report.problems) == 1 else "s"}.')
   return '\n'.join(lines)

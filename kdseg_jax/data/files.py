@@ -18,6 +18,8 @@ IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp')
 _PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 _PNG_GRAYSCALE, _PNG_PALETTE = 0, 3
 _ALPHA_MODES = ('RGBA', 'LA', 'PA', 'La', 'RGBa')
+# Pictures that are not read: left in a folder without a word, they would silently not count.
+_OTHER_PICTURES = ('.tif', '.tiff', '.gif', '.jp2', '.jfif', '.heic', '.avif', '.ppm', '.pgm')
 
 
 def read_image(path: str | os.PathLike) -> np.ndarray:
@@ -51,17 +53,11 @@ def decode_image(content: bytes, name: Any) -> np.ndarray:
   if pixels.dtype != np.uint8:
     raise ValueError(f'{name}: has {pixels.dtype.itemsize * 8} bits a channel; expected 8. '
                      'Convert it to an 8-bit picture.')
-  with PIL.Image.open(io.BytesIO(content)) as header:  # reads the header only
-    if header.mode in _ALPHA_MODES:
+  with _open(content, name) as header:
+    if header.mode in _ALPHA_MODES or 'transparency' in header.info:
       raise ValueError(f'{name}: has an alpha channel ({header.mode}); expected RGB or grey. '
                        'Flatten it onto a background and save it without alpha.')
   return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-
-
-def is_turned(content: bytes) -> bool:
-  """True if the EXIF data of a picture say that it must be turned or mirrored to be upright."""
-  with PIL.Image.open(io.BytesIO(content)) as header:
-    return header.getexif().get(PIL.ExifTags.Base.Orientation, 1) != 1
 
 
 def read_label(path: str | os.PathLike) -> np.ndarray:
@@ -94,7 +90,9 @@ def decode_label(content: bytes, name: Any) -> np.ndarray:
     raise ValueError(f'{name}: stores {depth}-bit grey levels; expected 8 bits. '
                      'Save the label as an 8-bit PNG.')
   try:
-    with PIL.Image.open(io.BytesIO(content)) as image:
+    with _open(content, name) as image:
+      image.verify()  # checksums: a flipped bit would decode to other labels
+    with _open(content, name) as image:
       return np.array(image, dtype=np.uint8)
   except (OSError, SyntaxError) as error:
     raise ValueError(f'{name}: cannot be decoded: it is damaged or cut short ({error}). '
@@ -106,17 +104,24 @@ def encode_label(label: np.ndarray) -> bytes:
   return cv2.imencode('.png', label)[1].tobytes()
 
 
-def check_same_size(image: np.ndarray, label: np.ndarray, *, image_name: Any, label_name: Any,
-                    image_content: bytes) -> None:
-  """Raises ValueError if a label is not of the size of its image; says so if EXIF data are why."""
-  if image.shape[:2] == label.shape:
-    return
-  message = (f'{label_name}: is {label.shape} (height, width), but its image {image_name} is '
-             f'{image.shape[:2]}; expected the same size.')
-  if image.shape[:2] == label.shape[::-1] and is_turned(image_content):
-    message += (' The EXIF data of the image turn it upright and the label was not turned: turn '
-                'the label, or save the image without its EXIF orientation.')
-  raise ValueError(message)
+def check_pair(image: np.ndarray, label: np.ndarray, *, image_name: Any, label_name: Any,
+               image_content: bytes) -> None:
+  """Raises ValueError if a label cannot be that of its image: other size, or EXIF orientation.
+
+  Whether a label was drawn on the stored or on the upright picture cannot be told from its size
+  where EXIF data mirror it, turn it by 180 degrees, or it is square.
+  """
+  with _open(image_content, image_name) as header:
+    orientation = header.getexif().get(PIL.ExifTags.Base.Orientation, 1)
+  if orientation != 1:
+    raise ValueError(
+        f'{image_name}: its EXIF data turn or mirror it (orientation {orientation}), and its label '
+        f'{label_name} may have been drawn on either view. Save the image as the label shows it, '
+        'without EXIF orientation.')
+  if image.shape[:2] != label.shape:
+    raise ValueError(
+        f'{label_name}: is {label.shape} (height, width), but its image {image_name} is '
+        f'{image.shape[:2]}; expected the same size.')
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -157,23 +162,30 @@ def write_palette_png(path: str | os.PathLike, label: np.ndarray, palette: np.nd
   _write(path, image)
 
 
-def list_images(paths: Iterable[str | os.PathLike]) -> list[pathlib.Path]:
+def list_images(
+    paths: Iterable[str | os.PathLike], *, subfolders: bool = False
+) -> list[pathlib.Path]:
   """The picture files that the arguments name: files as they are, folders by their sorted files.
 
   Args:
-    paths: files and folders; subfolders are not entered.
+    paths: files and folders.
+    subfolders: whether the pictures in subfolders of folders count too, hidden ones left out.
 
   Raises:
     FileNotFoundError: a path does not exist, or a folder holds no picture.
-    ValueError: a file is named that is no picture by its suffix.
+    ValueError: a file is named that is no picture by its suffix, or a folder holds a picture of a
+      format that is not read.
   """
   found = []
   for path in map(pathlib.Path, paths):
     if path.is_dir():
-      inside = images_in(path)
+      folders = [path, *_subfolders(path)] if subfolders else [path]
+      for problem in (line for folder in folders for line in unreadable_in(folder)):
+        raise ValueError(problem)
+      inside = [image for folder in folders for image in images_in(folder)]
       if not inside:
-        raise FileNotFoundError(f'{path}: holds no picture ({" ".join(IMAGE_SUFFIXES)}); '
-                                'subfolders are not searched, name them one by one.')
+        hint = '' if subfolders else '; subfolders are not searched, name them one by one'
+        raise FileNotFoundError(f'{path}: holds no picture ({" ".join(IMAGE_SUFFIXES)}){hint}.')
       found.extend(inside)
     elif not path.exists():
       raise FileNotFoundError(f'{path}: no such file or folder.')
@@ -186,8 +198,13 @@ def list_images(paths: Iterable[str | os.PathLike]) -> list[pathlib.Path]:
 
 def images_in(folder: pathlib.Path) -> list[pathlib.Path]:
   """The picture files of a folder in sorted order; hidden files are left out."""
-  return sorted(path for path in folder.iterdir()
-                if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith('.'))
+  return _with_suffix(folder.iterdir(), IMAGE_SUFFIXES)
+
+
+def unreadable_in(folder: pathlib.Path) -> list[str]:
+  """One line for each picture in a folder of a format that is not read."""
+  return [f'{path}: pictures of this format are not read; convert it to PNG or JPEG.'
+          for path in _with_suffix(folder.iterdir(), _OTHER_PICTURES)]
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
@@ -197,6 +214,24 @@ def read_bytes(path: str | os.PathLike) -> bytes:
       return file.read()
   except FileNotFoundError:
     raise FileNotFoundError(f'{path}: no such file.') from None
+
+
+def _subfolders(folder):
+  return sorted(path for path in folder.rglob('*') if path.is_dir() and not any(
+      part.startswith('.') for part in path.relative_to(folder).parts))
+
+
+def _with_suffix(paths, suffixes):
+  return sorted(path for path in paths
+                if path.suffix.lower() in suffixes and not path.name.startswith('.'))
+
+
+def _open(content, name):
+  """The picture with its header read."""
+  try:
+    return PIL.Image.open(io.BytesIO(content))
+  except PIL.Image.DecompressionBombError as error:
+    raise ValueError(f'{name}: is too large ({error}). Cut it into tiles.') from None
 
 
 def _write(path, image):

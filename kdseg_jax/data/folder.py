@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
 import os
 import pathlib
 
@@ -35,9 +36,9 @@ class Folder(pairs.PairSource):
       resized; None keeps their own.
 
   Raises:
-    ValueError: unknown split, no root given, an image without label or a label without image, an
-      ambiguous layout or number of classes; on reading, a damaged file, a label that is no class,
-      or image and label of different size.
+    ValueError: unknown split, no root given, an image without label or a label without image, a
+      name in two lists, an ambiguous layout or number of classes; on reading, a damaged file, a
+      label that is no class, image and label of different size, or an EXIF orientation.
     FileNotFoundError: a folder, a list or every image of the split is missing.
   """
 
@@ -77,15 +78,17 @@ def find_splits(root: pathlib.Path) -> list[str]:
   """The splits that a root holds.
 
   Raises:
-    ValueError: images lie both in `images` and in subfolders of it, or a subfolder is no split.
+    ValueError: pictures lie both in `images` or `labels` and in subfolders, or a subfolder is no
+      split.
   """
-  folders = sorted(path.name for path in (root / 'images').iterdir()
-                   if path.is_dir() and not path.name.startswith('.'))
-  if folders and files.images_in(root / 'images'):
-    raise ValueError(f'{root / "images"}: holds images and folders ({", ".join(folders)}); '
-                     f'expected one of both: {_LAYOUT}.')
+  folders = sorted({path.name for parent in _parents(root) for path in parent.iterdir()
+                    if path.is_dir() and not path.name.startswith('.')})
+  for parent in _parents(root):
+    if folders and files.images_in(parent):
+      raise ValueError(f'{parent}: holds pictures beside the folders {", ".join(folders)}; '
+                       f'expected one of both: {_LAYOUT}.')
   for folder in folders:
-    names.require(folder, SPLITS, f'split in {root / "images"}')
+    names.require(folder, SPLITS, f'split in {root / "images"} and {root / "labels"}')
   listed = [split for split in SPLITS if _list_of(root, split).exists()]
   if folders and listed:
     raise ValueError(f'{root}: has folders of splits in images/ and {listed[0]}.txt; remove one of '
@@ -104,12 +107,13 @@ def find_pairs(root: pathlib.Path, split: str) -> tuple[list[pairs.Pair], list[s
     raise FileNotFoundError(
         f'{root}: has no split {split}, only {", ".join(splits)}; expected the folders '
         f'images/{split}/ and labels/{split}/, or the list {split}.txt.')
-  images, labels = root / 'images', root / 'labels'
-  if (images / split).is_dir():
+  images, labels = _parents(root)
+  if (images / split).is_dir() or (labels / split).is_dir():
     return pairs.find_pairs(images / split, labels / split, layout=_LAYOUT)
   if _list_of(root, split).exists():
     stems = read_lines(_list_of(root, split))
-    return pairs.find_pairs(images, labels, layout=_LAYOUT, stems=sorted(stems))
+    found, problems = pairs.find_pairs(images, labels, layout=_LAYOUT, stems=sorted(stems))
+    return found, problems + _in_two_lists(root)
   found, problems = pairs.find_pairs(images, labels, layout=_LAYOUT)
   return [pair for index, pair in enumerate(found)
           if (index % _VAL_EVERY == 0) == (split == 'val')], problems
@@ -166,6 +170,20 @@ def read_lines(path: pathlib.Path) -> list[str]:
   if not lines:
     raise ValueError(f'{path}: is empty; expected one name a line.')
   return lines
+
+
+def _parents(root):
+  return root / 'images', root / 'labels'
+
+
+def _in_two_lists(root):
+  """One line for each name that stands in two lists."""
+  lists = {split: set(read_lines(_list_of(root, split)))
+           for split in SPLITS if _list_of(root, split).exists()}
+  return [f'{root}: {stem} is in {first}.txt and {second}.txt; results on one would tell nothing '
+          'about the other. Take it out of one list.'
+          for first, second in itertools.combinations(lists, 2)
+          for stem in sorted(lists[first] & lists[second])]
 
 
 def _list_of(root, split):

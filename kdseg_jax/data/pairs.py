@@ -83,8 +83,8 @@ class PairSource:
     content = files.read_bytes(pair.image)
     image = files.decode_image(content, pair.image)
     label = self._label_map(files.read_label(pair.label), pair.label)
-    files.check_same_size(image, label, image_name=pair.image, label_name=pair.label,
-                          image_content=content)
+    files.check_pair(image, label, image_name=pair.image, label_name=pair.label,
+                     image_content=content)
     return resized(image, label, self.size) | {'image_id': pair.image.stem}
 
 
@@ -114,7 +114,7 @@ def find_pairs(images: pathlib.Path, labels: pathlib.Path, *, layout: str,
 
   Returns:
     Pairs, and one line a problem: no label, no image, a label that is no PNG, one stem twice,
-    subfolders.
+    pictures of formats that are not read, subfolders.
 
   Raises:
     FileNotFoundError: a folder is missing.
@@ -134,7 +134,8 @@ def find_pairs(images: pathlib.Path, labels: pathlib.Path, *, layout: str,
   for stem, path in list(found_labels.items()):
     if path.suffix.lower() != '.png':
       problems.append(f'{path}: labels must be PNG; lossy formats change class indices.')
-      del found_images[stem], found_labels[stem]
+      found_images.pop(stem, None)
+      del found_labels[stem]
   matched, match_problems = match(
       found_images, found_labels, image_place=lambda stem: f'{images / stem}.png or .jpg',
       label_place=lambda stem: f'{labels / stem}.png')
@@ -180,7 +181,7 @@ def _by_stem(folder, layout):
   """The pictures of a folder by stem, and problems."""
   if not folder.is_dir():
     raise FileNotFoundError(f'{folder}: no such folder; the layout is {layout}.')
-  found, problems = {}, []
+  found, problems = {}, files.unreadable_in(folder)
   for path in files.images_in(folder):
     if path.stem in found:
       problems.append(f'{path} and {found[path.stem]}: same name twice; keep one of them.')

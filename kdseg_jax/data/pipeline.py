@@ -56,12 +56,14 @@ def train_batches(source: Any, *, batch_size: int, seed: int,
   return iter(dataset.to_iter_dataset(_read_options(num_threads)))
 
 
-def evaluation_batches(source: Any, *, batch_size: int, process_index: int = 0,
+def evaluation_batches(source: Any, *, batch_size: int, multiple: int = 1, process_index: int = 0,
                        process_count: int = 1, num_threads: int = _THREADS) -> Iterator[Batch]:
   """Batches of one size that hold every image exactly once, whole.
 
   A batch has images of one size only, so that no image's result depends on the others: images wait
-  in one buffer for each size, which is emptied when it is full, and at the end. What is missing
+  in one buffer for each size, which is emptied when it is full, and at the end. For data of many
+  sizes `multiple` makes them few: of an image padded at the bottom and right, label 255, mask
+  False. What is missing
   then is filled up by examples of index -1: image 0, label 255, mask False. Within a size, images
   come in the order of the source. All processes see batches of the same shapes in the same order
   (each reads the whole source) and take their part, a contiguous one, of each.
@@ -69,6 +71,7 @@ def evaluation_batches(source: Any, *, batch_size: int, process_index: int = 0,
   Args:
     source: where examples come from, see the module.
     batch_size: of all processes together.
+    multiple: of which height and width become a multiple by padding; 1 pads nothing.
     process_index: number of this process.
     process_count: number of processes.
     num_threads: threads that read ahead; they do not change the batches.
@@ -83,7 +86,21 @@ def evaluation_batches(source: Any, *, batch_size: int, process_index: int = 0,
   part = slice(process_index * share, (process_index + 1) * share)
   dataset = grain.MapDataset.source(source).map_with_index(_numbered)
   return (_fill(group, batch_size, part) for group in _grouped_by_size(
-      dataset.to_iter_dataset(_read_options(num_threads)), batch_size))
+      dataset.to_iter_dataset(_read_options(num_threads)), batch_size, multiple))
+
+
+def read_all(source: Any, *, num_threads: int = _THREADS) -> Iterator[None]:
+  """Reads every example of a source once, in order; what is wrong with one is raised."""
+  dataset = grain.MapDataset.source(source).map(lambda example: np.int32(len(example)))
+  return (None for _ in dataset.to_iter_dataset(_read_options(num_threads)))
+
+
+def pad_to_multiple(array: np.ndarray, multiple: int, value: int) -> np.ndarray:
+  """Pads `(H, W, ...)` at the bottom and right so that H and W are multiples of a number."""
+  widths = [(0, -side % multiple) for side in array.shape[:2]]
+  if not any(after for _, after in widths):
+    return array
+  return np.pad(array, widths + [(0, 0)] * (array.ndim - 2), constant_values=value)
 
 
 def _share(source, batch_size, process_index, process_count):
@@ -111,10 +128,12 @@ def _numbered(index, example):
           'index': np.int32(index)}
 
 
-def _grouped_by_size(examples, batch_size):
+def _grouped_by_size(examples, batch_size, multiple):
   """Lists of up to `batch_size` examples of one size."""
   waiting = {}
   for example in examples:
+    for name, value in (('image', 0), ('label', files.IGNORE_LABEL), ('mask', False)):
+      example[name] = pad_to_multiple(example[name], multiple, value)
     group = waiting.setdefault(example['label'].shape, [])
     group.append(example)
     if len(group) == batch_size:

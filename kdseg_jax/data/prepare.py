@@ -13,17 +13,18 @@ import os
 import pathlib
 
 import tensorflow_datasets as tfds
-from absl import flags
+from absl import flags, logging
 
 from kdseg_jax import names, program
 from kdseg_jax.data import tfds_builders
-from kdseg_jax.data.tfds_builders.base import require_counts
+from kdseg_jax.data.tfds_builders.base import require_counts, wrong_counts
 
 _MANUAL_DIR = flags.DEFINE_string('manual_dir', None, 'Folder of the downloaded archives.')
 _DATA_DIR = flags.DEFINE_string(
     'data_dir', None, 'Folder of prepared data sets; default: $KDSEG_DATA.')
 _ALLOW_PARTIAL = flags.DEFINE_bool(
-    'allow_partial', False, 'Prepare what is there, although images of the data set are missing.')
+    'allow_partial', False, 'Prepare what is there, although archives, splits, or images together '
+    'with their labels are missing.')
 
 
 def prepare(name: str, manual_dir: str | os.PathLike, data_dir: str | os.PathLike, *,
@@ -34,7 +35,7 @@ def prepare(name: str, manual_dir: str | os.PathLike, data_dir: str | os.PathLik
     name: see `tfds_builders.BUILDERS`.
     manual_dir: folder of the archives, or of what they extract to.
     data_dir: where the prepared data go, in a folder of their own.
-    allow_partial: go on although images of the data set are missing.
+    allow_partial: go on although images of the data set are missing, and log how many.
 
   Returns:
     TFDS's description, with the number of examples of each split.
@@ -46,15 +47,19 @@ def prepare(name: str, manual_dir: str | os.PathLike, data_dir: str | os.PathLik
   """
   names.require(name, tfds_builders.BUILDERS, 'data set to prepare')
   builder = tfds_builders.BUILDERS[name](data_dir=data_dir, allow_partial=allow_partial)
-  if not builder.is_prepared():
+  if builder.is_prepared():
+    logging.info('%s is prepared already; delete it to prepare it anew.', builder.data_path)
+  else:
     if not pathlib.Path(manual_dir).is_dir():
       raise FileNotFoundError(f'--manual_dir={manual_dir}: no such folder. '
                               f'{builder.MANUAL_DOWNLOAD_INSTRUCTIONS}')
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(manual_dir=manual_dir))
+  counts = {split: info.num_examples for split, info in builder.info.splits.items()}
   if not allow_partial:  # also of what an earlier run left there
-    counts = {split: info.num_examples for split, info in builder.info.splits.items()}
     require_counts(counts, builder.COUNTS, f'{builder.data_path}, to be deleted and prepared again')
+  elif wrong_counts(counts, builder.COUNTS):
+    logging.warning('%s: %s.', builder.data_path, wrong_counts(counts, builder.COUNTS))
   return builder.info
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from kdseg_jax import names
 from kdseg_jax.data import files, pairs, palettes
@@ -51,8 +52,8 @@ class Records:
                               for key in self._keys)
     image = files.decode_image(content, image_name)
     label = self._label_map(files.decode_label(label_content, label_name), label_name)
-    files.check_same_size(image, label, image_name=image_name, label_name=label_name,
-                          image_content=content)
+    files.check_pair(image, label, image_name=image_name, label_name=label_name,
+                     image_content=content)
     return pairs.resized(image, label, self.size) | {'image_id': image_id}
 
 
@@ -73,6 +74,7 @@ def create_prepared(name: str, split: str, *, root: str | os.PathLike | None = N
   import tensorflow_datasets as tfds  # slow to import, and only these sources need it
 
   from kdseg_jax.data import tfds_builders
+  from kdseg_jax.data.tfds_builders.base import wrong_counts
 
   builder_class = tfds_builders.BUILDERS[name]
   names.require(split, builder_class.COUNTS, f'split of {name}')
@@ -90,6 +92,10 @@ def create_prepared(name: str, split: str, *, root: str | os.PathLike | None = N
   if split not in builder.info.splits:
     raise FileNotFoundError(f'{builder.data_path}: was prepared without the split {split}. Delete '
                             f'this folder and prepare it again with all archives: {command}')
+  wrong = wrong_counts(
+      {split: builder.info.splits[split].num_examples}, {split: builder.COUNTS[split]})
+  if wrong:
+    logging.warning('%s: %s: it was prepared with --allow_partial.', builder.data_path, wrong)
   return Records(_records(tfds, builder, split, 'image', 'label'), classes=builder.CLASSES,
                  palette=builder.PALETTE, size=size, where=str(builder.data_path))
 
@@ -107,8 +113,8 @@ def create_tfds(name: str, split: str, *, root: str | os.PathLike | None = None,
 
   Args:
     name: of TFDS, with its config if it has one: 'oxford_iiit_pet', 'cityscapes/...'.
-    split: of TFDS; parts such as 'train[:90%]' too.
-    root: its `data_dir`; None or '' is TFDS's own default.
+    split: of TFDS; 'train[:90%]' and 'train+val' too.
+    root: its `data_dir`; None or '' is `$KDSEG_DATA`, or else TFDS's own default.
     size: see `Records`.
     image_key: feature of the image.
     label_key: feature of the label, class indices and 255 = ignore.
@@ -124,6 +130,7 @@ def create_tfds(name: str, split: str, *, root: str | os.PathLike | None = None,
   from kdseg_jax.data import tfds_builders  # registers ours, so that they have names too
 
   del tfds_builders
+  root = root or os.environ.get('KDSEG_DATA')
   plain_name = re.split('[/:]', name)[0]
   if not (root and pathlib.Path(root, plain_name).is_dir()):  # else it needs no builder
     known = tfds.list_builders(with_community_datasets=False)
@@ -135,7 +142,8 @@ def create_tfds(name: str, split: str, *, root: str | os.PathLike | None = None,
         f'{builder.data_path}: TFDS has not prepared {name} there. Prepare it once: tfds build '
         f'{name} --data_dir={builder.data_dir_root} --file_format=array_record (most of its '
         'builders need TensorFlow for that; reading does not).')
-  names.require(split.partition('[')[0], builder.info.splits, f'split of {name}')
+  for part in split.split('+'):
+    names.require(part.partition('[')[0], builder.info.splits, f'split of {name}')
   pictures = [key for key, feature in builder.info.features.items()
               if isinstance(feature, tfds.features.Image)]
   for key, option in ((image_key, 'image_key'), (label_key, 'label_key')):

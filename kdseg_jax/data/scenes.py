@@ -58,6 +58,7 @@ class Scenes:
 
   classes = CLASSES
   palette = palettes.SCENES
+  is_generated = True  # no file of the user's is read
 
   def __init__(self, split: str, *, seed: int = 0, size: tuple[int, int] = (64, 64),
                length: int | None = None):

@@ -14,16 +14,16 @@ class Unlabelled:
   """The pictures of a folder, with 255 (ignore) as the label of every pixel.
 
   Args:
-    folder: of pictures of any size; subfolders are not entered.
+    folder: of pictures of any size; those in subfolders count too.
     size: (height, width) to which they are resized; None keeps their own.
 
   Raises:
     FileNotFoundError: the folder does not exist or holds no picture.
-    ValueError: on reading, a damaged file.
+    ValueError: a picture of a format that is not read; on reading, a damaged file.
   """
 
   def __init__(self, folder: str | os.PathLike, *, size: tuple[int, int] | None = None):
-    self._paths = files.list_images([folder])
+    self._paths = files.list_images([folder], subfolders=True)
     self.size = tuple(size) if size else None
 
   def __len__(self) -> int:

@@ -149,7 +149,8 @@ def combine(parts: Mapping[str, tuple[Weight, Distiller]]) -> Distiller:
     if not name or '/' in name:
       raise ValueError(
           f'combine: {name!r} is no name of a part: it must be non-empty, without "/".')
-    if not callable(weight) and not isinstance(weight, (int, float, np.number, jax.Array)):
+    if not callable(weight) and not isinstance(
+        weight, (int, float, np.number, np.ndarray, jax.Array)):
       raise ValueError(
           f'combine: the weight of {name!r} is {weight!r}; expected a number or a schedule, a '
           'function of the step.')
@@ -188,7 +189,7 @@ def without_zeros(
     parts: Mapping[str, tuple[Weight, Distiller]]
 ) -> dict[str, tuple[Weight, Distiller]]:
   """The parts of a combination but those whose weight is the number 0: they need no state."""
-  is_zero = lambda weight: isinstance(weight, (int, float)) and weight == 0
+  is_zero = lambda weight: isinstance(weight, (int, float, np.number)) and weight == 0
   return {name: part for name, part in parts.items() if not is_zero(part[0])}
 
 

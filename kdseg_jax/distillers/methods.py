@@ -142,7 +142,7 @@ def _explicit_weights(method, items):
   weights = {}
   for item in items:
     term, _, text = item.partition(':')
-    names.require(term, TERMS, f'term of method={method}')
+    names.require(term, TERMS | WRAPPERS, f'term of method={method}')
     try:
       weights[term] = float(text)
     except ValueError:

@@ -38,7 +38,7 @@ def init(num_classes: int, size: int, dim: int, rng: jax.Array) -> Queue:
   if min(num_classes, size, dim) < 1:
     raise ValueError(
         f'A queue needs classes, slots and channels, got {num_classes}, {size} and {dim}.')
-  noise = jax.random.normal(rng, (num_classes, size, dim))
+  noise = jax.random.normal(rng, (num_classes, size, dim), jnp.float32)
   zeros = jnp.zeros(num_classes, jnp.int32)
   return Queue(cross_image.normalize(noise), zeros, zeros)
 
@@ -57,6 +57,8 @@ def push(queue: Queue, embeddings: jax.Array, classes: jax.Array, where: jax.Arr
   Raises:
     ValueError: the shapes do not fit.
   """
+  queue, embeddings, classes, where = jax.tree.map(
+      jnp.asarray, (queue, embeddings, classes, where))  # numpy's cannot be updated
   count, size, dim = queue.embeddings.shape
   if embeddings.ndim != 2 or embeddings.shape[1] != dim or not (
       embeddings.shape[:1] == classes.shape == where.shape):

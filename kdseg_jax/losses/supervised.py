@@ -113,6 +113,8 @@ def ohem_cross_entropy(
                                  threshold_stride)
     counts = _common.valid_labels(labels, logits.shape[-1], ignore_label)
     ranked = _select(ranked, labels)
+  if isinstance(min_kept, int):  # counts are int32
+    min_kept = min(min_kept, np.iinfo(np.int32).max)
   cutoff = _kth_smallest(ranked, counts, min_kept // threshold_stride**2, axis_name)
   kept = ~(probability > jnp.maximum(cutoff, threshold))  # `<=` would hide a NaN
   return _common.masked_mean(values, valid & kept, axis_name)

@@ -27,12 +27,14 @@ class Evaluator:
     mode: 'shard_map' or 'pmap'.
     batch_size: global; rounded up to a multiple of the device count.
     limit: number of images to evaluate, the first ones of the source; 0 is all.
+    multiple: see `pipeline.evaluation_batches`.
     inference: what the model is shown of an image.
   """
 
   def __init__(self, task: Any, model: Any, mesh: Mesh, *, mode: str = 'shard_map',
-               batch_size: int = 8, limit: int = 0, inference: Inference = WHOLE_IMAGE):
-    self._task, self._limit = task, limit
+               batch_size: int = 8, limit: int = 0, multiple: int = 1,
+               inference: Inference = WHOLE_IMAGE):
+    self._task, self._limit, self._multiple = task, limit, multiple
     self._batch_size = -(-batch_size // mesh.size) * mesh.size
     self._step = parallel.data_parallel(
         make_evaluation_step(task, model, inference=inference, axis_name=parallel.AXIS), mesh,
@@ -50,7 +52,8 @@ class Evaluator:
     total = None
     batches = pipeline.evaluation_batches(
         subset.first(source, self._limit), batch_size=self._batch_size,
-        process_index=jax.process_index(), process_count=jax.process_count())
+        multiple=self._multiple, process_index=jax.process_index(),
+        process_count=jax.process_count())
     for batch in batches:
       counts = jax.device_get(self._step(variables, {}, batch))
       counts = jax.tree.map(lambda x: np.asarray(x, np.int64), counts)

@@ -27,7 +27,7 @@ PyTree = Any
 # The least that these fields can be.
 _AT_LEAST = {
     'train.steps': 1, 'train.accumulate': 1, 'critic.steps': 0, 'eval.batch_size': 1,
-    'eval.limit': 0, 'checkpoint.keep': 1,
+    'eval.limit': 0, 'eval.pad_multiple': 1, 'checkpoint.keep': 1,
 }
 
 

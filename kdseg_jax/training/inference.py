@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from kdseg_jax.data import files
+from kdseg_jax.data import files, pipeline
 from kdseg_jax.losses import resizing
 
 PyTree = Any
@@ -124,10 +124,11 @@ def make_scorer(task: Any, model: Any, inference: Inference = WHOLE_IMAGE) -> Ca
 
 
 def make_predictor(task: Any, model: Any, variables: PyTree, *,
-                   inference: Inference = WHOLE_IMAGE, size: tuple[int, ...] = ()) -> Callable:
+                   inference: Inference = WHOLE_IMAGE, size: tuple[int, ...] = (),
+                   multiple: int = 1) -> Callable:
   """A function from an image `(H, W, 3)` uint8 to labels `(H, W)` uint8, numpy both.
 
-  One compiled program for each image size.
+  One compiled program for each image size, padded to `multiple`.
 
   Args:
     task: the segmentation task.
@@ -135,19 +136,24 @@ def make_predictor(task: Any, model: Any, variables: PyTree, *,
     variables: of the model.
     inference: what the model is shown.
     size: (height, width) at which the model sees images, as in training; () is their own.
+    multiple: of which their own sizes become a multiple by padding, as in evaluation.
   """
   score = make_scorer(task, model, inference)
 
   @functools.partial(jax.jit, static_argnames='output_size')
-  def run(variables, image, output_size):
-    batch = {'image': image, 'mask': jnp.ones(image.shape[:3], bool),
-             'index': jnp.zeros(1, jnp.int32)}
+  def run(variables, image, mask, output_size):
+    batch = {'image': image, 'mask': mask, 'index': jnp.zeros(1, jnp.int32)}
     scores = score(variables, batch, output_size)
     return task.predict(scores, output_size)[0].astype(jnp.uint8)
 
   def predict(image):
-    seen = files.resize_image(image, size) if size else image
-    return np.asarray(run(variables, seen[None], image.shape[:2]))
+    height, width = image.shape[:2]
+    mask = np.ones(size or (height, width), bool)
+    if size:
+      return np.asarray(run(
+          variables, files.resize_image(image, size)[None], mask[None], (height, width)))
+    image, mask = (pipeline.pad_to_multiple(x, multiple, 0) for x in (image, mask))
+    return np.asarray(run(variables, image[None], mask[None], mask.shape))[:height, :width]
   return predict
 
 

@@ -11,7 +11,12 @@ from ml_collections import ConfigDict
 from kdseg_jax.training import experiment as experiments
 from kdseg_jax.training import programs
 from kdseg_jax.training.preemption import StopSignal
-from kdseg_jax.training.run import Run, create_evaluator, measure_teacher
+from kdseg_jax.training.run import (
+    Run,
+    check_evaluation_data,
+    create_evaluator,
+    measure_teacher,
+)
 
 
 def train(config: ConfigDict, workdir: str) -> dict[str, Any] | None:
@@ -46,6 +51,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any] | None:
 def start(config: ConfigDict, workdir: str, stop: StopSignal) -> Run:
   """The run of a config, fresh or from its newest checkpoint."""
   experiment = experiments.create_experiment(config)
+  check_evaluation_data(experiment, workdir)
   return Run(experiment, workdir, experiments.initial_state(experiment), should_stop=stop,
              evaluator=create_evaluator(experiment, experiment.student))
 

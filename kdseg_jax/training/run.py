@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import tqdm
 from absl import logging
 from ml_collections import ConfigDict
 
-from kdseg_jax.data import augmentation, pipeline
+from kdseg_jax.data import augmentation, pipeline, subset
 from kdseg_jax.training.checkpoint import Checkpointer, has_checkpoint
 from kdseg_jax.training.evaluation import Evaluator
 from kdseg_jax.training.experiment import Experiment
@@ -132,7 +133,11 @@ class Run:
       self._check(phase)
     if due.log:
       self._log(phase, step)
-    evaluated = self.evaluate() if due.evaluate else None
+    try:
+      evaluated = self.evaluate() if due.evaluate else None
+    except Exception:
+      self._save(None)  # an image that cannot be read must not cost what was trained
+      raise
     # An evaluation that was cut short by a signal still saves, for the run stops after it.
     if due.save:
       self._save(evaluated)
@@ -232,7 +237,21 @@ def create_evaluator(experiment: Experiment, model: Any) -> Evaluator:
   config = experiment.config
   return Evaluator(experiment.task, model, experiment.mesh, mode=config.parallel,
                    batch_size=config.eval.batch_size, limit=config.eval.limit,
-                   inference=experiment.inference)
+                   multiple=config.eval.pad_multiple, inference=experiment.inference)
+
+
+def check_evaluation_data(experiment: Experiment, workdir: str) -> None:
+  """Reads every image of the evaluation split once, before a run that starts anew.
+
+  What is wrong with one would else show after hours. Generated data cannot be wrong.
+  """
+  source, config = experiment.evaluation_source, experiment.config
+  if has_checkpoint(workdir) or getattr(source, 'is_generated', False):
+    return
+  source = subset.first(source, config.eval.limit)
+  for _ in tqdm.tqdm(pipeline.read_all(source), desc=f'reading {config.eval.split}',
+                     total=len(source), unit='image', disable=None, leave=False):
+    pass
 
 
 def measure_teacher(experiment: Experiment, workdir: str) -> dict[str, Any] | None:
@@ -250,6 +269,7 @@ def measure_teacher(experiment: Experiment, workdir: str) -> dict[str, Any] | No
   data = json.loads(config.data.to_json())
   key = {'workdir': teacher.workdir, 'step': teacher.step, 'split': config.eval.split,
          'limit': config.eval.limit, 'inference': str(experiment.inference),
+         'pad_multiple': config.eval.pad_multiple,
          'absent_as_zero': config.eval.absent_as_zero, 'align_corners': config.align_corners,
          'data': {field: data[field] for field in ('name', 'root', 'size', 'tfds')}}
   path = os.path.join(workdir, 'teacher.json')

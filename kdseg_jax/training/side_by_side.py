@@ -20,6 +20,7 @@ from kdseg_jax.training import loop, parallel, programs, study_plan
 from kdseg_jax.training.preemption import StopSignal
 from kdseg_jax.training.run import (
     Run,
+    check_evaluation_data,
     create_evaluator,
     measure_teacher,
     read_json,
@@ -190,6 +191,7 @@ class _Shared:
       self.experiments[name] = experiments.create_experiment(
           next(iter(of_seeds.values())), teacher=teacher)
       teacher = teacher or self.experiments[name].teacher
+    check_evaluation_data(next(iter(self.experiments.values())), workdir)
     measured = read_json(os.path.join(workdir, 'teacher.json')).get('key', {})
     if teacher is not None and measured.get('step', teacher.step) != teacher.step:
       raise ValueError(

@@ -28,7 +28,7 @@ def test_sizes_histogram_and_ignored_share_are_counted(root):
   report = check.check(root)
   assert report.problems == [] and report.classes == ('name 0', 'name 1', 'name 2')
   val = report.splits['val']
-  assert val.images == 1 and val.sizes == {(4, 6): 1} and val.turned == 0
+  assert val.images == 1 and val.sizes == {(4, 6): 1}
   assert val.pixels[[0, 1, 2, 255]].tolist() == [12, 0, 1, 11] and val.pixels.sum() == 24
   assert val.occurrences[[0, 1, 2, 255]].tolist() == [1, 0, 1, 1]
   train = report.splits['train']
@@ -53,12 +53,14 @@ def spoil(root):
   exif[0x0112] = 8
   PIL.Image.new('RGB', archives.SIZE[::-1]).save(root / 'images/val/1.jpg', exif=exif)
   shutil.copy(root / 'images/val/0.png', root / 'images/val/0.jpg')
+  (root / 'images/train/7.tiff').write_bytes(b'x')
 
 
 MESSAGES = [
     '0.png: has no label', '1.png: has no image', '2.png: holds label 7; expected class indices',
     '3.png: is (5, 5)', '4.png: cannot be decoded', '6.png: has an alpha channel',
-    '6.png: stores 16-bit grey levels', 'The EXIF data of the image turn it', 'same name twice']
+    '6.png: stores 16-bit grey levels', 'its EXIF data turn or mirror it (orientation 8)',
+    'same name twice', '7.tiff: pictures of this format are not read']
 
 
 def test_every_problem_of_every_file_is_reported(root):
@@ -68,7 +70,7 @@ def test_every_problem_of_every_file_is_reported(root):
     assert sum(message in problem for problem in report.problems) == 1, message
   assert len(report.problems) == len(MESSAGES)
   text = check.describe(report)
-  assert 'Note: EXIF data turn 1 images of val' in text and text.endswith('\n9 problems.')
+  assert text.endswith('\n10 problems.')
   assert all(problem in text for problem in report.problems)
 
 
@@ -79,9 +81,9 @@ def test_an_image_in_two_lists_and_an_empty_split_are_problems(tmp_path):
   (tmp_path / 'train.txt').write_text('0\n1')
   (tmp_path / 'val.txt').write_text('1\n2')
   (tmp_path / 'test.txt').write_text('9')
-  listed, empty, shared = check.check(tmp_path).problems
+  shared, listed, empty = check.check(tmp_path).problems
   assert '9: is listed, but' in listed and 'the split test holds no image' in empty
-  assert 'images/1.png: is in train and val' in shared
+  assert '1 is in train.txt and val.txt' in shared
 
 
 def test_what_hides_the_classes_does_not_hide_other_problems(root):
@@ -97,6 +99,18 @@ def test_what_hides_the_classes_does_not_hide_other_problems(root):
   (root / 'labels/val/2.png').write_bytes(content)
   (root / 'labels/train/0.png').write_bytes(archives.palette_png(np.full((16, 24), 9, np.uint8)))
   assert any('the number of classes is ambiguous' in line for line in check.check(root).problems)
+
+
+def test_labels_without_any_image_are_problems(root, tmp_path_factory):
+  shutil.rmtree(root / 'images/test')
+  (root / 'labels/train/9.jpg').write_bytes(b'x')
+  first, second = check.check(root).problems
+  assert 'images/test: no such folder' in first and '9.jpg: labels must be PNG' in second
+  camvid = tmp_path_factory.mktemp('camvid')
+  archives.camvid(camvid)
+  shutil.rmtree(camvid / 'val')
+  problem, = check.check(camvid, layout='camvid').problems
+  assert 'val: no such folder' in problem
 
 
 def test_the_layout_of_camvid_is_checked_with_its_labels(tmp_path):
@@ -117,6 +131,6 @@ def test_exit_status_tells_whether_there_are_problems(root, cache):
   assert 'name 2' in output and '0 problems.' in output and 'device' not in output
   spoil(root)
   output = runs.run('data.check', root, '--layout=folder', cache=cache, status=1)
-  assert all(message in output for message in MESSAGES) and '9 problems.' in output
+  assert all(message in output for message in MESSAGES) and '10 problems.' in output
   output = runs.run('data.check', root / 'gone', cache=cache, status=2)
   assert 'ERROR: ' in output and 'gone/images: no such folder' in output

@@ -48,6 +48,12 @@ def write_rgba(path):
   PIL.Image.fromarray(np.dstack([IMAGE, IMAGE[..., 0]])).save(path)
 
 
+def write_transparent_palette(path):
+  picture = PIL.Image.fromarray(LABEL)
+  picture.putpalette([9] * 768)
+  picture.save(path, transparency=3)
+
+
 def write_empty(path):
   path.write_bytes(b'')
 
@@ -59,6 +65,7 @@ def write_text(path):
 @pytest.mark.parametrize(('write', 'message'), [
     (write_png_of_16_bits, 'has 16 bits a channel; expected 8'),
     (write_rgba, 'has an alpha channel .RGBA.; expected RGB or grey'),
+    (write_transparent_palette, 'has an alpha channel .P.'),
     (write_empty, 'cannot be decoded'),
     (write_text, 'cannot be decoded'),
 ])
@@ -122,6 +129,25 @@ def test_truncated_labels_are_refused(tmp_path, length):
     files.read_label(path)
 
 
+def test_a_flipped_bit_in_a_label_is_refused(tmp_path):
+  files.write_png(tmp_path / 'label.png', LABEL)
+  content = (tmp_path / 'label.png').read_bytes()
+  start = content.index(b'IDAT') + 4
+  for position in range(start, content.index(b'IEND') - 4, 3):
+    damaged = bytearray(content)
+    damaged[position] ^= 4
+    with pytest.raises(ValueError, match=r'label\.png: cannot be decoded'):
+      files.decode_label(bytes(damaged), 'label.png')
+
+
+def test_pictures_beyond_the_limit_of_pixels_are_named(tmp_path, monkeypatch):
+  files.write_png(tmp_path / 'large.png', LABEL)
+  monkeypatch.setattr(PIL.Image, 'MAX_IMAGE_PIXELS', 20)
+  for read in (files.read_image, files.read_label):
+    with pytest.raises(ValueError, match=r'large\.png: is too large .*Cut it into tiles'):
+      read(tmp_path / 'large.png')
+
+
 def test_write_png_refuses_other_arrays(tmp_path):
   for array in (IMAGE.astype(np.float32), np.zeros((2, 2, 4), np.uint8), np.zeros(3, np.uint8)):
     with pytest.raises(ValueError, match=r'a\.png: expected uint8 of shape'):
@@ -144,11 +170,18 @@ def test_list_images_takes_files_and_sorted_folders(tmp_path):
   (tmp_path / 'z.webp').write_bytes(b'x')
   found = files.list_images([tmp_path / 'z.webp', str(tmp_path / 'folder')])
   assert [path.name for path in found] == ['z.webp', 'a.JPG', 'b.png']
+  (tmp_path / 'folder/.thumbnails').mkdir()
+  (tmp_path / 'folder/.thumbnails/d.png').write_bytes(b'x')
+  found = files.list_images([tmp_path / 'folder'], subfolders=True)
+  assert [path.name for path in found] == ['a.JPG', 'b.png', 'c.png']
 
 
 def test_list_images_explains_what_it_cannot_use(tmp_path):
   (tmp_path / 'notes.txt').write_text('x')
   with pytest.raises(FileNotFoundError, match='holds no picture'):
+    files.list_images([tmp_path])
+  (tmp_path / 'scan.TIF').write_bytes(b'x')
+  with pytest.raises(ValueError, match=r'scan\.TIF: pictures of this format are not read; convert'):
     files.list_images([tmp_path])
   with pytest.raises(FileNotFoundError, match='gone: no such file or folder'):
     files.list_images([tmp_path / 'gone'])

@@ -121,12 +121,19 @@ def copy(source, target):
     (remove('images'), FileNotFoundError, r'images: no such folder; the layout is images/<split>/'),
     (remove('labels'), FileNotFoundError, r'labels: no such folder'),
     (remove('labels/train'), FileNotFoundError, r'labels.train: no such folder'),
-    (remove('images/train'), FileNotFoundError, r'has no split train, only test, val; expected'),
+    (remove('images/train'), FileNotFoundError, r'images.train: no such folder'),
+    (lambda root: (remove('images/train')(root), remove('labels/train')(root)), FileNotFoundError,
+     r'has no split train, only test, val; expected'),
+    (copy('labels/train/1.png', 'labels/train/9.jpg'), ValueError, r'9\.jpg: labels must be PNG'),
+    (copy('images/train/1.jpg', 'images/train/x.tif'), ValueError,
+     r'x\.tif: pictures of this format are not read'),
+    (copy('labels/train/1.png', 'labels/x.png'), ValueError, r'labels: holds pictures beside'),
     (remove('labels/train/1.png'), ValueError, r'train.1\.jpg: has no label; .*train.1\.png'),
     (remove('images/train/1.jpg'), ValueError, r'train.1\.png: has no image; .*1\.png or \.jpg'),
     (copy('images/train/1.jpg', 'images/train/0.jpg'), ValueError, r'same name twice'),
     (copy('labels/train/1.png', 'labels/train/0.jpg'), ValueError, r'same name twice'),
-    (copy('images/train/1.jpg', 'images/0.jpg'), ValueError, r'holds images and folders \(test, t'),
+    (copy('images/train/1.jpg', 'images/0.jpg'), ValueError,
+     r'images: holds pictures beside the folders test, t'),
     (copy('images/train/1.jpg', 'images/trian/0.jpg'), ValueError, r"'trian'. Did you mean 't"),
     (copy('images/train/1.jpg', 'images/train/more/x.jpg'), ValueError,
      r'train.more: subfolders are not entered'),
@@ -141,8 +148,10 @@ def test_wrong_layouts_are_refused_at_construction(root, spoil, error, message):
 @pytest.mark.parametrize(('text', 'message'), [
     ('s01\ns99', r's99: is listed, but .*images.s99\.png or \.jpg does not exist'),
     ('s01.png', r's01\.png: is listed, .*without folder and suffix'),
+    ('s01\ns02', r's02 is in train\.txt and val\.txt; results on one would tell nothing'),
     ('s01\ns01', r'train\.txt: line 2 repeats line 1'), ('', r'train\.txt: is empty')])
 def test_wrong_lists_are_refused(flat, text, message):
+  (flat / 'val.txt').write_text('s02\ns04')
   write_list(flat, text)
   with pytest.raises(ValueError, match=message):
     data.create('folder', 'train', root=flat)
@@ -171,12 +180,14 @@ def test_missing_root_is_explained(monkeypatch):
     data.create('folder', 'train')
 
 
-def turned(root):
-  """An image that EXIF data turn, beside a label that was not."""
-  exif = PIL.Image.Exif()
-  exif[0x0112] = 6
-  picture = PIL.Image.open(root / 'images/train/1.jpg').copy()
-  picture.save(root / 'images/train/1.jpg', exif=exif)
+def turned(orientation):
+  """An image that EXIF data turn, beside a label that may have been drawn on either view."""
+  def spoil(root):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    picture = PIL.Image.open(root / 'images/train/1.jpg').copy()
+    picture.save(root / 'images/train/1.jpg', exif=exif)
+  return spoil
 
 
 def rgba(root):
@@ -185,7 +196,8 @@ def rgba(root):
 
 
 @pytest.mark.parametrize(('spoil', 'index', 'message'), [
-    (turned, 1, r'train.1\.png: is \(16, 24\) .*1\.jpg is \(24, 16\).*EXIF data .*turn the label'),
+    (turned(6), 1, r'train.1\.jpg: its EXIF data turn or mirror it \(orientation 6\), and its l'),
+    (turned(3), 1, r'train.1\.jpg: .*\(orientation 3\).*1\.png may .*without EXIF orientation'),
     (rgba, 0, r'train.0\.png: has an alpha channel'),
     (lambda root: files.write_png(root / 'labels/train/0.png', np.full((16, 24), 3, np.uint8)), 0,
      r'labels.train.0\.png: holds label 3; expected class indices 0 to 2 and 255 = ignore'),

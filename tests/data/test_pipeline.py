@@ -143,6 +143,43 @@ def test_evaluation_visits_every_image_exactly_once(sizes, share, process_count)
     assert indices == [index for index, other in enumerate(sizes) if other == size]
 
 
+@pytest.mark.parametrize('multiple', [1, 4])
+def test_evaluation_pads_to_few_sizes(multiple):
+  sizes = [(2, 3), (4, 4), (3, 4), (5, 2), (2, 3)]
+  source = Coded(sizes)
+  seen = {}
+  for batch in pipeline.evaluation_batches(source, batch_size=2, multiple=multiple):
+    for index, *arrays in zip(*(batch[name] for name in ('index', 'image', 'label', 'mask'))):
+      seen.setdefault(int(index), []).append(arrays)
+  assert [len(seen[index]) for index in range(5)] == [1] * 5
+  for index, (height, width) in enumerate(sizes):
+    (image, label, mask), = seen[index]
+    assert label.shape == tuple(-(-side // multiple) * multiple for side in (height, width))
+    np.testing.assert_array_equal(image[:height, :width], source[index]['image'])
+    np.testing.assert_array_equal(label[:height, :width], source[index]['label'])
+    assert mask[:height, :width].all() and mask.sum() == height * width
+    assert (label[~mask] == 255).all() and (image[~mask] == 0).all()
+  if multiple == 4:
+    assert {arrays[1].shape for item in seen.values() for arrays in item} == {(4, 4), (8, 4)}
+
+
+@pytest.mark.parametrize('num_threads', [0, 2])
+def test_read_all_reads_each_once_and_raises_what_is_wrong(num_threads):
+  class Spoilt(Coded):
+    reads = []
+
+    def __getitem__(self, index):
+      self.reads.append(index)
+      if len(self) == 7 and index == 5:
+        raise ValueError('street.png: cannot be decoded')
+      return super().__getitem__(index)
+
+  assert len(list(pipeline.read_all(Spoilt([(2, 2)] * 6), num_threads=num_threads))) == 6
+  assert sorted(Spoilt.reads) == list(range(6))
+  with pytest.raises(ValueError, match=r'street\.png'):
+    list(pipeline.read_all(Spoilt([(2, 2)] * 7), num_threads=num_threads))
+
+
 def test_evaluation_flushes_a_full_buffer_before_reading_on():
   source = Coded([(2, 2), (3, 3), (2, 2), (3, 3), (3, 3)])
   batches = pipeline.evaluation_batches(source, batch_size=2, num_threads=1)

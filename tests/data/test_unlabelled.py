@@ -32,6 +32,15 @@ def test_every_pixel_is_ignored(photos):
   assert data.Unlabelled(photos, size=(8, 12))[3]['image'].shape == (8, 12, 3)
 
 
+def test_subfolders_count_too_and_no_picture_is_skipped(photos):
+  archives.write(photos, {'city/a.png': archives.image(np.random.default_rng(1))})
+  source = data.Unlabelled(photos)
+  assert [example['image_id'] for example in source] == ['0', '1', '2', '3', '4', 'a']
+  (photos / 'city/b.tiff').write_bytes(b'x')
+  with pytest.raises(ValueError, match=r'city.b\.tiff: pictures of this format are not read'):
+    data.Unlabelled(photos)
+
+
 def test_missing_or_empty_folder_is_named(tmp_path):
   with pytest.raises(FileNotFoundError, match='gone: no such file or folder'):
     data.Unlabelled(tmp_path / 'gone')

@@ -90,6 +90,7 @@ def test_the_method_string_gives_and_adds_weights():
   terms = distillers.terms_of('fitnets+kd:0.5+pairwise:3')
   assert {term: options['weight'] for term, options in terms.items()} == {
       'kd': 0.5, 'fitnets': 10.0, 'pairwise': 3.0}
+  assert distillers.terms_of('kd+context:1')['context']['weight'] == 1.0
   assert distillers.terms_of('kd:2', {'kd': 3.0})['kd']['weight'] == 3.0
   with pytest.raises(ValueError, match="weight of 'kd' is 'much'; expected a number"):
     distillers.terms_of('fitnets+kd:much')

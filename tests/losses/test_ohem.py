@@ -99,6 +99,12 @@ def test_enough_kept_is_cross_entropy():
       losses.cross_entropy(logits, jnp.where(labels == 2, 255, labels)), rtol=1e-6)
 
 
+def test_more_kept_than_an_int32_counts_is_all_of_them():
+  logits, labels = example()
+  np.testing.assert_allclose(losses.ohem_cross_entropy(logits, labels, min_kept=2**40),
+                             losses.cross_entropy(logits, labels), rtol=1e-6)
+
+
 @pytest.mark.parametrize('min_kept', [0, 200])
 def test_finite_differences_with_the_threshold_as_a_constant(min_kept):
   """p_(k) moves with the logits, but what is kept does not, away from ties."""

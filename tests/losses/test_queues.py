@@ -40,6 +40,14 @@ def test_a_fresh_queue_holds_unit_noise_and_nothing_pushed():
   np.testing.assert_allclose(jnp.linalg.norm(queue.embeddings, axis=-1), 1, rtol=1e-6)
   assert queue.embeddings.shape == (CLASSES, SIZE, DIM)
   np.testing.assert_array_equal([queue.pointer, queue.filled], 0)
+  with jax.enable_x64(True):
+    assert empty().embeddings.dtype == jnp.float32
+
+
+def test_numpy_arrays_are_taken_outside_jit():
+  rows = np.asarray(numbered((4,))), np.array([0, 2, 0, 1]), np.array([True, True, True, False])
+  pushed = queues.push(jax.device_get(empty()), *rows)
+  jax.tree.map(np.testing.assert_array_equal, pushed, push(empty(), *rows))
 
 
 @settings(deadline=None, max_examples=25, database=None)
@@ -189,6 +197,7 @@ def test_eight_devices_push_what_one_does(mapping):
         check_vma=True))(empty(20), embeddings, labels)
   assert np.all(expected.filled > 10)
   np.testing.assert_array_equal(got.pointer, expected.pointer)
+  np.testing.assert_array_equal(got.filled, expected.filled)
   np.testing.assert_allclose(got.embeddings, expected.embeddings, atol=1e-6)
 
 

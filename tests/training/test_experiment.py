@@ -24,6 +24,7 @@ def config_with(field, value):
     ('train.ema_decay', 1.0, 'config.train.ema_decay=1.0 must be'),
     ('train.ema_decay', -0.1, 'config.train.ema_decay=-0.1 must be'),
     ('eval.batch_size', 0, 'config.eval.batch_size=0 must be at least 1'),
+    ('eval.pad_multiple', 0, 'config.eval.pad_multiple=0 must be at least 1'),
     ('critic.steps', -1, 'config.critic.steps=-1 must be at least 0'),
     ('checkpoint.keep', 0, 'config.checkpoint.keep=0 must be at least 1'),
     ('supervised.loss', 'ohem_cross_entrop', "Did you mean 'ohem_cross_entropy'"),

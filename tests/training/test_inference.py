@@ -236,6 +236,15 @@ def test_predictor_and_throughput_see_images_alike():
   assert [shape for shape, _ in shown.shown[:1] + shown.shown[-1:]] == [(1, 8, 6, 3), (1, 4, 4, 3)]
 
 
+def test_predictor_pads_to_a_multiple_and_cuts_its_labels_out():
+  # Labels tell the position; what is padded is masked.
+  shown = Function(lambda image, mask: jax.nn.one_hot(
+      jnp.where(mask, 1 + (jnp.arange(mask.shape[2]) > 4), 0), 3))
+  labels = make_predictor(TASK, shown, {}, multiple=8)(batch_of((1, 13, 11))['image'][0])
+  assert shown.shown[0][0] == (1, 16, 16, 3)
+  np.testing.assert_array_equal(labels, np.tile([1] * 5 + [2] * 6, (13, 1)))
+
+
 @pytest.mark.parametrize('fields,message', [
     ({'window': (4,)}, r'window=\(4,\): expected \(height, width\)'),
     ({'window': (0, 4)}, 'both positive'), ({'window': (4.0, 4)}, 'whole pixels'),

@@ -10,6 +10,7 @@ import pytest
 
 from configs import quickstart
 from kdseg_jax import models
+from kdseg_jax.data import scenes
 from kdseg_jax.training import experiment, loop, parallel
 from kdseg_jax.training.checkpoint import Checkpointer, CheckpointError
 from kdseg_jax.training.evaluation import Evaluator
@@ -73,6 +74,36 @@ def test_the_teacher_is_measured_once_a_work_directory(teacher, tmp_path, monkey
   known = json.loads((tmp_path / 'teacher.json').read_text())['metrics']['mean_iou']
   evaluations = [r for r in runs.rows(tmp_path) if r['phase'] == 'evaluation']
   assert [r['teacher_mean_iou'] for r in evaluations] == [known, known]
+
+
+class Spoilt(scenes.Scenes):
+  """As if read from files, of which the last cannot be."""
+
+  is_generated = False
+
+  def __getitem__(self, index):
+    if index == len(self) - 1:
+      raise ValueError('street.png: cannot be decoded')
+    return super().__getitem__(index)
+
+
+def test_an_evaluation_image_that_cannot_be_read_stops_before_training(tmp_path, monkeypatch):
+  spoilt = lambda config, split: (Spoilt if split == config.eval.split else scenes.Scenes)(
+      split, length=5)
+  config = config_of()
+  with monkeypatch.context() as patch:
+    patch.setattr(experiment, 'create_source', spoilt)
+    with pytest.raises(ValueError, match='street.png'):
+      loop.train(config, str(tmp_path))
+    assert not list(tmp_path.iterdir())
+    config.eval.limit = 4  # which does not reach it
+    loop.train(config, str(tmp_path))
+  # Where the file was spoilt since, what was trained is saved before the error ends the run.
+  config.update({'train': {'steps': 3}, 'eval': {'limit': 5}})
+  monkeypatch.setattr(experiment, 'create_source', spoilt)
+  with pytest.raises(ValueError, match='street.png'):
+    loop.train(config, str(tmp_path))
+  assert Checkpointer(tmp_path).latest_step() == 3
 
 
 def test_the_teacher_is_the_best_checkpoint_and_not_the_newest(tmp_path, monkeypatch):

@@ -104,8 +104,8 @@ class Builder(tfds.core.ShardBasedBuilder):
     content = example.image.read()
     image = files.decode_image(content, example.image)
     label = self.LABELS(self.read_label(example.label), example.label)
-    files.check_same_size(image, label, image_name=example.image, label_name=example.label,
-                          image_content=content)
+    files.check_pair(image, label, image_name=example.image, label_name=example.label,
+                     image_content=content)
     # Bytes, not arrays: TFDS encodes arrays with TensorFlow.
     return {'image': io.BytesIO(content), 'label': io.BytesIO(files.encode_label(label)),
             'image_id': image_id}
@@ -165,10 +165,15 @@ def read_mat(member: Member, *keys: str) -> np.ndarray:
   return np.asarray(value, np.int64)
 
 
+def wrong_counts(counts: Mapping[str, int], expected: Mapping[str, int]) -> str:
+  """The splits that have not their number of images, in words; '' if all have."""
+  return ', '.join(f'{split} has {counts.get(split, 0)} images instead of {count}'
+                   for split, count in expected.items() if counts.get(split, 0) != count)
+
+
 def require_counts(counts: Mapping[str, int], expected: Mapping[str, int], place: str) -> None:
   """Raises ValueError unless every split has its number of images; names all that have not."""
-  wrong = [f'{split} has {counts.get(split, 0)} images instead of {count}'
-           for split, count in expected.items() if counts.get(split, 0) != count]
+  wrong = wrong_counts(counts, expected)
   if wrong:
-    raise ValueError(f'{place}: {", ".join(wrong)}. Complete the data, or give --allow_partial to '
+    raise ValueError(f'{place}: {wrong}. Complete the data, or give --allow_partial to '
                      'go on with what is there.')
