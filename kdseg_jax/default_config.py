@@ -36,7 +36,7 @@ def segmentation(method: str = 'none') -> ConfigDict:
   """
   return ConfigDict({
       'seed': 0,                       # of initialisation, data order and every draw
-      'parallel': 'shard_map',         # 'shard_map' or 'pmap'
+      'parallel': 'shard_map',         # 'shard_map', or 'pmap' (one process only)
       'method': method,
       'distill': with_placeholders(distillers.terms_of(method)),
       'align_corners': True,           # how logits are upsampled to label size

@@ -109,22 +109,12 @@ def _create_source(arguments):
 
 def _examples(source: Any) -> Iterator[Example]:
   if not _SPLIT.value:
-    for path, name in zip(source, output_names(source), strict=True):
+    for path, name in zip(source, files.png_names(source), strict=True):
       yield Example(name, files.read_image(path), None)
   else:
     for index in range(len(source)):
       example = source[index]
       yield Example(f'{example["image_id"]}.png', example['image'], example['label'])
-
-
-def output_names(paths):
-  """`<stem>.png` for every path; equal stems of different folders get a number."""
-  names, seen = [], {}
-  for path in paths:
-    stem = os.path.splitext(os.path.basename(path))[0]
-    seen[stem] = seen.get(stem, 0) + 1
-    names.append(f'{stem}.png' if seen[stem] == 1 else f'{stem}_{seen[stem]}.png')
-  return names
 
 
 if __name__ == '__main__':

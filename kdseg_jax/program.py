@@ -217,6 +217,8 @@ def _run_recipe(argv):
 
 def _recipe_error(argv):
   """What the recipe itself refused, without the flag library's text around it."""
+  if not _argument('config', argv):
+    return None
   try:
     _run_recipe(argv)
   except _USER_ERRORS as error:
@@ -226,6 +228,8 @@ def _recipe_error(argv):
 
 def _unknown_field(argv):
   """A message that names the nearest field, if an override names none."""
+  if not _argument('config', argv):
+    return 'Fields of a config were given, but no --config=<recipe>.py whose fields they are.'
   fields = list(_fields(_run_recipe(argv)))
   for item in argv:
     name = item.lstrip('-').partition('=')[0]

@@ -37,7 +37,8 @@ def main(arguments):
   """Trains, evaluates, prints the table, writes overlays and `quickstart.json`."""
   program.no_arguments(arguments)
   start = time.perf_counter()
-  workdir = program.WORKDIR.value or os.path.join('runs', 'quickstart')
+  default = 'quickstart_runlocal' if _RUNLOCAL.value else 'quickstart'
+  workdir = program.WORKDIR.value or os.path.join('runs', default)
   suffix = ',runlocal' if _RUNLOCAL.value else ''
   configs = {
       'teacher': recipe.get_config('role=teacher' + suffix),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import pathlib
 from collections.abc import Iterable
@@ -194,6 +195,15 @@ def list_images(
     else:
       found.append(path)
   return found
+
+
+def png_names(paths: Iterable[str | os.PathLike]) -> list[str]:
+  """`<stem>.png` for every path; where that is taken, `<stem>_2.png` and so on."""
+  names = {}  # a dict keeps their order
+  for stem in (pathlib.Path(path).stem for path in paths):
+    candidates = itertools.chain([stem], (f'{stem}_{number}' for number in itertools.count(2)))
+    names[next(f'{name}.png' for name in candidates if f'{name}.png' not in names)] = None
+  return list(names)
 
 
 def images_in(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -21,7 +21,13 @@ from kdseg_jax.distillers.features import (
 )
 from kdseg_jax.distillers.holistic import holistic
 from kdseg_jax.distillers.logits import decoupled, kd
-from kdseg_jax.distillers.methods import channel_wise, create, double_similarity, terms_of
+from kdseg_jax.distillers.methods import (
+    channel_wise,
+    create,
+    double_similarity,
+    names_of_terms,
+    terms_of,
+)
 from kdseg_jax.distillers.similarity import (
     double_similarity_category,
     double_similarity_pixel,
@@ -34,6 +40,6 @@ __all__ = [
     'attention_transfer', 'channel_wise', 'channel_wise_features', 'channel_wise_logits',
     'channels', 'check_requires', 'cirkd', 'combine', 'create', 'cross_image', 'decoupled',
     'double_similarity', 'double_similarity_category', 'double_similarity_pixel', 'fitnets',
-    'holistic', 'intra_class_variation', 'kd', 'memory', 'pairwise', 'pixelwise', 'skd',
-    'stateless', 'terms_of', 'with_context',
+    'holistic', 'intra_class_variation', 'kd', 'memory', 'names_of_terms', 'pairwise', 'pixelwise',
+    'skd', 'stateless', 'terms_of', 'with_context',
 ]

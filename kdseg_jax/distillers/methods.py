@@ -105,6 +105,20 @@ def terms_of(method: str, weights: Mapping[str, float] | None = None) -> dict[st
           for term, weight in found.items()}
 
 
+def names_of_terms(method: str) -> tuple[str, ...]:
+  """The terms of a method string by name, each once, in order.
+
+  Raises:
+    ValueError: an unknown method or term.
+  """
+  found = []
+  for item in method.split('+'):
+    name, is_term, _ = item.partition(':')
+    names.require(name, TERMS | WRAPPERS if is_term else METHODS, f'part of method={method}')
+    found += [name] if is_term else METHODS[name]
+  return tuple(dict.fromkeys(found))
+
+
 def create(
     terms: Mapping[str, Mapping[str, Any]], *, axis_name: str | None = None
 ) -> core.Distiller:

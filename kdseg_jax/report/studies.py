@@ -77,16 +77,17 @@ def build(students: Mapping[str, Mapping[str, Any]], *, baseline: str, metric: s
     best evaluation: optimistic), `paired` (see `paired`; the baseline's, with itself, is 0),
     `per_class_difference` (not for the baseline), `training`, `inference`.
   """
+  for name, entry in students.items():
+    steps = [run[-1]['step'] if run else None for run in entry['evaluations']]
+    if steps != [shared['steps']] * len(seeds):
+      raise ValueError(f'{name}: evaluated last after step {steps}; expected {shared["steps"]} for '
+                       'every seed. Run the study again: it evaluates what is missing.')
   last = {name: [runs[-1] for runs in entry['evaluations']] for name, entry in students.items()}
   values = {name: [row[metric] for row in rows] for name, rows in last.items()}
   report = {**shared, 'metric': metric, 'baseline': baseline, 'seeds': list(seeds),
             'teacher': teacher, 'students': {}}
   for name in sorted(students, key=lambda name: name != baseline):  # the baseline first
     entry = students[name]
-    steps = [run[-1]['step'] if run else None for run in entry['evaluations']]
-    if steps != [shared['steps']] * len(seeds):
-      raise ValueError(f'{name}: evaluated last after step {steps}; expected {shared["steps"]} for '
-                       'every seed. Run the study again: it evaluates what is missing.')
     best = [max(row[metric] for row in run) for run in entry['evaluations']]
     result = {metric: float(np.mean(values[name])), 'interval': mean_interval(values[name]),
               f'{metric}_of_seeds': values[name], 'best_of_many': float(np.mean(best)),

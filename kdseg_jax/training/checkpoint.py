@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import zlib
 from typing import Any
 
 import jax
@@ -59,11 +60,15 @@ class Checkpointer:
         options=ocp.CheckpointManagerOptions(
             best_fn=rank, create=create, read_only=not create,
             enable_async_checkpointing=create, cleanup_tmp_directories=create,
+            # Processes wait for each other by step; the runs of a study save the same steps.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                barrier_sync_key_prefix=f'{zlib.crc32(folder.encode()):08x}'),
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies)))
     if not create:
       if self.latest_step() is None:
         raise CheckpointError(_missing(self._workdir))
-      self._metric = self.read_meta(self.latest_step())['metric']
+      # The first checkpoints of all held no name: their metric was this one.
+      self._metric = self.read_meta(self.latest_step()).get('metric', 'mean_iou')
 
   def latest_step(self) -> int | None:
     """Number of the newest checkpoint, or None."""
@@ -79,8 +84,11 @@ class Checkpointer:
     return self._manager.reached_preemption(step)
 
   def save(self, step: int, state: TrainState, meta: dict, metrics: dict | None = None) -> None:
-    """Starts writing a checkpoint; returns as soon as the values are copied."""
+    """Starts writing a checkpoint, in place of one of this step; returns once it is copied."""
     model, training = _split(state)
+    if step in self._manager.all_steps():
+      self._manager.wait_until_finished()
+      self._manager.delete(step)
     self._manager.save(
         step, metrics=metrics, force=True,
         args=ocp.args.Composite(
@@ -147,6 +155,14 @@ def saved_steps(workdir: str) -> list[int]:
   """Numbers of the checkpoints in a work directory, ascending."""
   folder = os.path.join(os.path.abspath(workdir), FOLDER)
   return sorted(ocp.utils.checkpoint_steps(folder)) if os.path.isdir(folder) else []
+
+
+def saved_train_step(workdir: str) -> int:
+  """Training steps that the newest checkpoint of a work directory has behind it."""
+  checkpointer = Checkpointer(workdir)
+  meta = checkpointer.read_meta(checkpointer.latest_step())
+  checkpointer.close()
+  return meta['data']['next_batch']
 
 
 def has_checkpoint(workdir: str) -> bool:

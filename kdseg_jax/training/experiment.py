@@ -14,7 +14,7 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kdseg_jax import data, distillers, models, tasks
+from kdseg_jax import data, distillers, models, names, tasks
 from kdseg_jax.data import subset
 from kdseg_jax.training import freezing, parallel
 from kdseg_jax.training.checkpoint import Checkpointer
@@ -122,6 +122,7 @@ def check_config(config: ConfigDict, mesh: Mesh) -> None:
   Raises:
     ValueError: says which field, and what was expected.
   """
+  check_method(config)
   for field, least in _AT_LEAST.items():
     value = functools.reduce(getattr, field.split('.'), config)
     if value < least:
@@ -135,6 +136,9 @@ def check_config(config: ConfigDict, mesh: Mesh) -> None:
   if config.train.compile_level not in range(4):
     raise ValueError(
         f'config.train.compile_level={config.train.compile_level} must be 0, 1, 2 or 3.')
+  if config.parallel == 'pmap' and jax.process_count() > 1:
+    raise ValueError('config.parallel=pmap runs in one process only: its arrays cannot be saved by '
+                     'several. Use shard_map.')
   if not 0 <= config.train.ema_decay < 1:
     raise ValueError(f'config.train.ema_decay={config.train.ema_decay} must be at least 0 (off) '
                      'and less than 1.')
@@ -142,6 +146,23 @@ def check_config(config: ConfigDict, mesh: Mesh) -> None:
     raise ValueError(
         'config.student.init and config.train.init_from are both set. Set the first to start from '
         'a run on the same classes, or the second to start from one on others.')
+
+
+def check_method(config: ConfigDict) -> None:
+  """Raises ValueError unless `config.distill` holds the terms of `config.method`, and their fields.
+
+  The recipe made them from its argument: a method that is set afterwards would have no effect.
+  """
+  expected, found = distillers.names_of_terms(config.method), tuple(config.distill)
+  if set(expected) != set(found):
+    raise ValueError(
+        f'config.method={config.method} has the terms {", ".join(expected) or "none"}, but '
+        f'config.distill has {", ".join(found) or "none"}. Give the method to the recipe instead, '
+        '--config=<recipe>.py:method=<methods>, which fills in both.')
+  weights = {term: options.get('weight') for term, options in config.distill.items()}
+  for term, options in distillers.terms_of(config.method, weights).items():
+    for field in config.distill[term]:
+      names.require(field, options, f'field of config.distill.{term}')
 
 
 def create_experiment(config: ConfigDict, *, teacher: Teacher | None = None) -> Experiment:

@@ -39,6 +39,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any] | None:
     try:
       run.teacher_metrics = measure_teacher(run.experiment, run.workdir)
       prepare(run, stop)
+      run.catch_up()
       if not stop():
         advance(run, 'train', programs.train_step_of(run.experiment), stop)
       if stop():
@@ -81,6 +82,5 @@ def advance(run: Run, phase: str, step: Callable, stop: StopSignal) -> None:
       run.state, metrics = step(run.state, next(batches))
       bar.update()
       stopping = stop.agree(run.checkpointer.reached_preemption, done)
-      run.record(phase, done, metrics, stopping=stopping)
-      if stopping:
+      if run.record(phase, done, metrics, stopping=stopping):
         return

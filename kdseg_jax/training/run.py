@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 import zlib
@@ -113,7 +114,7 @@ class Run:
     evaluate = evaluate and phase == 'train' and not stopping
     return Due(log, evaluate, save or evaluate)
 
-  def record(self, phase: str, step: int, metrics: dict, *, stopping: bool) -> None:
+  def record(self, phase: str, step: int, metrics: dict, *, stopping: bool) -> bool:
     """Logs, evaluates and saves what is due after a step.
 
     Args:
@@ -121,6 +122,9 @@ class Run:
       step: number of the step, from 1.
       metrics: of the step, on the devices.
       stopping: the run stops here: log and save, but do not evaluate.
+
+    Returns:
+      True if the run stops here: `stopping`, or it was told to during the evaluation.
 
     Raises:
       Diverged: a metric of this step or the one before is not finite.
@@ -138,11 +142,12 @@ class Run:
     except Exception:
       self._save(None)  # an image that cannot be read must not cost what was trained
       raise
-    # An evaluation that was cut short by a signal still saves, for the run stops after it.
+    stopping |= due.evaluate and evaluated is None
     if due.save:
       self._save(evaluated)
     if stopping:
       logging.info('Told to stop: saved checkpoint %d in %s.', self._number(), self.workdir)
+    return stopping
 
   def evaluate(self) -> dict[str, Any] | None:
     """Evaluates the state; None if the run is told to stop meanwhile."""
@@ -155,6 +160,18 @@ class Run:
         self._writer.write('evaluation', step, metrics | self._teacher_metric())
     self._timer.restart()
     return metrics
+
+  def catch_up(self) -> None:
+    """Evaluates where the run goes on from, if it was stopped before that was done.
+
+    The checkpoint is written again with its metrics, without which it could not be the best.
+    """
+    step = self.done('train')
+    if step and self.due('train', step, stopping=False).evaluate and not self._writer.has(
+        'evaluation', step):
+      evaluated = self.evaluate()
+      if evaluated is not None:
+        self._save(evaluated, again=True)
 
   def close(self) -> None:
     """Waits for what is being written."""
@@ -192,9 +209,9 @@ class Run:
   def _number(self):
     return self.done('train') + self.done('prepare')
 
-  def _save(self, metrics):
+  def _save(self, metrics, *, again=False):
     number = self._number()
-    if number != self.checkpointer.latest_step():
+    if again or number != self.checkpointer.latest_step():
       scalars = {k: v for k, v in (metrics or {}).items() if isinstance(v, (int, float))}
       self.checkpointer.save(number, self.state, self._meta(), scalars or None)
     self._timer.restart()
@@ -281,6 +298,7 @@ def measure_teacher(experiment: Experiment, workdir: str) -> dict[str, Any] | No
     write_json(path, known)
   metric = experiment.task.main_metric
   value = known['metrics'][metric]
+  value = math.nan if value is None else value
   logging.info('Teacher: %s %.4f on %s.', metric, value, config.eval.split)
   if not value >= config.teacher.min_metric:
     raise TeacherTooWeak(

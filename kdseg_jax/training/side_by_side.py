@@ -66,9 +66,6 @@ def train(config: ConfigDict, workdir: str) -> bool:
         cohorts += _cohorts(config, workdir, name, configs[name], shared, stop)
     if not stop():
       _advance(cohorts, workdir, stop)
-    for run in (run for cohort in cohorts for run in cohort.runs):
-      if not stop() and run.metrics is None:  # it was stopped while it was evaluated at its end
-        run.evaluate()
     return not stop()
 
 
@@ -91,8 +88,8 @@ class _Cohort:
         run.state = None  # until it is read: it would be a second copy, and an old one
     self._cost_written = False
 
-  def advance(self, batch: dict, taps: dict, *, stopping: bool) -> None:
-    """One step of all runs, and what follows it."""
+  def advance(self, batch: dict, taps: dict, *, stopping: bool) -> bool:
+    """One step of all runs, and what follows it; True if they stop here."""
     start = time.perf_counter()
     batch = batch | {TEACHER_TAPS: {name: taps[name] for name in self.taps}}
     self._state, metrics = self.program({}, self._state, batch)
@@ -101,11 +98,13 @@ class _Cohort:
     if not self._cost_written:
       self._write_cost()
     self.done += 1
+    stopped = []
     for i, (run, clock) in enumerate(zip(self.runs, self._clocks, strict=True)):
       clock.add(seconds)
       if not self._stacked or run.due('train', self.done, stopping=stopping).reads_state:
         run.state = self._one(self._state, i)
-      run.record('train', self.done, self._one(metrics, i), stopping=stopping)
+      stopped.append(run.record('train', self.done, self._one(metrics, i), stopping=stopping))
+    return any(stopped)
 
   def _one(self, tree, i):
     return jax.tree.map(lambda x: x[i], tree) if self._stacked else tree
@@ -113,7 +112,8 @@ class _Cohort:
   def _write_cost(self):
     self._cost_written = True
     write_json(os.path.join(self._folder, 'cost.json'), {
-        'peak_bytes': self.program.peak_bytes(), 'runs_in_a_step': len(self.runs),
+        # That of several runs in one program is no figure of the method.
+        'peak_bytes': None if self._stacked else self.program.peak_bytes(),
         'extra_params': self._extra_params})
 
 
@@ -143,6 +143,7 @@ def _cohorts(config, workdir, name, configs, shared, stop):
     run = create(run_config, study_plan.student_workdir(workdir, name, seed), clock)
     run.teacher_metrics = teacher_metrics
     _prepare(run, workdir, create, stop)
+    run.catch_up()
     together = run.done('train') if config.study.vmap_seeds else seed
     groups.setdefault(together, []).append((run, clock))
   program = programs.student_program(experiment, with_teacher=False)
@@ -218,9 +219,7 @@ def _advance(cohorts, workdir, stop):
     batch = first.program.place(next(batches))
     taps = teacher(batch) if any(cohort.taps for cohort in active) else {}
     stopping = stop.agree(first.runs[0].checkpointer.reached_preemption, step)
-    for cohort in active:
-      cohort.advance(batch, taps, stopping=stopping)
-    if stopping:
+    if any([cohort.advance(batch, taps, stopping=stopping) for cohort in active]):
       break
   teacher.write_cost()
 

@@ -9,8 +9,9 @@ from ml_collections import ConfigDict
 
 from kdseg_jax import default_config, distillers, names
 from kdseg_jax.training import experiment as experiments
-from kdseg_jax.training import parallel
-from kdseg_jax.training.checkpoint import saved_steps
+from kdseg_jax.training import freezing, parallel
+from kdseg_jax.training.checkpoint import saved_steps, saved_train_step
+from kdseg_jax.training.optimizers import create_optimizer
 from kdseg_jax.training.run import config_changes, data_seed, read_json
 from kdseg_jax.training.writers import read_rows
 
@@ -65,15 +66,24 @@ def check_study(config: ConfigDict) -> None:
   for name in config.study.students:
     run = student_config(config, name, seeds[0])
     experiments.check_config(run, mesh)
-    experiments.create_model(run.student, num_classes=2)
+    experiments.create_inference(run)
+    student = experiments.create_model(run.student, num_classes=2)
+    freezing.check_patterns(
+        tuple(run.train.freeze), experiments.abstract_variables(student)['params'])
     distillers.create(run.distill.to_dict())
+    for optimizer in (run.optimizer, run.critic.optimizer, run.prepare.optimizer):
+      create_optimizer(optimizer, run.train.steps)
+  experiments.create_source(config, config.eval.split)
 
 
 def is_finished(run: ConfigDict, workdir: str) -> bool:
   """Whether a run has its last checkpoint and the evaluation after it."""
   steps = run.train.steps
-  return any(number >= steps for number in saved_steps(workdir)) and any(
-      row['phase'] == 'evaluation' and row['step'] == steps for row in read_rows(workdir))
+  evaluated = any(row['phase'] == 'evaluation' and row['step'] == steps
+                  for row in read_rows(workdir))
+  # The numbers of checkpoints count the steps of a prepare phase too.
+  return evaluated and max(saved_steps(workdir), default=0) >= steps and (
+      saved_train_step(workdir) >= steps)
 
 
 def student_workdir(workdir: str, name: str, seed: int) -> str:

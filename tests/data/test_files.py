@@ -176,6 +176,11 @@ def test_list_images_takes_files_and_sorted_folders(tmp_path):
   assert [path.name for path in found] == ['a.JPG', 'b.png', 'c.png']
 
 
+def test_no_two_pictures_get_one_name():
+  assert files.png_names(['x/a.png', 'y/a.jpg', 'x/a_2.png', 'b.v1.png', 'z/a.png']) == [
+      'a.png', 'a_2.png', 'a_2_2.png', 'b.v1.png', 'a_3.png']
+
+
 def test_list_images_explains_what_it_cannot_use(tmp_path):
   (tmp_path / 'notes.txt').write_text('x')
   with pytest.raises(FileNotFoundError, match='holds no picture'):

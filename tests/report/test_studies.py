@@ -77,6 +77,9 @@ def test_report_takes_the_last_evaluation_and_marks_the_best():
 def test_a_run_without_its_last_evaluation_is_not_reported():
   with pytest.raises(ValueError, match=r'evaluated last after step \[10, .*expected 20'):
     report_of(steps=20)
+  with pytest.raises(ValueError, match=r'alone: evaluated last after step \[None\]'):
+    studies.build({'alone': {'evaluations': [[]]}}, baseline='alone', metric='mean_iou',
+                  classes=['road'], seeds=[0], teacher=None, shared={'steps': 10})
 
 
 def test_markdown_shows_the_baseline_first_and_every_figure():

@@ -1,5 +1,6 @@
 """Checkpoints: what is kept, what comes back, what is refused."""
 
+import json
 import math
 import os
 
@@ -61,6 +62,26 @@ def test_the_best_is_known_to_a_reader_that_does_not_name_the_metric(tmp_path):
     checkpointer.save(step, state_of(step), {}, {'mean_iou': value, 'images': 10 * step})
   checkpointer.close()
   assert Checkpointer(tmp_path).best_step() == 1
+
+
+def test_checkpoints_from_before_the_name_was_saved_are_read(tmp_path):
+  checkpointer = Checkpointer(tmp_path, metric='mean_iou')
+  for step, value in [(1, 0.9), (2, 0.1)]:
+    checkpointer.save(step, state_of(step), {'classes': []}, {'mean_iou': value})
+  checkpointer.close()
+  for path in (tmp_path / 'checkpoints').glob('*/meta/metadata'):
+    assert json.loads(path.read_text()).pop('metric') == 'mean_iou'
+    path.write_text('{"classes": []}')
+  assert Checkpointer(tmp_path).best_step() == 1
+
+
+def test_a_step_that_is_saved_again_is_replaced(tmp_path):
+  checkpointer = Checkpointer(tmp_path, metric='mean_iou')
+  checkpointer.save(1, state_of(1), {}, {'mean_iou': 0.5})
+  checkpointer.save(2, state_of(2), {})
+  checkpointer.save(2, state_of(2), {}, {'mean_iou': 0.7})
+  checkpointer.close()
+  assert steps_of(tmp_path) == [1, 2] and Checkpointer(tmp_path).best_step() == 2
 
 
 def test_without_metrics_the_best_is_the_latest(tmp_path):

@@ -35,6 +35,29 @@ def test_a_field_that_cannot_work_is_named(field, value, message):
     experiment.create_experiment(config_with(field, value))
 
 
+@pytest.mark.parametrize('before,after', [('none', 'pixelwise+pairwise'), ('pixelwise', 'none'),
+                                          ('kd', 'pixelwise')])
+def test_a_method_that_the_recipe_was_not_given_is_refused(before, after):
+  config = quickstart.get_config(f'method={before},runlocal')
+  config.method = after
+  with pytest.raises(ValueError, match='Give the method to the recipe instead'):
+    experiment.create_experiment(config)
+
+
+def test_a_mistyped_field_of_a_term_is_refused():
+  config = quickstart.get_config('method=kd,runlocal')
+  with config.unlocked():
+    config.distill.kd.temprature = 2.0
+  with pytest.raises(ValueError, match="field of config.distill.kd: 'temprature'. Did you mean 't"):
+    experiment.create_experiment(config)
+
+
+def test_pmap_on_several_processes_is_refused(monkeypatch):
+  monkeypatch.setattr(experiment.jax, 'process_count', lambda: 2)
+  with pytest.raises(ValueError, match='config.parallel=pmap runs in one process only'):
+    experiment.check_config(config_with('parallel', 'pmap'), parallel.create_mesh())
+
+
 def test_two_starts_are_refused():
   config = config_with('student.init', 'runs/a')
   config.train.init_from = 'runs/b'

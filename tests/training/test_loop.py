@@ -106,6 +106,27 @@ def test_an_evaluation_image_that_cannot_be_read_stops_before_training(tmp_path,
   assert Checkpointer(tmp_path).latest_step() == 3
 
 
+@pytest.mark.parametrize('cut', [1, 2])
+def test_an_evaluation_that_a_signal_cut_short_is_made_up(cut, tmp_path, monkeypatch):
+  calls, values = [], [0.5, 0.9]
+
+  def evaluate(self, variables, source, *, should_stop):
+    calls.append(1)
+    if len(calls) == cut:
+      should_stop._stop()
+      return None
+    return {'mean_iou': values.pop(0)}
+  monkeypatch.setattr(Evaluator, '__call__', evaluate)
+  config = config_of(steps=4)
+  config.eval.every_steps = 2
+  assert loop.train(config, str(tmp_path)) is None
+  assert Checkpointer(tmp_path).latest_step() == 2 * cut
+  assert loop.train(config, str(tmp_path))['mean_iou'] == 0.9
+  assert [(row['step'], row['mean_iou']) for row in runs.rows(tmp_path)
+          if row['phase'] == 'evaluation'] == [(2, 0.5), (4, 0.9)]
+  assert Checkpointer(tmp_path).best_step() == 4
+
+
 def test_the_teacher_is_the_best_checkpoint_and_not_the_newest(tmp_path, monkeypatch):
   values = iter([0.9, 0.1])
   monkeypatch.setattr(Evaluator, '__call__', lambda *_, **__: {'mean_iou': next(values)})

@@ -1,5 +1,6 @@
 """Students side by side: each ends as its own run would, however the study was interrupted."""
 
+import json
 import os
 
 import jax
@@ -175,6 +176,9 @@ def test_seeds_in_one_program_give_the_same(study, teacher, tmp_path):
   students = ('pairwise', 'everything')
   assert side_by_side.train(study_of(teacher, students, vmap_seeds=True), str(tmp_path))
   assert_same_study(tmp_path, study, rtol=1e-5, students=students)
+  peak = lambda workdir: json.loads(
+      (workdir / 'students' / 'pairwise' / 'cost.json').read_text())['peak_bytes']
+  assert peak(study) > 0 and peak(tmp_path) is None  # of two runs at once
 
 
 @pytest.mark.parametrize('mode', parallel.MODES)
@@ -229,6 +233,21 @@ def test_a_student_may_differ_in_known_fields_only(own, message, teacher):
 def test_seeds_must_be_different_numbers(seeds, teacher):
   with pytest.raises(ValueError, match='expected one or more different numbers'):
     study_plan.check_study(study_of(teacher, seeds=seeds))
+
+
+@pytest.mark.parametrize('change, message', [
+    ({'eval': {'split': 'tset'}}, "'tset'. Did you mean 'test'"),
+    ({'eval': {'overlap': 1.0}}, 'config.eval.overlap=1.0'),
+    ({'train': {'freeze': ('nope',)}}, "config.train.freeze: 'nope' matches no parameter"),
+    ({'optimizer': {'name': 'lion'}}, 'lion'),
+    ({'study': {'students': {'pairwise': {'method': 'kd'}}}}, 'Give the method to the recipe'),
+])
+def test_what_cannot_work_is_refused_before_the_teacher_is_trained(change, message, teacher):
+  config = study_of(teacher)
+  with config.unlocked():
+    config.update(change)
+  with pytest.raises(ValueError, match=message):
+    study_plan.check_study(config)
 
 
 def test_another_teacher_is_refused_and_a_longer_log_is_not(study, teacher, tmp_path):
