@@ -114,7 +114,7 @@ def check_pair(image: np.ndarray, label: np.ndarray, *, image_name: Any, label_n
   """
   with _open(image_content, image_name) as header:
     orientation = header.getexif().get(PIL.ExifTags.Base.Orientation, 1)
-  if orientation != 1:
+  if orientation in range(2, 9):  # cameras also write 0, which says nothing
     raise ValueError(
         f'{image_name}: its EXIF data turn or mirror it (orientation {orientation}), and its label '
         f'{label_name} may have been drawn on either view. Save the image as the label shows it, '

@@ -79,6 +79,10 @@ class Checkpointer:
     best = self._manager.best_step()
     return self.latest_step() if best is None else best
 
+  def has_metrics(self, step: int) -> bool:
+    """Whether the checkpoint of a step was saved with metrics."""
+    return bool(self._manager.metrics(step))
+
   def reached_preemption(self, step: int) -> bool:
     """True once all processes agree that the machines are to be taken away."""
     return self._manager.reached_preemption(step)

@@ -167,8 +167,9 @@ class Run:
     The checkpoint is written again with its metrics, without which it could not be the best.
     """
     step = self.done('train')
-    if step and self.due('train', step, stopping=False).evaluate and not self._writer.has(
-        'evaluation', step):
+    # Asked of the checkpoint and not of the log, which only the first process keeps.
+    if step and self.due('train', step, stopping=False).evaluate and (
+        not self.checkpointer.has_metrics(self._number())):
       evaluated = self.evaluate()
       if evaluated is not None:
         self._save(evaluated, again=True)

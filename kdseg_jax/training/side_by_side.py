@@ -66,6 +66,9 @@ def train(config: ConfigDict, workdir: str) -> bool:
         cohorts += _cohorts(config, workdir, name, configs[name], shared, stop)
     if not stop():
       _advance(cohorts, workdir, stop)
+    for run in (run for cohort in cohorts for run in cohort.runs):
+      if not stop() and run.metrics is None:  # it was at its end, and its log is lost
+        run.evaluate()
     return not stop()
 
 

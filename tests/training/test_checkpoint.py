@@ -79,7 +79,9 @@ def test_a_step_that_is_saved_again_is_replaced(tmp_path):
   checkpointer = Checkpointer(tmp_path, metric='mean_iou')
   checkpointer.save(1, state_of(1), {}, {'mean_iou': 0.5})
   checkpointer.save(2, state_of(2), {})
+  assert [checkpointer.has_metrics(step) for step in (1, 2)] == [True, False]
   checkpointer.save(2, state_of(2), {}, {'mean_iou': 0.7})
+  assert checkpointer.has_metrics(2)
   checkpointer.close()
   assert steps_of(tmp_path) == [1, 2] and Checkpointer(tmp_path).best_step() == 2
 
