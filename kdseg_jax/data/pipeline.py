@@ -63,10 +63,9 @@ def evaluation_batches(source: Any, *, batch_size: int, multiple: int = 1, proce
   A batch has images of one size only, so that no image's result depends on the others: images wait
   in one buffer for each size, which is emptied when it is full, and at the end. For data of many
   sizes `multiple` makes them few, by padding at the bottom and right with label 255 and mask False.
-  What is missing
-  then is filled up by examples of index -1: image 0, label 255, mask False. Within a size, images
-  come in the order of the source. All processes see batches of the same shapes in the same order
-  (each reads the whole source) and take their part, a contiguous one, of each.
+  What is missing then is filled up by examples of index -1: image 0, label 255, mask False. Within
+  a size, images come in the order of the source. All processes see batches of the same shapes in
+  the same order (each reads the whole source) and take their part, a contiguous one, of each.
 
   Args:
     source: where examples come from, see the module.

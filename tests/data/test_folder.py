@@ -190,6 +190,12 @@ def turned(orientation):
   return spoil
 
 
+@pytest.mark.parametrize('orientation', [0, 1])
+def test_an_orientation_that_turns_nothing_is_read(root, orientation):
+  turned(orientation)(root)
+  assert data.create('folder', 'train', root=root)[1]['image'].shape == (16, 24, 3)
+
+
 def rgba(root):
   picture = PIL.Image.open(root / 'images/train/0.png').convert('RGBA')
   picture.save(root / 'images/train/0.png')
