@@ -187,8 +187,11 @@ def _tuples(value):
 
 def _parse(argv, *, saved_config):
   workdir = _argument('workdir', argv)
-  if saved_config and workdir and not _argument('config', argv) and os.path.exists(
-      os.path.join(workdir, 'config.json')):
+  if saved_config and workdir and not _argument('config', argv):
+    try:
+      check_trained(workdir, 'workdir')
+    except FileNotFoundError as error:  # else its fields would be unknown flags
+      _exit(error)
     recipe = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'saved_config.py')
     argv = [argv[0], f'--config={recipe}:{workdir}', *argv[1:]]
   recipe, _, _ = (_argument('config', argv) or '').partition(':')
@@ -229,7 +232,7 @@ def _recipe_error(argv):
 def _unknown_field(argv):
   """A message that names the nearest field, if an override names none."""
   if not _argument('config', argv):
-    return 'Fields of a config were given, but no --config=<recipe>.py whose fields they are.'
+    return None
   fields = list(_fields(_run_recipe(argv)))
   for item in argv:
     name = item.lstrip('-').partition('=')[0]

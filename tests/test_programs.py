@@ -188,7 +188,7 @@ def test_quickstart_trains_three_models_and_writes_figures_and_overlays(cache, t
      'config.teacher.checkpoint is empty'),
     (['--config=configs/quickstart.py', '--workdir=WORK', '--config.method=pixelwise'],
      'Give the method to the recipe instead'),
-    (['--workdir=WORK', '--config.seed=1'], 'no --config=<recipe>.py'),
+    (['--workdir=WORK', '--config.seed=1'], "Unknown command line flag 'config.seed'"),
     (['--wrkdir=WORK'], "Unknown command line flag 'wrkdir'. Did you mean: workdir"),
     (['--config=configs/quickstart.py:method=pixelwise', '--workdir=WORK',
       '--config.teacher.checkpoint=WORK/nowhere'], 'has no checkpoint'),
@@ -225,7 +225,8 @@ def test_wrong_input_of_train_is_one_clear_error_and_leaves_nothing(
 
 def test_evaluate_and_predict_want_a_trained_work_directory(cache, tmp_path):
   for program in ('evaluate', 'predict'):
-    output = runs.run(program, f'--workdir={tmp_path / "nowhere"}', cache=cache, status=2)
+    output = runs.run(program, f'--workdir={tmp_path / "nowhere"}', '--config.eval.flip=True',
+                      cache=cache, status=2)
     assert 'must be the work directory of a run of `train`' in output
 
 
