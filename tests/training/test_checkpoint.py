@@ -75,15 +75,18 @@ def test_checkpoints_from_before_the_name_was_saved_are_read(tmp_path):
   assert Checkpointer(tmp_path).best_step() == 1
 
 
-def test_a_step_that_is_saved_again_is_replaced(tmp_path):
-  checkpointer = Checkpointer(tmp_path, metric='mean_iou')
+def test_a_step_that_is_saved_again_is_replaced_and_may_be_the_best(tmp_path):
+  checkpointer = Checkpointer(tmp_path, metric='mean_iou', keep=1)
   checkpointer.save(1, state_of(1), {}, {'mean_iou': 0.5})
   checkpointer.save(2, state_of(2), {})
+  checkpointer.close()
+  checkpointer = Checkpointer(tmp_path, metric='mean_iou', keep=1)
   assert [checkpointer.has_metrics(step) for step in (1, 2)] == [True, False]
   checkpointer.save(2, state_of(2), {}, {'mean_iou': 0.7})
-  assert checkpointer.has_metrics(2)
+  checkpointer.save(3, state_of(3), {}, {'mean_iou': 0.6})
   checkpointer.close()
-  assert steps_of(tmp_path) == [1, 2] and Checkpointer(tmp_path).best_step() == 2
+  assert steps_of(tmp_path) == [2, 3]
+  assert Checkpointer(tmp_path).best_step() == 2 and Checkpointer(tmp_path).has_metrics(2)
 
 
 def test_without_metrics_the_best_is_the_latest(tmp_path):
