@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from kdseg_jax import distillers, names
 from kdseg_jax.default_config import optimizer, segmentation, with_placeholders
 from kdseg_jax.distillers import methods
+from kdseg_jax.errors import UserError
 
 __all__ = ['optimizer', 'parse_arg', 'parse_recipe_arg', 'runlocal', 'segmentation', 'study']
 
@@ -49,12 +50,12 @@ def parse_recipe_arg(arg: str | None) -> ConfigDict:
 def _convert(key, text, default):
   if isinstance(default, bool):
     if text.lower() not in ('', 'true', 'false'):
-      raise ValueError(f'The argument {key}={text!r} must be true or false.')
+      raise UserError(f'The argument {key}={text!r} must be true or false.')
     return text.lower() != 'false'
   try:
     return type(default)(text)
   except ValueError:
-    raise ValueError(
+    raise UserError(
         f'The argument {key}={text!r} must be of type {type(default).__name__}.') from None
 
 

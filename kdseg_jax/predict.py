@@ -15,6 +15,7 @@ from absl import flags
 
 from kdseg_jax import program
 from kdseg_jax.data import files, palettes, subset
+from kdseg_jax.errors import UserError
 from kdseg_jax.training import experiment, parallel
 from kdseg_jax.training.inference import make_predictor
 
@@ -88,7 +89,7 @@ def _load_predictors(named, main_name):
         multiple=_CONFIG.value.eval.pad_multiple)
   for name, meta in metas.items():
     if meta.classes != metas[main_name].classes:
-      raise ValueError(
+      raise UserError(
           f'{named[name]} was trained on other classes ({", ".join(meta.classes[:3])}, ...) than '
           f'{named[main_name]} ({", ".join(metas[main_name].classes[:3])}, ...): they cannot be '
           'compared.')
@@ -98,7 +99,7 @@ def _load_predictors(named, main_name):
 def _create_source(arguments):
   """The split, or the list of files."""
   if bool(arguments) == bool(_SPLIT.value):
-    raise ValueError('No images: name files or folders after the options, or --split=<split>.'
+    raise UserError('No images: name files or folders after the options, or --split=<split>.'
                      if not arguments else
                      f'--split={_SPLIT.value} and files were given; choose one of them.')
   if not _SPLIT.value:

@@ -10,7 +10,6 @@ import os
 import platform
 import runpy
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 
 import jax
@@ -18,6 +17,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from kdseg_jax import default_config
+from kdseg_jax.errors import NotFoundError, UserError
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Work directory: checkpoints, logs, results.')
 _ACCELERATOR = flags.DEFINE_bool(
@@ -25,8 +25,7 @@ _ACCELERATOR = flags.DEFINE_bool(
 _DISTRIBUTED = flags.DEFINE_bool(
     'distributed', False, 'Several hosts: call jax.distributed.initialize() first.')
 
-# What wrong input raises; shown without a traceback where this project's own code raised it.
-_USER_ERRORS = (ValueError, OSError, FloatingPointError)
+_DEBUG = flags.DEFINE_bool('debug', False, 'Show the traceback of wrong input too.')
 
 
 def define_config() -> flags.FlagHolder:
@@ -60,8 +59,8 @@ def _main(main, arguments, devices):
     if devices:
       announce(require_accelerator=_ACCELERATOR.value)
     return main(arguments)
-  except _USER_ERRORS as error:
-    if not _raised_here(error):
+  except UserError as error:
+    if _DEBUG.value:
       raise
     _exit(error)
 
@@ -73,17 +72,10 @@ def _is_ours(record):
   return ours or record.levelno >= logging.converter.STANDARD_ERROR
 
 
-def _raised_here(error):
-  """True if this project's code raised it, and not a library below it."""
-  file = os.path.abspath(traceback.extract_tb(error.__traceback__)[-1].filename)
-  root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-  return any(file.startswith(os.path.join(root, part, '')) for part in ('kdseg_jax', 'configs'))
-
-
 def no_arguments(arguments: Sequence[str]) -> None:
   """Raises ValueError if there are positional arguments, for programs that take none."""
   if arguments:
-    raise ValueError(f'Unexpected argument {arguments[0]!r}; options are written --name=value.')
+    raise UserError(f'Unexpected argument {arguments[0]!r}; options are written --name=value.')
 
 
 def announce(*, require_accelerator: bool = False) -> None:
@@ -99,7 +91,7 @@ def announce(*, require_accelerator: bool = False) -> None:
   print(f'{len(devices)} device(s): {devices[0].platform} {devices[0].device_kind}; '
         f'process {jax.process_index()} of {jax.process_count()}', flush=True)
   if require_accelerator and devices[0].platform == 'cpu':
-    raise ValueError(
+    raise UserError(
         '--require_accelerator is set and jax found only the CPU. Install the jax of your '
         'accelerator (JAX_EXTRA=tpu or JAX_EXTRA=cuda13 ./launch.sh ...) and check its driver.')
 
@@ -112,7 +104,7 @@ def require_workdir(*, trained: bool = False) -> str:
     FileNotFoundError: `trained` is set and no run was started there.
   """
   if not WORKDIR.value:
-    raise ValueError('--workdir is missing: give the directory of the run.')
+    raise UserError('--workdir is missing: give the directory of the run.')
   if trained:
     check_trained(WORKDIR.value, 'workdir')
   return WORKDIR.value
@@ -122,7 +114,7 @@ def check_trained(workdir: str, option: str) -> None:
   """Raises FileNotFoundError if no run was started in a directory that an option names."""
   path = os.path.join(workdir, 'config.json')
   if not os.path.exists(path):
-    raise FileNotFoundError(
+    raise NotFoundError(
         f'{path} is missing: --{option} must be the work directory of a run of `train`.')
 
 
@@ -147,7 +139,7 @@ def named_workdirs(workdir: str, compared: list[str]) -> dict[str, str]:
   named = {}
   for name, path in pairs:
     if name in named:
-      raise ValueError(f'--compare: both {named[name]} and {path} are called {name!r}; name them '
+      raise UserError(f'--compare: both {named[name]} and {path} are called {name!r}; name them '
                        'by <name>=<directory>.')
     check_trained(path, 'compare')
     named[name] = path
@@ -174,7 +166,7 @@ def load_saved_config(workdir: str) -> ConfigDict:
     try:
       saved = ConfigDict(_tuples(json.load(file)))
     except json.JSONDecodeError as error:
-      raise ValueError(f'{path}: is no JSON ({error}); it is damaged or was edited.') from None
+      raise UserError(f'{path}: is no JSON ({error}); it is damaged or was edited.') from None
   return default_config.fill(saved)
 
 
@@ -205,9 +197,9 @@ def _parse(argv, *, saved_config):
     _exit(f'{recipe}:{error.lineno}: {error.msg}.')
   except flags.Error as error:
     _exit(_recipe_error(argv) or error)
-  except (*_USER_ERRORS, KeyError, AttributeError) as error:
+  except (UserError, KeyError, AttributeError) as error:
     unknown = _unknown_field(argv)
-    if unknown is None and not _raised_here(error):
+    if unknown is None and not isinstance(error, UserError):
       raise
     _exit(unknown or error)
 
@@ -224,7 +216,7 @@ def _recipe_error(argv):
     return None
   try:
     _run_recipe(argv)
-  except _USER_ERRORS as error:
+  except UserError as error:
     return error
   return None
 

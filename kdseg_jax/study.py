@@ -11,6 +11,7 @@ import sys
 import jax
 
 from kdseg_jax import models, program
+from kdseg_jax.errors import UserError
 from kdseg_jax.report import studies
 from kdseg_jax.training import experiment as experiments
 from kdseg_jax.training import loop, parallel, side_by_side, study_plan
@@ -26,7 +27,7 @@ def main(arguments):
   program.no_arguments(arguments)
   config, workdir = _CONFIG.value, program.require_workdir()
   if config is None or 'study' not in config:
-    raise ValueError('--config must be a study, e.g. --config=experiments/scenes_core.py')
+    raise UserError('--config must be a study, e.g. --config=experiments/scenes_core.py')
   study_plan.check_study(config)
   if not (train_teacher(config, workdir) and side_by_side.train(config, workdir)):
     print(f'Stopped and saved; the same command goes on from there. Work directory: {workdir}')
@@ -51,7 +52,7 @@ def train_teacher(config, workdir):
   config.teacher.checkpoint = folder
   changes = study_plan.changes_of(own, folder)
   if changes:
-    raise ValueError(f'{folder} was trained with another config:\n  ' + '\n  '.join(changes)
+    raise UserError(f'{folder} was trained with another config:\n  ' + '\n  '.join(changes)
                      + '\nUse another --workdir: its students learned from that teacher.')
   return study_plan.is_finished(own, folder) or loop.train(own, folder) is not None
 

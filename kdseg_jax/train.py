@@ -4,6 +4,7 @@ python -m kdseg_jax.train --config=configs/camvid.py:method=pixelwise --workdir=
 """
 
 from kdseg_jax import program
+from kdseg_jax.errors import UserError
 from kdseg_jax.training import loop
 
 _CONFIG = program.define_config()
@@ -14,7 +15,7 @@ def main(arguments):
   program.no_arguments(arguments)
   workdir = program.require_workdir()
   if _CONFIG.value is None:
-    raise ValueError('--config is missing: give a recipe, e.g. --config=configs/quickstart.py')
+    raise UserError('--config is missing: give a recipe, e.g. --config=configs/quickstart.py')
   metrics = loop.train(_CONFIG.value, workdir)
   if metrics is None:
     print(f'Stopped and saved; the same command goes on from there. Work directory: {workdir}')

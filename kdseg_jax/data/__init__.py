@@ -17,6 +17,7 @@ from kdseg_jax.data.folder import Folder
 from kdseg_jax.data.prepared import create_prepared, create_tfds, is_prepared
 from kdseg_jax.data.scenes import Scenes
 from kdseg_jax.data.unlabelled import Concatenated, Unlabelled
+from kdseg_jax.errors import UserError
 
 _PREPARED = ('cityscapes', 'cityscapes_coarse', 'voc', 'pascal_context', 'ade20k')
 _SOURCES = {'scenes': Scenes, 'camvid': CamVid, 'folder': Folder} | {
@@ -50,7 +51,7 @@ def create(name: str, split: str, *, root: str | os.PathLike | None = None,
     return create_tfds(name.removeprefix(_TFDS), split, **given, **options)
   names.require(name, _SOURCES, 'data set')
   if root and name in _BUILT_IN:
-    raise ValueError(f'{name} is built in and reads no folder; leave root={root} out.')
+    raise UserError(f'{name} is built in and reads no folder; leave root={root} out.')
   if name == 'camvid' and is_prepared(name, root):
     return create_prepared(name, split, **given, **options)
   return _SOURCES[name](split, **given, **options)

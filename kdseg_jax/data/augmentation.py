@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from kdseg_jax.data import files
+from kdseg_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +36,12 @@ class Augmentation:
 
   def __post_init__(self):
     if len(self.crop) != 2 or min(self.crop) < 1:
-      raise ValueError(f'crop={self.crop}: expected (height, width), both positive.')
+      raise UserError(f'crop={self.crop}: expected (height, width), both positive.')
     if self.scale is not None and not (
         len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1]):
-      raise ValueError(f'scale={self.scale}: expected (lowest, highest) factor above 0, or None.')
+      raise UserError(f'scale={self.scale}: expected (lowest, highest) factor above 0, or None.')
     if not 0 <= self.flip <= 1:
-      raise ValueError(f'flip={self.flip}: expected a probability, 0 to 1.')
+      raise UserError(f'flip={self.flip}: expected a probability, 0 to 1.')
 
   def __call__(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     image, label = example['image'], example['label']

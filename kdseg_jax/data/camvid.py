@@ -7,6 +7,7 @@ import pathlib
 
 from kdseg_jax import names
 from kdseg_jax.data import files, pairs, palettes
+from kdseg_jax.errors import NotFoundError, UserError
 
 CLASSES = ('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign-symbol', 'fence', 'car',
            'pedestrian', 'bicyclist')
@@ -46,7 +47,7 @@ class CamVid(pairs.PairSource):
     found, problems = find_pairs(root, split)
     pairs.require_none(problems)
     if not found:
-      raise FileNotFoundError(f'{root / split}: holds no PNG or JPEG image; expected the images of '
+      raise NotFoundError(f'{root / split}: holds no PNG or JPEG image; expected the images of '
                               f'CamVid {split} there.')
     super().__init__(found, label_map=LABELS, size=size)
 
@@ -60,13 +61,13 @@ def find_root(root: str | os.PathLike | None) -> pathlib.Path:
   """
   given = root or os.environ.get('KDSEG_DATA')
   if not given:
-    raise ValueError('CamVid needs its folder: give root (--config.data.root=<folder>) or set '
+    raise UserError('CamVid needs its folder: give root (--config.data.root=<folder>) or set '
                      '$KDSEG_DATA to it. It holds train/, trainannot/, val/, valannot/, ...')
   for folder in (pathlib.Path(given), pathlib.Path(given, 'camvid')):
     if any((folder / split).is_dir() for split in SPLITS):
       return folder
   source = 'root' if root else '$KDSEG_DATA'
-  raise FileNotFoundError(
+  raise NotFoundError(
       f'{source}={given}: no CamVid there: expected the folders train/, trainannot/, val/, '
       f'valannot/, ... in it or in {pathlib.Path(given, "camvid")}.')
 

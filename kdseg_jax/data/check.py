@@ -19,6 +19,7 @@ from absl import flags
 
 from kdseg_jax import program
 from kdseg_jax.data import camvid, files, folder, pairs
+from kdseg_jax.errors import UserError
 from kdseg_jax.report import tables
 
 _LAYOUTS = {'folder': folder, 'camvid': camvid}
@@ -155,7 +156,7 @@ def _sizes(sizes):
 def main(arguments):
   """Prints the report; the exit status is 1 if there are problems."""
   if len(arguments) != 1:
-    raise ValueError('Give one folder: python -m kdseg_jax.data.check <folder> --layout=folder')
+    raise UserError('Give one folder: python -m kdseg_jax.data.check <folder> --layout=folder')
   report = check(arguments[0], _LAYOUT.value)
   print(describe(report))
   return 1 if report.problems else 0

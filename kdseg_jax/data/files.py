@@ -14,6 +14,8 @@ import numpy as np
 import PIL.ExifTags
 import PIL.Image
 
+from kdseg_jax.errors import NotFoundError, UserError
+
 IGNORE_LABEL = 255
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp')
 _PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
@@ -49,14 +51,14 @@ def decode_image(content: bytes, name: Any) -> np.ndarray:
     pixels = cv2.imdecode(np.frombuffer(content, np.uint8),
                           cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
   if pixels is None:
-    raise ValueError(f'{name}: cannot be decoded: it is damaged, cut short or no picture. '
+    raise UserError(f'{name}: cannot be decoded: it is damaged, cut short or no picture. '
                      'Copy or download it again.')
   if pixels.dtype != np.uint8:
-    raise ValueError(f'{name}: has {pixels.dtype.itemsize * 8} bits a channel; expected 8. '
+    raise UserError(f'{name}: has {pixels.dtype.itemsize * 8} bits a channel; expected 8. '
                      'Convert it to an 8-bit picture.')
   with _open(content, name) as header:
     if header.mode in _ALPHA_MODES or 'transparency' in header.info:
-      raise ValueError(f'{name}: has an alpha channel ({header.mode}); expected RGB or grey. '
+      raise UserError(f'{name}: has an alpha channel ({header.mode}); expected RGB or grey. '
                        'Flatten it onto a background and save it without alpha.')
   return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
@@ -80,15 +82,15 @@ def read_label(path: str | os.PathLike) -> np.ndarray:
 def decode_label(content: bytes, name: Any) -> np.ndarray:
   """`read_label` of the content of a file; errors call it `name`."""
   if content[:8] != _PNG_SIGNATURE or len(content) < 26:
-    raise ValueError(f'{name}: is not a PNG file; labels must be PNG, because lossy formats '
+    raise UserError(f'{name}: is not a PNG file; labels must be PNG, because lossy formats '
                      'change class indices.')
   depth, color_type = content[24], content[25]
   if color_type not in (_PNG_GRAYSCALE, _PNG_PALETTE):
-    raise ValueError(f'{name}: stores colours; expected one channel of class indices (a grey or '
+    raise UserError(f'{name}: stores colours; expected one channel of class indices (a grey or '
                      'palette PNG). Map each colour to its class index first.')
   # Grey levels of 1, 2 and 4 bits are stretched to 0..255 by decoders: no longer indices.
   if color_type == _PNG_GRAYSCALE and depth != 8:
-    raise ValueError(f'{name}: stores {depth}-bit grey levels; expected 8 bits. '
+    raise UserError(f'{name}: stores {depth}-bit grey levels; expected 8 bits. '
                      'Save the label as an 8-bit PNG.')
   try:
     with _open(content, name) as image:
@@ -96,7 +98,7 @@ def decode_label(content: bytes, name: Any) -> np.ndarray:
     with _open(content, name) as image:
       return np.array(image, dtype=np.uint8)
   except (OSError, SyntaxError) as error:
-    raise ValueError(f'{name}: cannot be decoded: it is damaged or cut short ({error}). '
+    raise UserError(f'{name}: cannot be decoded: it is damaged or cut short ({error}). '
                      'Copy or download it again.') from error
 
 
@@ -115,12 +117,12 @@ def check_pair(image: np.ndarray, label: np.ndarray, *, image_name: Any, label_n
   with _open(image_content, image_name) as header:
     orientation = header.getexif().get(PIL.ExifTags.Base.Orientation, 1)
   if orientation in range(2, 9):  # cameras also write 0, which says nothing
-    raise ValueError(
+    raise UserError(
         f'{image_name}: its EXIF data turn or mirror it (orientation {orientation}), and its label '
         f'{label_name} may have been drawn on either view. Save the image as the label shows it, '
         'without EXIF orientation.')
   if image.shape[:2] != label.shape:
-    raise ValueError(
+    raise UserError(
         f'{label_name}: is {label.shape} (height, width), but its image {image_name} is '
         f'{image.shape[:2]}; expected the same size.')
 
@@ -142,7 +144,7 @@ def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def write_png(path: str | os.PathLike, array: np.ndarray) -> None:
   """Writes `(H, W, 3)` RGB or `(H, W)` grey uint8 as PNG; makes the folder if it is missing."""
   if array.dtype != np.uint8 or not (array.ndim == 2 or array.ndim == 3 and array.shape[2] == 3):
-    raise ValueError(f'{path}: expected uint8 of shape (H, W, 3) or (H, W), '
+    raise UserError(f'{path}: expected uint8 of shape (H, W, 3) or (H, W), '
                      f'got {array.dtype} of shape {array.shape}.')
   _write(path, PIL.Image.fromarray(array))
 
@@ -182,16 +184,16 @@ def list_images(
     if path.is_dir():
       folders = [path, *_subfolders(path)] if subfolders else [path]
       for problem in (line for folder in folders for line in unreadable_in(folder)):
-        raise ValueError(problem)
+        raise UserError(problem)
       inside = [image for folder in folders for image in images_in(folder)]
       if not inside:
         hint = '' if subfolders else '; subfolders are not searched, name them one by one'
-        raise FileNotFoundError(f'{path}: holds no picture ({" ".join(IMAGE_SUFFIXES)}){hint}.')
+        raise NotFoundError(f'{path}: holds no picture ({" ".join(IMAGE_SUFFIXES)}){hint}.')
       found.extend(inside)
     elif not path.exists():
-      raise FileNotFoundError(f'{path}: no such file or folder.')
+      raise NotFoundError(f'{path}: no such file or folder.')
     elif path.suffix.lower() not in IMAGE_SUFFIXES:
-      raise ValueError(f'{path}: is no picture by its name; expected {" ".join(IMAGE_SUFFIXES)}.')
+      raise UserError(f'{path}: is no picture by its name; expected {" ".join(IMAGE_SUFFIXES)}.')
     else:
       found.append(path)
   return found
@@ -223,7 +225,7 @@ def read_bytes(path: str | os.PathLike) -> bytes:
     with open(path, 'rb') as file:
       return file.read()
   except FileNotFoundError:
-    raise FileNotFoundError(f'{path}: no such file.') from None
+    raise NotFoundError(f'{path}: no such file.') from None
 
 
 def _subfolders(folder):
@@ -241,7 +243,7 @@ def _open(content, name):
   try:
     return PIL.Image.open(io.BytesIO(content))
   except PIL.Image.DecompressionBombError as error:
-    raise ValueError(f'{name}: is too large ({error}). Cut it into tiles.') from None
+    raise UserError(f'{name}: is too large ({error}). Cut it into tiles.') from None
 
 
 def _write(path, image):

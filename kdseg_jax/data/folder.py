@@ -11,6 +11,7 @@ import numpy as np
 
 from kdseg_jax import names
 from kdseg_jax.data import files, pairs, palettes
+from kdseg_jax.errors import NotFoundError, UserError
 
 SPLITS = ('train', 'val', 'test')
 _LAYOUT = 'images/<split>/ labels/<split>/, or images/ labels/ without subfolders'
@@ -49,7 +50,7 @@ class Folder(pairs.PairSource):
     found, problems = find_pairs(root, split)
     pairs.require_none(problems)
     if not found:
-      raise FileNotFoundError(f'{root}: the split {split} holds no image.')
+      raise NotFoundError(f'{root}: the split {split} holds no image.')
     self.classes, label_map = find_classes(root)
     self.palette = palettes.default_palette(len(self.classes))
     super().__init__(found, label_map=label_map, size=size)
@@ -64,12 +65,12 @@ def find_root(root: str | os.PathLike | None) -> pathlib.Path:
   """
   given = root or os.environ.get('KDSEG_DATA')
   if not given:
-    raise ValueError('A folder of your own data needs its place: give root '
+    raise UserError('A folder of your own data needs its place: give root '
                      '(--config.data.root=<folder>) or set $KDSEG_DATA to it. It holds images/ and '
                      'labels/.')
   for folder in ('images', 'labels'):
     if not (pathlib.Path(given) / folder).is_dir():
-      raise FileNotFoundError(f'{pathlib.Path(given) / folder}: no such folder; the layout is '
+      raise NotFoundError(f'{pathlib.Path(given) / folder}: no such folder; the layout is '
                               f'{_LAYOUT}.')
   return pathlib.Path(given)
 
@@ -85,13 +86,13 @@ def find_splits(root: pathlib.Path) -> list[str]:
                     if path.is_dir() and not path.name.startswith('.')})
   for parent in _parents(root):
     if folders and files.images_in(parent):
-      raise ValueError(f'{parent}: holds pictures beside the folders {", ".join(folders)}; '
+      raise UserError(f'{parent}: holds pictures beside the folders {", ".join(folders)}; '
                        f'expected one of both: {_LAYOUT}.')
   for folder in folders:
     names.require(folder, SPLITS, f'split in {root / "images"} and {root / "labels"}')
   listed = [split for split in SPLITS if _list_of(root, split).exists()]
   if folders and listed:
-    raise ValueError(f'{root}: has folders of splits in images/ and {listed[0]}.txt; remove one of '
+    raise UserError(f'{root}: has folders of splits in images/ and {listed[0]}.txt; remove one of '
                      'both.')
   return folders or listed or ['train', 'val']
 
@@ -104,7 +105,7 @@ def find_pairs(root: pathlib.Path, split: str) -> tuple[list[pairs.Pair], list[s
   """
   splits = find_splits(root)
   if split not in splits:
-    raise FileNotFoundError(
+    raise NotFoundError(
         f'{root}: has no split {split}, only {", ".join(splits)}; expected the folders '
         f'images/{split}/ and labels/{split}/, or the list {split}.txt.')
   images, labels = _parents(root)
@@ -130,18 +131,18 @@ def find_classes(root: pathlib.Path) -> tuple[tuple[str, ...], pairs.LabelMap]:
   if path.exists():
     classes = tuple(read_lines(path))
     if not 2 <= len(classes) <= files.IGNORE_LABEL:
-      raise ValueError(f'{path}: names {len(classes)} classes; expected 2 to 255, one a line.')
+      raise UserError(f'{path}: names {len(classes)} classes; expected 2 to 255, one a line.')
     return classes, pairs.LabelMap.identity(len(classes))
   values = np.flatnonzero(_scan(root / 'labels'))
   classes = values[values != files.IGNORE_LABEL]
   write = f'Write {path} with one name a line, in label order'
   if len(classes) < 2:
-    raise ValueError(f'{root / "labels"}: all labels are {", ".join(map(str, values)) or "missing"}'
+    raise UserError(f'{root / "labels"}: all labels are {", ".join(map(str, values)) or "missing"}'
                      '; expected two classes or more, from 0; 255 means ignore, not a class. Store '
                      f'the classes as 0, 1, ... {write} if some just do not occur.')
   missing = np.setdiff1d(np.arange(classes[-1]), classes)
   if len(missing):
-    raise ValueError(
+    raise UserError(
         f'{root / "labels"}: the labels reach to {classes[-1]}, but {", ".join(map(str, missing))} '
         f'do{"" if len(missing) > 1 else "es"} not occur, so the number of classes is ambiguous. '
         f'{write}; labels must be its lines, counted from 0, or 255 = ignore.')
@@ -158,17 +159,17 @@ def read_lines(path: pathlib.Path) -> list[str]:
   try:
     lines = [line.strip() for line in path.read_text('utf-8-sig').rstrip().splitlines()]
   except UnicodeDecodeError as error:
-    raise ValueError(f'{path}: is not UTF-8 text ({error}).') from error
+    raise UserError(f'{path}: is not UTF-8 text ({error}).') from error
   seen = {}
   for number, line in enumerate(lines, 1):
     if not line:
-      raise ValueError(f'{path}: line {number} is blank; expected a name on each line.')
+      raise UserError(f'{path}: line {number} is blank; expected a name on each line.')
     if line in seen:
-      raise ValueError(f'{path}: line {number} repeats line {seen[line]}, {line!r}; expected each '
+      raise UserError(f'{path}: line {number} repeats line {seen[line]}, {line!r}; expected each '
                        'name once.')
     seen[line] = number
   if not lines:
-    raise ValueError(f'{path}: is empty; expected one name a line.')
+    raise UserError(f'{path}: is empty; expected one name a line.')
   return lines
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kdseg_jax.data import files
+from kdseg_jax.errors import NotFoundError, UserError
 
 
 class Pair(NamedTuple):
@@ -50,7 +51,7 @@ class LabelMap:
     mapped = self._table.take(known)
     if mapped.min(initial=0) < 0:
       wrong = np.unique(label[mapped < 0])
-      raise ValueError(
+      raise UserError(
           f'{name}: holds label{"s" if len(wrong) > 1 else ""} {", ".join(map(str, wrong))}; '
           f'expected {self._expected}. Map the labels of all files to these.')
     return mapped.astype(np.uint8)
@@ -174,13 +175,13 @@ def require_none(problems: Sequence[str]) -> None:
     count = len(problems) - 1
     more = (f' ({count} more problem{"s" if count > 1 else ""}, see python -m '
             'kdseg_jax.data.check.)') if count else ''
-    raise ValueError(problems[0] + more)
+    raise UserError(problems[0] + more)
 
 
 def _by_stem(folder, layout):
   """The pictures of a folder by stem, and problems."""
   if not folder.is_dir():
-    raise FileNotFoundError(f'{folder}: no such folder; the layout is {layout}.')
+    raise NotFoundError(f'{folder}: no such folder; the layout is {layout}.')
   found, problems = {}, files.unreadable_in(folder)
   for path in files.images_in(folder):
     if path.stem in found:

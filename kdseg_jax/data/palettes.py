@@ -11,6 +11,7 @@ import PIL.ImageDraw
 import PIL.ImageFont
 
 from kdseg_jax.data import files
+from kdseg_jax.errors import UserError
 
 # The colours that the SegNet authors and most CamVid papers use, in label order.
 CAMVID = np.array([
@@ -46,7 +47,7 @@ def default_palette(num_classes: int) -> np.ndarray:
     ValueError: labels of so many classes do not fit uint8 beside 255 = ignore.
   """
   if not 1 <= num_classes <= 255:
-    raise ValueError(f'num_classes must be 1 to 255, got {num_classes}: 255 means ignore.')
+    raise UserError(f'num_classes must be 1 to 255, got {num_classes}: 255 means ignore.')
   index = np.arange(num_classes)[:, None]
   channel = np.arange(3)
   palette = np.zeros((num_classes, 3), np.int64)
@@ -71,7 +72,7 @@ def colorize(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
   ignored = label == files.IGNORE_LABEL
   known = np.where(ignored, 0, label)
   if known.size and not 0 <= known.min() <= known.max() < len(palette):
-    raise ValueError(f'Labels reach from {known.min()} to {known.max()}, but the palette has '
+    raise UserError(f'Labels reach from {known.min()} to {known.max()}, but the palette has '
                      f'colours for 0 to {len(palette) - 1}.')
   return np.where(ignored[..., None], np.uint8(0), palette[known])
 
@@ -90,7 +91,7 @@ def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray,
     `(H, W, 3)` uint8 RGB.
   """
   if image.shape[:2] != label.shape:
-    raise ValueError(f'The image is {image.shape[:2]}, its label {label.shape} (height, width).')
+    raise UserError(f'The image is {image.shape[:2]}, its label {label.shape} (height, width).')
   mixed = (1 - alpha) * image + alpha * colorize(label, palette)
   ignored = (label == files.IGNORE_LABEL)[..., None]
   return np.where(ignored, image, np.rint(mixed).astype(np.uint8))
@@ -109,7 +110,7 @@ def strip(images: Sequence[np.ndarray], titles: Sequence[str], *,
     One `(H', W', 3)` uint8 RGB picture.
   """
   if not images or len(images) != len(titles):
-    raise ValueError(f'Expected one title for each picture, got {len(images)} pictures and '
+    raise UserError(f'Expected one title for each picture, got {len(images)} pictures and '
                      f'{len(titles)} titles.')
   margin, bar = 8, 28
   panels = []

@@ -14,6 +14,7 @@ import grain
 import numpy as np
 
 from kdseg_jax.data import files
+from kdseg_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 _THREADS = min(16, os.cpu_count() or 1)
@@ -105,12 +106,12 @@ def pad_to_multiple(array: np.ndarray, multiple: int, value: int) -> np.ndarray:
 def _share(source, batch_size, process_index, process_count):
   """Examples of a batch for each process."""
   if not len(source):
-    raise ValueError('The source holds no examples.')
+    raise UserError('The source holds no examples.')
   if batch_size < 1 or batch_size % process_count:
-    raise ValueError(f'batch_size={batch_size} cannot be shared by {process_count} processes: '
+    raise UserError(f'batch_size={batch_size} cannot be shared by {process_count} processes: '
                      'it must be a positive multiple of their number.')
   if not 0 <= process_index < process_count:
-    raise ValueError(f'process_index={process_index}: expected 0 to {process_count - 1}.')
+    raise UserError(f'process_index={process_index}: expected 0 to {process_count - 1}.')
   return batch_size // process_count
 
 

@@ -18,6 +18,7 @@ from absl import flags, logging
 from kdseg_jax import names, program
 from kdseg_jax.data import tfds_builders
 from kdseg_jax.data.tfds_builders.base import require_counts, wrong_counts
+from kdseg_jax.errors import NotFoundError, UserError
 
 _MANUAL_DIR = flags.DEFINE_string('manual_dir', None, 'Folder of the downloaded archives.')
 _DATA_DIR = flags.DEFINE_string(
@@ -51,7 +52,7 @@ def prepare(name: str, manual_dir: str | os.PathLike, data_dir: str | os.PathLik
     logging.info('%s is prepared already; delete it to prepare it anew.', builder.data_path)
   else:
     if not pathlib.Path(manual_dir).is_dir():
-      raise FileNotFoundError(f'--manual_dir={manual_dir}: no such folder. '
+      raise NotFoundError(f'--manual_dir={manual_dir}: no such folder. '
                               f'{builder.MANUAL_DOWNLOAD_INSTRUCTIONS}')
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(manual_dir=manual_dir))
@@ -66,10 +67,10 @@ def prepare(name: str, manual_dir: str | os.PathLike, data_dir: str | os.PathLik
 def main(arguments):
   """Prepares the data set that is named and prints the number of examples of each split."""
   if len(arguments) != 1:
-    raise ValueError(f'Give one data set: {", ".join(tfds_builders.BUILDERS)}.')
+    raise UserError(f'Give one data set: {", ".join(tfds_builders.BUILDERS)}.')
   data_dir = _DATA_DIR.value or os.environ.get('KDSEG_DATA')
   if not _MANUAL_DIR.value or not data_dir:
-    raise ValueError('--manual_dir (the folder of the archives) and --data_dir (where prepared '
+    raise UserError('--manual_dir (the folder of the archives) and --data_dir (where prepared '
                      'data go; default: $KDSEG_DATA) are needed.')
   info = prepare(arguments[0], _MANUAL_DIR.value, data_dir, allow_partial=_ALLOW_PARTIAL.value)
   print(f'{info.data_dir}: ' + ', '.join(

@@ -13,6 +13,7 @@ from absl import logging
 
 from kdseg_jax import names
 from kdseg_jax.data import files, pairs, palettes
+from kdseg_jax.errors import NotFoundError, UserError
 
 
 class Records:
@@ -82,15 +83,15 @@ def create_prepared(name: str, split: str, *, root: str | os.PathLike | None = N
   command = (f'python -m kdseg_jax.data.prepare {name} --manual_dir=<archives> '
              f'--data_dir={given or "<folder>"}')
   if not given:
-    raise ValueError(f'{name} is read from a prepared directory: give root '
+    raise UserError(f'{name} is read from a prepared directory: give root '
                      f'(--config.data.root=<folder>) or set $KDSEG_DATA to it. To prepare: '
                      f'{command}')
   if not is_prepared(name, given):
-    raise FileNotFoundError(f'{given}: holds no prepared {name}. Prepare it once: {command}\n'
+    raise NotFoundError(f'{given}: holds no prepared {name}. Prepare it once: {command}\n'
                             f'{builder_class.MANUAL_DOWNLOAD_INSTRUCTIONS}')
   builder = builder_class(data_dir=given)
   if split not in builder.info.splits:
-    raise FileNotFoundError(f'{builder.data_path}: was prepared without the split {split}. Delete '
+    raise NotFoundError(f'{builder.data_path}: was prepared without the split {split}. Delete '
                             f'this folder and prepare it again with all archives: {command}')
   wrong = wrong_counts(
       {split: builder.info.splits[split].num_examples}, {split: builder.COUNTS[split]})
@@ -135,10 +136,10 @@ def create_tfds(name: str, split: str, *, root: str | os.PathLike | None = None,
   if not (root and pathlib.Path(root, plain_name).is_dir()):  # else it needs no builder
     known = tfds.list_builders(with_community_datasets=False)
     if plain_name not in known:  # hundreds: too many to be listed
-      raise ValueError(f'Unknown data set of TFDS: {plain_name!r}.{names.hint(plain_name, known)}')
+      raise UserError(f'Unknown data set of TFDS: {plain_name!r}.{names.hint(plain_name, known)}')
   builder = tfds.builder(name, data_dir=root or None)
   if not builder.is_prepared():
-    raise FileNotFoundError(
+    raise NotFoundError(
         f'{builder.data_path}: TFDS has not prepared {name} there. Prepare it once: tfds build '
         f'{name} --data_dir={builder.data_dir_root} --file_format=array_record (most of its '
         'builders need TensorFlow for that; reading does not).')
@@ -148,12 +149,12 @@ def create_tfds(name: str, split: str, *, root: str | os.PathLike | None = None,
               if isinstance(feature, tfds.features.Image)]
   for key, option in ((image_key, 'image_key'), (label_key, 'label_key')):
     if key not in pictures:
-      raise ValueError(f'{name}: {option}={key!r} is no image; its images are '
+      raise UserError(f'{name}: {option}={key!r} is no image; its images are '
                        f'{", ".join(pictures) or "none"} (--config.data.tfds.{option}=<name>).')
   label_feature = builder.info.features[label_key]
   classes = list(getattr(label_feature, 'names', None) or [])
   if not num_classes and not classes:
-    raise ValueError(f'{name}: TFDS does not say how many classes {label_key} has; give '
+    raise UserError(f'{name}: TFDS does not say how many classes {label_key} has; give '
                      'num_classes (--config.data.tfds.num_classes=<number>).')
   if not classes or num_classes and num_classes != len(classes):
     classes = [f'class {index}' for index in range(num_classes)]
@@ -168,6 +169,6 @@ def _records(tfds, builder, split, *keys):
     return builder.as_data_source(
         split=split, decoders={key: tfds.decode.SkipDecoding() for key in keys})
   except NotImplementedError as error:
-    raise ValueError(f'{builder.data_path}: was prepared in a format without random access; '
+    raise UserError(f'{builder.data_path}: was prepared in a format without random access; '
                      'expected array_record. Prepare it again with --file_format=array_record, in '
                      'another data_dir.') from error

@@ -16,6 +16,7 @@ import numpy as np
 
 from kdseg_jax import names
 from kdseg_jax.data import files, palettes
+from kdseg_jax.errors import UserError
 
 CLASSES = ('background', *(f'digit {digit}' for digit in range(10)))
 _SPLITS = {'train': 0, 'val': 1, 'test': 2}  # the number is part of every scene's seed
@@ -64,10 +65,10 @@ class Scenes:
                length: int | None = None):
     names.require(split, _SPLITS, 'split of scenes')
     if min(size) < _MINIMUM_SIDE:
-      raise ValueError(f'size={tuple(size)}: digits cannot be read below {_MINIMUM_SIDE} pixels; '
+      raise UserError(f'size={tuple(size)}: digits cannot be read below {_MINIMUM_SIDE} pixels; '
                        f'choose a height and width of at least {_MINIMUM_SIDE}.')
     if length is not None and length < 1:
-      raise ValueError(f'length={length}: expected at least one scene.')
+      raise UserError(f'length={length}: expected at least one scene.')
     self.split, self.seed, self.size = split, seed, tuple(size)
     self._length = _LENGTHS[split] if length is None else length
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from kdseg_jax import losses
 from kdseg_jax.distillers import core
 from kdseg_jax.distillers.logits import kd
+from kdseg_jax.errors import UserError
 from kdseg_jax.losses import queues
 from kdseg_jax.losses._common import valid_labels
 from kdseg_jax.losses.cross_image import normalize
@@ -172,7 +173,7 @@ def memory(
       ('pixel', _Bank(pixel_weight, pixel_slots, pixel_samples)),
       ('region', _Bank(region_weight, region_slots, region_samples))) if bank.weight}
   if not banks:
-    raise ValueError('memory: pixel_weight and region_weight are both 0. Leave the term out.')
+    raise UserError('memory: pixel_weight and region_weight are both 0. Leave the term out.')
 
   def init(rng, inputs):
     student, teacher = inputs.student[student_tap].shape, inputs.teacher[teacher_tap].shape

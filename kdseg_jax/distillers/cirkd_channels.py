@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from kdseg_jax import losses
 from kdseg_jax.distillers import core
 from kdseg_jax.distillers.cirkd import ProjectionHead, apply_head, init_head
+from kdseg_jax.errors import UserError
 from kdseg_jax.losses import queues
 from kdseg_jax.models.conv import Conv
 from kdseg_jax.models.layers import ConvNorm
@@ -65,7 +66,7 @@ def channels(
   weights = {name: weight for name, weight in (
       ('cross', cross_weight), ('mse', mse_weight), ('memory', memory_weight)) if weight}
   if not weights:
-    raise ValueError('channels: all weights are 0. Leave the term out.')
+    raise UserError('channels: all weights are 0. Leave the term out.')
 
   def init(rng, inputs):
     student, teacher = inputs.student[student_tap].shape, inputs.teacher[teacher_tap].shape
@@ -154,7 +155,7 @@ def with_context(
     ValueError: the method has a critic or a prepare phase.
   """
   if distiller.critic_loss is not None or distiller.prepare_loss is not None:
-    raise ValueError('with_context: the method must have neither critic nor prepare phase.')
+    raise UserError('with_context: the method must have neither critic nor prepare phase.')
   block = ContextBlock(axis_name)
 
   def init(rng, inputs):

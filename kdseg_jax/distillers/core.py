@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdseg_jax import names
+from kdseg_jax.errors import UserError
 
 Array = jax.Array
 PyTree = Any
@@ -147,11 +148,11 @@ def combine(parts: Mapping[str, tuple[Weight, Distiller]]) -> Distiller:
   """
   for name, (weight, _) in parts.items():
     if not name or '/' in name:
-      raise ValueError(
+      raise UserError(
           f'combine: {name!r} is no name of a part: it must be non-empty, without "/".')
     if not callable(weight) and not isinstance(
         weight, (int, float, np.number, np.ndarray, jax.Array)):
-      raise ValueError(
+      raise UserError(
           f'combine: the weight of {name!r} is {weight!r}; expected a number or a schedule, a '
           'function of the step.')
   distillers = {name: distiller for name, (_, distiller) in parts.items()}
@@ -239,4 +240,4 @@ def check_requires(requires: Requires, inputs: DistillInputs) -> None:
     problems.append('the method runs features through the head of the teacher, and this '
                     'teacher offers none.')
   if problems:
-    raise ValueError('The method cannot be used with these models:\n  ' + '\n  '.join(problems))
+    raise UserError('The method cannot be used with these models:\n  ' + '\n  '.join(problems))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from kdseg_jax import losses
 from kdseg_jax.distillers import core, resizing
+from kdseg_jax.errors import UserError
 from kdseg_jax.models.conv import Conv, uniform_fan_in
 
 _PROJECTION = 'projection'
@@ -141,7 +142,7 @@ def _projected(
     student, teacher = (
         tap.shape[-1] for tap in (inputs.student[student_tap], inputs.teacher[teacher_tap]))
     if projection is False and student != teacher:
-      raise ValueError(
+      raise UserError(
           f'{name}: the tap {student_tap!r} of the student is {student} wide and '
           f'{teacher_tap!r} of the teacher {teacher}, which projection=False cannot compare. '
           'Set projection=True, or choose taps of equal width.')

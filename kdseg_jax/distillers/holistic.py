@@ -8,6 +8,7 @@ from jax import lax
 
 from kdseg_jax import losses
 from kdseg_jax.distillers import core, resizing
+from kdseg_jax.errors import UserError
 from kdseg_jax.models import normalization
 from kdseg_jax.models.critic import Critic
 
@@ -70,12 +71,12 @@ def holistic(
     ValueError: an unknown loss, or a negative weight.
   """
   if critic_loss not in _CRITIC_LOSSES:
-    raise ValueError(
+    raise UserError(
         f'critic_loss={critic_loss!r} is unknown; expected one of {tuple(_CRITIC_LOSSES)}.')
   for name, weight in (('gradient_penalty_weight', gradient_penalty_weight),
                        ('critic_weight', critic_weight)):
     if weight < 0:
-      raise ValueError(f'{name}={weight} is negative; expected 0 or more.')
+      raise UserError(f'{name}={weight} is negative; expected 0 or more.')
   critic = Critic(width, input_norm, axis_name)
 
   def view(logits, batch):
@@ -101,11 +102,11 @@ def holistic(
 
   def init(rng, inputs):
     if conditional and 'image' not in inputs.batch:
-      raise ValueError("holistic(conditional=True) reads batch['image']; the batch has "
+      raise UserError("holistic(conditional=True) reads batch['image']; the batch has "
                        f'{sorted(inputs.batch)}.')
     sizes = [taps[tap].shape[1:3] for taps in (inputs.student, inputs.teacher)]
     if not resize and sizes[0] != sizes[1]:
-      raise ValueError(f'holistic: the logits of student and teacher are {sizes[0]} and {sizes[1]} '
+      raise UserError(f'holistic: the logits of student and teacher are {sizes[0]} and {sizes[1]} '
                        'pixels. Set resize=True, or give both models the same output stride.')
     channels = inputs.student[tap].shape[-1] + 3 * conditional
     variables = critic.init(rng, jnp.zeros((1, *inputs.teacher[tap].shape[1:3], channels)))

@@ -13,6 +13,7 @@ from kdseg_jax.distillers.cirkd import cross_image, memory
 from kdseg_jax.distillers.cirkd_channels import channels, with_context
 from kdseg_jax.distillers.holistic import holistic
 from kdseg_jax.distillers.skd import WEIGHTS, pairwise, pixelwise
+from kdseg_jax.errors import UserError
 
 # A term is one loss with its own weight and options; a method is one or more terms.
 TERMS = {
@@ -93,7 +94,7 @@ def terms_of(method: str, weights: Mapping[str, float] | None = None) -> dict[st
     names.require(name, METHODS, 'method')
     for term, weight in METHODS[name].items():
       if found.get(term, weight) != weight and term not in overrides:
-        raise ValueError(
+        raise UserError(
             f'method={method}: the term {term!r} occurs in two of the methods, with weights '
             f'{found[term]} and {weight}. Give its weight explicitly: '
             f'method={method}+{term}:<weight>.')
@@ -160,7 +161,7 @@ def _explicit_weights(method, items):
     try:
       weights[term] = float(text)
     except ValueError:
-      raise ValueError(
+      raise UserError(
           f'method={method}: the weight of {term!r} is {text!r}; expected a number, as in '
           f'{term}:0.5.') from None
   return weights

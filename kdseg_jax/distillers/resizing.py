@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 
 from kdseg_jax import losses
+from kdseg_jax.errors import UserError
 
 
 def to_teacher_size(
@@ -18,7 +19,7 @@ def to_teacher_size(
   if student.shape[:-1] == teacher.shape[:-1]:
     return student
   if not resize:
-    raise ValueError(
+    raise UserError(
         f'The maps of student and teacher are {student.shape[1:-1]} and {teacher.shape[1:-1]} '
         'pixels. Set resize=True, or give both models the same output stride.')
   return losses.resize_bilinear(student, teacher.shape[1:3], align_corners=align_corners)

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from kdseg_jax import names
+from kdseg_jax.errors import UserError
 from kdseg_jax.models.complexity import Complexity, complexity
 from kdseg_jax.models.deeplab import DeepLabV3Head, DeepLabV3PlusHead
 from kdseg_jax.models.espnet import ESPNetCHead, ESPNetEncoder, ESPNetHead
@@ -121,12 +122,12 @@ def create(
   names.require(name, NAMES, 'model')
   encoder, head = _MODELS[name]
   if width <= 0:
-    raise ValueError(f'width={width} of {name} must be positive.')
+    raise UserError(f'width={width} of {name} must be positive.')
   if output_stride not in encoder.output_strides:
-    raise ValueError(f'output_stride={output_stride} is unknown to {name}; expected one of '
+    raise UserError(f'output_stride={output_stride} is unknown to {name}; expected one of '
                      f'{encoder.output_strides}.')
   if head_channels is not None and head.channels is None:
-    raise ValueError(f'head_channels={head_channels}: the channels of {name} follow from its '
+    raise UserError(f'head_channels={head_channels}: the channels of {name} follow from its '
                      'classes. Leave it None.')
   check_policy(remat)
   if isinstance(dtype, str):

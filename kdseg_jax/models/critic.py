@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from kdseg_jax.errors import UserError
 from kdseg_jax.models.conv import Conv, conv2d, uniform_fan_in
 from kdseg_jax.models.layers import scale_channels
 from kdseg_jax.models.normalization import BatchNorm
@@ -135,7 +136,7 @@ class Critic(nn.Module):
       ValueError: a map of fewer than 4 rows or columns.
     """
     if x.ndim != 4 or min(x.shape[1:3]) < _LAST_KERNEL:
-      raise ValueError(
+      raise UserError(
           f'The critic takes maps (N, H, W, C) of at least {_LAST_KERNEL}x{_LAST_KERNEL}, got '
           f'shape {x.shape}. Use larger crops, or models of a smaller output stride.')
     x = x.astype(jnp.promote_types(jnp.float32, x.dtype))

@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from kdseg_jax.errors import UserError
+
 
 class Dropout(nn.Module):
   """Zeroes elements with probability `rate` and scales the others by `1 / (1 - rate)`.
@@ -32,7 +34,7 @@ class Dropout(nn.Module):
       ValueError: rate is not in [0, 1).
     """
     if not 0 <= self.rate < 1:
-      raise ValueError(f'dropout={self.rate} is no rate of Dropout; expected 0 <= rate < 1.')
+      raise UserError(f'dropout={self.rate} is no rate of Dropout; expected 0 <= rate < 1.')
     if not train or self.rate == 0:
       return x
     keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng('dropout'), index)

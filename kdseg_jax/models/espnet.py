@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from kdseg_jax.errors import UserError
 from kdseg_jax.models.conv import Conv, ConvTranspose, uniform_fan_in
 from kdseg_jax.models.layers import scale_channels
 from kdseg_jax.models.normalization import BatchNorm
@@ -180,7 +181,7 @@ class ESPNetHead(nn.Module):
       ValueError: fewer than 5 classes.
     """
     if self.num_classes < len(_DILATIONS):
-      raise ValueError(
+      raise UserError(
           f'num_classes={self.num_classes} is too few for ESPNet, whose decoder splits as many '
           f'channels into {len(_DILATIONS)} branches; use espnet_c.')
     common = {'axis_name': self.axis_name, 'dtype': self.dtype}

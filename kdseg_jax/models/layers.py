@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from kdseg_jax.errors import UserError
 from kdseg_jax.models.conv import Conv, uniform_fan_in
 from kdseg_jax.models.normalization import BatchNorm
 
@@ -33,7 +34,7 @@ def late_strides(output_stride: int) -> list[tuple[int, int]]:
     ValueError: output stride other than 8, 16, 32.
   """
   if output_stride not in OUTPUT_STRIDES:
-    raise ValueError(f'output_stride={output_stride} is unknown; expected one of {OUTPUT_STRIDES}.')
+    raise UserError(f'output_stride={output_stride} is unknown; expected one of {OUTPUT_STRIDES}.')
   return [(2, 1) if own <= output_stride else (1, own // output_stride) for own in (8, 16, 32)]
 
 

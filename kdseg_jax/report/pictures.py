@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from kdseg_jax.errors import UserError
+
 _MOST_CLASSES_WITH_VALUES = 25
 
 
 def check_png(path: str, option: str) -> None:
   """Raises ValueError unless the file that an option names ends in '.png'."""
   if not path.lower().endswith('.png'):
-    raise ValueError(f'--{option}={path}: expected the name of a PNG file, ending in .png.')
+    raise UserError(f'--{option}={path}: expected the name of a PNG file, ending in .png.')
 
 
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> np.ndarray:
@@ -70,7 +72,7 @@ def _confusion_figure(matrix, classes):
 
   count = len(classes)
   if np.shape(matrix) != (count, count):
-    raise ValueError(
+    raise UserError(
         f'Expected a confusion matrix of {count} classes, got shape {np.shape(matrix)}.')
   matrix = np.asarray(matrix, np.float64)
   totals = matrix.sum(axis=1, keepdims=True)
@@ -103,11 +105,11 @@ def _affinity_figure(image, node, maps):
   maps = {title: np.asarray(values, np.float64) for title, values in maps.items()}
   shapes = [values.shape for values in maps.values()]
   if len(set(shapes)) != 1 or len(shapes[0]) != 2:
-    raise ValueError(f'Expected one or more maps (h, w) of one shape, got shapes {shapes}.')
+    raise UserError(f'Expected one or more maps (h, w) of one shape, got shapes {shapes}.')
   rows, columns = shapes[0]
   row, column = node
   if not (0 <= row < rows and 0 <= column < columns):
-    raise ValueError(f'node=({row}, {column}) is outside the maps, which are {rows}x{columns}.')
+    raise UserError(f'node=({row}, {column}) is outside the maps, which are {rows}x{columns}.')
   height, width = np.shape(image)[:2]
   figure = Figure(figsize=(2.2 * (len(maps) + 1) + 0.7, 2.2 * height / width + 0.4),
                   layout='constrained', dpi=100)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
+from kdseg_jax.errors import UserError
 from kdseg_jax.report import tables
 
 LEVEL = 0.95  # of every interval
@@ -80,7 +81,7 @@ def build(students: Mapping[str, Mapping[str, Any]], *, baseline: str, metric: s
   for name, entry in students.items():
     steps = [run[-1]['step'] if run else None for run in entry['evaluations']]
     if steps != [shared['steps']] * len(seeds):
-      raise ValueError(f'{name}: evaluated last after step {steps}; expected {shared["steps"]} for '
+      raise UserError(f'{name}: evaluated last after step {steps}; expected {shared["steps"]} for '
                        'every seed. Run the study again: it evaluates what is missing.')
   last = {name: [runs[-1] for runs in entry['evaluations']] for name, entry in students.items()}
   values = {name: [row[metric] for row in rows] for name, rows in last.items()}

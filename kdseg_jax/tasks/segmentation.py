@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdseg_jax import losses, metrics, names
+from kdseg_jax.errors import UserError
 from kdseg_jax.losses import resizing
 
 SUPERVISED_LOSSES = ('cross_entropy', 'ohem_cross_entropy')
@@ -46,7 +47,7 @@ class SegmentationTask:
   def __post_init__(self):
     names.require(self.supervised_loss, SUPERVISED_LOSSES, 'supervised loss')
     if not 0 <= self.ohem_threshold <= 1 or self.ohem_min_kept < 0:
-      raise ValueError(
+      raise UserError(
           f'ohem_threshold={self.ohem_threshold} must be in [0, 1], and '
           f'ohem_min_kept={self.ohem_min_kept} at least 0.')
 

@@ -17,13 +17,14 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from kdseg_jax.errors import UserError
 from kdseg_jax.training.state import TrainState
 
 PyTree = Any
 FOLDER = 'checkpoints'
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
   """A checkpoint is missing or does not fit; the message says what to do."""
 
 

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from kdseg_jax import data, distillers, models, names, tasks
 from kdseg_jax.data import subset
+from kdseg_jax.errors import UserError
 from kdseg_jax.training import freezing, parallel
 from kdseg_jax.training.checkpoint import Checkpointer
 from kdseg_jax.training.inference import Inference
@@ -126,24 +127,24 @@ def check_config(config: ConfigDict, mesh: Mesh) -> None:
   for field, least in _AT_LEAST.items():
     value = functools.reduce(getattr, field.split('.'), config)
     if value < least:
-      raise ValueError(f'config.{field}={value} must be at least {least}.')
+      raise UserError(f'config.{field}={value} must be at least {least}.')
   parallel.check_batch_size(config.train.batch_size, mesh, 'train.batch_size')
   if config.train.batch_size // mesh.size % config.train.accumulate:
-    raise ValueError(
+    raise UserError(
         f'config.train.accumulate={config.train.accumulate} does not divide the '
         f'{config.train.batch_size // mesh.size} images that each of {mesh.size} devices has of '
         f'config.train.batch_size={config.train.batch_size}.')
   if config.train.compile_level not in range(4):
-    raise ValueError(
+    raise UserError(
         f'config.train.compile_level={config.train.compile_level} must be 0, 1, 2 or 3.')
   if config.parallel == 'pmap' and jax.process_count() > 1:
-    raise ValueError('config.parallel=pmap runs in one process only: its arrays cannot be saved by '
+    raise UserError('config.parallel=pmap runs in one process only: its arrays cannot be saved by '
                      'several. Use shard_map.')
   if not 0 <= config.train.ema_decay < 1:
-    raise ValueError(f'config.train.ema_decay={config.train.ema_decay} must be at least 0 (off) '
+    raise UserError(f'config.train.ema_decay={config.train.ema_decay} must be at least 0 (off) '
                      'and less than 1.')
   if config.student.init and config.train.init_from:
-    raise ValueError(
+    raise UserError(
         'config.student.init and config.train.init_from are both set. Set the first to start from '
         'a run on the same classes, or the second to start from one on others.')
 
@@ -155,7 +156,7 @@ def check_method(config: ConfigDict) -> None:
   """
   expected, found = distillers.names_of_terms(config.method), tuple(config.distill)
   if set(expected) != set(found):
-    raise ValueError(
+    raise UserError(
         f'config.method={config.method} has the terms {", ".join(expected) or "none"}, but '
         f'config.distill has {", ".join(found) or "none"}. Give the method to the recipe instead, '
         '--config=<recipe>.py:method=<methods>, which fills in both.')
@@ -185,11 +186,11 @@ def create_experiment(config: ConfigDict, *, teacher: Teacher | None = None) -> 
   distiller = distillers.create(config.distill.to_dict(), axis_name=parallel.AXIS)
   needs_teacher = bool(distiller.requires.teacher or distiller.requires.teacher_head)
   if needs_teacher and not config.teacher.checkpoint:
-    raise ValueError(
+    raise UserError(
         f'method={config.method} reads a teacher, and config.teacher.checkpoint is empty. Set it '
         'to the work directory of a trained teacher.')
   if distiller.prepare_loss is not None and config.prepare.steps < 1:
-    raise ValueError(
+    raise UserError(
         f'method={config.method} fits its own parameters to the teacher before distillation '
         f'begins, and config.prepare.steps={config.prepare.steps}. Set it to 1 or more.')
   if not needs_teacher:
@@ -312,7 +313,7 @@ def check_memory(experiment: Experiment, inputs: distillers.DistillInputs) -> No
                experiment.config.method, f'{total:,}', '\n'.join(rows))
   limit = experiment.config.memory_limit_gb
   if total > limit * 1e9:
-    raise ValueError(
+    raise UserError(
         f'method={experiment.config.method} would keep {total / 1e9:.2f} GB in memory on every '
         f'device, more than config.memory_limit_gb={limit}. Make its queues smaller under '
         'config.distill, or raise the limit. The largest arrays:\n' + '\n'.join(rows))

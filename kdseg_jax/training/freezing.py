@@ -11,6 +11,7 @@ import optax
 from jax import lax
 
 from kdseg_jax import names
+from kdseg_jax.errors import UserError
 from kdseg_jax.models.normalization import BatchNorm
 
 PyTree = Any
@@ -31,7 +32,7 @@ def check_patterns(patterns: tuple[str, ...], params: PyTree) -> None:
   modules = {'/'.join(path.split('/')[:depth]) for path in paths for depth in range(1, 9)}
   for pattern in patterns:
     if not any(matches(path, (pattern,)) for path in paths):
-      raise ValueError(
+      raise UserError(
           f'config.train.freeze: {pattern!r} matches no parameter of the student.'
           f'{names.hint(pattern.rstrip("*/"), sorted(modules))} A pattern must match whole paths, '
           f"as '{paths[0].split('/')[0]}/*' does; they are in: "

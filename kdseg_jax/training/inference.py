@@ -19,6 +19,7 @@ import numpy as np
 from jax import lax
 
 from kdseg_jax.data import files, pipeline
+from kdseg_jax.errors import UserError
 from kdseg_jax.losses import resizing
 
 PyTree = Any
@@ -48,13 +49,13 @@ class Inference:
   def __post_init__(self):
     if self.window and not (len(self.window) == 2 and all(
         isinstance(side, int) and side > 0 for side in self.window)):
-      raise ValueError(f'config.eval.window={self.window}: expected (height, width) in whole '
+      raise UserError(f'config.eval.window={self.window}: expected (height, width) in whole '
                        'pixels, both positive, or () for whole images.')
     if not 0 <= self.overlap < 1:
-      raise ValueError(f'config.eval.overlap={self.overlap}: expected a share of the window from '
+      raise UserError(f'config.eval.overlap={self.overlap}: expected a share of the window from '
                        '0 to below 1, e.g. 1/3 as 0.333.')
     if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
-      raise ValueError(f'config.eval.scales={self.scales}: expected one or more positive factors, '
+      raise UserError(f'config.eval.scales={self.scales}: expected one or more positive factors, '
                        'e.g. (0.75,1.0,1.25); (1.0,) is the image as it is.')
 
   @property
@@ -66,7 +67,7 @@ class Inference:
     """Raises ValueError if windows are larger than every image of this size, to be padded all."""
     largest = _scaled(size, max(self.scales))
     if self.window and all(a > b for a, b in zip(self.window, largest, strict=True)):
-      raise ValueError(
+      raise UserError(
           f'config.eval.window={self.window} is larger than every image: they are {largest} '
           '(config.data.size times the largest scale). Take a smaller window, or () for whole '
           'images.')

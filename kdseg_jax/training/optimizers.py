@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import optax
 
+from kdseg_jax.errors import UserError
+
 OPTIMIZERS = ('sgd', 'adamw')
 SCHEDULES = ('poly', 'constant')
 
@@ -23,10 +25,10 @@ def create_schedule(config, steps: int) -> optax.Schedule:
     ValueError: unknown schedule, or a warm-up as long as the phase.
   """
   if config.schedule not in SCHEDULES:
-    raise ValueError(
+    raise UserError(
         f'optimizer.schedule={config.schedule!r} is unknown; expected one of {SCHEDULES}.')
   if not 0 <= config.warmup_steps < max(steps, 1):
-    raise ValueError(
+    raise UserError(
         f'optimizer.warmup_steps={config.warmup_steps} must be at least 0 and less than the '
         f'{steps} steps of the phase.')
   after = (optax.constant_schedule(config.learning_rate) if config.schedule == 'constant' else
@@ -53,12 +55,12 @@ def create_optimizer(config, steps: int) -> optax.GradientTransformation:
     ValueError: unknown optimiser, or a value out of its range.
   """
   if config.name not in OPTIMIZERS:
-    raise ValueError(f'optimizer.name={config.name!r} is unknown; expected one of {OPTIMIZERS}.')
+    raise UserError(f'optimizer.name={config.name!r} is unknown; expected one of {OPTIMIZERS}.')
   if config.decay not in ('kernels', 'all'):
-    raise ValueError(f"optimizer.decay={config.decay!r} is unknown; expected 'kernels' or 'all'.")
+    raise UserError(f"optimizer.decay={config.decay!r} is unknown; expected 'kernels' or 'all'.")
   for field in ('clip_norm', 'weight_decay', 'learning_rate'):
     if config[field] < 0:
-      raise ValueError(f'optimizer.{field}={config[field]} is negative; expected 0 or more.')
+      raise UserError(f'optimizer.{field}={config[field]} is negative; expected 0 or more.')
   schedule = create_schedule(config, steps)
   mask = kernels if config.decay == 'kernels' else None
   chain = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []

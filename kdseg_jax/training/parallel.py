@@ -16,6 +16,8 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from kdseg_jax.errors import UserError
+
 AXIS = 'data'
 MODES = ('shard_map', 'pmap')
 PyTree = Any
@@ -35,7 +37,7 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
 def check_batch_size(batch_size: int, mesh: Mesh, field: str) -> None:
   """Raises ValueError if a global batch cannot be spread evenly over the mesh."""
   if batch_size < 1 or batch_size % mesh.size:
-    raise ValueError(
+    raise UserError(
         f'config.{field}={batch_size} cannot be spread evenly over {mesh.size} devices. Use a '
         f'multiple of {mesh.size}.')
 
@@ -119,7 +121,7 @@ def data_parallel(
     split = lambda x: np.reshape(x, (local, x.shape[0] // local, *x.shape[1:]))
     return Program(
         mapped, lambda x: jax.make_array_from_process_local_data(sharding, split(x)))
-  raise ValueError(f'config.parallel={mode!r} is unknown; expected one of {MODES}.')
+  raise UserError(f'config.parallel={mode!r} is unknown; expected one of {MODES}.')
 
 
 def value_and_grad(function: Callable, *, axis_name: str | None) -> Callable:

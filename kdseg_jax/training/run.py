@@ -17,6 +17,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from kdseg_jax.data import augmentation, pipeline, subset
+from kdseg_jax.errors import UserError
 from kdseg_jax.training.checkpoint import Checkpointer, has_checkpoint
 from kdseg_jax.training.evaluation import Evaluator
 from kdseg_jax.training.experiment import Experiment
@@ -27,11 +28,11 @@ from kdseg_jax.training.writers import MetricWriter, StepTimer, finite
 PHASES = ('prepare', 'train')
 
 
-class Diverged(FloatingPointError):
+class Diverged(UserError, FloatingPointError):
   """The loss became NaN or infinite; the message names step, terms and last good checkpoint."""
 
 
-class TeacherTooWeak(ValueError):
+class TeacherTooWeak(UserError):
   """The teacher scores below `config.teacher.min_metric`."""
 
 

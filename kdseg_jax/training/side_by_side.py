@@ -15,17 +15,18 @@ import tqdm
 from ml_collections import ConfigDict
 
 from kdseg_jax.distillers import DistillerState
+from kdseg_jax.errors import UserError
 from kdseg_jax.training import experiment as experiments
 from kdseg_jax.training import loop, parallel, programs, study_plan
 from kdseg_jax.training.preemption import StopSignal
 from kdseg_jax.training.run import (
-    Run,
-    check_evaluation_data,
-    create_evaluator,
-    measure_teacher,
-    read_json,
-    training_batches,
-    write_json,
+  Run,
+  check_evaluation_data,
+  create_evaluator,
+  measure_teacher,
+  read_json,
+  training_batches,
+  write_json,
 )
 from kdseg_jax.training.step import TEACHER_TAPS
 
@@ -198,7 +199,7 @@ class _Shared:
     check_evaluation_data(next(iter(self.experiments.values())), workdir)
     measured = read_json(os.path.join(workdir, 'teacher.json')).get('key', {})
     if teacher is not None and measured.get('step', teacher.step) != teacher.step:
-      raise ValueError(
+      raise UserError(
           f'{workdir}: students were trained there with checkpoint {measured["step"]} of the '
           f'teacher, and {teacher.workdir} has {teacher.step} now. Use another --workdir.')
 

@@ -8,6 +8,7 @@ import os
 from ml_collections import ConfigDict
 
 from kdseg_jax import default_config, distillers, names
+from kdseg_jax.errors import UserError
 from kdseg_jax.training import experiment as experiments
 from kdseg_jax.training import freezing, parallel
 from kdseg_jax.training.checkpoint import saved_steps, saved_train_step
@@ -61,7 +62,7 @@ def check_study(config: ConfigDict) -> None:
   names.require(config.study.baseline, config.study.students, 'baseline of the study')
   seeds = list(config.study.seeds)
   if not seeds or len(set(seeds)) < len(seeds):
-    raise ValueError(f'config.study.seeds={tuple(seeds)}: expected one or more different numbers.')
+    raise UserError(f'config.study.seeds={tuple(seeds)}: expected one or more different numbers.')
   mesh = parallel.create_mesh()
   for name in config.study.students:
     run = student_config(config, name, seeds[0])
@@ -118,7 +119,7 @@ def unfinished(config: ConfigDict, workdir: str) -> dict[str, dict[int, ConfigDi
       folder = student_workdir(workdir, name, seed)
       changes = changes_of(run, folder)
       if changes:
-        raise ValueError(
+        raise UserError(
             f'{folder} was trained with another config:\n  ' + '\n  '.join(changes)
             + '\nUse another --workdir, or remove that folder to train the student again.')
       if not is_finished(run, folder):

@@ -21,6 +21,7 @@ import tqdm
 
 from kdseg_jax.data import files, pairs
 from kdseg_jax.data.tfds_builders.trees import Member, Tree
+from kdseg_jax.errors import NotFoundError, UserError
 
 
 class Example(NamedTuple):
@@ -80,7 +81,7 @@ class Builder(tfds.core.ShardBasedBuilder):
                      str(manual_dir))
     splits = {name: split for name, split in splits.items() if split}
     if not splits:
-      raise FileNotFoundError(f'{manual_dir}: holds no image of {self.name}.\n'
+      raise NotFoundError(f'{manual_dir}: holds no image of {self.name}.\n'
                               f'{self.MANUAL_DOWNLOAD_INSTRUCTIONS}')
     bar = tqdm.tqdm(total=sum(map(len, splits.values())), desc=self.name, unit='image',
                     disable=None)
@@ -160,7 +161,7 @@ def read_mat(member: Member, *keys: str) -> np.ndarray:
     for key in keys:
       value = value[key] if isinstance(value, dict) else value[key][0, 0]
   except Exception as error:  # scipy raises whatever the bytes lead it to
-    raise ValueError(f'{member}: is no MATLAB file with {".".join(keys)}: it is damaged or cut '
+    raise UserError(f'{member}: is no MATLAB file with {".".join(keys)}: it is damaged or cut '
                      f'short ({error}). Download it again.') from error
   return np.asarray(value, np.int64)
 
@@ -175,5 +176,5 @@ def require_counts(counts: Mapping[str, int], expected: Mapping[str, int], place
   """Raises ValueError unless every split has its number of images; names all that have not."""
   wrong = wrong_counts(counts, expected)
   if wrong:
-    raise ValueError(f'{place}: {wrong}. Complete the data, or give --allow_partial to '
+    raise UserError(f'{place}: {wrong}. Complete the data, or give --allow_partial to '
                      'go on with what is there.')

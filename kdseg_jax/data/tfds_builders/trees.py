@@ -11,6 +11,8 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from kdseg_jax.errors import NotFoundError, UserError
+
 _COMPRESSED_TAR = ('.tar.gz', '.tgz')
 _DAMAGE = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError)
 
@@ -43,7 +45,7 @@ class Tree:
       FileNotFoundError: there is none.
     """
     if path not in self._members:
-      raise FileNotFoundError(f'{self.place}: lacks {path}. Download it again.')
+      raise NotFoundError(f'{self.place}: lacks {path}. Download it again.')
     return self._members[path]
 
   def lines(self, path: str) -> list[str]:
@@ -63,7 +65,7 @@ class Tree:
       if path.startswith(f'{folder}/') and ending and not name.startswith('.'):
         key = name[:-len(ending)]
         if key in found:
-          raise ValueError(f'{member} and {found[key]}: same name twice; keep one of them.')
+          raise UserError(f'{member} and {found[key]}: same name twice; keep one of them.')
         found[key] = member
     return found
 
@@ -89,11 +91,11 @@ def open_tree(manual_dir: pathlib.Path, archive: str, folder: str, *,
     try:
       return _zip(path, folder) if archive.endswith('.zip') else _tar(path, folder, unneeded)
     except _DAMAGE as error:
-      raise ValueError(f'{path}: cannot be read: it is damaged or cut short ({error}). '
+      raise UserError(f'{path}: cannot be read: it is damaged or cut short ({error}). '
                        'Download it again.') from error
   if has(manual_dir, archive, folder):
     return folder_tree(manual_dir / folder)
-  raise FileNotFoundError(f'{manual_dir}: holds neither {archive} nor its extracted folder '
+  raise NotFoundError(f'{manual_dir}: holds neither {archive} nor its extracted folder '
                           f'{folder}/. Download the archive into it.')
 
 
@@ -135,7 +137,7 @@ def _tree(path, folder, reads):
     try:
       return reads[name]()
     except _DAMAGE as error:
-      raise ValueError(f'{path}: {name} is damaged or cut short ({error}). '
+      raise UserError(f'{path}: {name} is damaged or cut short ({error}). '
                        'Download the archive again.') from error
   return Tree(path, {
       posixpath.normpath(name)[len(folder) + 1:]:
