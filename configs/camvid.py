@@ -17,7 +17,7 @@ from configs import common
 def get_config(arg=None):
   """Arguments: role=teacher|student, method=<methods>, runlocal."""
   arg = common.parse_recipe_arg(arg)
-  config = common.segmentation(arg.method)
+  config = common.segmentation(arg.method, arg.role)
   config.data.update(name='camvid', size=(180, 240))
   config.augmentation.crop = (180, 180)
   config.train.update(steps=4_000, batch_size=16)

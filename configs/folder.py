@@ -22,7 +22,7 @@ from configs import common
 def get_config(arg=None):
   """Arguments: role=teacher|student, method=<methods>, runlocal."""
   arg = common.parse_recipe_arg(arg)
-  config = common.segmentation(arg.method)
+  config = common.segmentation(arg.method, arg.role)
   config.data.name = 'folder'
   config.augmentation.crop = (512, 512)
   config.train.update(steps=20_000, batch_size=16)

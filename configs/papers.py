@@ -37,7 +37,7 @@ def recipe(arg: str | None, *, data: str, crops: dict[str, tuple[int, int]],
   names.require(arg.role, ('teacher', 'student'), 'role')
   names.require(arg.settings, SETTINGS, 'settings')
   settings = SETTINGS[arg.settings]
-  config = common.segmentation(arg.method)
+  config = common.segmentation(arg.method, arg.role)
   config.data.name = data
   config.augmentation.update(crop=crops.get(arg.settings, crops['cirkd']), scale=settings['scale'])
   config.eval.pad_multiple = pad_multiple

@@ -23,7 +23,7 @@ DISTILL = {
 def get_config(arg=None):
   """Arguments: role=teacher|student, method=<methods>, runlocal."""
   arg = common.parse_recipe_arg(arg)
-  config = common.segmentation(arg.method)
+  config = common.segmentation(arg.method, arg.role)
   config.augmentation.update(scale=(), flip=0.0)  # digits: no mirror images, no other sizes
   config.eval.update(split='test', every_steps=0, batch_size=20)
   config.checkpoint.update(every_steps=0, keep=1)

@@ -26,16 +26,18 @@ def optimizer(**overrides) -> ConfigDict:
   } | overrides)
 
 
-def segmentation(method: str = 'none') -> ConfigDict:
+def segmentation(method: str = 'none', role: str = 'student') -> ConfigDict:
   """Every field of a segmentation run.
 
   Args:
     method: names of methods joined by '+'; their terms and the papers' weights are put into
       `config.distill.<term>`, to be overridden there. `term:weight` among them gives a term its
       weight, which one must have that two methods weigh differently.
+    role: 'student' or 'teacher'.
   """
   return ConfigDict({
       'seed': 0,                       # of initialisation, data order and every draw
+      'role': role,                    # 'student', or 'teacher', with a stream of its own
       'parallel': 'shard_map',         # 'shard_map', or 'pmap' (one process only)
       'method': method,
       'distill': with_placeholders(distillers.terms_of(method)),
@@ -122,9 +124,10 @@ def with_placeholders(tree):
 def fill(config: ConfigDict) -> ConfigDict:
   """Adds the fields that a config lacks, with their defaults; in place.
 
-  A run that was trained before a field existed has none of it in its saved config.
+  A run that was trained before a field existed has none of it in its saved config. The terms of its
+  method are left as they are.
   """
-  _add_missing(config, segmentation(config.method))
+  _add_missing(config, segmentation())
   return config
 
 

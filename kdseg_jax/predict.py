@@ -13,7 +13,7 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from kdseg_jax import program
+from kdseg_jax import config_files, program
 from kdseg_jax.data import files, palettes, subset
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import experiment, parallel
@@ -82,7 +82,7 @@ def _load_predictors(named, main_name):
   mesh, inference = parallel.create_mesh(), experiment.create_inference(_CONFIG.value)
   for name, path in named.items():
     trained, metas[name] = experiment.load_model(path, None, mesh, best=_BEST.value)
-    config = _CONFIG.value if name == main_name else program.load_saved_config(path)
+    config = _CONFIG.value if name == main_name else config_files.read(path)
     predictors[name] = make_predictor(
         experiment.create_task(config, len(metas[name].classes)), trained.model,
         trained.variables, inference=inference, size=tuple(config.data.size),

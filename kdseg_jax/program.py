@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib.metadata
-import json
 import os
 import platform
 import runpy
@@ -16,7 +15,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from kdseg_jax import default_config
+from kdseg_jax import config_files
 from kdseg_jax.errors import NotFoundError, UserError
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Work directory: checkpoints, logs, results.')
@@ -112,7 +111,7 @@ def require_workdir(*, trained: bool = False) -> str:
 
 def check_trained(workdir: str, option: str) -> None:
   """Raises FileNotFoundError if no run was started in a directory that an option names."""
-  path = os.path.join(workdir, 'config.json')
+  path = os.path.join(workdir, config_files.FILE)
   if not os.path.exists(path):
     raise NotFoundError(
         f'{path} is missing: --{option} must be the work directory of a run of `train`.')
@@ -153,28 +152,6 @@ def same_folder(path: str, other: str) -> bool:
 
 def _folder_name(path):
   return os.path.basename(os.path.abspath(path))
-
-
-def load_saved_config(workdir: str) -> ConfigDict:
-  """The config that a work directory was trained with; newer fields have their defaults.
-
-  Raises:
-    ValueError: the file is damaged.
-  """
-  path = os.path.join(workdir, 'config.json')
-  with open(path) as file:
-    try:
-      saved = ConfigDict(_tuples(json.load(file)))
-    except json.JSONDecodeError as error:
-      raise UserError(f'{path}: is no JSON ({error}); it is damaged or was edited.') from None
-  return default_config.fill(saved)
-
-
-def _tuples(value):
-  """JSON has lists only; in a config they are tuples."""
-  if isinstance(value, dict):
-    return {k: _tuples(v) for k, v in value.items()}
-  return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _parse(argv, *, saved_config):

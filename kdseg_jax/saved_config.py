@@ -4,9 +4,9 @@
 single fields of the saved config can be overridden on the command line.
 """
 
-from kdseg_jax import program
+from kdseg_jax import config_files
 
 
 def get_config(workdir):
   """The config that `workdir` was trained with; newer fields have their defaults."""
-  return program.load_saved_config(workdir)
+  return config_files.read(workdir)

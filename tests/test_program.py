@@ -1,11 +1,8 @@
 """What programs share: naming of work directories, and configs of older runs."""
 
-import json
-
 import pytest
 
-from configs import common, quickstart
-from kdseg_jax import program, saved_config
+from kdseg_jax import program
 
 
 @pytest.fixture
@@ -34,12 +31,3 @@ def test_one_name_for_two_and_a_folder_without_a_run_are_refused(runs):
     program.named_workdirs(f'{runs}/student', [f'{runs}/other/student'])
   with pytest.raises(FileNotFoundError, match='nowhere/config.json is missing: --compare must be'):
     program.named_workdirs(f'{runs}/student', [f'{runs}/nowhere'])
-
-
-def test_a_run_from_before_a_field_of_eval_gets_its_default(tmp_path):
-  config = json.loads(quickstart.get_config().to_json())
-  del config['eval']['window'], config['eval']['scales']
-  (tmp_path / 'config.json').write_text(json.dumps(config))
-  loaded = saved_config.get_config(str(tmp_path))
-  assert loaded.eval.batch_size == 20 and loaded.eval.split == 'test'
-  assert loaded.eval.window == () and loaded.eval.scales == common.segmentation().eval.scales

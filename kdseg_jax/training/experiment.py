@@ -14,8 +14,9 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kdseg_jax import data, distillers, models, names, tasks
+from kdseg_jax import config_files, data, distillers, models, names, tasks
 from kdseg_jax.data import subset
+from kdseg_jax.distillers.core import fold_in_name
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import freezing, parallel
 from kdseg_jax.training.checkpoint import Checkpointer
@@ -25,6 +26,7 @@ from kdseg_jax.training.state import Optimizers, TrainState, create_state
 
 PyTree = Any
 
+ROLES = ('student', 'teacher')
 # The least that these fields can be.
 _AT_LEAST = {
     'train.steps': 1, 'train.accumulate': 1, 'critic.steps': 0, 'eval.batch_size': 1,
@@ -124,6 +126,7 @@ def check_config(config: ConfigDict, mesh: Mesh) -> None:
     ValueError: says which field, and what was expected.
   """
   check_method(config)
+  names.require(config.role, ROLES, 'config.role')
   for field, least in _AT_LEAST.items():
     value = functools.reduce(getattr, field.split('.'), config)
     if value < least:
@@ -246,7 +249,9 @@ def load_model(workdir: str, num_classes: int | None, mesh: Mesh, *,
   """
   checkpointer = Checkpointer(workdir)
   step = checkpointer.best_step() if best else checkpointer.latest_step()
-  meta = ConfigDict(checkpointer.read_meta(step))
+  meta = checkpointer.read_meta(step)
+  config = config_files.from_dict(meta['config'], where=f'checkpoint {step} of {workdir}')
+  meta = ConfigDict(meta | {'config': config})
   model = create_model(meta.config.student, num_classes or len(meta.classes))
   variables = checkpointer.restore_model(step, with_sharding(abstract_variables(model), mesh))
   checkpointer.close()
@@ -335,4 +340,14 @@ def make_initial_state(experiment: Experiment) -> Callable[[jax.Array], TrainSta
 
 def initial_state(experiment: Experiment) -> TrainState:
   """The fresh state of `config.seed`."""
-  return make_initial_state(experiment)(jax.random.key(experiment.config.seed))
+  return make_initial_state(experiment)(run_key(experiment.config))
+
+
+def run_key(config: ConfigDict) -> jax.Array:
+  """The key from which all draws of a run are folded: of `config.seed` and `config.role`.
+
+  A teacher that started from the kernels of its student, wherever their shapes agree, would teach
+  the student of that seed something else than any other.
+  """
+  key = jax.random.key(config.seed)
+  return key if config.role == 'student' else fold_in_name(key, config.role)

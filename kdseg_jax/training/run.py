@@ -16,6 +16,7 @@ import tqdm
 from absl import logging
 from ml_collections import ConfigDict
 
+from kdseg_jax import config_files
 from kdseg_jax.data import augmentation, pipeline, subset
 from kdseg_jax.errors import UserError
 from kdseg_jax.training.checkpoint import Checkpointer, has_checkpoint
@@ -95,7 +96,7 @@ class Run:
     self._writer = MetricWriter(workdir, start=done | {'evaluation': done['train']})
     self._timer = StepTimer(clock, self.config.train.batch_size)
     self._window, self._unchecked = [], None
-    write_json(os.path.join(self.workdir, 'config.json'), json.loads(self.config.to_json()))
+    write_json(os.path.join(self.workdir, config_files.FILE), config_files.to_dict(self.config))
 
   def done(self, phase: str) -> int:
     """Number of steps of a phase ('prepare' or 'train') that the state has behind it."""
@@ -220,7 +221,7 @@ class Run:
 
   def _meta(self):
     return {
-        'config': json.loads(self.config.to_json()),
+        'config': config_files.to_dict(self.config),
         'classes': list(self.experiment.train_source.classes),
         'palette': np.asarray(self.experiment.train_source.palette).tolist(),
         'data': {'seed': data_seed(self.config), 'next_batch': self.done('train')},
@@ -228,8 +229,9 @@ class Run:
     }
 
   def _log_config_changes(self, step):
-    saved = self.checkpointer.read_meta(step)['config']
-    for change in config_changes(saved, json.loads(self.config.to_json())):
+    saved = config_files.from_dict(
+        self.checkpointer.read_meta(step)['config'], where=f'checkpoint {step} of {self.workdir}')
+    for change in config_changes(*(json.loads(c.to_json()) for c in (saved, self.config))):
       logging.warning('%s when the checkpoint was saved.', change)
 
 
@@ -239,7 +241,7 @@ def training_batches(experiment: Experiment, phase: str, *, start: int) -> Itera
   seed = data_seed(config)
   return iter(pipeline.train_batches(
       experiment.train_source, batch_size=config.train.batch_size, start=start,
-      seed=seed if phase == 'train' else zlib.crc32(f'{phase}{seed}'.encode()),
+      seed=seed if phase == 'train' else _named_seed(phase, seed),
       augmentation=augmentation.Augmentation(
           crop=tuple(config.augmentation.crop), scale=tuple(config.augmentation.scale) or None,
           flip=config.augmentation.flip),
@@ -247,8 +249,13 @@ def training_batches(experiment: Experiment, phase: str, *, start: int) -> Itera
 
 
 def data_seed(config: ConfigDict) -> int:
-  """Seed of the data's order and augmentation: `config.data.seed`, or else `config.seed`."""
-  return config.seed if config.data.seed is None else config.data.seed
+  """Seed of the data's order and augmentation: `config.data.seed`, or else `config.seed`.
+
+  A teacher reads the data in another order than the student of its seed.
+  """
+  if config.data.seed is not None:
+    return config.data.seed
+  return config.seed if config.role == 'student' else _named_seed(config.role, config.seed)
 
 
 def create_evaluator(experiment: Experiment, model: Any) -> Evaluator:
@@ -336,6 +343,10 @@ def write_json(path: str, value: dict) -> None:
     json.dump(value, file, indent=2)
     file.write('\n')
   os.replace(temporary, path)
+
+
+def _named_seed(name, seed):
+  return zlib.crc32(f'{name}{seed}'.encode())
 
 
 def _flat(tree, prefix=''):

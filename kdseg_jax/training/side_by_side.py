@@ -136,7 +136,7 @@ def _cohorts(config, workdir, name, configs, shared, stop):
 
   def create(run_config, folder, clock):
     run = Run(experiment._replace(config=run_config), folder,
-              initial(jax.random.key(run_config.seed)), evaluator=evaluator, should_stop=stop,
+              initial(experiments.run_key(run_config)), evaluator=evaluator, should_stop=stop,
               clock=clock)
     shared.runs.callback(run.close)
     return run

@@ -7,13 +7,13 @@ import os
 
 from ml_collections import ConfigDict
 
-from kdseg_jax import default_config, distillers, names
+from kdseg_jax import config_files, distillers, names
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import experiment as experiments
 from kdseg_jax.training import freezing, parallel
 from kdseg_jax.training.checkpoint import saved_steps, saved_train_step
 from kdseg_jax.training.optimizers import create_optimizer
-from kdseg_jax.training.run import config_changes, data_seed, read_json
+from kdseg_jax.training.run import config_changes, data_seed
 from kdseg_jax.training.writers import read_rows
 
 # What a student may have of its own; everything else is the same for all.
@@ -94,11 +94,9 @@ def student_workdir(workdir: str, name: str, seed: int) -> str:
 
 def changes_of(run: ConfigDict, folder: str) -> list[str]:
   """How a config differs, in what matters to the result, from that of the run in a folder."""
-  before = read_json(os.path.join(folder, 'config.json'))
-  if not before or not saved_steps(folder):  # nothing was trained with it
+  if not saved_steps(folder):  # nothing was trained with it
     return []
-  before, now = (json.loads(config.to_json())
-                 for config in (default_config.fill(ConfigDict(before)), run))
+  before, now = (json.loads(config.to_json()) for config in (config_files.read(folder), run))
   for config in (before, now):
     for section in ('log', 'checkpoint', 'memory_limit_gb'):
       del config[section]

@@ -2,10 +2,11 @@
 
 import functools
 
+import numpy as np
 import pytest
 
 from configs import quickstart
-from kdseg_jax.training import experiment, parallel
+from kdseg_jax.training import experiment, parallel, run
 
 
 def config_with(field, value):
@@ -27,6 +28,7 @@ def config_with(field, value):
     ('eval.pad_multiple', 0, 'config.eval.pad_multiple=0 must be at least 1'),
     ('critic.steps', -1, 'config.critic.steps=-1 must be at least 0'),
     ('checkpoint.keep', 0, 'config.checkpoint.keep=0 must be at least 1'),
+    ('role', 'techer', "Unknown config.role: 'techer'. Did you mean 'teacher'"),
     ('supervised.loss', 'ohem_cross_entrop', "Did you mean 'ohem_cross_entropy'"),
     ('supervised.ohem_threshold', 7.0, r'ohem_threshold=7.0 must be in \[0, 1\]'),
 ])
@@ -71,3 +73,18 @@ def test_the_config_reaches_the_task_and_the_state():
   task = experiment.create_task(config, 11)
   assert (task.supervised_loss, task.ohem_threshold, task.ohem_min_kept) == (
       'ohem_cross_entropy', 0.5, 77)
+
+
+def test_teacher_and_student_of_one_seed_share_neither_kernels_nor_batches():
+  student, teacher = (quickstart.get_config(f'role={role},runlocal')
+                      for role in ('student', 'teacher'))
+  teacher.student = student.student  # of one architecture
+  keys = [experiment.run_key(config) for config in (student, teacher)]
+  assert keys[0] != keys[1] and keys[0] == experiment.run_key(student.copy_and_resolve_references())
+  kernels = [experiment.create_model(config.student, 3).init(
+      {'params': key}, np.zeros((1, 32, 32, 3), np.uint8))['params']['backbone']['stem']['conv']
+      for config, key in zip((student, teacher), keys)]
+  assert not np.allclose(kernels[0]['kernel'], kernels[1]['kernel'])
+  assert run.data_seed(student) == 0 != run.data_seed(teacher)
+  teacher.data.seed = 7  # asked for
+  assert run.data_seed(teacher) == 7

@@ -1,0 +1,83 @@
+"""Configs of runs as they are saved: numbered formats, older ones migrated step by step.
+
+Reading one never looks at its methods, models or data: a run whose method was renamed, or is not
+installed here, can still be evaluated.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+import kdseg_jax
+from kdseg_jax import default_config
+from kdseg_jax.errors import NotFoundError, UserError
+
+FILE = 'config.json'
+_KEYS = ('format', 'version')  # beside the fields of the config
+
+
+def to_dict(config: ConfigDict) -> dict[str, Any]:
+  """A config as it is saved: its fields, `format` and the `version` of kdseg_jax."""
+  return {'format': FORMAT, 'version': kdseg_jax.__version__} | json.loads(config.to_json())
+
+
+def from_dict(saved: dict[str, Any], *, where: str) -> ConfigDict:
+  """The config of `to_dict`, of this format or an older one; fields it lacks have their defaults.
+
+  Args:
+    saved: what `to_dict` returned, through JSON or not.
+    where: what it is, for errors.
+
+  Raises:
+    UserError: a newer kdseg_jax wrote it, or it is no config.
+  """
+  if not isinstance(saved, dict):
+    raise UserError(f'{where}: holds no config; it is damaged or was edited.')
+  number = saved.get('format', 0)  # there were no numbers at first
+  if not isinstance(number, int) or not 0 <= number <= FORMAT:
+    raise UserError(
+        f'{where}: is of format {number}, written by kdseg_jax {saved.get("version", "?")}; this '
+        f'one is {kdseg_jax.__version__} and reads formats up to {FORMAT}. Update kdseg_jax.')
+  fields = {name: value for name, value in saved.items() if name not in _KEYS}
+  for migrate in _MIGRATIONS[number:]:
+    fields = migrate(fields)
+  return default_config.fill(ConfigDict(_tuples(fields)))
+
+
+def read(workdir: str) -> ConfigDict:
+  """The config that the run of a work directory was trained with.
+
+  Raises:
+    UserError: there is none, the file is damaged, or a newer kdseg_jax wrote it.
+  """
+  path = os.path.join(workdir, FILE)
+  try:
+    with open(path) as file:
+      saved = json.load(file)
+  except FileNotFoundError:
+    raise NotFoundError(f'{path}: no such file; expected the work directory of a run.') from None
+  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    raise UserError(f'{path}: is no JSON ({error}); it is damaged or was edited.') from None
+  return from_dict(saved, where=path)
+
+
+def _from_0(fields):
+  """Before numbers, teachers drew from the same stream as students."""
+  return {'role': 'student'} | fields
+
+
+# Function i takes the fields of format i to format i + 1. Add more; never change one that stands.
+_MIGRATIONS: tuple[Callable[[dict], dict], ...] = (_from_0,)
+FORMAT = len(_MIGRATIONS)
+
+
+def _tuples(value):
+  """JSON has lists only; in a config they are tuples."""
+  if isinstance(value, dict):
+    return {k: _tuples(v) for k, v in value.items()}
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -1,0 +1,52 @@
+"""Saved configs: formats, and reading them whatever their methods are."""
+
+import json
+
+import pytest
+
+import kdseg_jax
+from configs import common, quickstart
+from kdseg_jax import config_files
+from kdseg_jax.errors import UserError
+
+
+def write(folder, saved):
+  (folder / config_files.FILE).write_text(json.dumps(saved))
+
+
+def test_what_was_saved_is_read_back(tmp_path):
+  config = quickstart.get_config('method=pixelwise+pairwise,role=teacher')
+  saved = config_files.to_dict(config)
+  assert saved['format'] == config_files.FORMAT and saved['version'] == kdseg_jax.__version__
+  write(tmp_path, saved)
+  assert config_files.read(str(tmp_path)).to_dict() == config.to_dict()
+
+
+def test_a_config_without_a_number_is_a_students_and_gets_the_fields_that_came_later(tmp_path):
+  saved = json.loads(quickstart.get_config('role=teacher').to_json())
+  del saved['role'], saved['eval']['window'], saved['eval']['scales']
+  write(tmp_path, saved)
+  loaded = config_files.read(str(tmp_path))
+  assert loaded.role == 'student'  # whatever the recipe's role was: there was one stream
+  assert loaded.eval.batch_size == 20 and loaded.eval.split == 'test'
+  assert loaded.eval.window == () and loaded.eval.scales == common.segmentation().eval.scales
+
+
+def test_a_method_that_is_not_known_any_more_is_no_obstacle(tmp_path):
+  saved = config_files.to_dict(quickstart.get_config('method=kd'))
+  saved |= {'method': 'gone', 'distill': {'gone_term': {'weight': 3.0, 'own': [1, 2]}}}
+  write(tmp_path, saved)
+  loaded = config_files.read(str(tmp_path))
+  assert loaded.method == 'gone' and loaded.distill.gone_term.own == (1, 2)
+
+
+@pytest.mark.parametrize('text, message', [
+    ('{"format": 99, "version": "9.0"}', 'is of format 99, written by kdseg_jax 9.0'),
+    ('{"format": "x"}', 'is of format x'), ('[1]', 'holds no config'),
+    ('{"seed": ', 'is no JSON')])
+def test_what_cannot_be_read_is_refused(text, message, tmp_path):
+  (tmp_path / config_files.FILE).write_text(text)
+  with pytest.raises(UserError, match=message):
+    config_files.read(str(tmp_path))
+  with pytest.raises(FileNotFoundError, match='expected the work directory of a run'):
+    config_files.read(str(tmp_path / 'nowhere'))
