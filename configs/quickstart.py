@@ -11,6 +11,9 @@ from configs import common
 
 LABELLED = 300  # scenes that the students learn from; the teacher has seen all 10,000
 
+# The other scenes of the training split, without their labels: half of every batch.
+UNLABELLED = {'unlabelled': 'rest', 'unlabelled_share': 0.5}
+
 # Fields of terms that differ from the papers'.
 DISTILL = {
     'pairwise': {'node_size': 1},  # every pixel: the maps are 8x8

@@ -10,11 +10,11 @@ import sys
 
 import jax
 
-from kdseg_jax import models, program
+from kdseg_jax import models, program, tasks
 from kdseg_jax.errors import UserError
 from kdseg_jax.report import studies
 from kdseg_jax.training import experiment as experiments
-from kdseg_jax.training import loop, parallel, side_by_side, study_plan
+from kdseg_jax.training import loop, parallel, side_by_side, study_plan, tuning
 from kdseg_jax.training.evaluation import throughput
 from kdseg_jax.training.run import read_json, write_json
 from kdseg_jax.training.writers import finite, read_rows
@@ -29,7 +29,10 @@ def main(arguments):
   if config is None or 'study' not in config:
     raise UserError('--config must be a study, e.g. --config=experiments/scenes_core.py')
   study_plan.check_study(config)
-  if not (train_teacher(config, workdir) and side_by_side.train(config, workdir)):
+  if config.study.tune:
+    tuning.check(config)
+  if not (train_teacher(config, workdir) and tune(config, workdir)
+          and side_by_side.train(config, workdir)):
     print(f'Stopped and saved; the same command goes on from there. Work directory: {workdir}')
     return
   report = make_report(config, workdir)
@@ -57,6 +60,12 @@ def train_teacher(config, workdir):
   return study_plan.is_finished(own, folder) or loop.train(own, folder) is not None
 
 
+def tune(config, workdir):
+  """Chooses what `config.study.tune` asks for; False if told to stop."""
+  return not config.study.tune or tuning.tune(
+      config, workdir, tasks.SegmentationTask.main_metric) is not None
+
+
 def make_report(config, workdir):
   """The report of finished students, from what their work directories hold."""
   students, inference = {}, {}
@@ -79,7 +88,8 @@ def make_report(config, workdir):
       students, baseline=config.study.baseline, metric=task.main_metric, classes=source.classes,
       seeds=config.study.seeds, teacher=teacher_entry(config, workdir),
       shared={'description': config.study.description, 'steps': config.train.steps,
-              'split': config.eval.split})
+              'split': config.eval.split,
+              'tuning': read_json(os.path.join(workdir, 'tuning.json'))})
 
 
 def teacher_entry(config, workdir):

@@ -27,6 +27,7 @@ from kdseg_jax.training.state import Optimizers, TrainState, create_state
 PyTree = Any
 
 ROLES = ('student', 'teacher')
+REST = 'rest'  # of the training split, in place of a folder
 # The least that these fields can be.
 _AT_LEAST = {
     'train.steps': 1, 'train.accumulate': 1, 'critic.steps': 0, 'eval.batch_size': 1,
@@ -81,13 +82,21 @@ def create_source(config: ConfigDict, split: str) -> Any:
 
 
 def create_train_source(config: ConfigDict) -> Any:
-  """The training split or a part of it, and the images of `config.data.unlabelled` after it."""
-  source = subset.spread(
-      create_source(config, config.data.train_split), config.data.train_limit)
+  """The training split or a part of it, and the images of `config.data.unlabelled` after it.
+
+  Raises:
+    UserError: there are no such images, or their share of a batch is out of range.
+  """
+  everything = create_source(config, config.data.train_split)
+  source = subset.spread(everything, config.data.train_limit)
   if not config.data.unlabelled:
     return source
-  return data.Concatenated(source, data.Unlabelled(
-      config.data.unlabelled, size=tuple(config.data.size) or None))
+  if config.data.unlabelled == REST:
+    unlabelled = data.WithoutLabels(subset.rest(everything, config.data.train_limit))
+  else:
+    unlabelled = data.Unlabelled(
+        config.data.unlabelled, size=tuple(config.data.size) or None)
+  return data.Concatenated(source, unlabelled, share=config.data.unlabelled_share)
 
 
 def create_task(config: ConfigDict, num_classes: int) -> tasks.SegmentationTask:

@@ -30,7 +30,15 @@ PHASES = ('prepare', 'train')
 
 
 class Diverged(UserError, FloatingPointError):
-  """The loss became NaN or infinite; the message names step, terms and last good checkpoint."""
+  """The loss became NaN or infinite; the message names step, terms and last good checkpoint.
+
+  Attributes:
+    workdir: of the run.
+  """
+
+  def __init__(self, message: str, workdir: str):
+    super().__init__(message)
+    self.workdir = workdir
 
 
 class TeacherTooWeak(UserError):
@@ -193,7 +201,7 @@ class Run:
       kept = (f'no checkpoint was saved before in {self.workdir}' if latest is None else
               f'the last good checkpoint is {latest} in {self.workdir}')
       raise Diverged(f'{phase} step {step}: not finite: {", ".join(bad)}; {kept}. Try a smaller '
-                     'learning rate, a warm-up, or config.optimizer.clip_norm.')
+                     'learning rate, a warm-up, or config.optimizer.clip_norm.', self.workdir)
     self._window.append(metrics)
 
   def _log(self, phase, step):

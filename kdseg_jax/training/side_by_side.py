@@ -65,8 +65,9 @@ def train(config: ConfigDict, workdir: str) -> bool:
     for name in configs:
       if not stop():
         cohorts += _cohorts(config, workdir, name, configs[name], shared, stop)
-    if not stop():
-      _advance(cohorts, workdir, stop)
+    for group in _by_data(cohorts):
+      if not stop():
+        _advance(group, workdir, stop)
     for run in (run for cohort in cohorts for run in cohort.runs):
       if not stop() and run.metrics is None:  # it was at its end, and its log is lost
         run.evaluate()
@@ -210,8 +211,16 @@ class _Shared:
     return self._evaluators[key]
 
 
+def _by_data(cohorts):
+  """The cohorts in groups that read the same batches."""
+  groups = {}
+  for cohort in cohorts:
+    groups.setdefault(cohort.experiment.config.data.to_json(), []).append(cohort)
+  return list(groups.values())
+
+
 def _advance(cohorts, workdir, stop):
-  """Takes all cohorts to the end; those that are ahead wait for the others."""
+  """Takes all cohorts of one group to the end; those that are ahead wait for the others."""
   first = cohorts[0]
   steps, start = first.experiment.config.train.steps, min(cohort.done for cohort in cohorts)
   names_of_taps = tuple(dict.fromkeys(name for cohort in cohorts for name in cohort.taps))

@@ -17,14 +17,16 @@ from kdseg_jax.training.run import config_changes, data_seed
 from kdseg_jax.training.writers import read_rows
 
 # What a student may have of its own; everything else is the same for all.
-OWN_SECTIONS = ('student', 'distill', 'optimizer', 'critic', 'prepare')
+OWN_SECTIONS = ('student', 'distill', 'optimizer', 'critic', 'prepare', 'data')
+# Of the section data: more or fewer images, but the same ones to be evaluated on.
+_OWN_DATA = ('train_limit', 'unlabelled', 'unlabelled_share')
 
 
 def student_config(config: ConfigDict, name: str, seed: int) -> ConfigDict:
   """The config of one run of a study: what `train` would take to do the same alone.
 
-  The data's order and augmentation are the study's; the seed is that of the initialisation and of
-  every draw in the steps.
+  The data's order and augmentation are the study's, for all students that read the same images; the
+  seed is that of the initialisation and of every draw in the steps.
 
   Raises:
     ValueError: unknown student, or a section that students may not have of their own.
@@ -35,6 +37,8 @@ def student_config(config: ConfigDict, name: str, seed: int) -> ConfigDict:
     names.require(section, ('method', *OWN_SECTIONS), f'section of the student {name!r}')
   for section in ('optimizer', 'critic', 'prepare'):  # the others are checked by their factories
     _check_fields(own.get(section, {}), config[section], f'{section} of the student {name!r}')
+  for field in own.get('data', {}):
+    names.require(field, _OWN_DATA, f'data field of the student {name!r}')
   run = config.copy_and_resolve_references().unlock()
   del run.study
   run.method = own.method
@@ -74,6 +78,7 @@ def check_study(config: ConfigDict) -> None:
     distillers.create(run.distill.to_dict())
     for optimizer in (run.optimizer, run.critic.optimizer, run.prepare.optimizer):
       create_optimizer(optimizer, run.train.steps)
+    experiments.create_train_source(run)
   experiments.create_source(config, config.eval.split)
 
 
