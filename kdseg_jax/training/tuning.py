@@ -7,6 +7,7 @@ edge is refused, for the next value might have been better.
 
 from __future__ import annotations
 
+import decimal
 import os
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from ml_collections import ConfigDict
 
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import side_by_side, study_plan
-from kdseg_jax.training.run import Diverged, write_json
+from kdseg_jax.training.run import Diverged, data_seed, write_json
 from kdseg_jax.training.writers import finite, read_rows
 
 FOLDER = 'tuning'
@@ -37,10 +38,10 @@ def tune(config: ConfigDict, workdir: str, metric: str) -> dict[str, Tuned] | No
   """Chooses `config.study.tune.field` of every student; writes `tuning.json` and sets the field.
 
   Args:
-    config: of a study whose section `study.tune` has `field` ('optimizer.learning_rate', of a
-      section that students may have of their own), `grid` (three or more values, evenly spaced on a
-      log scale), `seeds`, `data_seed` and `split`, all different from those of the study itself, and
-      `extend`: by how many values, at most, the grid of a student may grow.
+    config: of a study whose section `study.tune` has `field`, of a section that students may have
+      of their own; `grid`, three or more values, evenly spaced on a log scale; `seeds`,
+      `data_seed` and `split`, all different from those of the study itself; and `extend`: by how
+      many values, at most, the grid of a student may grow.
     workdir: of the study; the runs go into its folder `tuning`. What is finished there is read.
     metric: the task's main metric, of which more is better.
 
@@ -89,6 +90,9 @@ def check(config: ConfigDict) -> None:
   if not options.seeds or set(options.seeds) & set(config.study.seeds):
     raise UserError(f'config.study.tune.seeds={tuple(options.seeds)}: expected one or more seeds '
                     f'that the study itself does not use ({tuple(config.study.seeds)}).')
+  if options.data_seed == data_seed(config):
+    raise UserError(f'config.study.tune.data_seed={options.data_seed} is that of the study too. '
+                    'Choose another, for other batches.')
   if options.split == config.eval.split:
     raise UserError(f'config.study.tune.split={options.split} is config.eval.split too: what is '
                     'chosen there would look better than it is. Choose another.')
@@ -172,7 +176,9 @@ def _apply(config, tuned):
 
 
 def _run_name(name, value):
-  return f'{name}@{value:g}'
+  """As 'alone@32e-3': a ConfigDict takes no dots in names."""
+  number = decimal.Decimal(f'{value:g}').normalize().as_tuple()
+  return f'{name}@{"".join(map(str, number.digits))}e{number.exponent}'
 
 
 def _student_folder(folder, name, value):
