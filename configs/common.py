@@ -36,13 +36,13 @@ def parse_arg(arg: str | None, **defaults) -> ConfigDict:
   return values
 
 
-def parse_recipe_arg(arg: str | None) -> ConfigDict:
-  """The arguments that all recipes take: `role`, `method` and `runlocal`.
+def parse_recipe_arg(arg: str | None, **defaults) -> ConfigDict:
+  """The arguments that all recipes take, `role`, `method` and `runlocal`, and those of `defaults`.
 
   Raises:
     ValueError: as `parse_arg`, or the role is neither 'teacher' nor 'student'.
   """
-  values = parse_arg(arg, role='student', method='none', runlocal=False)
+  values = parse_arg(arg, role='student', method='none', runlocal=False, **defaults)
   names.require(values.role, ('teacher', 'student'), 'role')
   return values
 

@@ -43,13 +43,13 @@ def main(arguments):
   configs = {
       'teacher': recipe.get_config('role=teacher' + suffix),
       'student': recipe.get_config('role=student' + suffix),
-      'distilled': recipe.get_config(f'role=student,method={_METHOD}' + suffix),
+      'distilled': recipe.get_config(f'role=student,method={_METHOD},unlabelled' + suffix),
   }
   configs['distilled'].teacher.checkpoint = os.path.join(workdir, 'teacher')
   trained = {}
   for name, config in configs.items():
     print(f'\n{name}: {config.student.name}, width {config.student.width}, '
-          f'{config.train.steps} steps, method {config.method}', flush=True)
+          f'{config.train.steps} steps, {_images(config)}, method {config.method}', flush=True)
     trained[name] = _train(config, os.path.join(workdir, name))
     if trained[name] is None:
       return
@@ -62,6 +62,13 @@ def main(arguments):
     json.dump(results, file, indent=2)
   print('\n' + _table(results))
   print(f'\n{results["seconds"]:.0f} s. Figures: {path}\nOverlays: {pictures}')
+
+
+def _images(config):
+  """What a model learns from, for people."""
+  labelled = f'{config.data.train_limit} labelled scenes' if config.data.train_limit else (
+      'all scenes')
+  return labelled + (' and the others without labels' if config.data.unlabelled else '')
 
 
 def _train(config, workdir):
