@@ -2,10 +2,9 @@
 
 Pairs: DeepLabV3-ResNet101 -> DeepLabV3-ResNet18, -MobileNetV2, PSPNet-ResNet18 at CIRKD's settings
 (crops 512x512, batch 16, lr 0.02, wd 1e-4) or its second version's (settings=cirkd_v2, 80,000
-steps, wider heads), and
-PSPNet-ResNet101 -> PSPNet-ResNet18, -MobileNetV2, ESPNet at SKD's (settings=skd, the same crops,
-batch 8, lr 0.01, wd 5e-4). MobileNetV2 and ESPNet need a teacher of the size of their maps there:
-train it with --config.student.ceil_mode=False.
+steps, wider heads), and PSPNet-ResNet101 -> PSPNet-ResNet18, -MobileNetV2, ESPNet at SKD's
+(settings=skd, the same crops, batch 8, lr 0.01, wd 5e-4). MobileNetV2 and ESPNet need a teacher of
+the size of their maps there: train it with --config.student.ceil_mode=False.
 Papers: Liu et al., CVPR 2019 (arXiv:1903.04197) and, for settings=skd, its journal version's
 script; Yang et al., CVPR 2022 (arXiv:2204.06986).
 Data: VOCtrainval_03-May-2010.tar of host.robots.ox.ac.uk/pascal/VOC and trainval.tar.gz of

@@ -2,10 +2,9 @@
 
 Pairs: DeepLabV3-ResNet101 -> DeepLabV3-ResNet18, -MobileNetV2, PSPNet-ResNet18 at CIRKD's settings
 (crops 512x512, batch 16, lr 0.02, wd 1e-4) or its second version's (settings=cirkd_v2, 80,000
-steps, wider heads), and
-PSPNet-ResNet101 -> PSPNet-ResNet18, -MobileNetV2, ESPNet at SKD's (settings=skd, the same crops,
-batch 8, lr 0.01, wd 5e-4). MobileNetV2 and ESPNet need a teacher of the size of their maps there:
-train it with --config.student.ceil_mode=False.
+steps, wider heads), and PSPNet-ResNet101 -> PSPNet-ResNet18, -MobileNetV2, ESPNet at SKD's
+(settings=skd, the same crops, batch 8, lr 0.01, wd 5e-4). MobileNetV2 and ESPNet need a teacher of
+the size of their maps there: train it with --config.student.ceil_mode=False.
 Papers: Liu et al., CVPR 2019 (arXiv:1903.04197) and, for settings=skd, its journal version's
 script; Yang et al., CVPR 2022 (arXiv:2204.06986).
 Data: VOCtrainval_11-May-2012.tar of host.robots.ox.ac.uk/pascal/VOC and benchmark.tgz of SBD.
@@ -18,8 +17,8 @@ Commands:
       --workdir=runs/voc_distilled
 Expected: mIoU on val as reported by CIRKD at settings=cirkd, one seed: teacher 77.7;
 DeepLabV3-ResNet18 with method=none 73.2, with method=cirkd 74.5; PSPNet-ResNet18 73.3 and 74.8.
-CIRKD's code pushes pixels of any class where ours follows the paper, and has its pairs among the two
-images of each of 8 devices, ours among all 16.
+CIRKD's code pushes pixels of any class where ours follows the paper, and has its pairs among the
+two images of each of 8 devices, ours among all 16.
 Both memory weights are the 0.01 of CIRKD's scripts for this data set. At settings=cirkd_v2 the
 teacher has 77.8; its students are not here.
 The papers start from ImageNet weights, which are not included: expect less from scratch. Not run at

@@ -140,7 +140,9 @@ def create(
 def channel_wise(*, axis_name: str | None = None) -> core.Distiller:
   """Channel-wise distillation (Shu et al., ICCV 2021) with all its terms and their weights.
 
-  That is `create(terms_of('channel_wise'))`, by which options and weights can be changed.
+  That is `create(terms_of('channel_wise'))`, by which options and weights can be changed. CIRKD's
+  script, with its weights, adds an adversarial loss (`channel_wise+adversarial`) and has
+  `official_channel_count=True` of the features, which doubles their weight from 128 to 256 wide.
   """
   return create(terms_of('channel_wise'), axis_name=axis_name)
 
