@@ -71,7 +71,7 @@ def recipe(arg: str | None, *, data: str, own: Mapping[str, Mapping] | None = No
   config.optimizer.learning_rate = settings['learning_rate']
   for optimizer in (config.optimizer, config.critic.optimizer):
     optimizer.update(weight_decay=settings['weight_decay'], decay='all')
-  _set_model(config.student, arg.model or settings[arg.role], settings)
+  _set_model(config.student, arg.model or settings[arg.role], settings, small=arg.runlocal)
   for term, options in (distill or {}).items():
     if term in config.distill:
       config.distill[term].update(options)
@@ -79,19 +79,16 @@ def recipe(arg: str | None, *, data: str, own: Mapping[str, Mapping] | None = No
     config.distill.double_similarity_pixel.taps = ('embedding', 'logits')
   if config.student.name.startswith('espnet'):
     _adapt_to_espnet(config.distill)
-  if arg.runlocal:
-    config.student.pop('head_channels', None)  # absolute, where width shrinks the default
-    common.runlocal(config)
-  return config
+  return common.runlocal(config) if arg.runlocal else config
 
 
-def _set_model(student, name, settings):
+def _set_model(student, name, settings, small):
   """The papers have a deep stem and an auxiliary head in ResNets alone."""
   student.name = name
   student.aux = 'resnet' in name
   if student.aux:
     student.update(settings['backbone'])
-  if name in settings['head_channels']:
+  if name in settings['head_channels'] and not small:  # no width shrinks what is given
     student.head_channels = settings['head_channels'][name]
 
 
