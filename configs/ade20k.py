@@ -17,8 +17,7 @@ Commands:
       --workdir=runs/ade20k_distilled
 Expected: mIoU on val as reported by CIRKD, one seed. At settings=cirkd: teacher 42.7;
 DeepLabV3-ResNet18 with method=none 33.9, with method=cirkd 35.4. At settings=cirkd_v2: teacher
-43.8; the same student with method=none 36.9, with method=cirkd_v2+context 39.8, whose FitNets has
-weight 1 or 10 by the script.
+43.8; the same student with method=none 36.9, with method=cirkd_v2+context 39.8.
 CIRKD's code pushes pixels of any class where ours follows the paper, and has its pairs among the
 two images of each of 8 devices, ours among all 16.
 The papers start from ImageNet weights, which are not included: expect less from scratch. Not run at

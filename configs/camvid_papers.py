@@ -15,14 +15,16 @@ Commands:
   ./launch.sh train --config=configs/camvid_papers.py:method=cirkd \\
       --config.data.root=<data> --config.teacher.checkpoint=runs/camvid_papers_teacher \\
       --workdir=runs/camvid_papers_distilled
-Expected: mIoU on test as reported, one seed. At settings=cirkd: teacher 69.8; DeepLabV3-ResNet18
-with method=none 66.9, with method=cirkd 68.2; PSPNet-ResNet18 66.7 and 68.7.
+Expected: mIoU as reported, one seed. At settings=cirkd, called val, though CIRKD's eval.py reads
+the list of test: teacher 69.8; DeepLabV3-ResNet18 with method=none 66.9, with method=cirkd 68.2;
+PSPNet-ResNet18 66.7 and 68.7.
 CIRKD's code pushes pixels of any class where ours follows the paper, and has its pairs among the
 two images of each of 8 devices, ours among all 16.
-SKD's conference version reports ESPNet (settings=skd,model=espnet): method=none 57.8, pixelwise
-59.8, pixelwise+pairwise 61.4; with unlabelled images as well (--config.data.unlabelled=<folder>)
-63.2 and 65.1. It released no training script, so its weights, crops and steps are unknown, and its
-code averages the pixel-wise term over the classes too: these figures belong to no recipe exactly.
+SKD's conference version reports ESPNet on test (settings=skd,model=espnet): method=none 57.8,
+pixelwise 59.8, pixelwise+pairwise 61.4; with unlabelled images as well
+(--config.data.unlabelled=<folder>) 63.2 and 65.1. It released no training script, so its weights,
+crops and steps are unknown, and its code averages the pixel-wise term over the classes too: these
+figures belong to no recipe exactly.
 The papers start from ImageNet weights, which are not included: expect less from scratch. Not run at
 full size yet. model=<name> takes another student, or teacher.
 """

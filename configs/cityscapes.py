@@ -28,7 +28,7 @@ CIRKD's code has the student's logits in the place of its missing auxiliary head
 heads out. (c) CIRKD's code pushes pixels of any class where ours follows the paper, and has its
 pairs among the two images of each of 8 devices, ours among all 16.
 On test at settings=cirkd_v2, teacher 78.3, DeepLabV3-ResNet18: method=none 73.6, cirkd_v2+context
-75.6, whose FitNets has weight 1 or 10 by the script, and whose queue is as in (c).
+75.6, the queue and the pairs (of one image a device) as in (c).
 On val at settings=skd, teacher 78.3, PSPNet-ResNet18: method=none 69.1; skd_journal 74.1, with
 --config.distill.holistic.weight=0 71.8, and --config.distill.pairwise.weight=0 besides 70.5.
 The papers start from ImageNet weights, which are not included: expect less from scratch. Not run at

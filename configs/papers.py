@@ -2,7 +2,8 @@
 
 Where they do not follow the papers: those start from ImageNet weights, subtract the mean of the
 images without dividing by their deviation, and draw the scale in steps of 0.1. SKD's PSPNet has
-leaky ReLUs in its head, and drops whole channels before its classifier; its teacher was given as
+pooled branches four times and an auxiliary head twice as wide, leaky ReLUs in both, Dropout of
+whole channels, and dilates the first block of a stage like the others; its teacher was given as
 weights, and is trained like the student here. CIRKD reports the best of an evaluation every 800
 steps.
 """
@@ -22,7 +23,7 @@ _CIRKD = {
     'steps': 40_000, 'batch_size': 16, 'crop': (512, 512), 'scale': (0.5, 2.0),
     'learning_rate': 0.02, 'weight_decay': 1e-4,
     'teacher': 'deeplabv3_resnet101', 'student': 'deeplabv3_resnet18',
-    'backbone': {'deep_stem': True}, 'head_channels': {},
+    'backbone': {'deep_stem': True}, 'head_channels': {}, 'distill': {},
 }
 SETTINGS = {
     # CVPR 2022, train_cirkd.py.
@@ -39,20 +40,20 @@ SETTINGS = {
         'steps': 40_000, 'batch_size': 8, 'crop': (512, 512), 'scale': (0.7, 2.1),
         'learning_rate': 0.01, 'weight_decay': 5e-4,
         'teacher': 'pspnet_resnet101', 'student': 'pspnet_resnet18',
-        'backbone': {'deep_stem': True, 'ceil_mode': True}, 'head_channels': {}},
+        'backbone': {'deep_stem': True, 'ceil_mode': True}, 'head_channels': {}, 'distill': {}},
 }
 
 
 def recipe(arg: str | None, *, data: str, own: Mapping[str, Mapping] | None = None,
-           distill: Mapping[str, Mapping] | None = None, pad_multiple: int = 1) -> ConfigDict:
+           pad_multiple: int = 1) -> ConfigDict:
   """The config of a pair of models on a data set, at the settings of one of the papers.
 
   Args:
     arg: of the recipe: role=teacher|student, method=<methods>, settings=<one of `SETTINGS`>,
       model=<name of the model that is trained; default: the paper's>, runlocal.
     data: name of the data set.
-    own: settings -> the fields of `SETTINGS` that differ on this data set.
-    distill: term -> the options that differ on this data set, in every method with that term.
+    own: settings -> the fields of `SETTINGS` that differ on this data set; `distill` among them is
+      term -> options, of every method that has the term.
     pad_multiple: of evaluation, where images are of many sizes.
 
   Raises:
@@ -72,7 +73,7 @@ def recipe(arg: str | None, *, data: str, own: Mapping[str, Mapping] | None = No
   for optimizer in (config.optimizer, config.critic.optimizer):
     optimizer.update(weight_decay=settings['weight_decay'], decay='all')
   _set_model(config.student, arg.model or settings[arg.role], settings, small=arg.runlocal)
-  for term, options in (distill or {}).items():
+  for term, options in settings['distill'].items():
     if term in config.distill:
       config.distill[term].update(options)
   if 'double_similarity_pixel' in config.distill and not config.student.aux:

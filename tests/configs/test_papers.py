@@ -14,10 +14,10 @@ from kdseg_jax.distillers.methods import METHODS
 RECIPES = {'ade20k': ade20k, 'camvid': camvid_papers, 'cityscapes': cityscapes,
            'pascal_context': pascal_context, 'voc': voc}
 
-# What all scripts have in common: SKD's run_train_val.sh (its train_options.py) and CIRKD's
-# train_cirkd.sh, train_cirkdv2.sh (train_baseline.py for the teacher): SGD with momentum, one
-# learning rate under a poly schedule of power 0.9, no warm-up and no clipping, all parameters
-# decayed, 0.4 on the auxiliary head, aligned corners, mirror images half of the time, stride 8.
+# What all scripts have in common: SKD's run_train_val.sh with the defaults of train_options.py, and
+# CIRKD's with those of train_cirkd.py, train_cirkdv2.py, train_kd.py, train_baseline.py. SGD with
+# momentum, one learning rate under a poly schedule of power 0.9, no warm-up and no clipping, all
+# parameters decayed, 0.4 on the auxiliary head, aligned corners, mirror images half of the time.
 COMMON = {
     'optimizer.name': 'sgd', 'optimizer.schedule': 'poly', 'optimizer.power': 0.9,
     'optimizer.warmup_steps': 0, 'optimizer.momentum': 0.9, 'optimizer.nesterov': False,
@@ -28,7 +28,8 @@ COMMON = {
     'data.train_split': 'train', 'data.size': (), 'eval.window': (), 'eval.scales': (1.0,),
     'eval.flip': False,
 }
-# Its D_solver in kd_model.py: SGD, weight decay as the student's, one step a step of the student.
+# SKD's critic, D_solver of kd_model.py with --lr-d of train_options.py: weight decay as the
+# student's, one step a step of the student.
 CRITIC = {
     'critic.steps': 1, 'critic.optimizer.name': 'sgd', 'critic.optimizer.learning_rate': 4e-4,
     'critic.optimizer.momentum': 0.9, 'critic.optimizer.nesterov': False,
@@ -39,19 +40,19 @@ CRITIC = {
 FIELDS = ('train.steps', 'train.batch_size', 'augmentation.crop', 'augmentation.scale',
           'optimizer.learning_rate', 'optimizer.weight_decay')
 SCRIPTS = {
-    # CIRKD (CVPR 2022), train_scripts/deeplabv3_r18/train_cirkd.sh of each data set.
+    # CIRKD (CVPR 2022), train_scripts/train_cirkd/.
     ('cityscapes', 'cirkd'): (40_000, 16, (512, 1024), (0.5, 2.0), 0.02, 1e-4),
     ('voc', 'cirkd'): (40_000, 16, (512, 512), (0.5, 2.0), 0.02, 1e-4),
     ('ade20k', 'cirkd'): (40_000, 16, (512, 512), (0.5, 2.0), 0.02, 1e-4),
     ('camvid', 'cirkd'): (40_000, 16, (360, 360), (0.5, 2.0), 0.02, 1e-4),
-    # CIRKD, second version (2025), train_cirkdv2.sh.
+    # CIRKD, second version (2025), scripts/train_cirkdv2/.
     ('cityscapes', 'cirkd_v2'): (80_000, 8, (512, 1024), (0.5, 2.0), 0.01, 1e-4),
     ('voc', 'cirkd_v2'): (80_000, 16, (512, 512), (0.5, 2.0), 0.02, 1e-4),
     ('ade20k', 'cirkd_v2'): (80_000, 16, (512, 512), (0.5, 2.0), 0.02, 1e-4),
-    # SKD (journal), run_train_val.sh: --batch-size 8 --weight-decay 5e-4, the rest by default.
+    # SKD (journal), run_train_val.sh, its scale in dataset/datasets.py.
     ('cityscapes', 'skd'): (40_000, 8, (512, 512), (0.7, 2.1), 0.01, 5e-4),
 }
-# Channels of the heads (networks of each code) and of the deep stem: teacher, student.
+# Channels of the heads: the models/ and networks/ of each code.
 HEADS = {
     'cirkd': {'deeplabv3_resnet101': 256, 'deeplabv3_resnet18': 128, 'deeplabv3_mobilenetv2': 128,
               'pspnet_resnet18': 128},
@@ -91,8 +92,8 @@ def test_models_are_those_of_the_scripts(settings, name):
   is_resnet = 'resnet' in name
   assert (model.auxiliary_head is not None) == is_resnet  # in all codes, on ResNets alone
   if is_resnet:
-    assert model.backbone.deep_stem  # v1s, ibid.
-    assert model.backbone.ceil_mode == (settings == 'skd')  # its resnet.py alone
+    assert model.backbone.deep_stem  # in all codes
+    assert model.backbone.ceil_mode == (settings == 'skd')  # pspnet_combine.py alone
 
 
 # term -> weight and the constants of the loss, by the sources named.
@@ -101,7 +102,7 @@ ADVERSARIAL = {  # CIRKD, train_kd.py: --lambda-adv 0.001 --lambda-d 0.1; losses
     'input_norm': True, 'gradient_penalty_weight': 0.0, 'width': 1.0}
 KD = {'weight': 1.0, 'temperature': 1.0, 'tap': 'logits'}  # --lambda-kd 1 --kd-temperature 1
 EMBEDDING = {'student_tap': 'embedding', 'teacher_tap': 'embedding'}
-# The paper's section 4.1 and train_cirkd.sh: lambdas, queues, numbers of contrast samples.
+# The defaults of train_cirkd.py and the paper: lambdas, queues, numbers of contrast samples.
 CROSS_IMAGE = {'weight': 1.0, 'temperature': 0.1, 'pool': None, **EMBEDDING}
 MEMORY = {
     'weight': 1.0, 'pixel_weight': 0.1, 'region_weight': 0.1, 'pixel_slots': 20_000,
@@ -119,8 +120,9 @@ TERMS = {
                      'gradient_penalty_weight': 10.0, 'input_norm': False, 'width': 1.0,
                      'tap': 'logits'},
     },
-    # SKD's run_train_val.sh (--lambda-pa 0.5), train_options.py (the other lambdas, pool-scale),
-    # criterion.py, kd_model.py (0.1 on both of the critic's terms).
+    # SKD's run_train_val.sh (--lambda-pi 10 --lambda-pa 0.5 --pool-scale 0.5 --lambda-d 0.1, which
+    # weighs the student's adversarial term too), train_options.py (wgan-gp, --lambda-gp 10,
+    # preprocess-GAN-mode 1), criterion.py.
     'skd_journal': {
         'pixelwise': {'weight': 10.0, 'temperature': 1.0, 'form': 'cross_entropy',
                       'reduction': 'sum_over_batch', 'tap': 'logits'},
@@ -131,7 +133,7 @@ TERMS = {
                      'input_norm': True, 'critic_loss': 'wasserstein',
                      'gradient_penalty_weight': 10.0, 'width': 1.0, 'tap': 'logits'},
     },
-    # CIRKD's train_kd.py as its scripts call it for each baseline, and its losses/.
+    # CIRKD's train_scripts/train_kd/train_skd.sh, train_ifvd.sh, ..., and its losses/.
     'skd_cirkd': {
         'kd': KD, 'adversarial': ADVERSARIAL,
         'pairwise': {'weight': 10.0, 'node_size': 2, 'node_scale': None, 'pool': 'max',
@@ -155,8 +157,9 @@ TERMS = {
             'weight': 1000.0, 'taps': ('aux_logits', 'embedding', 'logits')},
         'double_similarity_category': {'weight': 10.0, 'temperature': 4.0, 'tap': 'logits'}},
     'cirkd': {'kd': KD, 'cross_image': CROSS_IMAGE, 'memory': MEMORY},
-    # train_cirkdv2.sh: --lambda-fitnet 1, --lambda-minibatch-channel 1, --lambda-memory-channel
-    # 0.1, --lambda-channel-kd 100; the non-local block that goes with --lambda-fitnet.
+    # scripts/train_cirkdv2/cityscapes/deeplabv3_resnet18.sh: --lambda-fitnet 1
+    # --lambda-minibatch-channel 1 --lambda-memory-channel 0.1 --lambda-channel-kd 100; the context
+    # block goes with FitNets in train_cirkdv2.py.
     'cirkd_v2+context': {
         'kd': KD, 'cross_image': CROSS_IMAGE, 'memory': MEMORY,
         'fitnets': {'weight': 1.0, 'projection': True, **EMBEDDING},
@@ -177,14 +180,15 @@ def test_weights_and_options_are_those_of_the_sources(method):
 
 
 @pytest.mark.parametrize('method', ['cirkd', 'memory', 'cirkd_v2', 'cirkd_v2+context', 'kd+memory'])
-def test_both_memory_weights_are_smaller_on_voc(method):
-  """CIRKD's scripts for Pascal VOC: --lambda-memory-pixel 0.01 --lambda-memory-region 0.01."""
-  weights = lambda recipe, settings: [
-      recipe.get_config(f'settings={settings},method={method}').distill.memory[name]
-      for name in ('pixel_weight', 'region_weight')]
-  for settings in papers.SETTINGS:
-    assert weights(voc, settings) == [0.01, 0.01]
-    assert weights(ade20k, settings) == weights(cityscapes, settings) == [0.1, 0.1]
+@pytest.mark.parametrize('recipe, settings, weight', [
+    # train_scripts/train_cirkd/voc: --lambda-memory-pixel 0.01 --lambda-memory-region 0.01.
+    (voc, 'cirkd', 0.01), (voc, 'skd', 0.01),
+    # scripts/train_cirkdv2/pascal_voc has neither flag: the default of train_cirkdv2.py.
+    (voc, 'cirkd_v2', 0.1),
+    (ade20k, 'cirkd', 0.1), (ade20k, 'cirkd_v2', 0.1), (cityscapes, 'cirkd', 0.1)])
+def test_memory_weights_are_those_of_the_data_sets_scripts(recipe, settings, weight, method):
+  memory = recipe.get_config(f'settings={settings},method={method}').distill.memory
+  assert (memory.pixel_weight, memory.region_weight) == (weight, weight)
 
 
 def test_the_maps_and_nodes_of_skd_are_those_of_its_script():
@@ -198,7 +202,7 @@ def test_the_maps_and_nodes_of_skd_are_those_of_its_script():
   terms = distillers.terms_of('skd_journal')
   method = distillers.create({'pairwise': terms['pairwise']})
   inputs = distillers.DistillInputs({'embedding': student}, {'embedding': teacher}, step=0)
-  _, (_, metrics) = method.loss(method.init(jax.random.key(0), inputs), inputs)
+  _, (_, metrics) = jax.jit(method.loss)(method.init(jax.random.key(0), inputs), inputs)
   # Of 9 x 9 pairs those of the last node with another, both ways.
   np.testing.assert_allclose(metrics['pairwise/raw'], 16 * 0.2**2 / 81, rtol=1e-4)
 
