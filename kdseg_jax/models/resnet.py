@@ -135,4 +135,9 @@ class ResNet(nn.Module):
       x = conv(scale(128), 3, name='stem3')(x, train)
     else:
       x = conv(scale(64), 7, 2, name='stem')(x, train)
-    return nn.max_pool(x, (3, 3), (2, 2), [(1, 1 + self.ceil_mode)] * 2)  # pads with -inf
+    return _pool(x, self.ceil_mode)
+
+
+def _pool(x, ceil_mode):
+  """3x3, stride 2; what is padded never counts."""
+  return nn.max_pool(x, (3, 3), (2, 2), [(1, 1 + ceil_mode)] * 2)
