@@ -56,10 +56,10 @@ def holistic(
     critic_weight: scales all of the critic's loss (its learning rate, under SGD). The papers say
       nothing of it; 0.1 is SKD's journal code and CIRKD's.
     width: of D, multiplies its channels.
-    resize: whether the student's logits are resized to the teacher's size, bilinearly; for models
-      of different output strides (ESPNet).
+    resize: whether the smaller logits are resized to the size of the larger, bilinearly, so that
+      every pixel of the student has a gradient; for models of different output strides (ESPNet).
     align_corners: of that, as in `losses.resize_bilinear`.
-    tap: name of the logits of both models; the teacher's at least 4x4.
+    tap: name of the logits of both models; the larger at least 4x4.
     axis_name: mesh axis over which the batch is spread.
 
   Returns:
@@ -90,12 +90,10 @@ def holistic(
     logits = logits.astype(jnp.promote_types(jnp.float32, logits.dtype))
     return jnp.concatenate([image, jax.nn.softmax(logits)], axis=-1)
 
-  def at_teacher_size(inputs):
-    """The student's logits."""
-    if not resize:
-      return inputs.student[tap]
-    return resizing.to_teacher_size(
-        inputs.student[tap], inputs.teacher[tap], resize=True, align_corners=align_corners)
+  def at_common_size(inputs):
+    """The logits of student and teacher."""
+    return resizing.to_common_size(
+        inputs.student[tap], inputs.teacher[tap], resize=resize, align_corners=align_corners)
 
   def score(params, memory, x):
     return critic.apply({'params': params, **memory}, x, train=True, mutable=list(memory))
@@ -104,23 +102,21 @@ def holistic(
     if conditional and 'image' not in inputs.batch:
       raise UserError("holistic(conditional=True) reads batch['image']; the batch has "
                        f'{sorted(inputs.batch)}.')
-    sizes = [taps[tap].shape[1:3] for taps in (inputs.student, inputs.teacher)]
-    if not resize and sizes[0] != sizes[1]:
-      raise UserError(f'holistic: the logits of student and teacher are {sizes[0]} and {sizes[1]} '
-                       'pixels. Set resize=True, or give both models the same output stride.')
+    size = resizing.common_size(inputs.student[tap], inputs.teacher[tap], resize=resize)
     channels = inputs.student[tap].shape[-1] + 3 * conditional
-    variables = critic.init(rng, jnp.zeros((1, *inputs.teacher[tap].shape[1:3], channels)))
+    variables = critic.init(rng, jnp.zeros((1, *size, channels)))
     return core.DistillerState(
         critic=variables['params'],
         memory={name: value for name, value in variables.items() if name != 'params'})
 
   def loss(state, inputs):
-    scores, memory = score(state.critic, state.memory, view(at_teacher_size(inputs), inputs.batch))
+    student, _ = at_common_size(inputs)
+    scores, memory = score(state.critic, state.memory, view(student, inputs.batch))
     return losses.wasserstein_generator(scores, axis_name=axis_name), (memory, {})
 
   def critics_loss(state, inputs):
-    real, fake = (lax.stop_gradient(view(logits, inputs.batch))
-                  for logits in (inputs.teacher[tap], at_teacher_size(inputs)))
+    fake, real = (
+        lax.stop_gradient(view(logits, inputs.batch)) for logits in at_common_size(inputs))
     real_scores, memory = score(state.critic, state.memory, real)
     fake_scores, memory = score(state.critic, memory, fake)
     value = _CRITIC_LOSSES[critic_loss](real_scores, fake_scores, axis_name=axis_name)
