@@ -43,7 +43,7 @@ def test_combine_sums_weighted_losses_and_reports_raw_and_weighted():
 def test_phases_touch_only_the_parts_that_have_them_and_keep_other_memory():
   method = everything()
   state = method.init(jax.random.key(0), inputs_of())
-  loss, (memory, metrics) = method.critic_loss(state, inputs_of())
+  loss, (memory, metrics) = method.critic.loss(state, inputs_of())
   noise = metrics.pop('b/critic') - state.critic['b']['w'] * (1 - 3)
   assert noise != 0 and not metrics
   assert memory['b']['calls'] == 10 and memory['a']['calls'] == 0
@@ -53,7 +53,7 @@ def test_phases_touch_only_the_parts_that_have_them_and_keep_other_memory():
 
 def test_phases_are_none_without_a_part_that_has_them():
   method = distillers.combine({'a': (1.0, projected())})
-  assert method.critic_loss is None and method.prepare_loss is None
+  assert method.critic is None and method.prepare_loss is None
 
 
 @pytest.mark.parametrize('step,expected', [(0, 0.0), (5, 0.5), (10, 1.0), (20, 1.0)])

@@ -75,7 +75,7 @@ def wasserstein():
   """The critic's objective in float64: method, state, inputs, and the function itself."""
   with jax.enable_x64(True):
     method, inputs = distillers.holistic(width=TINY), inputs_of(np.float64)
-    objective = lambda critic, state, inputs: method.critic_loss(
+    objective = lambda critic, state, inputs: method.critic.loss(
         state._replace(critic=critic), inputs)
     value_and_grad = jax.jit(jax.value_and_grad(objective, has_aux=True))
     yield state_of(method, inputs, np.float64), inputs, value_and_grad
@@ -131,7 +131,7 @@ def test_the_adversarial_baseline_is_a_hinge_without_image_and_penalty():
   inputs = dataclasses.replace(inputs, batch={})
   one = distillers.holistic(width=TINY, conditional=False, input_norm=True)
   state = distillers.DistillerState(*({'adversarial': group} for group in state_of(one, inputs)))
-  value, (memory, metrics) = jax.jit(method.critic_loss)(state, inputs)
+  value, (memory, metrics) = jax.jit(method.critic.loss)(state, inputs)
   assert value.dtype == jnp.float32 and np.isfinite(value) and value > 0
   assert sorted(metrics) == ['adversarial/critic', 'adversarial/score_gap']
   part = distillers.DistillerState(*(group['adversarial'] for group in state))
@@ -161,7 +161,7 @@ def test_skd_is_its_three_terms_with_the_weights_of_the_paper():
         metrics[f'{name}/weighted'], options['weight'] * metrics[f'{name}/raw'], rtol=1e-6)
   assert method.requires == distillers.Requires(
       ('logits', 'embedding'), ('logits', 'embedding'))
-  assert method.critic_loss is not None and method.prepare_loss is None
+  assert method.critic is not None and method.prepare_loss is None
 
 
 def test_wrong_options_and_a_batch_without_images_are_refused():
