@@ -56,6 +56,19 @@ def test_phases_are_none_without_a_part_that_has_them():
   assert method.critic is None and method.prepare_loss is None
 
 
+def test_critics_of_a_combination_keep_their_optimisers_and_steps():
+  own = optax.sgd(0.1)
+  inner = distillers.combine({'own': (1.0, adversarial(optimizer=own, steps=3))})
+  method = distillers.combine(
+      {'a': (1.0, projected()), 'b': (1.0, adversarial()), 'nested': (1.0, inner)})
+  assert list(method.critic.parts) == ['b', 'nested']
+  default, found = method.critic.parts['b'], method.critic.parts['nested'].parts['own']
+  assert (default.optimizer, default.steps, default.parts) == (None, None, None)
+  assert (found.optimizer, found.steps) == (own, 3)
+  assert (method.critic.optimizer, method.critic.steps) == (None, None)
+  assert method.prepare_loss is None
+
+
 @pytest.mark.parametrize('step,expected', [(0, 0.0), (5, 0.5), (10, 1.0), (20, 1.0)])
 def test_a_weight_may_be_a_schedule_of_the_step(step, expected):
   method = distillers.combine({'a': (optax.linear_schedule(0.0, 1.0, 10), projected())})
