@@ -96,7 +96,7 @@ def segmentation(method: str = 'none', role: str = 'student') -> ConfigDict:
       },
       'optimizer': optimizer(),
       'memory_limit_gb': 8.0,          # refuse a method whose memory (queues) is larger
-      # SKD's. CIRKD's adversary: name='adamw', weight_decay=0 (Adam), schedule='constant', b2=0.99.
+      # SKD's, for the critics whose term brings none: see critic_learning_rate, critic_steps.
       'critic': {'steps': 1, 'optimizer': optimizer(learning_rate=4e-4)},  # steps a train step
       'prepare': {'steps': 0, 'optimizer': optimizer()},
       'eval': {

@@ -23,7 +23,7 @@ TERMS = {
     # The baseline "adversarial logits" of CIRKD (CVPR 2022).
     'adversarial': functools.partial(
         holistic, conditional=False, input_norm=True, critic_loss='hinge',
-        gradient_penalty_weight=0.0),
+        gradient_penalty_weight=0.0, critic_learning_rate=4e-4),
     'kd': logits.kd,
     'decoupled': logits.decoupled,
     'fitnets': features.fitnets,

@@ -219,13 +219,25 @@ def create_experiment(config: ConfigDict, *, teacher: Teacher | None = None) -> 
   return Experiment(
       config=config, mesh=mesh, train_source=train_source,
       evaluation_source=create_source(config, config.eval.split),
-      task=task, student=student, teacher=teacher, distiller=distiller,
+      task=task, student=student, teacher=teacher,
+      distiller=distiller._replace(critic=_with_own_schedule(distiller.critic, config)),
       optimizers=Optimizers(
           trained=optimizer,
           critic=create_optimizer(
               config.critic.optimizer, config.train.steps * config.critic.steps),
           prepared=create_optimizer(config.prepare.optimizer, max(config.prepare.steps, 1))),
       schedule=create_schedule(config.optimizer, config.train.steps), inference=inference)
+
+
+def _with_own_schedule(critic, config):
+  """A critic with its own number of steps has the config's optimiser scheduled over these."""
+  if critic is None or critic.optimizer is not None:
+    return critic
+  if critic.parts is not None:
+    return critic._replace(parts={name: _with_own_schedule(part, config)
+                                  for name, part in critic.parts.items()})
+  return critic if critic.steps is None else critic._replace(
+      optimizer=create_optimizer(config.critic.optimizer, config.train.steps * critic.steps))
 
 
 def load_teacher(config: ConfigDict, num_classes: int, mesh: Mesh) -> Teacher:
