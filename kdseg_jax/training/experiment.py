@@ -21,6 +21,7 @@ from kdseg_jax.errors import UserError
 from kdseg_jax.training import freezing, parallel
 from kdseg_jax.training.checkpoint import Checkpointer
 from kdseg_jax.training.inference import Inference
+from kdseg_jax.training.normalization_check import check_normalization
 from kdseg_jax.training.optimizers import create_optimizer, create_schedule
 from kdseg_jax.training.state import Optimizers, TrainState, create_state
 
@@ -216,7 +217,7 @@ def create_experiment(config: ConfigDict, *, teacher: Teacher | None = None) -> 
     freezing.check_patterns(freeze, abstract_variables(student)['params'])
     student = freezing.FrozenModel(student, freeze)
     optimizer = freezing.freeze_optimizer(optimizer, freeze)
-  return Experiment(
+  experiment = Experiment(
       config=config, mesh=mesh, train_source=train_source,
       evaluation_source=create_source(config, config.eval.split),
       task=task, student=student, teacher=teacher,
@@ -227,6 +228,9 @@ def create_experiment(config: ConfigDict, *, teacher: Teacher | None = None) -> 
               config.critic.optimizer, config.train.steps * config.critic.steps),
           prepared=create_optimizer(config.prepare.optimizer, max(config.prepare.steps, 1))),
       schedule=create_schedule(config.optimizer, config.train.steps), inference=inference)
+  if config.train.batch_size == config.train.accumulate:  # one image at a time
+    check_normalization(config, mesh, student, distiller, abstract_inputs(experiment))
+  return experiment
 
 
 def _with_own_schedule(critic, config):
