@@ -21,6 +21,8 @@ IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp')
 _FORMATS = ('PNG', 'JPEG', 'BMP', 'WEBP')
 _LONGEST_REASON = 200
 _PNG_GRAYSCALE, _PNG_PALETTE = 0, 3
+# What cannot be decoded is raised here with the file's name; OpenCV's own lines say less.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 _ALPHA_MODES = ('RGBA', 'LA', 'PA', 'La', 'RGBa')
 # Pictures that are not read: left in a folder without a word, they would silently not count.
 _OTHER_PICTURES = ('.tif', '.tiff', '.gif', '.jp2', '.jfif', '.heic', '.avif', '.ppm', '.pgm')
@@ -57,10 +59,10 @@ def decode_image(content: bytes, name: Any) -> np.ndarray:
     pixels = cv2.imdecode(
         np.frombuffer(stripped.content, np.uint8),
         cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
-  except cv2.error as error:
-    raise _damaged(name, error) from error
+  except cv2.error:
+    pixels = None  # its text names OpenCV's own lines of code
   if pixels is None or pixels.shape != (*size[::-1], 3):
-    raise _damaged(name, 'its pixels are missing')
+    raise _damaged(name, 'its pixels cannot be read')
   if pixels.dtype != np.uint8:
     raise UserError(f'{name}: has {pixels.dtype.itemsize * 8} bits a channel; expected 8. '
                     'Convert it to an 8-bit picture.')

@@ -42,17 +42,20 @@ class Concatenated:
 
   Shuffled as one, a batch holds on average `len(second) / (len(first) + len(second))` of the
   second.
+
+  Attributes:
+    first: the source before.
   """
 
   def __init__(self, first: Any, second: Any):
-    self._first, self._second = first, second
+    self.first, self._second = first, second
     self.classes, self.palette = first.classes, first.palette
 
   def __len__(self) -> int:
-    return len(self._first) + len(self._second)
+    return len(self.first) + len(self._second)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     pairs.check_index(index, len(self))
-    if index < len(self._first):
-      return self._first[index]
-    return self._second[index - len(self._first)]
+    if index < len(self.first):
+      return self.first[index]
+    return self._second[index - len(self.first)]
