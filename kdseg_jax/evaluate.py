@@ -8,7 +8,7 @@ import json
 
 from absl import flags
 
-from kdseg_jax import program
+from kdseg_jax import names, program
 from kdseg_jax.data import files
 from kdseg_jax.report import pictures, tables
 from kdseg_jax.training import experiment, parallel
@@ -38,7 +38,10 @@ def main(arguments):
   split = _SPLIT.value or config.eval.split
   source = experiment.create_source(config, split)
   mesh = parallel.create_mesh()
-  trained, _ = experiment.load_model(workdir, len(source.classes), mesh, best=_BEST.value)
+  trained, meta = experiment.load_model(workdir, None, mesh, best=_BEST.value)
+  names.require_same_classes(
+      source.classes, meta.classes, found_in=f'the data ({split})',
+      expected_in=f'the model of {workdir}', allow=program.ALLOW_CLASS_NAMES.value)
   task = experiment.create_task(config, len(source.classes))
   evaluator = Evaluator(task, trained.model, mesh, mode=config.parallel,
                         batch_size=config.eval.batch_size, limit=config.eval.limit,

@@ -13,7 +13,7 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from kdseg_jax import config_files, program
+from kdseg_jax import config_files, names, program
 from kdseg_jax.data import files, palettes, subset
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import experiment, parallel
@@ -45,13 +45,16 @@ def main(arguments):
   """Writes `labels/<name>.png` (class indices with a palette) and `overlays/<name>.png`.
 
   With `--compare` or `--split` also `strips/<name>.png`: the image, its label if that is known,
-  and what every model predicts.
+  and what every model predicts. Images that cannot be read are left out and listed at the end; the
+  exit status is then 1.
   """
   workdir = program.require_workdir(trained=True)
   named = program.named_workdirs(workdir, _COMPARE.value)
   source = _create_source(arguments)
   main_name = next(name for name, path in named.items() if program.same_folder(path, workdir))
   predictors, meta = _load_predictors(named, main_name)
+  if _SPLIT.value:
+    _require_same_classes(source.classes, meta, f'the data ({_SPLIT.value})', workdir)
   classes, palette = meta.classes, np.asarray(meta.palette, np.uint8)
   output = _OUTPUT.value or os.path.join(workdir, 'predictions')
 
@@ -60,7 +63,9 @@ def main(arguments):
       picture = palettes.with_legend(picture, labels, classes, palette)
     files.write_png(os.path.join(output, folder, name), picture)
 
-  for name, image, label in tqdm.tqdm(_examples(source), total=len(source), disable=None):
+  left_out: list[str] = []
+  for name, image, label in tqdm.tqdm(
+      _examples(source, left_out), total=len(source), disable=None):
     labels = {model: predict(image) for model, predict in predictors.items()}
     overlays = {model: palettes.overlay(image, predicted, palette)
                 for model, predicted in labels.items()}
@@ -73,7 +78,10 @@ def main(arguments):
       write('strips', name,
             palettes.strip([*panels.values(), *overlays.values()], [*panels, *overlays]),
             [*labels.values(), *([] if label is None else [label])])
-  print(f'{len(source)} images. Labels and overlays: {output}')
+  print(f'{len(source) - len(left_out)} images. Labels and overlays: {output}')
+  if left_out:
+    print(f'{len(left_out)} of {len(source)} images were left out:\n  ' + '\n  '.join(left_out))
+  return 1 if left_out else 0
 
 
 def _load_predictors(named, main_name):
@@ -88,12 +96,16 @@ def _load_predictors(named, main_name):
         trained.variables, inference=inference, size=tuple(config.data.size),
         multiple=_CONFIG.value.eval.pad_multiple)
   for name, meta in metas.items():
-    if meta.classes != metas[main_name].classes:
-      raise UserError(
-          f'{named[name]} was trained on other classes ({", ".join(meta.classes[:3])}, ...) than '
-          f'{named[main_name]} ({", ".join(metas[main_name].classes[:3])}, ...): they cannot be '
-          'compared.')
+    _require_same_classes(meta.classes, metas[main_name], f'the model of {named[name]}',
+                          named[main_name])
   return predictors, metas[main_name]
+
+
+def _require_same_classes(classes, meta, where, workdir):
+  """Raises UserError unless the classes are those of the main model."""
+  names.require_same_classes(classes, meta.classes, found_in=where,
+                             expected_in=f'the model of {workdir}',
+                             allow=program.ALLOW_CLASS_NAMES.value)
 
 
 def _create_source(arguments):
@@ -108,14 +120,19 @@ def _create_source(arguments):
   return subset.first(source, _CONFIG.value.eval.limit)
 
 
-def _examples(source: Any) -> Iterator[Example]:
-  if not _SPLIT.value:
-    for path, name in zip(source, files.png_names(source), strict=True):
-      yield Example(name, files.read_image(path), None)
-  else:
-    for index in range(len(source)):
-      example = source[index]
-      yield Example(f'{example["image_id"]}.png', example['image'], example['label'])
+def _examples(source: Any, left_out: list[str]) -> Iterator[Example]:
+  """What can be read; why the others cannot goes into `left_out`."""
+  def of_split(index):
+    example = source[index]
+    return Example(f'{example["image_id"]}.png', example['image'], example['label'])
+
+  names_of_files = [] if _SPLIT.value else files.png_names(source)
+  for index in range(len(source)):
+    try:
+      yield of_split(index) if _SPLIT.value else Example(
+          names_of_files[index], files.read_image(source[index]), None)
+    except UserError as error:
+      left_out.append(str(error))
 
 
 if __name__ == '__main__':

@@ -24,6 +24,9 @@ _ACCELERATOR = flags.DEFINE_bool(
 _DISTRIBUTED = flags.DEFINE_bool(
     'distributed', False, 'Several hosts: call jax.distributed.initialize() first.')
 
+ALLOW_CLASS_NAMES = flags.DEFINE_bool(
+    'allow_class_names', False, 'Go on although the class names of a teacher, checkpoint or data '
+    'set differ from those they meet; their numbers must be equal all the same.')
 _DEBUG = flags.DEFINE_bool('debug', False, 'Show the traceback of wrong input too.')
 
 

@@ -31,8 +31,10 @@ def main(arguments):
   study_plan.check_study(config)
   if config.study.tune:
     tuning.check(config)
-  if not (train_teacher(config, workdir) and tune(config, workdir)
-          and side_by_side.train(config, workdir)):
+  allow = program.ALLOW_CLASS_NAMES.value
+  if not (train_teacher(config, workdir, allow_class_names=allow)
+          and tune(config, workdir, allow_class_names=allow)
+          and side_by_side.train(config, workdir, allow_class_names=allow)):
     print(f'Stopped and saved; the same command goes on from there. Work directory: {workdir}')
     return
   report = make_report(config, workdir)
@@ -47,7 +49,7 @@ def main(arguments):
   print(f'\n{text}\nReport: {workdir}/report.md and report.json')
 
 
-def train_teacher(config, workdir):
+def train_teacher(config, workdir, *, allow_class_names=False):
   """Trains the study's own teacher if the config names none; False if told to stop."""
   if config.teacher.checkpoint or not config.study.teacher:
     return True
@@ -57,13 +59,15 @@ def train_teacher(config, workdir):
   if changes:
     raise UserError(f'{folder} was trained with another config:\n  ' + '\n  '.join(changes)
                      + '\nUse another --workdir: its students learned from that teacher.')
-  return study_plan.is_finished(own, folder) or loop.train(own, folder) is not None
+  return study_plan.is_finished(own, folder) or loop.train(
+      own, folder, allow_class_names=allow_class_names) is not None
 
 
-def tune(config, workdir):
+def tune(config, workdir, *, allow_class_names=False):
   """Chooses what `config.study.tune` asks for; False if told to stop."""
   return not config.study.tune or tuning.tune(
-      config, workdir, tasks.SegmentationTask.main_metric) is not None
+      config, workdir, tasks.SegmentationTask.main_metric,
+      allow_class_names=allow_class_names) is not None
 
 
 def make_report(config, workdir):

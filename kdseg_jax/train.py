@@ -16,7 +16,8 @@ def main(arguments):
   workdir = program.require_workdir()
   if _CONFIG.value is None:
     raise UserError('--config is missing: give a recipe, e.g. --config=configs/quickstart.py')
-  metrics = loop.train(_CONFIG.value, workdir)
+  metrics = loop.train(
+      _CONFIG.value, workdir, allow_class_names=program.ALLOW_CLASS_NAMES.value)
   if metrics is None:
     print(f'Stopped and saved; the same command goes on from there. Work directory: {workdir}')
   else:

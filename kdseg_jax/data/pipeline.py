@@ -92,10 +92,15 @@ def evaluation_batches(source: Any, *, batch_size: int, multiple: int = 1, proce
       dataset.to_iter_dataset(_read_options(num_threads)), batch_size, multiple))
 
 
-def read_all(source: Any, *, num_threads: int = _THREADS) -> Iterator[None]:
-  """Reads every example of a source once, in order; what is wrong with one is raised."""
-  dataset = grain.MapDataset.source(source).map(lambda example: np.int32(len(example)))
-  return (None for _ in dataset.to_iter_dataset(_read_options(num_threads)))
+def read_labels(source: Any, *, num_threads: int = _THREADS) -> Iterator[np.ndarray]:
+  """Reads every example of a source once, in order; what is wrong with one is raised.
+
+  Yields:
+    `(256,)` int64, how many pixels of its label have each value; 255 = ignore.
+  """
+  dataset = grain.MapDataset.source(source).map(
+      lambda example: np.bincount(example['label'].ravel(), minlength=256))
+  return iter(dataset.to_iter_dataset(_read_options(num_threads)))
 
 
 def pad_to_multiple(array: np.ndarray, multiple: int, value: int) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -60,6 +60,8 @@ class Experiment(NamedTuple):
     optimizers: `Optimizers`.
     schedule: learning rate of the student as a function of the step.
     inference: what models are shown of an image when they are evaluated.
+    allow_class_names: whether a teacher, the weights that training starts from and the checkpoint
+      that it goes on from may have other class names than the data, though as many.
   """
 
   config: ConfigDict
@@ -73,6 +75,7 @@ class Experiment(NamedTuple):
   optimizers: Optimizers
   schedule: optax.Schedule
   inference: Inference
+  allow_class_names: bool = False
 
 
 def create_source(config: ConfigDict, split: str) -> Any:
@@ -179,12 +182,14 @@ def check_method(config: ConfigDict) -> None:
       names.require(field, options, f'field of config.distill.{term}')
 
 
-def create_experiment(config: ConfigDict, *, teacher: Teacher | None = None) -> Experiment:
+def create_experiment(config: ConfigDict, *, teacher: Teacher | None = None,
+                      allow_class_names: bool = False) -> Experiment:
   """Builds and checks all parts; what cannot work is refused here, before compiling.
 
   Args:
     config: of the run.
     teacher: used instead of being loaded from `config.teacher.checkpoint`, if a teacher is needed.
+    allow_class_names: see `Experiment`.
 
   Raises:
     ValueError: a field of the config cannot be used; says which and what was expected.
@@ -194,6 +199,10 @@ def create_experiment(config: ConfigDict, *, teacher: Teacher | None = None) -> 
   check_config(config, mesh)
   inference = create_inference(config)
   train_source = create_train_source(config)
+  evaluation_source = create_source(config, config.eval.split)
+  names.require_same_classes(
+      evaluation_source.classes, train_source.classes, found_in=config.eval.split,
+      expected_in=config.data.train_split, allow=allow_class_names)
   num_classes = len(train_source.classes)
   task = create_task(config, num_classes)
   distiller = distillers.create(config.distill.to_dict(), axis_name=parallel.AXIS)
@@ -209,7 +218,8 @@ def create_experiment(config: ConfigDict, *, teacher: Teacher | None = None) -> 
   if not needs_teacher:
     teacher = None
   elif teacher is None:
-    teacher = load_teacher(config, num_classes, mesh)
+    teacher = load_teacher(
+        config, train_source.classes, mesh, allow_class_names=allow_class_names)
   student = create_model(config.student, num_classes)
   optimizer = create_optimizer(config.optimizer, config.train.steps)
   freeze = tuple(config.train.freeze)
@@ -219,15 +229,15 @@ def create_experiment(config: ConfigDict, *, teacher: Teacher | None = None) -> 
     optimizer = freezing.freeze_optimizer(optimizer, freeze)
   experiment = Experiment(
       config=config, mesh=mesh, train_source=train_source,
-      evaluation_source=create_source(config, config.eval.split),
-      task=task, student=student, teacher=teacher,
+      evaluation_source=evaluation_source, task=task, student=student, teacher=teacher,
       distiller=distiller._replace(critic=_with_own_schedule(distiller.critic, config)),
       optimizers=Optimizers(
           trained=optimizer,
           critic=create_optimizer(
               config.critic.optimizer, config.train.steps * config.critic.steps),
           prepared=create_optimizer(config.prepare.optimizer, max(config.prepare.steps, 1))),
-      schedule=create_schedule(config.optimizer, config.train.steps), inference=inference)
+      schedule=create_schedule(config.optimizer, config.train.steps), inference=inference,
+      allow_class_names=allow_class_names)
   if config.train.batch_size == config.train.accumulate:  # one image at a time
     check_normalization(config, mesh, student, distiller, abstract_inputs(experiment))
   return experiment
@@ -244,14 +254,19 @@ def _with_own_schedule(critic, config):
       optimizer=create_optimizer(config.critic.optimizer, config.train.steps * critic.steps))
 
 
-def load_teacher(config: ConfigDict, num_classes: int, mesh: Mesh) -> Teacher:
+def load_teacher(config: ConfigDict, classes: Sequence[str], mesh: Mesh, *,
+                 allow_class_names: bool = False) -> Teacher:
   """The best checkpoint of a teacher's work directory; its architecture comes from there.
 
   Raises:
-    CheckpointError: none there, or leaves that differ (another class count, say).
+    CheckpointError: none there, or it does not fit.
+    UserError: the teacher's classes are others than these.
   """
   workdir = config.teacher.checkpoint
-  teacher, meta = load_model(workdir, num_classes, mesh)
+  teacher, meta = load_model(workdir, None, mesh)
+  names.require_same_classes(
+      meta.classes, classes, found_in=f'the teacher {workdir}', expected_in='the data',
+      allow=allow_class_names)
   logging.info('Teacher: %s of %s, step %d.', meta.config.student.name, workdir, teacher.step)
   return teacher
 

@@ -10,21 +10,19 @@ from ml_collections import ConfigDict
 
 from kdseg_jax.training import experiment as experiments
 from kdseg_jax.training import programs
+from kdseg_jax.training.data_check import check_data
 from kdseg_jax.training.preemption import StopSignal
-from kdseg_jax.training.run import (
-    Run,
-    check_evaluation_data,
-    create_evaluator,
-    measure_teacher,
-)
+from kdseg_jax.training.run import Run, create_evaluator, measure_teacher
 
 
-def train(config: ConfigDict, workdir: str) -> dict[str, Any] | None:
+def train(config: ConfigDict, workdir: str, *,
+          allow_class_names: bool = False) -> dict[str, Any] | None:
   """Trains a student, from the newest checkpoint of the work directory if it has one.
 
   Args:
     config: of `configs/`.
     workdir: work directory; made if missing.
+    allow_class_names: see `Experiment`.
 
   Returns:
     The last evaluation's metrics, or None if the run was told to stop (SIGTERM) and has saved.
@@ -35,7 +33,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any] | None:
     Diverged: NaN or infinity in the loss.
   """
   with StopSignal() as stop:
-    run = start(config, workdir, stop)
+    run = start(config, workdir, stop, allow_class_names=allow_class_names)
     try:
       run.teacher_metrics = measure_teacher(run.experiment, run.workdir)
       prepare(run, stop)
@@ -49,10 +47,11 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any] | None:
       run.close()
 
 
-def start(config: ConfigDict, workdir: str, stop: StopSignal) -> Run:
+def start(config: ConfigDict, workdir: str, stop: StopSignal, *,
+          allow_class_names: bool = False) -> Run:
   """The run of a config, fresh or from its newest checkpoint."""
-  experiment = experiments.create_experiment(config)
-  check_evaluation_data(experiment, workdir)
+  experiment = experiments.create_experiment(config, allow_class_names=allow_class_names)
+  check_data(experiment, workdir)
   return Run(experiment, workdir, experiments.initial_state(experiment), should_stop=stop,
              evaluator=create_evaluator(experiment, experiment.student))
 

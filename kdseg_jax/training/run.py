@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import tqdm
 from absl import logging
 from ml_collections import ConfigDict
 
-from kdseg_jax import config_files
-from kdseg_jax.data import augmentation, pipeline, subset
+from kdseg_jax import config_files, names
+from kdseg_jax.data import augmentation, pipeline
 from kdseg_jax.errors import UserError
 from kdseg_jax.training.checkpoint import Checkpointer, has_checkpoint
 from kdseg_jax.training.evaluation import Evaluator
@@ -96,7 +95,7 @@ class Run:
         workdir, metric=experiment.task.main_metric, keep=self.config.checkpoint.keep)
     latest = self.checkpointer.latest_step()
     if latest is not None:
-      self._log_config_changes(latest)
+      self._compare(latest)
       state = self.checkpointer.restore(latest, state)
       logging.info('Resuming %s from checkpoint %d.', workdir, latest)
     self.state = state
@@ -236,9 +235,14 @@ class Run:
         'jax': jax.__version__,
     }
 
-  def _log_config_changes(self, step):
-    saved = config_files.from_dict(
-        self.checkpointer.read_meta(step)['config'], where=f'checkpoint {step} of {self.workdir}')
+  def _compare(self, step):
+    """Refuses a checkpoint of other classes, and logs what else differs."""
+    where = f'checkpoint {step} of {self.workdir}'
+    meta = self.checkpointer.read_meta(step)
+    names.require_same_classes(
+        meta['classes'], self.experiment.train_source.classes, found_in=where,
+        expected_in='the data', allow=self.experiment.allow_class_names)
+    saved = config_files.from_dict(meta['config'], where=where)
     for change in config_changes(*(json.loads(c.to_json()) for c in (saved, self.config))):
       logging.warning('%s when the checkpoint was saved.', change)
 
@@ -272,20 +276,6 @@ def create_evaluator(experiment: Experiment, model: Any) -> Evaluator:
   return Evaluator(experiment.task, model, experiment.mesh, mode=config.parallel,
                    batch_size=config.eval.batch_size, limit=config.eval.limit,
                    multiple=config.eval.pad_multiple, inference=experiment.inference)
-
-
-def check_evaluation_data(experiment: Experiment, workdir: str) -> None:
-  """Reads every image of the evaluation split once, before a run that starts anew.
-
-  What is wrong with one would else show after hours. Generated data cannot be wrong.
-  """
-  source, config = experiment.evaluation_source, experiment.config
-  if has_checkpoint(workdir) or getattr(source, 'is_generated', False):
-    return
-  source = subset.first(source, config.eval.limit)
-  for _ in tqdm.tqdm(pipeline.read_all(source), desc=f'reading {config.eval.split}',
-                     total=len(source), unit='image', disable=None, leave=False):
-    pass
 
 
 def measure_teacher(experiment: Experiment, workdir: str) -> dict[str, Any] | None:

@@ -18,10 +18,10 @@ from kdseg_jax.distillers import DistillerState
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import experiment as experiments
 from kdseg_jax.training import loop, parallel, programs, study_plan
+from kdseg_jax.training.data_check import check_data
 from kdseg_jax.training.preemption import StopSignal
 from kdseg_jax.training.run import (
   Run,
-  check_evaluation_data,
   create_evaluator,
   measure_teacher,
   read_json,
@@ -45,12 +45,13 @@ class Stopwatch:
     self._total += seconds
 
 
-def train(config: ConfigDict, workdir: str) -> bool:
+def train(config: ConfigDict, workdir: str, *, allow_class_names: bool = False) -> bool:
   """Trains every student of a study that is not finished; False if told to stop (SIGTERM).
 
   Args:
     config: of a study, with the section `study`; `config.teacher.checkpoint` is set.
     workdir: of the study. Each run has a work directory of its own in it, as `train` makes them.
+    allow_class_names: see `Experiment`.
 
   Raises:
     ValueError: a config cannot work, or a run was begun with another config.
@@ -61,7 +62,7 @@ def train(config: ConfigDict, workdir: str) -> bool:
     return True
   cohorts: list[_Cohort] = []
   with StopSignal() as stop, contextlib.ExitStack() as runs:
-    shared = _Shared(configs, workdir, runs)
+    shared = _Shared(configs, workdir, runs, allow_class_names)
     for name in configs:
       if not stop():
         cohorts += _cohorts(config, workdir, name, configs[name], shared, stop)
@@ -190,14 +191,14 @@ def _prepare_key(config):
 class _Shared:
   """What the students of a study have in common: the teacher, and evaluators of equal models."""
 
-  def __init__(self, configs, workdir, runs):
+  def __init__(self, configs, workdir, runs, allow_class_names):
     self.runs, self.experiments, self._evaluators = runs, {}, {}
     teacher = None
     for name, of_seeds in configs.items():
       self.experiments[name] = experiments.create_experiment(
-          next(iter(of_seeds.values())), teacher=teacher)
+          next(iter(of_seeds.values())), teacher=teacher, allow_class_names=allow_class_names)
       teacher = teacher or self.experiments[name].teacher
-    check_evaluation_data(next(iter(self.experiments.values())), workdir)
+    check_data(next(iter(self.experiments.values())), workdir)
     measured = read_json(os.path.join(workdir, 'teacher.json')).get('key', {})
     if teacher is not None and measured.get('step', teacher.step) != teacher.step:
       raise UserError(

@@ -8,6 +8,7 @@ edge is refused, for the next value might have been better.
 from __future__ import annotations
 
 import decimal
+import functools
 import os
 from typing import Any, NamedTuple
 
@@ -34,7 +35,8 @@ class Tuned(NamedTuple):
   chosen: float
 
 
-def tune(config: ConfigDict, workdir: str, metric: str) -> dict[str, Tuned] | None:
+def tune(config: ConfigDict, workdir: str, metric: str, *,
+         allow_class_names: bool = False) -> dict[str, Tuned] | None:
   """Chooses `config.study.tune.field` of every student; writes `tuning.json` and sets the field.
 
   Args:
@@ -44,6 +46,7 @@ def tune(config: ConfigDict, workdir: str, metric: str) -> dict[str, Tuned] | No
       many values, at most, the grid of a student may grow.
     workdir: of the study; the runs go into its folder `tuning`. What is finished there is read.
     metric: the task's main metric, of which more is better.
+    allow_class_names: see `side_by_side.train`.
 
   Returns:
     name -> `Tuned`, in the order of the students; None if told to stop.
@@ -57,7 +60,10 @@ def tune(config: ConfigDict, workdir: str, metric: str) -> dict[str, Tuned] | No
   grids = {name: sorted(map(float, options.grid)) for name in study_plan.student_names(config)}
   results: dict[str, dict[float, float]] = {name: {} for name in grids}
   for extension in range(options.extend + 1):
-    if not _measure(config, os.path.join(workdir, FOLDER), metric, grids, results):
+    train = functools.partial(
+        side_by_side.train, workdir=os.path.join(workdir, FOLDER),
+        allow_class_names=allow_class_names)
+    if not _measure(config, os.path.join(workdir, FOLDER), metric, grids, results, train):
       return None
     grown = {name: _extended(grids[name], results[name]) for name in grids}
     if grown == grids:
@@ -118,14 +124,14 @@ def plan(config: ConfigDict, grids: dict[str, list[float]]) -> ConfigDict:
   return study.lock()
 
 
-def _measure(config, folder, metric, grids, results):
+def _measure(config, folder, metric, grids, results, train):
   """Trains what has no result yet; False if told to stop. A value that diverges counts as worst."""
   while True:
     open_values = {name: [v for v in grids[name] if v not in results[name]] for name in grids}
     if not any(open_values.values()):
       return True
     try:
-      if not side_by_side.train(plan(config, open_values), folder):
+      if not train(plan(config, open_values)):
         return False
     except Diverged as error:
       diverged = [(name, value) for name, values in open_values.items() for value in values

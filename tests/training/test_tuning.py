@@ -28,7 +28,7 @@ def trained(monkeypatch):
   runs, rows = [], {}
 
   def install(metric):
-    def train(config, workdir):
+    def train(config, workdir, allow_class_names=False):
       for name in study_plan.student_names(config):
         for seed in config.study.seeds:
           run = study_plan.student_config(config, name, seed)
@@ -97,7 +97,7 @@ def test_a_value_that_diverges_counts_as_the_worst(trained, tmp_path):
 
 
 def test_being_told_to_stop_chooses_nothing(monkeypatch, tmp_path):
-  monkeypatch.setattr(side_by_side, 'train', lambda config, workdir: False)
+  monkeypatch.setattr(side_by_side, 'train', lambda config, workdir, **_: False)
   config = study()
   assert tuning.tune(config, str(tmp_path), 'mean_iou') is None
   assert 'optimizer' not in config.study.students.alone
