@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -143,6 +143,26 @@ def strip(images: Sequence[np.ndarray], titles: Sequence[str], *,
     panels.append(cv2.copyMakeBorder(panel, 0, margin, margin // 2, margin // 2,
                                      cv2.BORDER_CONSTANT, value=(255, 255, 255)))
   return np.concatenate(panels, axis=1)
+
+
+def comparison(image: np.ndarray, label: np.ndarray, predictions: Mapping[str, np.ndarray],
+               classes: Sequence[str], palette: np.ndarray) -> np.ndarray:
+  """An image, its label and what was predicted, side by side as overlays above a legend.
+
+  Args:
+    image: `(H, W, 3)` uint8 RGB.
+    label: `(H, W)` of class indices, 255 = ignore.
+    predictions: title -> `(H, W)` of class indices; see `with_score` for titles.
+    classes: C names.
+    palette: `(C, 3)` uint8.
+
+  Returns:
+    `(H', W', 3)` uint8 RGB.
+  """
+  labels = {'label': label} | predictions
+  overlays = [overlay(image, drawn, palette) for drawn in labels.values()]
+  return with_legend(strip([image, *overlays], ['image', *labels]), list(labels.values()),
+                     classes, palette)
 
 
 def with_score(title: str, mean_iou: float | None) -> str:
