@@ -109,6 +109,7 @@ def segmentation(method: str = 'none', role: str = 'student') -> ConfigDict:
           'overlap': 1 / 3,            # of windows, as a share
           'scales': (1.0,),            # of the images, whose probabilities are averaged
           'flip': False,               # mirror images too
+          'pictures': 4,               # images whose predictions go to TensorBoard; 0 is none
           'absent_as_zero': False,     # classes that occur nowhere count as 0 in the mean
       },
       'checkpoint': {'every_steps': 1_000, 'keep': 2},  # and the best

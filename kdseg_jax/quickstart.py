@@ -96,7 +96,7 @@ def _measure(trained, source, config):
 
 
 def _write_overlays(workdir, trained, source, config):
-  """One strip an image: image, label, and what each model predicts."""
+  """A picture an image: image, label, what each model predicts, with its mIoU, and a legend."""
   task = experiment.create_task(config, len(source.classes))
   examples = [source[i] for i in range(_OVERLAYS)]
   batch = {'image': np.stack([e['image'] for e in examples]),
@@ -108,13 +108,14 @@ def _write_overlays(workdir, trained, source, config):
           batch['image'].shape[1:3]))
       for name, (model, variables, _) in trained.items()}
   folder = os.path.join(workdir, 'overlays')
+  titles = {name: palettes.with_score(name, trained[name].metrics['mean_iou'])
+            for name in predictions}
   for i, example in enumerate(examples):
-    panels = {'image': example['image'],
-              'label': palettes.overlay(example['image'], example['label'], source.palette)}
-    panels |= {name: palettes.overlay(example['image'], labels[i].astype(np.uint8), source.palette)
-               for name, labels in predictions.items()}
-    files.write_png(os.path.join(folder, f'{example["image_id"]}.png'),
-                    palettes.strip(list(panels.values()), list(panels)))
+    predicted = {titles[name]: labels[i].astype(np.uint8) for name, labels in predictions.items()}
+    files.write_png(
+        os.path.join(folder, f'{example["image_id"]}.png'),
+        palettes.comparison(example['image'], example['label'], predicted, source.classes,
+                            source.palette))
   return folder
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import tqdm
 from ml_collections import ConfigDict
 
+from kdseg_jax.training import compiling, programs
 from kdseg_jax.training import experiment as experiments
-from kdseg_jax.training import programs
 from kdseg_jax.training.data_check import check_data
 from kdseg_jax.training.preemption import StopSignal
 from kdseg_jax.training.run import Run, create_evaluator, measure_teacher
@@ -78,7 +78,11 @@ def advance(run: Run, phase: str, step: Callable, stop: StopSignal) -> None:
   batches = run.batches(phase)
   with tqdm.tqdm(total=steps, initial=start, desc=phase, disable=None, leave=False) as bar:
     for done in range(start + 1, steps + 1):
-      run.state, metrics = step(run.state, next(batches))
+      if done == start + 1:
+        run.state, metrics = compiling.announced(
+            f'the {phase} step', step, run.state, next(batches))
+      else:
+        run.state, metrics = step(run.state, next(batches))
       bar.update()
       stopping = stop.agree(run.checkpointer.reached_preemption, done)
       if run.record(phase, done, metrics, stopping=stopping):

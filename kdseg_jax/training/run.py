@@ -16,7 +16,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from kdseg_jax import config_files, names
-from kdseg_jax.data import augmentation, pipeline
+from kdseg_jax.data import augmentation, palettes, pipeline
 from kdseg_jax.errors import UserError
 from kdseg_jax.training.checkpoint import Checkpointer, has_checkpoint
 from kdseg_jax.training.evaluation import Evaluator
@@ -71,6 +71,7 @@ class Run:
     should_stop: True once the run is to stop.
     clock: seconds that have gone into the steps; the wall clock for a run that has the machine
       for itself.
+    label: says in the log which run it is, where several run side by side.
 
   Attributes:
     state: `TrainState`.
@@ -80,7 +81,7 @@ class Run:
 
   def __init__(self, experiment: Experiment, workdir: str, state: TrainState, *,
                evaluator: Evaluator, should_stop: Callable[[], bool],
-               clock: Callable[[], float] = time.perf_counter):
+               clock: Callable[[], float] = time.perf_counter, label: str = ''):
     self.experiment, self.config = experiment, experiment.config
     self.workdir = os.path.abspath(workdir)
     self.metrics = self.teacher_metrics = None
@@ -100,7 +101,8 @@ class Run:
       logging.info('Resuming %s from checkpoint %d.', workdir, latest)
     self.state = state
     done = {phase: self.done(phase) for phase in PHASES}
-    self._writer = MetricWriter(workdir, start=done | {'evaluation': done['train']})
+    self._writer = MetricWriter(
+        workdir, start=done | {'evaluation': done['train']}, label=label)
     self._timer = StepTimer(clock, self.config.train.batch_size)
     self._window, self._unchecked = [], None
     write_json(os.path.join(self.workdir, config_files.FILE), config_files.to_dict(self.config))
@@ -160,13 +162,18 @@ class Run:
 
   def evaluate(self) -> dict[str, Any] | None:
     """Evaluates the state; None if the run is told to stop meanwhile."""
-    step = self.done('train')
+    step, shown = self.done('train'), []
     metrics = self._evaluator(
-        self.state.deployed, self.experiment.evaluation_source, should_stop=self._should_stop)
+        self.state.deployed, self.experiment.evaluation_source, should_stop=self._should_stop,
+        shown=shown if self._writer.is_writing else None)
     if metrics is not None:
       self.metrics = metrics
       if not self._writer.has('evaluation', step):
         self._writer.write('evaluation', step, metrics | self._teacher_metric())
+        source = self.experiment.evaluation_source
+        self._writer.write_pictures('evaluation', step, [
+            palettes.comparison(image, label, {'prediction': predicted}, source.classes,
+                                source.palette) for image, label, predicted in shown])
     self._timer.restart()
     return metrics
 
@@ -275,7 +282,8 @@ def create_evaluator(experiment: Experiment, model: Any) -> Evaluator:
   config = experiment.config
   return Evaluator(experiment.task, model, experiment.mesh, mode=config.parallel,
                    batch_size=config.eval.batch_size, limit=config.eval.limit,
-                   multiple=config.eval.pad_multiple, inference=experiment.inference)
+                   multiple=config.eval.pad_multiple, inference=experiment.inference,
+                   pictures=config.eval.pictures)
 
 
 def measure_teacher(experiment: Experiment, workdir: str) -> dict[str, Any] | None:

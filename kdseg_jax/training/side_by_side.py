@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 
 from kdseg_jax.distillers import DistillerState
 from kdseg_jax.errors import UserError
+from kdseg_jax.training import compiling, loop, parallel, programs, study_plan
 from kdseg_jax.training import experiment as experiments
-from kdseg_jax.training import loop, parallel, programs, study_plan
 from kdseg_jax.training.data_check import check_data
 from kdseg_jax.training.preemption import StopSignal
 from kdseg_jax.training.run import (
@@ -79,8 +79,8 @@ class _Cohort:
   """Runs of one student that are at the same step and take it in one call."""
 
   def __init__(self, runs: list[Run], clocks: list[Stopwatch], program: parallel.Program,
-               folder: str):
-    self.runs, self.program = runs, program
+               folder: str, label: str):
+    self.runs, self.program, self._label = runs, program, label
     self._clocks, self._folder = clocks, folder
     self.experiment = runs[0].experiment
     self.taps = self.experiment.distiller.requires.teacher
@@ -98,7 +98,11 @@ class _Cohort:
     """One step of all runs, and what follows it; True if they stop here."""
     start = time.perf_counter()
     batch = batch | {TEACHER_TAPS: {name: taps[name] for name in self.taps}}
-    self._state, metrics = self.program({}, self._state, batch)
+    if self._cost_written:
+      self._state, metrics = self.program({}, self._state, batch)
+    else:
+      self._state, metrics = compiling.announced(
+          f'the train step of {self._label}', self.program, {}, self._state, batch)
     jax.block_until_ready(metrics)  # the time is to be this student's
     seconds = (time.perf_counter() - start) / len(self.runs)
     if not self._cost_written:
@@ -139,7 +143,7 @@ def _cohorts(config, workdir, name, configs, shared, stop):
   def create(run_config, folder, clock):
     run = Run(experiment._replace(config=run_config), folder,
               initial(experiments.run_key(run_config)), evaluator=evaluator, should_stop=stop,
-              clock=clock)
+              clock=clock, label=f'{name} seed {run_config.seed}')
     shared.runs.callback(run.close)
     return run
 
@@ -156,7 +160,8 @@ def _cohorts(config, workdir, name, configs, shared, stop):
   stacked = programs.student_program(experiment, with_teacher=False, stacked=True)
   return [
       _Cohort([run for run, _ in group], [clock for _, clock in group],
-              stacked if len(group) > 1 else program, os.path.join(workdir, 'students', name))
+              stacked if len(group) > 1 else program, os.path.join(workdir, 'students', name),
+              label=' '.join([name, 'seed', *(str(run.config.seed) for run, _ in group)]))
       for group in groups.values()]
 
 
@@ -251,7 +256,10 @@ class _TeacherPass:
 
   def __call__(self, batch):
     start = time.perf_counter()
-    taps = jax.block_until_ready(self._program(self._variables, {}, batch))
+    arguments = (self._variables, {}, batch)
+    taps = jax.block_until_ready(
+        self._program(*arguments) if self._seconds else
+        compiling.announced("the teacher's pass", self._program, *arguments))
     self._seconds.append(time.perf_counter() - start)
     return taps
 

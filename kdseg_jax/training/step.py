@@ -183,13 +183,20 @@ def make_prepare_step(
 
 
 def make_evaluation_step(task: Any, model: Any, *, inference: Inference = WHOLE_IMAGE,
+                         with_predictions: bool = False,
                          axis_name: str | None = None) -> Callable:
-  """The evaluation step `(variables, {}, batch) -> counts`, integer counts over all devices."""
+  """The evaluation step `(variables, {}, batch) -> counts`, integer counts over all devices.
+
+  With `with_predictions` it returns `(counts, labels)`, the latter uint8 of the device's images.
+  """
   score = make_scorer(task, model, inference)
 
   def evaluation_step(variables, _, batch):
-    counts = task.count(score(variables, batch, batch['image'].shape[1:3]), batch)
-    return lax.psum(counts, axis_name) if axis_name else counts
+    size = batch['image'].shape[1:3]
+    scores = score(variables, batch, size)
+    counts = task.count(scores, batch)
+    counts = lax.psum(counts, axis_name) if axis_name else counts
+    return (counts, task.predict(scores, size).astype(jnp.uint8)) if with_predictions else counts
 
   return evaluation_step
 

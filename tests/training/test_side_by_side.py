@@ -1,11 +1,13 @@
 """Students side by side: each ends as its own run would, however the study was interrupted."""
 
 import json
+import logging
 import os
 
 import jax
 import numpy as np
 import pytest
+from absl import logging as absl_logging
 
 from configs import common, quickstart
 from kdseg_jax import models
@@ -275,3 +277,15 @@ def test_students_of_other_images_read_batches_of_their_own(study, teacher, tmp_
   differs = [name for name, value in saved(study, 'pairwise', 0).items()
              if not np.array_equal(value, saved(tmp_path, 'more', 0)[name])]
   assert any('params' in name for name in differs)
+
+
+def test_a_line_of_the_log_says_which_student_and_seed(teacher, tmp_path, caplog):
+  before = absl_logging.get_verbosity()
+  absl_logging.set_verbosity(absl_logging.INFO)
+  caplog.set_level(logging.INFO, logger='absl')
+  side_by_side.train(study_of(teacher, ('pairwise',), seeds=(4,)), str(tmp_path))
+  absl_logging.set_verbosity(before)
+  said = [record.getMessage() for record in caplog.records]
+  for start in ('pairwise seed 4: train 7  ', 'pairwise seed 4: evaluation 7  ',
+                'Compiling the train step of pairwise seed 4;', "Compiling the teacher's pass;"):
+    assert sum(line.startswith(start) for line in said) == 1, (start, said)
