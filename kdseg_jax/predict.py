@@ -54,11 +54,12 @@ def main(options, arguments):
   """
   workdir = program.require_workdir(options, trained=True)
   named = program.named_workdirs(workdir, options.compare)
+  inference = experiment.create_inference(options.config)
   source = _create_source(options, arguments)
   main_name = next(name for name, path in named.items() if program.same_folder(path, workdir))
   output = options.output or os.path.join(workdir, 'predictions')
   paths.check_folder(output, 'output')
-  predictors, meta = _load_predictors(options, named, main_name)
+  predictors, meta = _load_predictors(options, named, main_name, inference)
   classes, palette = meta.classes, np.asarray(meta.palette, np.uint8)
 
   def write(folder, name, picture, labels, legend=True):
@@ -83,10 +84,10 @@ def main(options, arguments):
   print(f'{len(source)} images. Labels and overlays: {output}')
 
 
-def _load_predictors(options, named, main_name):
+def _load_predictors(options, named, main_name, inference):
   """A predictor for each work directory, all by `config.eval`, and what was saved with the main."""
   predictors, metas = {}, {}
-  mesh, inference = parallel.create_mesh(), experiment.create_inference(options.config)
+  mesh = parallel.create_mesh()
   for name, path in named.items():
     trained, metas[name] = experiment.load_model(path, None, mesh, best=options.best)
     config = options.config if name == main_name else config_files.read(path)

@@ -27,7 +27,8 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any] | None:
     workdir: work directory; made if missing.
 
   Returns:
-    The last evaluation's metrics, or None if the run was told to stop (SIGTERM) and has saved.
+    The last evaluation's metrics, or None if the run was told to stop (Ctrl-C, SIGTERM) and
+    has saved.
 
   Raises:
     ValueError, CheckpointError: the config cannot work; nothing was trained.
@@ -37,7 +38,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any] | None:
   with StopSignal() as stop:
     run = start(config, workdir, stop)
     try:
-      run.teacher_metrics = measure_teacher(run.experiment, run.workdir)
+      run.teacher_metrics = measure_teacher(run.experiment, run.workdir, stop)
       prepare(run, stop)
       run.catch_up()
       if not stop():
@@ -52,7 +53,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any] | None:
 def start(config: ConfigDict, workdir: str, stop: StopSignal) -> Run:
   """The run of a config, fresh or from its newest checkpoint."""
   experiment = experiments.create_experiment(config)
-  check_evaluation_data(experiment, workdir)
+  check_evaluation_data(experiment, workdir, stop)
   return Run(experiment, workdir, experiments.initial_state(experiment), should_stop=stop,
              evaluator=create_evaluator(experiment, experiment.student))
 
