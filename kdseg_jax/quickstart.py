@@ -13,14 +13,13 @@ import numpy as np
 from absl import flags
 
 from configs import quickstart as recipe
-from kdseg_jax import models, program
+from kdseg_jax import models, paths, program
 from kdseg_jax.data import files, palettes
 from kdseg_jax.report import tables
 from kdseg_jax.training import experiment, loop, parallel
 from kdseg_jax.training.evaluation import throughput
 from kdseg_jax.training.inference import apply_frozen
 
-_RUNLOCAL = flags.DEFINE_bool('runlocal', False, 'Two steps a run, to see that everything works.')
 _METHOD = 'pixelwise+pairwise'
 _OVERLAYS = 8
 
@@ -33,13 +32,21 @@ class Trained(NamedTuple):
   metrics: dict[str, Any]
 
 
-def main(arguments):
+def define_flags(options):
+  """`--workdir` and `--runlocal`."""
+  program.define_workdir(options)
+  flags.DEFINE_bool('runlocal', False, 'Two steps a run, to see that everything works.',
+                    flag_values=options)
+
+
+def main(options, arguments):
   """Trains, evaluates, prints the table, writes overlays and `quickstart.json`."""
   program.no_arguments(arguments)
   start = time.perf_counter()
-  default = 'quickstart_runlocal' if _RUNLOCAL.value else 'quickstart'
-  workdir = program.WORKDIR.value or os.path.join('runs', default)
-  suffix = ',runlocal' if _RUNLOCAL.value else ''
+  default = 'quickstart_runlocal' if options.runlocal else 'quickstart'
+  workdir = options.workdir or os.path.join('runs', default)
+  paths.check_folder(workdir, 'workdir')
+  suffix = ',runlocal' if options.runlocal else ''
   configs = {
       'teacher': recipe.get_config('role=teacher' + suffix),
       'student': recipe.get_config('role=student' + suffix),
@@ -127,5 +134,7 @@ def _table(results):
        for name, row in results.items() if isinstance(row, dict)])
 
 
+PROGRAM = program.Program(main, define_flags, config=None)
+
 if __name__ == '__main__':
-  program.run(main)
+  PROGRAM.run()

@@ -19,19 +19,22 @@ from kdseg_jax.training.evaluation import throughput
 from kdseg_jax.training.run import read_json, write_json
 from kdseg_jax.training.writers import finite, read_rows
 
-_CONFIG = program.define_config()
+
+def define_flags(options):
+  """`--workdir`."""
+  program.define_workdir(options)
 
 
-def main(arguments):
+def main(options, arguments):
   """Trains what is not finished, then writes `report.json` and `report.md`."""
   program.no_arguments(arguments)
-  config, workdir = _CONFIG.value, program.require_workdir()
+  config, workdir = options.config, program.require_workdir(options)
   if config is None or 'study' not in config:
     raise UserError('--config must be a study, e.g. --config=experiments/scenes_core.py')
   study_plan.check_study(config)
   if config.study.tune:
     tuning.check(config)
-  allow = program.ALLOW_CLASS_NAMES.value
+  allow = options.allow_class_names
   if not (train_teacher(config, workdir, allow_class_names=allow)
           and tune(config, workdir, allow_class_names=allow)
           and side_by_side.train(config, workdir, allow_class_names=allow)):
@@ -125,5 +128,7 @@ def _training_cost(step_seconds, cost):
           'extra_params': cost.get('extra_params')}
 
 
+PROGRAM = program.Program(main, define_flags)
+
 if __name__ == '__main__':
-  program.run(main)
+  PROGRAM.run()

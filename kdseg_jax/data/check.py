@@ -20,7 +20,7 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from kdseg_jax import program
+from kdseg_jax import paths, program
 from kdseg_jax.data import camvid, class_list, files, folder, pairs
 from kdseg_jax.errors import UserError
 from kdseg_jax.report import tables
@@ -28,9 +28,6 @@ from kdseg_jax.report import tables
 Color = class_list.Color
 
 _LAYOUTS = {'folder': folder, 'camvid': camvid}
-_LAYOUT = flags.DEFINE_enum(
-    'layout', 'folder', list(_LAYOUTS),
-    'folder: images/ labels/ (see kdseg_jax/data/folder.py); camvid: train/ trainannot/ ...')
 
 
 class Split(NamedTuple):
@@ -218,14 +215,24 @@ def _sizes(sizes):
   return ', '.join(shown) + (f' and {more} more' if more else '')
 
 
-def main(arguments):
+def define_flags(options):
+  """`--layout`."""
+  flags.DEFINE_enum(
+      'layout', 'folder', list(_LAYOUTS),
+      'folder: images/ labels/ (see kdseg_jax/data/folder.py); camvid: train/ trainannot/ ...',
+      flag_values=options)
+
+
+def main(options, arguments):
   """Prints the report; the exit status is 1 if there are problems."""
   if len(arguments) != 1:
     raise UserError('Give one folder: python -m kdseg_jax.data.check <folder> --layout=folder')
-  report = check(arguments[0], _LAYOUT.value)
+  report = check(paths.local(arguments[0]), options.layout)
   print(describe(report))
   return 1 if report.problems else 0
 
 
+PROGRAM = program.Program(main, define_flags, config=None, devices=False)
+
 if __name__ == '__main__':
-  program.run(main, devices=False)
+  PROGRAM.run()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,8 @@ _ADVICE = ('See python -m kdseg_jax.data.check; masks saved as 0 and 255 need "l
            'classes.txt.')
 
 
-def check_data(experiment: Experiment, workdir: str) -> None:
+def check_data(experiment: Experiment, workdir: str,
+               should_stop: Callable[[], bool] = lambda: False) -> None:
   """Reads the labels of both splits before a run that starts anew; generated data cannot be wrong.
 
   Of the evaluation split every image is read: what is wrong with one would else show after hours.
@@ -37,25 +38,29 @@ def check_data(experiment: Experiment, workdir: str) -> None:
     return
   evaluation = subset.first(experiment.evaluation_source, config.eval.limit)
   if not getattr(experiment.evaluation_source, 'is_generated', False):
-    counts, _ = _count(evaluation, len(evaluation), f'reading {config.eval.split}')
+    counts, _ = _count(evaluation, len(evaluation), f'reading {config.eval.split}', should_stop)
+    if should_stop():
+      return
     _report_evaluation(counts, classes, config.eval.split)
   train = experiment.train_source
   train = train.first if isinstance(train, Concatenated) else train
   if not getattr(train, 'is_generated', False):
     counts, read = _count(
         subset.spread(train, MOST_TRAINING_LABELS), len(train),
-        f'reading labels of {config.data.train_split}', classes=len(classes))
+        f'reading labels of {config.data.train_split}', should_stop, classes=len(classes))
+    if should_stop():
+      return
     _report_training(counts, read, train, experiment)
 
 
-def _count(source, total, description, *, classes=0):
+def _count(source, total, description, should_stop, *, classes=0):
   """Pixels of each value, and whether that is of all; ends once each of `classes` was seen."""
   pixels, read = np.zeros(256, np.int64), 0
   for counts in tqdm.tqdm(pipeline.read_labels(source), desc=description, total=len(source),
                           unit='image', disable=None, leave=False):
     pixels += counts
     read += 1
-    if classes and pixels[:classes].all():
+    if should_stop() or (classes and pixels[:classes].all()):
       break
   return pixels[:files.IGNORE_LABEL], read == total
 

@@ -14,7 +14,7 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kdseg_jax import config_files, data, distillers, models, names, tasks
+from kdseg_jax import config_fields, config_files, data, distillers, models, names, tasks
 from kdseg_jax.data import subset
 from kdseg_jax.distillers.core import fold_in_name
 from kdseg_jax.errors import UserError
@@ -31,7 +31,8 @@ ROLES = ('student', 'teacher')
 REST = 'rest'  # of the training split, in place of a folder
 # The least that these fields can be.
 _AT_LEAST = {
-    'train.steps': 1, 'train.accumulate': 1, 'critic.steps': 0, 'eval.batch_size': 1,
+    'train.steps': 1, 'train.accumulate': 1, 'prepare.steps': 0, 'critic.steps': 0,
+    'eval.batch_size': 1, 'data.train_limit': 0,
     'eval.limit': 0, 'eval.pad_multiple': 1, 'checkpoint.keep': 1,
 }
 
@@ -118,6 +119,7 @@ def create_inference(config: ConfigDict) -> Inference:
   Raises:
     ValueError: a field of `config.eval` cannot be used; says which and what was expected.
   """
+  config_fields.check(config)
   inference = Inference(
       window=tuple(config.eval.window), overlap=config.eval.overlap,
       scales=tuple(config.eval.scales), flip=config.eval.flip)
@@ -138,6 +140,7 @@ def check_config(config: ConfigDict, mesh: Mesh) -> None:
   Raises:
     ValueError: says which field, and what was expected.
   """
+  config_fields.check(config)
   check_method(config)
   names.require(config.role, ROLES, 'config.role')
   for field, least in _AT_LEAST.items():

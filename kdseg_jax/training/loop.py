@@ -25,7 +25,8 @@ def train(config: ConfigDict, workdir: str, *,
     allow_class_names: see `Experiment`.
 
   Returns:
-    The last evaluation's metrics, or None if the run was told to stop (SIGTERM) and has saved.
+    The last evaluation's metrics, or None if the run was told to stop (Ctrl-C, SIGTERM) and
+    has saved.
 
   Raises:
     ValueError, CheckpointError: the config cannot work; nothing was trained.
@@ -35,7 +36,7 @@ def train(config: ConfigDict, workdir: str, *,
   with StopSignal() as stop:
     run = start(config, workdir, stop, allow_class_names=allow_class_names)
     try:
-      run.teacher_metrics = measure_teacher(run.experiment, run.workdir)
+      run.teacher_metrics = measure_teacher(run.experiment, run.workdir, stop)
       prepare(run, stop)
       run.catch_up()
       if not stop():
@@ -51,7 +52,7 @@ def start(config: ConfigDict, workdir: str, stop: StopSignal, *,
           allow_class_names: bool = False) -> Run:
   """The run of a config, fresh or from its newest checkpoint."""
   experiment = experiments.create_experiment(config, allow_class_names=allow_class_names)
-  check_data(experiment, workdir)
+  check_data(experiment, workdir, stop)
   return Run(experiment, workdir, experiments.initial_state(experiment), should_stop=stop,
              evaluator=create_evaluator(experiment, experiment.student))
 

@@ -15,10 +15,10 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from kdseg_jax import config_files, names
+from kdseg_jax import config_files, names, paths
 from kdseg_jax.data import augmentation, palettes, pipeline
 from kdseg_jax.errors import UserError
-from kdseg_jax.training.checkpoint import Checkpointer, has_checkpoint
+from kdseg_jax.training.checkpoint import Checkpointer, CheckpointError, has_checkpoint
 from kdseg_jax.training.evaluation import Evaluator
 from kdseg_jax.training.experiment import Experiment
 from kdseg_jax.training.initialization import load_initial_weights
@@ -26,6 +26,10 @@ from kdseg_jax.training.state import TrainState
 from kdseg_jax.training.writers import MetricWriter, StepTimer, finite
 
 PHASES = ('prepare', 'train')
+# The fields on which the form of a state depends.
+_SHAPING = tuple(f'config.{field}' for field in (
+    'student', 'method', 'distill', 'optimizer', 'critic', 'prepare', 'train.ema_decay',
+    'train.freeze', 'data.name', 'data.root'))
 
 
 class Diverged(UserError, FloatingPointError):
@@ -96,8 +100,7 @@ class Run:
         workdir, metric=experiment.task.main_metric, keep=self.config.checkpoint.keep)
     latest = self.checkpointer.latest_step()
     if latest is not None:
-      self._compare(latest)
-      state = self.checkpointer.restore(latest, state)
+      state = self._restore(latest, state)
       logging.info('Resuming %s from checkpoint %d.', workdir, latest)
     self.state = state
     done = {phase: self.done(phase) for phase in PHASES}
@@ -242,16 +245,29 @@ class Run:
         'jax': jax.__version__,
     }
 
-  def _compare(self, step):
-    """Refuses a checkpoint of other classes, and logs what else differs."""
+  def _restore(self, step, like):
+    """The state of a checkpoint; refuses other classes, and tells what changed in the config."""
     where = f'checkpoint {step} of {self.workdir}'
     meta = self.checkpointer.read_meta(step)
     names.require_same_classes(
         meta['classes'], self.experiment.train_source.classes, found_in=where,
         expected_in='the data', allow=self.experiment.allow_class_names)
     saved = config_files.from_dict(meta['config'], where=where)
-    for change in config_changes(*(json.loads(c.to_json()) for c in (saved, self.config))):
+    changes = config_changes(*(json.loads(c.to_json()) for c in (saved, self.config)))
+    try:
+      state = self.checkpointer.restore(step, like)
+    except CheckpointError as error:
+      shaping = [change for change in changes if change.startswith(_SHAPING)]
+      if not shaping:
+        raise
+      raise CheckpointError(
+          f'{self.workdir} cannot go on with this config: what was trained there has another form.'
+          '\n  ' + '\n  '.join(shaping) + '\nSet these fields back, or take another --workdir; '
+          f'with --config.student.init={self.workdir} a new run starts from the weights of this '
+          f'one.\n{error}') from error
+    for change in changes:
       logging.warning('%s when the checkpoint was saved.', change)
+    return state
 
 
 def training_batches(experiment: Experiment, phase: str, *, start: int) -> Iterator[dict]:
@@ -286,11 +302,13 @@ def create_evaluator(experiment: Experiment, model: Any) -> Evaluator:
                    pictures=config.eval.pictures)
 
 
-def measure_teacher(experiment: Experiment, workdir: str) -> dict[str, Any] | None:
+def measure_teacher(experiment: Experiment, workdir: str,
+                    should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
   """Evaluates the teacher once a work directory, and refuses one that is too weak.
 
   Returns:
-    Its metrics on the split `config.eval.split`; None without teacher.
+    Its metrics on the split `config.eval.split`; None without teacher, or if `should_stop()`
+    became true meanwhile.
 
   Raises:
     TeacherTooWeak: below `config.teacher.min_metric`.
@@ -308,7 +326,9 @@ def measure_teacher(experiment: Experiment, workdir: str) -> dict[str, Any] | No
   known = read_json(path)
   if known.get('key') != key:
     metrics = create_evaluator(experiment, teacher.model)(
-        teacher.variables, experiment.evaluation_source)
+        teacher.variables, experiment.evaluation_source, should_stop=should_stop)
+    if metrics is None:
+      return None
     known = {'key': key, 'metrics': finite(metrics)}
     write_json(path, known)
   metric = experiment.task.main_metric
@@ -335,7 +355,7 @@ def read_json(path: str) -> dict:
   """The dict in a JSON file; {} where there is none."""
   if not os.path.exists(path):
     return {}
-  with open(path) as file:
+  with paths.reading(path), open(path) as file:
     return json.load(file)
 
 

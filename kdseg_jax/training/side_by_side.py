@@ -46,7 +46,7 @@ class Stopwatch:
 
 
 def train(config: ConfigDict, workdir: str, *, allow_class_names: bool = False) -> bool:
-  """Trains every student of a study that is not finished; False if told to stop (SIGTERM).
+  """Trains every student of a study that is not finished; False if told to stop.
 
   Args:
     config: of a study, with the section `study`; `config.teacher.checkpoint` is set.
@@ -138,7 +138,7 @@ def _cohorts(config, workdir, name, configs, shared, stop):
   experiment = shared.experiments[name]
   initial = experiments.make_initial_state(experiment)
   evaluator = shared.evaluator(experiment)
-  teacher_metrics = measure_teacher(experiment, workdir)
+  teacher_metrics = measure_teacher(experiment, workdir, stop)
 
   def create(run_config, folder, clock):
     run = Run(experiment._replace(config=run_config), folder,

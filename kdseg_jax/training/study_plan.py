@@ -7,7 +7,7 @@ import os
 
 from ml_collections import ConfigDict
 
-from kdseg_jax import config_files, distillers, names
+from kdseg_jax import config_fields, config_files, distillers, names
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import experiment as experiments
 from kdseg_jax.training import freezing, parallel
@@ -63,13 +63,11 @@ def check_study(config: ConfigDict) -> None:
   Raises:
     ValueError: an unknown baseline, no or equal seeds, or a student that cannot be built.
   """
+  config_fields.check(config)
   names.require(config.study.baseline, config.study.students, 'baseline of the study')
-  seeds = list(config.study.seeds)
-  if not seeds or len(set(seeds)) < len(seeds):
-    raise UserError(f'config.study.seeds={tuple(seeds)}: expected one or more different numbers.')
   mesh = parallel.create_mesh()
   for name in config.study.students:
-    run = student_config(config, name, seeds[0])
+    run = student_config(config, name, config.study.seeds[0])
     experiments.check_config(run, mesh)
     experiments.create_inference(run)
     student = experiments.create_model(run.student, num_classes=2)
