@@ -22,4 +22,5 @@ def to_teacher_size(
     raise UserError(
         f'The maps of student and teacher are {student.shape[1:-1]} and {teacher.shape[1:-1]} '
         'pixels. Set resize=True, or give both models the same output stride.')
-  return losses.resize_bilinear(student, teacher.shape[1:3], align_corners=align_corners)
+  _, height, width, _ = teacher.shape
+  return losses.resize_bilinear(student, (height, width), align_corners=align_corners)
