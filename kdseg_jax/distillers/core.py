@@ -83,6 +83,7 @@ class DistillInputs:
   teacher_head: Any = None
 
 
+# A loss of a distiller: (state, inputs) -> (scalar, (new memory, metrics)).
 Objective = Callable[[DistillerState, DistillInputs], tuple[Array, tuple[PyTree, dict]]]
 
 
