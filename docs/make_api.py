@@ -13,9 +13,9 @@ MODULES = ('kdseg_jax.losses', 'kdseg_jax.losses.queues', 'kdseg_jax.distillers'
            'kdseg_jax.models', 'kdseg_jax.metrics', 'kdseg_jax.tasks', 'kdseg_jax.data')
 _HEAD = '''# Public names
 
-One line each; the docstrings have equations, shapes, defaults, errors and sources. Every name can be
-reached from `import kdseg_jax`, whose parts are imported when they are first asked for.
-Written by `python docs/make_api.py`.
+One line each; the docstrings have equations, shapes, defaults, errors and sources. Every name can
+be reached from `import kdseg_jax`, whose parts are imported when they are first asked for. Written
+by `python docs/make_api.py`.
 '''
 
 

@@ -1,4 +1,4 @@
-"""Every public name has a docstring and stands in docs/api.md; parts are imported when asked for."""
+"""Public names have a docstring and stand in docs/api.md; parts are imported when asked for."""
 
 import importlib
 import inspect

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import os
 import pathlib
+from typing import TYPE_CHECKING
 
-import tensorflow_datasets as tfds
 from absl import flags, logging
 
-from kdseg_jax import names, program
-from kdseg_jax.data import tfds_builders
-from kdseg_jax.data.tfds_builders.base import require_counts, wrong_counts
+from kdseg_jax import extras, names, program
 from kdseg_jax.errors import NotFoundError, UserError
+
+if TYPE_CHECKING:
+  import tensorflow_datasets as tfds
 
 _MANUAL_DIR = flags.DEFINE_string('manual_dir', None, 'Folder of the downloaded archives.')
 _DATA_DIR = flags.DEFINE_string(
@@ -46,8 +47,13 @@ def prepare(name: str, manual_dir: str | os.PathLike, data_dir: str | os.PathLik
       cannot be read; no data are left behind.
     FileNotFoundError: a folder or archive is missing.
   """
-  names.require(name, tfds_builders.BUILDERS, 'data set to prepare')
-  builder = tfds_builders.BUILDERS[name](data_dir=data_dir, allow_partial=allow_partial)
+  builders = _builders()
+  import tensorflow_datasets as tfds  # an extra, and slow to import
+
+  from kdseg_jax.data.tfds_builders.base import require_counts, wrong_counts
+
+  names.require(name, builders, 'data set to prepare')
+  builder = builders[name](data_dir=data_dir, allow_partial=allow_partial)
   if builder.is_prepared():
     logging.info('%s is prepared already; delete it to prepare it anew.', builder.data_path)
   else:
@@ -64,10 +70,17 @@ def prepare(name: str, manual_dir: str | os.PathLike, data_dir: str | os.PathLik
   return builder.info
 
 
+def _builders():
+  extras.require('data', 'tensorflow_datasets', 'A public data set')
+  from kdseg_jax.data import tfds_builders
+
+  return tfds_builders.BUILDERS
+
+
 def main(arguments):
   """Prepares the data set that is named and prints the number of examples of each split."""
   if len(arguments) != 1:
-    raise UserError(f'Give one data set: {", ".join(tfds_builders.BUILDERS)}.')
+    raise UserError(f'Give one data set: {", ".join(_builders())}.')
   data_dir = _DATA_DIR.value or os.environ.get('KDSEG_DATA')
   if not _MANUAL_DIR.value or not data_dir:
     raise UserError('--manual_dir (the folder of the archives) and --data_dir (where prepared '

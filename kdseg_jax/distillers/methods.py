@@ -80,6 +80,9 @@ def terms_of(method: str, weights: Mapping[str, float] | None = None) -> dict[st
     term -> {'weight': number, **options of its factory}. A term that two methods share occurs
     once.
 
+  >>> terms_of('pixelwise+kd:2')['kd']['weight']
+  2.0
+
   Raises:
     ValueError: an unknown method or term, a weight that is no number, or a term to which two
       methods give different weights while none is explicit.
