@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Makes .venv on first use, installs the requirements, and runs one of the programs.
+# Makes .venv on first use, installs the requirements, and runs one of the programs, whose paths are
+# those of the folder that it is called from.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
+root=$(CDPATH='' cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" && pwd)
 
 usage() {
   cat <<'TEXT'
@@ -23,48 +24,130 @@ usage: ./launch.sh <command> [options]
   test [pytest options]                            installs what the tests need and runs them all
 
 Every field of a config can be overridden: --config.train.steps=1000. --require_accelerator refuses
-to run on the CPU. `./launch.sh <command> --helpfull` lists the options of a command.
+to run on the CPU. `./launch.sh <command> --helpfull` lists the options of a command. Paths are those
+of the folder that you are in; a recipe that is not there is looked for beside launch.sh.
 
 Environment:
-  PYTHON=python3.12     the Python that makes .venv (3.11 or later; default: python3)
+  PYTHON=<python>       the Python that makes .venv (default: the newest of 3.11 to 3.13 that is
+                        found); a .venv that is there is kept, whatever made it
+  VENV=<dir>            another virtual environment than .venv beside launch.sh
   JAX_EXTRA=tpu|cuda13  installs jax[tpu] or jax[cuda13] instead of jax for the CPU
   KDSEG_DATA=<dir>      folder of data sets, where config.data.root is not set
 TEXT
 }
 
-# Installs the given requirement files into .venv unless that was already done.
-install() {
-  local python=${PYTHON:-python3} extra=${JAX_EXTRA:-} stamp
-  case "$extra" in ''|tpu|cuda13) ;; *) echo "ERROR: JAX_EXTRA=$extra is unknown; use tpu or cuda13." >&2; exit 2 ;; esac
-  if [ ! -x .venv/bin/python ]; then
-    if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-      echo "ERROR: Python 3.11 or later is needed, and '$python' is not. Set PYTHON=<path of one>." >&2
-      exit 2
-    fi
-    "$python" -m venv .venv
-  fi
-  stamp=.venv/installed-$(cat "$@" requirements.lock <(echo "$extra") | cksum | tr ' ' '-')
-  if [ ! -e "$stamp" ]; then
-    echo "Installing into .venv ..." >&2
-    local arguments=(--quiet --disable-pip-version-check --constraint requirements.lock)
-    for file in "$@"; do arguments+=(--requirement "$file"); done
-    if [ -n "$extra" ]; then arguments+=("jax[$extra]"); fi
-    .venv/bin/python -m pip install "${arguments[@]}" >&2
-    touch "$stamp"
-  fi
+fail() {
+  echo "ERROR: $1" >&2
+  exit 2
 }
 
+# Whether a Python can make the environment.
+is_usable() {
+  "$1" -c 'import ensurepip, ssl, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+}
+
+# Prints $PYTHON, else the newest Python on the path or of pyenv.
+find_python() {
+  if [ -n "${PYTHON:-}" ]; then
+    is_usable "$PYTHON" || fail "PYTHON=$PYTHON is no Python 3.11 or later that can make virtual environments."
+    echo "$PYTHON"
+    return
+  fi
+  local version candidate
+  for version in 3.13 3.12 3.11; do
+    for candidate in "python$version" "${PYENV_ROOT:-${HOME:-}/.pyenv}/versions/$version".*/bin/python; do
+      if is_usable "$candidate"; then
+        echo "$candidate"
+        return
+      fi
+    done
+  done
+  is_usable python3 || fail 'Python 3.11 or later is needed and was not found. Set PYTHON=<path of one>.'
+  echo python3
+}
+
+# Installs the given requirement files into the environment unless that was already done.
+install() {
+  local extra=${JAX_EXTRA:-} stamp chosen
+  case "$extra" in ''|tpu|cuda13) ;; *) fail "JAX_EXTRA=$extra is unknown; use tpu or cuda13." ;; esac
+  stamp=$venv/installed-$(cat "$@" "$root/requirements.lock" <(echo "$extra") | cksum | tr ' ' '-')
+  if [ -e "$stamp" ] && [ -x "$venv/bin/python" ]; then return; fi
+  if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then  # none, or one half made
+    chosen=$(find_python)
+    "$chosen" -m venv --clear "$venv"
+  fi
+  echo "Installing into $venv ..." >&2
+  local arguments=(--quiet --disable-pip-version-check --constraint "$root/requirements.lock")
+  for file in "$@"; do arguments+=(--requirement "$file"); done
+  if [ -n "$extra" ]; then arguments+=("jax[$extra]"); fi
+  "$venv/bin/python" -m pip install "${arguments[@]}" >&2
+  touch "$stamp"
+}
+
+# Runs a module; its imports come from here first, then from where the caller is.
+run() {
+  export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}:$PWD
+  exec "$venv/bin/python" -P -m "$@"
+}
+
+# Prints <file>:<args> of a recipe: of the caller's folder, else of this one.
+find_recipe() {
+  if [ ! -e "${1%%:*}" ] && [ -e "$root/${1%%:*}" ]; then echo "$root/$1"; else echo "$1"; fi
+}
+
+# Sets `arguments` to those given, with the recipe found.
+find_recipes() {
+  local previous=''
+  arguments=()
+  for argument in "$@"; do
+    case "$argument" in
+      --config=*|-config=*) argument=${argument%%=*}=$(find_recipe "${argument#*=}") ;;
+      *) case "$previous" in --config|-config) argument=$(find_recipe "$argument") ;; esac ;;
+    esac
+    arguments+=("$argument")
+    previous=$argument
+  done
+}
+
+# Sets `arguments` to those given, with tests and files of the caller's folder as absolute paths.
+find_tests() {
+  local previous=''
+  arguments=()
+  for argument in "$@"; do
+    case "$argument" in
+      /*) ;;
+      --junitxml=*|--junit-xml=*|--basetemp=*|--ignore=*|--log-file=*)
+        argument=${argument%%=*}=$(absolute "${argument#*=}") ;;
+      -*) ;;
+      *) case "$previous" in
+           -[a-zA-Z]) ;;  # the value of an option
+           *) if [ -e "${argument%%::*}" ]; then argument=$(absolute "$argument"); fi ;;
+         esac ;;
+    esac
+    arguments+=("$argument")
+    previous=$argument
+  done
+}
+
+absolute() {
+  case "$1" in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac
+}
+
+venv=$(absolute "${VENV:-$root/.venv}")
 command=${1:-}
 case "$command" in
   quickstart|train|evaluate|predict|study|data.check|data.prepare)
     shift
-    install requirements.txt
-    exec .venv/bin/python -m "kdseg_jax.$command" "$@"
+    install "$root/requirements.txt"
+    find_recipes "$@"
+    run "kdseg_jax.$command" ${arguments[@]+"${arguments[@]}"}
     ;;
   test)
     shift
-    install requirements.txt tests/requirements.txt
-    exec .venv/bin/python -m pytest "$@"
+    install "$root/requirements.txt" "$root/tests/requirements.txt"
+    find_tests "$@"
+    cd -- "$root"
+    run pytest -n logical --maxprocesses 8 ${arguments[@]+"${arguments[@]}"}
     ;;
   ''|-h|--help|help)
     usage

@@ -1,3 +1,29 @@
-"""kdseg_jax: knowledge distillation of dense prediction as pure, composable functions."""
+"""kdseg_jax: knowledge distillation of dense prediction as pure, composable functions.
 
-__version__ = '0.1.0'
+`kdseg_jax.losses`, `.distillers`, `.models` and the other parts are imported when they are first
+asked for: importing `kdseg_jax` costs nothing.
+
+>>> import kdseg_jax
+>>> float(kdseg_jax.losses.wasserstein_critic([1.0, 3.0], [0.5, 0.5]))
+-1.5
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what an editor or type checker sees
+  from kdseg_jax import data, distillers, losses, metrics, models, tasks
+
+__version__ = '0.2.0'
+
+__all__ = ['data', 'distillers', 'losses', 'metrics', 'models', 'tasks']
+
+
+def __getattr__(name):
+  if name in __all__:
+    return importlib.import_module(f'{__name__}.{name}')
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__():
+  return sorted({*globals(), *__all__})

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import os
 import pathlib
+from typing import TYPE_CHECKING
 
-import tensorflow_datasets as tfds
 from absl import flags, logging
 
-from kdseg_jax import command_line, names, paths, program
-from kdseg_jax.data import tfds_builders
-from kdseg_jax.data.tfds_builders.base import require_counts, wrong_counts
+from kdseg_jax import command_line, extras, names, paths, program
 from kdseg_jax.errors import NotFoundError, UserError
+
+if TYPE_CHECKING:
+  import tensorflow_datasets as tfds
 
 
 def prepare(name: str, manual_dir: str | os.PathLike, data_dir: str | os.PathLike, *,
@@ -39,8 +40,13 @@ def prepare(name: str, manual_dir: str | os.PathLike, data_dir: str | os.PathLik
       cannot be read; no data are left behind.
     FileNotFoundError: a folder or archive is missing.
   """
-  names.require(name, tfds_builders.BUILDERS, 'data set to prepare')
-  builder = tfds_builders.BUILDERS[name](data_dir=data_dir, allow_partial=allow_partial)
+  builders = _builders()
+  import tensorflow_datasets as tfds  # an extra, and slow to import
+
+  from kdseg_jax.data.tfds_builders.base import require_counts, wrong_counts
+
+  names.require(name, builders, 'data set to prepare')
+  builder = builders[name](data_dir=data_dir, allow_partial=allow_partial)
   if builder.is_prepared():
     logging.info('%s is prepared already; delete it to prepare it anew.', builder.data_path)
   else:
@@ -57,6 +63,13 @@ def prepare(name: str, manual_dir: str | os.PathLike, data_dir: str | os.PathLik
   return builder.info
 
 
+def _builders():
+  extras.require('data', 'tensorflow_datasets', 'A public data set')
+  from kdseg_jax.data import tfds_builders
+
+  return tfds_builders.BUILDERS
+
+
 def define_flags(options):
   """The folders of archives and of prepared data."""
   command_line.define_path('manual_dir', 'Folder of the downloaded archives.', options)
@@ -70,7 +83,7 @@ def define_flags(options):
 def main(options, arguments):
   """Prepares the data set that is named and prints the number of examples of each split."""
   if len(arguments) != 1:
-    raise UserError(f'Give one data set: {", ".join(tfds_builders.BUILDERS)}.')
+    raise UserError(f'Give one data set: {", ".join(_builders())}.')
   data_dir = options.data_dir or os.environ.get('KDSEG_DATA')
   if not options.manual_dir or not data_dir:
     raise UserError('--manual_dir (the folder of the archives) and --data_dir (where prepared '

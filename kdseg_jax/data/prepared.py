@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from kdseg_jax import names
+from kdseg_jax import extras, names
 from kdseg_jax.data import files, pairs, palettes
 from kdseg_jax.errors import NotFoundError, UserError
 
@@ -72,6 +72,7 @@ def create_prepared(name: str, split: str, *, root: str | os.PathLike | None = N
     ValueError: no root, or an unknown split.
     FileNotFoundError: the data set or its split was not prepared there; says the command.
   """
+  extras.require('data', 'tensorflow_datasets', f'The data set {name}')
   import tensorflow_datasets as tfds  # slow to import, and only these sources need it
 
   from kdseg_jax.data import tfds_builders
@@ -126,6 +127,7 @@ def create_tfds(name: str, split: str, *, root: str | os.PathLike | None = None,
       prepared in another format.
     FileNotFoundError: it was not prepared.
   """
+  extras.require('data', 'tensorflow_datasets', f'The data set tfds:{name}')
   import tensorflow_datasets as tfds
 
   from kdseg_jax.data import tfds_builders  # registers ours, so that they have names too

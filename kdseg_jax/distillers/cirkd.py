@@ -104,9 +104,10 @@ def apply_head(
     head: ProjectionHead, state: core.DistillerState, x: jax.Array
 ) -> tuple[jax.Array, dict]:
   """The projected features, and the `batch_stats` after them."""
-  return head.apply(
+  features, memory = head.apply(
       {'params': state.params, 'batch_stats': state.memory['batch_stats']}, x,
       mutable=['batch_stats'])
+  return features, dict(memory)
 
 
 class _Bank(NamedTuple):

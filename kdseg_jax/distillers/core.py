@@ -84,6 +84,7 @@ class DistillInputs:
   teacher_head: Any = None
 
 
+# A loss of a distiller: (state, inputs) -> (scalar, (new memory, metrics)).
 Objective = Callable[[DistillerState, DistillInputs], tuple[Array, tuple[PyTree, dict]]]
 
 
@@ -143,7 +144,7 @@ def comparing(
       lambda inputs: loss(inputs.student[student_tap], inputs.teacher[teacher_tap]))
 
 
-def fold_in_name(rng: Array | None, name: str) -> Array | None:
+def fold_in_name(rng: Any, name: str) -> Any:
   """Folds crc32(name) into a key, so that adding a part leaves the others' draws unchanged."""
   if rng is None or isinstance(rng, jax.ShapeDtypeStruct):  # as in the inputs of `init`
     return rng

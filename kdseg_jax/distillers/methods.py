@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kdseg_jax import names
@@ -16,7 +16,7 @@ from kdseg_jax.distillers.skd import FORMS, pairwise, pixelwise
 from kdseg_jax.errors import UserError
 
 # A term is one loss with its own weight and options; a method is one or more terms.
-TERMS = {
+TERMS: dict[str, Callable[..., core.Distiller]] = {
     'pixelwise': pixelwise,
     'pairwise': pairwise,
     'holistic': holistic,
@@ -39,11 +39,11 @@ TERMS = {
 }
 
 # What wraps the combination of all terms; its weight only switches it on.
-WRAPPERS = {'context': with_context}
+WRAPPERS: dict[str, Callable[..., core.Distiller]] = {'context': with_context}
 
 # method -> term -> weight of the paper, or {'weight': it, and the options of the term in which the
 # method differs from the defaults of the term's factory}.
-METHODS = {
+METHODS: dict[str, dict[str, Any]] = {
     'none': {},
     'pixelwise': {'pixelwise': 10.0},  # CVPR 2019, section 3.3: lambda_1 = 10
     'pairwise': {'pairwise': 10.0},
@@ -83,6 +83,9 @@ def terms_of(method: str, weights: Mapping[str, float] | None = None) -> dict[st
     term -> {'weight': number, **options of its factory}, each option as the method declares it or
     else the factory's default. A term that two methods share occurs once.
 
+  >>> terms_of('pixelwise+kd:2')['kd']['weight']
+  2.0
+
   Raises:
     ValueError: an unknown method or term, a weight that is no number, a term to which two methods
       give different weights while none is explicit, or different options.
@@ -113,7 +116,7 @@ def names_of_terms(method: str) -> tuple[str, ...]:
   Raises:
     ValueError: an unknown method or term.
   """
-  found = []
+  found: list[str] = []
   for item in method.split('+'):
     name, is_term, _ = item.partition(':')
     names.require(name, TERMS | WRAPPERS if is_term else METHODS, f'part of method={method}')
@@ -125,7 +128,8 @@ def create(
     terms: Mapping[str, Mapping[str, Any]], *, axis_name: str | None = None
 ) -> core.Distiller:
   """The distiller of the given terms, as `terms_of` returns them; those of weight 0 left out."""
-  parts, wrappers = {}, []
+  parts: dict[str, tuple[Any, core.Distiller]] = {}
+  wrappers: list[Callable[[core.Distiller], core.Distiller]] = []
   for term, options in terms.items():
     options = dict(options)
     weight = options.pop('weight')

@@ -13,9 +13,9 @@ _STRIDES = (2, 4, 8, 16, 32)  # of maps against labels
 
 def as_float(*arrays) -> list[jax.Array]:
   """The arrays in float32, or in float64 if one of them is: reductions in less lose digits."""
-  arrays = [jnp.asarray(x) for x in arrays]
-  dtype = jnp.promote_types(jnp.float32, jnp.result_type(*arrays))
-  return [x.astype(dtype) for x in arrays]
+  converted = [jnp.asarray(x) for x in arrays]
+  dtype = jnp.promote_types(jnp.float32, jnp.result_type(*converted))
+  return [x.astype(dtype) for x in converted]
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -117,7 +117,8 @@ def masked_sum(
   caller whose gradient they must not reach either masks its inputs too.
   """
   if where is None:
-    total, count = jnp.sum(values), values.size
+    total = jnp.sum(values)
+    count: jax.Array | int = values.size
   else:
     total = jnp.sum(jnp.where(where, values, 0))
     count = jnp.sum(where, dtype=jnp.int32)  # float32 would lose pixels above 2**24

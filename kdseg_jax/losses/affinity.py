@@ -18,6 +18,9 @@ def scaled_node_size(spatial_shape: tuple[int, int], scale: float) -> tuple[int,
 
   Raises:
     ValueError: the scale is not positive.
+
+  >>> scaled_node_size((64, 33), 0.5)
+  (32, 16)
   """
   _common.check_positive('scale', scale)
   height, width = spatial_shape

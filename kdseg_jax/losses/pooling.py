@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 KINDS = ('max', 'mean')
@@ -18,7 +19,7 @@ def window_of(name: str, value: int | tuple[int, int] | None) -> tuple[int, int]
   """
   if value is None:
     return 1, 1
-  window = (value, value) if np.ndim(value) == 0 else tuple(value)
+  window = tuple(value) if isinstance(value, Iterable) else (value, value)
   if len(window) != 2 or min(window) < 1:
     raise ValueError(f'{name}={value} must be a positive int or (height, width) of them.')
   return window

@@ -56,7 +56,8 @@ def intra_class_variation(
         f'shape (N, H, W), got student {student.shape}, teacher {teacher.shape} and labels '
         f'{labels.shape}.')
   _common.check_channels_last('intra_class_variation', student.shape, labels.shape)
-  labels = resizing.resize_nearest(labels, student.shape[1:3]).reshape(labels.shape[0], -1)
+  _, height, width, _ = student.shape
+  labels = resizing.resize_nearest(labels, (height, width)).reshape(labels.shape[0], -1)
   valid = _common.valid_labels(labels, num_classes, ignore_label)
   member = valid[..., None] & (jnp.arange(num_classes, dtype=jnp.int32) == labels[..., None])
   ours, theirs = (_similarity_to_centre(x, member) for x in (student, teacher))

@@ -69,7 +69,7 @@ _MODELS = {
     'espnet': (_ESPNET_ENCODER, _Head(ESPNetHead)),
     'espnet_c': (_ESPNET_ENCODER, _Head(ESPNetCHead)),
 }
-NAMES = tuple(_MODELS)
+NAMES = tuple(_MODELS)  # of all models that `create` knows
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 _ATROUS_RATES = (96, 192, 288)  # over the output stride (DeepLabV3, section 3.3)
 

@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from kdseg_jax import lettering
+from kdseg_jax import extras, lettering
 from kdseg_jax.errors import UserError
 
 _MOST_CLASSES_WITH_VALUES = 25
 
 
 def check_png(path: str, option: str) -> None:
-  """Raises ValueError unless the file that an option names ends in '.png'."""
+  """Raises ValueError unless a picture can be drawn, into the file ending in .png of an option."""
   if not path.lower().endswith('.png'):
     raise UserError(f'--{option}={path}: expected the name of a PNG file, ending in .png.')
+  extras.require('report', 'matplotlib', f'--{option}')
 
 
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> np.ndarray:

@@ -63,8 +63,9 @@ class SegmentationTask:
     Returns:
       `(loss, (targets, metrics))`; segmentation assigns no targets.
     """
-    arguments = {'ignore_label': self.ignore_label, 'align_corners': self.align_corners,
-                 'axis_name': axis_name}
+    arguments: dict[str, Any] = {
+        'ignore_label': self.ignore_label, 'align_corners': self.align_corners,
+        'axis_name': axis_name}
     if self.supervised_loss == 'ohem_cross_entropy':
       value = losses.ohem_cross_entropy(
           taps['logits'], batch['label'], threshold=self.ohem_threshold,
