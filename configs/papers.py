@@ -18,7 +18,7 @@ SETTINGS = {
 
 
 def recipe(arg: str | None, *, data: str, crops: dict[str, tuple[int, int]],
-           steps: int = 40_000, pad_multiple: int = 1) -> ConfigDict:
+           steps: int = 40_000) -> ConfigDict:
   """The config of a pair of models on a data set, at the settings of one of the papers.
 
   Args:
@@ -27,7 +27,6 @@ def recipe(arg: str | None, *, data: str, crops: dict[str, tuple[int, int]],
     data: name of the data set.
     crops: settings -> crop; a paper without results on the data set takes the other's.
     steps: of training.
-    pad_multiple: of evaluation, where images are of many sizes.
 
   Raises:
     ValueError: as `common.parse_arg`, or unknown settings or role.
@@ -40,7 +39,6 @@ def recipe(arg: str | None, *, data: str, crops: dict[str, tuple[int, int]],
   config = common.segmentation(arg.method, arg.role)
   config.data.name = data
   config.augmentation.update(crop=crops.get(arg.settings, crops['cirkd']), scale=settings['scale'])
-  config.eval.pad_multiple = pad_multiple
   config.train.update(steps=steps, batch_size=settings['batch_size'])
   config.optimizer.update(
       learning_rate=settings['learning_rate'], weight_decay=settings['weight_decay'])
