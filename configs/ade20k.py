@@ -21,9 +21,9 @@ DeepLabV3-ResNet18 with method=none 33.9, with method=cirkd 35.4. At settings=ci
 CIRKD's code pushes pixels of any class where ours follows the paper, and has its pairs among the
 two images of each of 8 devices, ours among all 16.
 The papers start from ImageNet weights, which are not included: expect less from scratch. Not run at
-full size yet. model=<name> takes another student, or teacher. Images are evaluated whole, padded to
-multiples of 128, so that their many sizes become few compiled programs;
---config.eval.pad_multiple=1 takes each as it is.
+full size yet. model=<name> takes another student, or teacher. Images are evaluated whole, each at
+its own size, which compiles a program a size; --config.eval.pad_multiple=128 makes them few by
+padding, which changes the result: see kdseg_jax/default_config.py.
 """
 
 from configs import papers
@@ -31,4 +31,4 @@ from configs import papers
 
 def get_config(arg=None):
   """Arguments: role=teacher|student, method, settings=<of papers.SETTINGS>, model, runlocal."""
-  return papers.recipe(arg, data='ade20k', pad_multiple=128)
+  return papers.recipe(arg, data='ade20k')

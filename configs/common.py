@@ -105,7 +105,6 @@ def runlocal(config: ConfigDict) -> ConfigDict:
   config.augmentation.crop = (32, 32)
   config.train.update(steps=2, batch_size=8, compile_level=0)
   config.eval.update(every_steps=2, batch_size=8, limit=8)
-  config.eval.pad_multiple = min(config.eval.pad_multiple, 16)
   config.checkpoint.every_steps = 2
   config.log.every_steps = 1
   config.optimizer.warmup_steps = 0

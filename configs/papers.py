@@ -44,8 +44,8 @@ SETTINGS = {
 }
 
 
-def recipe(arg: str | None, *, data: str, own: Mapping[str, Mapping] | None = None,
-           pad_multiple: int = 1) -> ConfigDict:
+def recipe(
+    arg: str | None, *, data: str, own: Mapping[str, Mapping] | None = None) -> ConfigDict:
   """The config of a pair of models on a data set, at the settings of one of the papers.
 
   Args:
@@ -54,7 +54,6 @@ def recipe(arg: str | None, *, data: str, own: Mapping[str, Mapping] | None = No
     data: name of the data set.
     own: settings -> the fields of `SETTINGS` that differ on this data set; `distill` among them is
       term -> options, of every method that has the term.
-    pad_multiple: of evaluation, where images are of many sizes.
 
   Raises:
     ValueError: as `common.parse_arg`, or unknown settings or role.
@@ -67,7 +66,6 @@ def recipe(arg: str | None, *, data: str, own: Mapping[str, Mapping] | None = No
   config = common.segmentation(arg.method, arg.role)
   config.data.name = data
   config.augmentation.update(crop=settings['crop'], scale=settings['scale'])
-  config.eval.pad_multiple = pad_multiple
   config.train.update(steps=settings['steps'], batch_size=settings['batch_size'])
   config.optimizer.learning_rate = settings['learning_rate']
   for optimizer in (config.optimizer, config.critic.optimizer):

@@ -23,9 +23,9 @@ Both memory weights are the 0.01 of CIRKD's scripts for this data set, and 0.1 a
 as in those of its second version. There the teacher has 77.8, and the students are MobileNetV3,
 which is not here.
 The papers start from ImageNet weights, which are not included: expect less from scratch. Not run at
-full size yet. model=<name> takes another student, or teacher. Images are evaluated whole, padded to
-multiples of 128, so that their many sizes become few compiled programs;
---config.eval.pad_multiple=1 takes each as it is.
+full size yet. model=<name> takes another student, or teacher. Images are evaluated whole, each at
+its own size, which compiles a program a size; --config.eval.pad_multiple=128 makes them few by
+padding, which changes the result: see kdseg_jax/default_config.py.
 """
 
 from configs import papers
@@ -35,4 +35,4 @@ MEMORY = {'distill': {'memory': {'pixel_weight': 0.01, 'region_weight': 0.01}}}
 
 def get_config(arg=None):
   """Arguments: role=teacher|student, method, settings=<of papers.SETTINGS>, model, runlocal."""
-  return papers.recipe(arg, data='voc', own={'cirkd': MEMORY, 'skd': MEMORY}, pad_multiple=128)
+  return papers.recipe(arg, data='voc', own={'cirkd': MEMORY, 'skd': MEMORY})

@@ -104,7 +104,9 @@ def segmentation(method: str = 'none', role: str = 'student') -> ConfigDict:
           'every_steps': 2_000,        # and after the last step
           'batch_size': 8,
           'limit': 0,                  # images; 0 is all
-          'pad_multiple': 1,           # of sizes, by padding: few programs for data of many sizes
+          # Sizes become multiples of it by padding: few programs for data of many sizes, and other
+          # results (by points of mIoU, see pipeline.evaluation_batches).
+          'pad_multiple': 1,
           'window': (),                # (height, width) of sliding windows; () is whole images
           'overlap': 1 / 3,            # of windows, as a share
           'scales': (1.0,),            # of the images, whose probabilities are averaged

@@ -67,6 +67,13 @@ def evaluation_batches(source: Any, *, batch_size: int, multiple: int = 1, proce
   A batch has images of one size only, so that no image's result depends on the others: images wait
   in one buffer for each size, which is emptied when it is full, and at the end. For data of many
   sizes `multiple` makes them few, by padding at the bottom and right with label 255 and mask False.
+  That is an approximation, not to be reported as the result of whole images: models pool over the
+  padding, logits are upsampled on its grid, and behind the first BatchNorm it is not 0 for the
+  convolutions that reach into it. Measured on 25 validation images of CamVid, cut to 333x451, at
+  multiples 1, 8 and 128: a DeepLabV3-ResNet18 (width 0.25, 300 steps) gives 2.0% and 5.0% of the
+  pixels another class (mean IoU 17.9, 17.9, 18.1), the released ESPNet-C, which pools nothing,
+  3.9% and 3.7% (77.2, 80.3, 80.8). With pooling and upsampling kept to the image 4.4% and 1.2% are
+  left at 128: masks there alone do not mend it.
   What is missing then is filled up by examples of index -1: image 0, label 255, mask False. Within
   a size, images come in the order of the source. All processes see batches of the same shapes in
   the same order (each reads the whole source) and take their part, a contiguous one, of each.
@@ -74,7 +81,7 @@ def evaluation_batches(source: Any, *, batch_size: int, multiple: int = 1, proce
   Args:
     source: where examples come from, see the module.
     batch_size: of all processes together.
-    multiple: of which height and width become a multiple by padding; 1 pads nothing.
+    multiple: of which height and width become a multiple by padding; 1 pads nothing and is exact.
     process_index: number of this process.
     process_count: number of processes.
     num_threads: threads that read ahead; they do not change the batches.

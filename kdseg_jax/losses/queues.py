@@ -111,7 +111,8 @@ def push_pixels(
   Reference: the pixel queue of Yang et al., "Cross-Image Relational Knowledge Distillation for
   Semantic Segmentation" (CVPR 2022). The official code counts the pixels of a class, but then
   takes as many from the top of the image, whatever they are; what would run over the end of the
-  ring it writes to the last slots instead.
+  ring it writes to the last slots instead. Tested against its arrays: how many of which class and
+  image, in which order; not which pixels.
   """
   labels = _prepare(queue, embeddings, labels, ignore_label)
   images, count = labels.shape[0], queue.embeddings.shape[0]
@@ -152,7 +153,7 @@ def push_regions(
   Raises:
     ValueError: the shapes do not fit, or labels are not integers.
 
-  Reference: the region queue of Yang et al. (CVPR 2022).
+  Reference: the region queue of Yang et al. (CVPR 2022), whose code this equals.
   """
   labels = _prepare(queue, embeddings, labels, ignore_label)
   count = queue.embeddings.shape[0]
@@ -213,6 +214,8 @@ def sample(
     only_filled: draw from what was pushed, independently for each class: without replacement, or
       with it where less than k was pushed. False is the official rule: one draw of slots for all
       classes, and the noise in slots that nothing was pushed to counts as well.
+
+  The draws are random and so tested by what they hold, not against official arrays.
 
   Returns:
     Embeddings `(C * k, D)`, class by class, and bool `(C * k,)`: False for a class of which

@@ -139,7 +139,8 @@ def make_predictor(task: Any, model: Any, variables: PyTree, *,
     variables: of the model.
     inference: what the model is shown.
     size: (height, width) at which the model sees images, as in training; () is their own.
-    multiple: of which their own sizes become a multiple by padding, as in evaluation.
+    multiple: of which their own sizes become a multiple by padding, as in evaluation, where an
+      approximation; 1 is exact.
   """
   score = make_scorer(task, model, inference)
   sizes = compiling.Sizes(None if size else multiple)

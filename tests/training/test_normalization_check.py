@@ -1,12 +1,16 @@
 """A BatchNorm that would see one value a channel is refused before anything is compiled."""
 
+import functools
+
 import jax
+import jax.numpy as jnp
 import pytest
 
 from configs import quickstart
-from kdseg_jax import models
+from kdseg_jax import distillers, models
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import experiment, parallel
+from kdseg_jax.training.normalization_check import check_normalization
 
 ONE_DEVICE = pytest.fixture(autouse=True)(lambda monkeypatch: monkeypatch.setattr(
     parallel, 'create_mesh', lambda make=parallel.create_mesh: make(jax.devices()[:1])))
@@ -51,3 +55,26 @@ def test_what_is_frozen_keeps_its_statistics():
   config.train.freeze = ('backbone/*',)
   with pytest.raises(UserError, match='aspp_pooling'):
     experiment.create_experiment(config)
+
+
+@pytest.mark.parametrize('images, side', [(1, 1), (2, 1), (1, 2)])
+def test_the_heads_of_methods_are_looked_at_too(images, side):
+  config = config_of('espnet_c', images)
+  config.method = 'cirkd'
+  tap = jax.ShapeDtypeStruct((images, side, side, 4), jnp.float32)
+  size = (images, 32, 32)
+  inputs = distillers.DistillInputs(
+      student={'embedding': tap, 'logits': tap}, teacher={'embedding': tap},
+      batch={'image': jax.ShapeDtypeStruct((*size, 3), jnp.uint8),
+             'label': jax.ShapeDtypeStruct(size, jnp.uint8),
+             'mask': jax.ShapeDtypeStruct(size, jnp.bool_),
+             'index': jax.ShapeDtypeStruct(size[:1], jnp.int32)},
+      rng=jax.random.key(0), step=jax.ShapeDtypeStruct((), jnp.int32))
+  method = distillers.memory(pixel_slots=4, region_slots=4, axis_name=parallel.AXIS)
+  student = models.create('espnet_c', 4, width=0.125, axis_name=parallel.AXIS)
+  check = functools.partial(
+      check_normalization, config, parallel.create_mesh(), student, method, inputs)
+  if images * side > 1:
+    return check()
+  with pytest.raises(UserError, match='hidden/norm/norm of method=cirkd sees one value'):
+    check()
