@@ -17,6 +17,7 @@ from kdseg_jax import config_files, program
 from kdseg_jax.data import files, palettes, subset
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import experiment, parallel
+from kdseg_jax.training.evaluation import recorded_mean_iou
 from kdseg_jax.training.inference import make_predictor
 
 _CONFIG = program.define_config()
@@ -45,13 +46,13 @@ def main(arguments):
   """Writes `labels/<name>.png` (class indices with a palette) and `overlays/<name>.png`.
 
   With `--compare` or `--split` also `strips/<name>.png`: the image, its label if that is known,
-  and what every model predicts.
+  and what every model predicts, with its mIoU where the run was evaluated on the split.
   """
   workdir = program.require_workdir(trained=True)
   named = program.named_workdirs(workdir, _COMPARE.value)
   source = _create_source(arguments)
   main_name = next(name for name, path in named.items() if program.same_folder(path, workdir))
-  predictors, meta = _load_predictors(named, main_name)
+  predictors, titles, meta = _load_predictors(named, main_name)
   classes, palette = meta.classes, np.asarray(meta.palette, np.uint8)
   output = _OUTPUT.value or os.path.join(workdir, 'predictions')
 
@@ -70,14 +71,14 @@ def main(arguments):
       panels = {'image': image}
       if label is not None:
         panels['label'] = palettes.overlay(image, label, palette)
-      write('strips', name,
-            palettes.strip([*panels.values(), *overlays.values()], [*panels, *overlays]),
+      panels |= {titles[model]: picture for model, picture in overlays.items()}
+      write('strips', name, palettes.strip(list(panels.values()), list(panels)),
             [*labels.values(), *([] if label is None else [label])])
   print(f'{len(source)} images. Labels and overlays: {output}')
 
 
 def _load_predictors(named, main_name):
-  """A predictor for each work directory, all by `config.eval`, and what was saved with the main."""
+  """Of each work directory a predictor, by `config.eval`, and a title; what the main saved."""
   predictors, metas = {}, {}
   mesh, inference = parallel.create_mesh(), experiment.create_inference(_CONFIG.value)
   for name, path in named.items():
@@ -93,7 +94,9 @@ def _load_predictors(named, main_name):
           f'{named[name]} was trained on other classes ({", ".join(meta.classes[:3])}, ...) than '
           f'{named[main_name]} ({", ".join(metas[main_name].classes[:3])}, ...): they cannot be '
           'compared.')
-  return predictors, metas[main_name]
+  titles = {name: palettes.with_score(name, recorded_mean_iou(
+      named[name], meta, _CONFIG.value, _SPLIT.value)) for name, meta in metas.items()}
+  return predictors, titles, metas[main_name]
 
 
 def _create_source(arguments):
