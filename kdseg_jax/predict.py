@@ -17,6 +17,7 @@ from kdseg_jax import command_line, config_files, names, paths, program
 from kdseg_jax.data import files, palettes, subset
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import experiment, parallel
+from kdseg_jax.training.evaluation import recorded_mean_iou
 from kdseg_jax.training.inference import make_predictor
 
 
@@ -50,8 +51,8 @@ def main(options, arguments):
   """Writes `labels/<name>.png` (class indices with a palette) and `overlays/<name>.png`.
 
   With `--compare` or `--split` also `strips/<name>.png`: the image, its label if that is known,
-  and what every model predicts. Images that cannot be read are left out and listed at the end; the
-  exit status is then 1.
+  and what every model predicts, with its mIoU where the run was evaluated on the split. Images that
+  cannot be read are left out and listed at the end; the exit status is then 1.
   """
   workdir = program.require_workdir(options, trained=True)
   named = program.named_workdirs(workdir, options.compare)
@@ -60,7 +61,7 @@ def main(options, arguments):
   main_name = next(name for name, path in named.items() if program.same_folder(path, workdir))
   output = options.output or os.path.join(workdir, 'predictions')
   paths.check_folder(output, 'output')
-  predictors, meta = _load_predictors(options, named, main_name, inference)
+  predictors, titles, meta = _load_predictors(options, named, main_name, inference)
   if options.split:
     _require_same_classes(
         source.classes, meta, f'the data ({options.split})', workdir, options.allow_class_names)
@@ -83,8 +84,8 @@ def main(options, arguments):
       panels = {'image': image}
       if label is not None:
         panels['label'] = palettes.overlay(image, label, palette)
-      write('strips', name,
-            palettes.strip([*panels.values(), *overlays.values()], [*panels, *overlays]),
+      panels |= {titles[model]: picture for model, picture in overlays.items()}
+      write('strips', name, palettes.strip(list(panels.values()), list(panels)),
             [*labels.values(), *([] if label is None else [label])])
   print(f'{len(source) - len(left_out)} images. Labels and overlays: {output}')
   if left_out:
@@ -93,7 +94,7 @@ def main(options, arguments):
 
 
 def _load_predictors(options, named, main_name, inference):
-  """A predictor for each work directory, all by `config.eval`, and what was saved with the main."""
+  """Of each work directory a predictor, by `config.eval`, and a title; what the main saved."""
   predictors, metas = {}, {}
   mesh = parallel.create_mesh()
   for name, path in named.items():
@@ -106,7 +107,9 @@ def _load_predictors(options, named, main_name, inference):
   for name, meta in metas.items():
     _require_same_classes(meta.classes, metas[main_name], f'the model of {named[name]}',
                           named[main_name], options.allow_class_names)
-  return predictors, metas[main_name]
+  titles = {name: palettes.with_score(name, recorded_mean_iou(
+      named[name], meta, options.config, options.split)) for name, meta in metas.items()}
+  return predictors, titles, metas[main_name]
 
 
 def _require_same_classes(classes, meta, where, workdir, allow):

@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from kdseg_jax.data import pipeline, subset
-from kdseg_jax.training import compiling, parallel
+from kdseg_jax.training import compiling, experiment, parallel
 from kdseg_jax.training.inference import WHOLE_IMAGE, Inference, make_scorer
 from kdseg_jax.training.step import make_evaluation_step
+from kdseg_jax.training.writers import read_rows
 
 
 class Predicted(NamedTuple):
@@ -99,6 +101,30 @@ def _predictions(batch, predicted):
     found.append(Predicted(*(
         x[i, :height, :width] for x in (batch['image'], batch['label'], labels))))
   return found
+
+
+def recorded_mean_iou(workdir: str, meta: ConfigDict, config: ConfigDict,
+                      split: str | None) -> float | None:
+  """The mIoU that a run logged for a checkpoint, where it was measured as a config says.
+
+  Args:
+    workdir: of the run.
+    meta: of the checkpoint, from `experiment.load_model`.
+    config: whose data and way of looking at images must be those of the run's evaluation.
+    split: likewise.
+
+  Returns:
+    It, or None: nothing was logged for the checkpoint, or of another split, data, or inference.
+  """
+  def measured(config, split):
+    return (split, config.data.name, config.data.root, tuple(config.data.size),
+            config.eval.pad_multiple, config.eval.absent_as_zero,
+            experiment.create_inference(config))
+
+  if measured(meta.config, meta.config.eval.split) != measured(config, split):
+    return None
+  return next((row['mean_iou'] for row in reversed(read_rows(workdir))
+               if row['phase'] == 'evaluation' and row['step'] == meta.data.next_batch), None)
 
 
 def throughput(task: Any, model: Any, variables: Any, image: np.ndarray, *,

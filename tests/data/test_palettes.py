@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from kdseg_jax import lettering
+from kdseg_jax import data, lettering
 from kdseg_jax.data import palettes
+from tests.data import archives
 
 
 @pytest.fixture(autouse=True)
@@ -151,3 +152,15 @@ def test_names_that_no_font_draws_are_transliterated_in_legends_and_titles():
   title = lambda text: palettes.strip([picture], [text])
   np.testing.assert_array_equal(title('学生'), title('XueSheng'))
   np.testing.assert_array_equal(title('\ue000'), title('picture 0'))
+
+
+def test_data_sets_have_their_own_colours_and_own_data_the_default_ones(tmp_path):
+  archives.folder(tmp_path)
+  np.testing.assert_array_equal(data.create('folder', 'train', root=tmp_path).palette,
+                                palettes.default_palette(3))
+  from kdseg_jax.data.tfds_builders import ade20k, pascal_context, voc  # slow to import
+  # Black is left for what is ignored where the data set has no class of this colour.
+  for builder, first in ((voc.Voc, [(0, 0, 0), (128, 0, 0)]),
+                         (ade20k.Ade20k, [(128, 0, 0), (0, 128, 0)]),
+                         (pascal_context.PascalContext, [(128, 0, 0), (0, 128, 0)])):
+    assert [tuple(color) for color in builder.PALETTE[:2].tolist()] == first

@@ -1,14 +1,18 @@
 """The notebooks: what is committed is clean, and every cell of theirs runs."""
 
 import base64
+import importlib.util
 import re
+import types
 
 import cv2
 import nbclient
 import nbformat
 import numpy as np
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 
+from kdseg_jax import data
 from tests import runs
 
 FOLDER = runs.ROOT / 'experiments' / 'colab'
@@ -19,13 +23,13 @@ def read(name):
   return nbformat.read(FOLDER / name, as_version=4)
 
 
-def execute(name, folder):
+def execute(name, folder, **environment):
   """The notebook after all its cells were run in `folder`, as on a machine with one CPU device."""
   notebook = read(name)
   client = nbclient.NotebookClient(
       notebook, timeout=600, kernel_name='python3', coalesce_streams=True,
       resources={'metadata': {'path': str(folder)}})
-  client.execute(env=runs.ENVIRONMENT | {'IPYTHONDIR': str(folder)})
+  client.execute(env=runs.ENVIRONMENT | {'IPYTHONDIR': str(folder)} | environment)
   return notebook
 
 
@@ -66,7 +70,58 @@ def test_committed_notebooks_are_whole_small_and_free_of_traces_of_a_machine(nam
                                          for output in cell.get('outputs', []))
   # It comes first, keeps to what a Colab has, and needs an address that only the user knows.
   assert "find_spec('kdseg_jax')" in code[0].source and '--no-deps' in code[0].source
-  assert "REPOSITORY = ''" in code[0].source
+  assert "ADDRESS = ''" in code[0].source
+
+
+def install(name, address, monkeypatch):
+  """Runs the first cell as where kdseg_jax is not installed; the arguments of its `%pip`s."""
+  code = next(cell.source for cell in read(name).cells if cell.cell_type == 'code')
+  calls = []
+  shell = types.SimpleNamespace(run_line_magic=lambda magic, line, *_: calls.append((magic, line)))
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda package: None)
+  code = TransformerManager().transform_cell(code.replace("ADDRESS = ''", f'ADDRESS = {address!r}'))
+  exec(code, {'get_ipython': lambda: shell})
+  return calls
+
+
+@pytest.mark.parametrize('name', NOTEBOOKS)
+def test_a_fresh_machine_asks_for_one_address_and_installs_from_it(name, monkeypatch):
+  with pytest.raises(ValueError, match='kdseg_jax is not installed. Fill in ADDRESS'):
+    install(name, '', monkeypatch)
+  (magic, line), *more = install(name, 'https://host/kdseg_jax.whl', monkeypatch)
+  assert magic == 'pip' and line.startswith('install --quiet --no-deps {ADDRESS}')
+  installed = ' '.join([line, *(line for _, line in more)]).split()
+  assert 'anyascii' in installed and not {'jax', 'flax', 'numpy'} & set(installed)
+
+
+@pytest.mark.parametrize('name', NOTEBOOKS)
+def test_an_installed_package_is_left_alone(name):
+  code = next(cell.source for cell in read(name).cells if cell.cell_type == 'code')
+  exec(TransformerManager().transform_cell(code), {})  # knows no %pip
+
+
+@pytest.mark.slow
+def test_distil_your_own_folder_runs_on_the_folder_that_it_makes(tmp_path, monkeypatch):
+  monkeypatch.setenv('JUPYTER_DATA_DIR', str(tmp_path))
+  name = 'distil_your_own_folder.ipynb'
+  notebook = execute(name, tmp_path, KDSEG_SHORT='1')
+  assert outputs(notebook) == outputs(read(name))
+
+  assert '| train |     16 |' in printed(notebook, 'check')
+  assert '0 problems.' in printed(notebook, 'check')
+  methods = [re.search('2 steps, method (.*)', printed(notebook, cell)).group(1)
+             for cell in ('teacher', 'student', 'distilled')]
+  assert methods == ['none', 'none', 'pixelwise+pairwise']
+  rows = [[cell.strip() for cell in line.strip('|').split('|')]
+          for line in printed(notebook, 'evaluate').splitlines()]
+  assert rows[0] == ['IoU on val, %', 'teacher', 'student', 'distilled']
+  assert [row[0] for row in rows[2:]] == ['mean', *data.Scenes.classes]
+  evaluations = {run: runs.rows(tmp_path / 'runs' / run)[-1] for run in rows[0][1:]}
+  assert rows[2][1:] == [f'{100 * row["mean_iou"]:.1f}' for row in evaluations.values()]
+  assert 'teacher_mean_iou' in evaluations['distilled']
+  assert 'teacher_mean_iou' not in evaluations['student']
+  for cell in ('look', 'picture'):
+    assert picture(notebook, cell).std() > 20
 
 
 @pytest.mark.slow
