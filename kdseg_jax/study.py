@@ -14,7 +14,7 @@ from kdseg_jax import models, program
 from kdseg_jax.errors import UserError
 from kdseg_jax.report import studies
 from kdseg_jax.training import experiment as experiments
-from kdseg_jax.training import loop, parallel, side_by_side, study_plan
+from kdseg_jax.training import loop, parallel, shapes, side_by_side, study_plan
 from kdseg_jax.training.evaluation import throughput
 from kdseg_jax.training.run import read_json, write_json
 from kdseg_jax.training.writers import finite, read_rows
@@ -32,6 +32,9 @@ def main(options, arguments):
   if config is None or 'study' not in config:
     raise UserError('--config must be a study, e.g. --config=experiments/scenes_core.py')
   study_plan.check_study(config)
+  shapes.check_study(config, {
+      name: study_plan.student_config(config, name, config.study.seeds[0])
+      for name in study_plan.student_names(config)})
   if not (train_teacher(config, workdir) and side_by_side.train(config, workdir)):
     print(f'Stopped and saved; the same command goes on from there. Work directory: {workdir}')
     return

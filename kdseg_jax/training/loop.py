@@ -9,7 +9,7 @@ import tqdm
 from ml_collections import ConfigDict
 
 from kdseg_jax.training import experiment as experiments
-from kdseg_jax.training import programs
+from kdseg_jax.training import programs, shapes
 from kdseg_jax.training.preemption import StopSignal
 from kdseg_jax.training.run import (
     Run,
@@ -53,6 +53,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any] | None:
 def start(config: ConfigDict, workdir: str, stop: StopSignal) -> Run:
   """The run of a config, fresh or from its newest checkpoint."""
   experiment = experiments.create_experiment(config)
+  shapes.check_losses(experiment)
   check_evaluation_data(experiment, workdir, stop)
   return Run(experiment, workdir, experiments.initial_state(experiment), should_stop=stop,
              evaluator=create_evaluator(experiment, experiment.student))

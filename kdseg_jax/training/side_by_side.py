@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from kdseg_jax.distillers import DistillerState
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import experiment as experiments
-from kdseg_jax.training import loop, parallel, programs, study_plan
+from kdseg_jax.training import loop, parallel, programs, shapes, study_plan
 from kdseg_jax.training.preemption import StopSignal
 from kdseg_jax.training.run import (
   Run,
@@ -195,6 +195,7 @@ class _Shared:
     for name, of_seeds in configs.items():
       self.experiments[name] = experiments.create_experiment(
           next(iter(of_seeds.values())), teacher=teacher)
+      shapes.check_losses(self.experiments[name])
       teacher = teacher or self.experiments[name].teacher
     check_evaluation_data(next(iter(self.experiments.values())), workdir)
     measured = read_json(os.path.join(workdir, 'teacher.json')).get('key', {})
