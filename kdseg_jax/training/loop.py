@@ -8,6 +8,7 @@ from typing import Any
 import tqdm
 from ml_collections import ConfigDict
 
+from kdseg_jax import paths
 from kdseg_jax.training import experiment as experiments
 from kdseg_jax.training import programs, shapes
 from kdseg_jax.training.preemption import StopSignal
@@ -35,6 +36,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any] | None:
     TeacherTooWeak: the teacher scores below `config.teacher.min_metric`.
     Diverged: NaN or infinity in the loss.
   """
+  workdir = paths.local(workdir)
   with StopSignal() as stop:
     run = start(config, workdir, stop)
     try:

@@ -14,6 +14,7 @@ import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
+from kdseg_jax import paths
 from kdseg_jax.distillers import DistillerState
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import experiment as experiments
@@ -56,6 +57,7 @@ def train(config: ConfigDict, workdir: str) -> bool:
     ValueError: a config cannot work, or a run was begun with another config.
     Diverged: NaN or infinity in the loss of a student.
   """
+  workdir = paths.local(workdir)
   configs = study_plan.unfinished(config, workdir)
   if not configs:
     return True
