@@ -22,12 +22,13 @@ _OF_THE_MACHINE = (
     errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.EMFILE, errno.EFBIG)
 
 
-def local(path: str) -> str:
+def local(path: str | os.PathLike) -> str:
   """A path with `~` and `~<user>` expanded.
 
   Raises:
     UserError: an address such as gs://bucket/folder, or a user who does not exist.
   """
+  path = os.fspath(path)
   if _ADDRESS.match(path):
     raise UserError(
         f'{path}: is an address, and only folders of this machine are read and written. Mount the '

@@ -14,7 +14,7 @@ from kdseg_jax import models, program, tasks
 from kdseg_jax.errors import UserError
 from kdseg_jax.report import studies
 from kdseg_jax.training import experiment as experiments
-from kdseg_jax.training import loop, parallel, side_by_side, study_plan, tuning
+from kdseg_jax.training import loop, parallel, shapes, side_by_side, study_plan, tuning
 from kdseg_jax.training.evaluation import throughput
 from kdseg_jax.training.run import read_json, write_json
 from kdseg_jax.training.writers import finite, read_rows
@@ -34,6 +34,9 @@ def main(options, arguments):
   study_plan.check_study(config)
   if config.study.tune:
     tuning.check(config)
+  shapes.check_study(config, {
+      name: study_plan.student_config(config, name, config.study.seeds[0])
+      for name in study_plan.student_names(config)})
   allow = options.allow_class_names
   if not (train_teacher(config, workdir, allow_class_names=allow)
           and tune(config, workdir, allow_class_names=allow)

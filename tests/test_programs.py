@@ -188,7 +188,8 @@ def test_quickstart_trains_three_models_and_writes_figures_and_overlays(cache, t
      'config.teacher.checkpoint is empty'),
     (['--config=configs/quickstart.py', '--workdir=WORK', '--config.method=pixelwise'],
      'Give the method to the recipe instead'),
-    (['--workdir=WORK', '--config.seed=1'], "Unknown command line flag 'config.seed'"),
+    (['--workdir=WORK', '--config.seed=1'],
+     '--config.seed=1: there is no config whose field this is'),
     (['--wrkdir=WORK'], "Unknown command line flag 'wrkdir'. Did you mean: workdir"),
     (['--config=configs/quickstart.py:method=pixelwise', '--workdir=WORK',
       '--config.teacher.checkpoint=WORK/nowhere'], 'has no checkpoint'),
@@ -209,6 +210,9 @@ def test_quickstart_trains_three_models_and_writes_figures_and_overlays(cache, t
     (['--config=configs/quickstart.py', '--workdir=WORK', 'stray'], "Unexpected argument 'stray'"),
     (['--config=configs/nowhere.py', '--workdir=WORK'], 'configs/nowhere.py: no such file'),
     (['--config=BROKEN', '--workdir=WORK'], 'broken.py:2: '),
+    (['--config=configs/quickstart.py', '--workdir=WORK', '--config.data.size=32'],
+     'config.data.size=32: expected a height and a width'),
+    (['--config=configs/quickstart.py', '--workdir=BROKEN/run'], 'broken.py is no folder'),
 ])
 def test_wrong_input_of_train_is_one_clear_error_and_leaves_nothing(
     arguments, message, cache, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import zlib
@@ -165,7 +166,8 @@ def combine(parts: Mapping[str, tuple[Weight, Distiller]]) -> Distiller:
     parts: name -> (weight, distiller). A weight is a number or an optax schedule of the step.
 
   Raises:
-    ValueError: a weight is neither a number nor a schedule, or a name is empty or holds '/'.
+    ValueError: a weight is neither a number nor a schedule, or a name is empty or holds '/'. That
+      of a part, later, begins with the part's name.
   """
   for name, (weight, _) in parts.items():
     if not name or '/' in name:
@@ -179,8 +181,10 @@ def combine(parts: Mapping[str, tuple[Weight, Distiller]]) -> Distiller:
   distillers = {name: distiller for name, (_, distiller) in parts.items()}
 
   def init(rng, inputs):
-    states = {name: d.init(fold_in_name(rng, name), with_own_key(inputs, name))
-              for name, d in distillers.items()}
+    states = {}
+    for name, distiller in distillers.items():
+      with _named(name):
+        states[name] = distiller.init(fold_in_name(rng, name), with_own_key(inputs, name))
     return DistillerState(*({name: getattr(state, group) for name, state in states.items()}
                             for group in DistillerState._fields))
 
@@ -237,12 +241,23 @@ def _sum_objectives(objectives, weigh, state, inputs):
   memory = dict(state.memory)
   metrics = {}
   for name, objective in objectives.items():
-    value, (memory[name], reported) = objective(
-        state_of_part(state, name), with_own_key(inputs, name))
+    with _named(name):
+      value, (memory[name], reported) = objective(
+          state_of_part(state, name), with_own_key(inputs, name))
     value, own = weigh(name, value)
     total += value
     metrics |= own | {f'{name}/{term}': x for term, x in reported.items()}
   return total, (memory, metrics)
+
+
+@contextlib.contextmanager
+def _named(name):
+  """Adds the name of a part to its errors."""
+  try:
+    yield
+  except ValueError as error:
+    kind = UserError if isinstance(error, UserError) else ValueError
+    raise kind(f'{name}: {error}') from error
 
 
 def _union(requires):

@@ -19,7 +19,7 @@ from kdseg_jax.data import subset
 from kdseg_jax.distillers.core import fold_in_name
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import freezing, parallel
-from kdseg_jax.training.checkpoint import Checkpointer
+from kdseg_jax.training.checkpoint import Checkpointer, CheckpointError
 from kdseg_jax.training.inference import Inference
 from kdseg_jax.training.normalization_check import check_normalization
 from kdseg_jax.training.optimizers import create_optimizer, create_schedule
@@ -266,7 +266,7 @@ def load_teacher(config: ConfigDict, classes: Sequence[str], mesh: Mesh, *,
     UserError: the teacher's classes are others than these.
   """
   workdir = config.teacher.checkpoint
-  teacher, meta = load_model(workdir, None, mesh)
+  teacher, meta = load_model(workdir, len(classes), mesh, what='teacher')
   names.require_same_classes(
       meta.classes, classes, found_in=f'the teacher {workdir}', expected_in='the data',
       allow=allow_class_names)
@@ -274,8 +274,12 @@ def load_teacher(config: ConfigDict, classes: Sequence[str], mesh: Mesh, *,
   return teacher
 
 
-def load_model(workdir: str, num_classes: int | None, mesh: Mesh, *,
-               best: bool = True) -> tuple[Teacher, ConfigDict]:
+def _shortened(classes):
+  return ', '.join(classes[:5]) + (', ...' if len(classes) > 5 else '')
+
+
+def load_model(workdir: str, num_classes: int | None, mesh: Mesh, *, best: bool = True,
+               what: str = 'model') -> tuple[Teacher, ConfigDict]:
   """A trained model of a work directory, replicated over the mesh, and what was saved with it.
 
   Args:
@@ -283,19 +287,24 @@ def load_model(workdir: str, num_classes: int | None, mesh: Mesh, *,
     num_classes: number of classes it must have; None is that of the run.
     mesh: devices.
     best: the checkpoint with the best metric rather than the newest.
+    what: what it is to be, for errors.
 
   Returns:
     The model with its variables, and the checkpoint's `meta`: `config`, `classes`, `palette`.
 
   Raises:
-    CheckpointError: none there, or it does not fit.
+    CheckpointError: none there, it has another number of classes, or it does not fit.
   """
   checkpointer = Checkpointer(workdir)
   step = checkpointer.best_step() if best else checkpointer.latest_step()
   meta = checkpointer.read_meta(step)
   config = config_files.from_dict(meta['config'], where=f'checkpoint {step} of {workdir}')
   meta = ConfigDict(meta | {'config': config})
-  model = create_model(meta.config.student, num_classes or len(meta.classes))
+  if num_classes not in (None, len(meta.classes)):
+    raise CheckpointError(
+        f'The {what} {workdir} was trained on other classes than these data have: there are '
+        f'{len(meta.classes)} and {num_classes} classes. Its were {_shortened(meta.classes)}.')
+  model = create_model(meta.config.student, len(meta.classes))
   variables = checkpointer.restore_model(step, with_sharding(abstract_variables(model), mesh))
   checkpointer.close()
   return Teacher(model, variables, os.path.abspath(workdir), step), meta
@@ -328,17 +337,21 @@ def abstract_inputs(experiment: Experiment) -> distillers.DistillInputs:
            'mask': jax.ShapeDtypeStruct(size, jnp.bool_),
            'index': jax.ShapeDtypeStruct(size[:1], jnp.int32)}
 
-  def taps_of(model):
-    variables = jax.eval_shape(lambda: model.init(
-        {'params': jax.random.key(0)}, jnp.zeros((1, *size[1:], 3), jnp.uint8)))
-    return jax.eval_shape(lambda v, image: model.apply(v, image)[1], variables, batch['image'])
-
   inputs = distillers.DistillInputs(
-      student=taps_of(experiment.student),
-      teacher=taps_of(experiment.teacher.model) if experiment.teacher else {},
+      student=_abstract_taps(experiment.student, size),
+      teacher=_abstract_taps(experiment.teacher.model, size) if experiment.teacher else {},
       batch=batch, rng=jax.random.key(0), step=jax.ShapeDtypeStruct((), jnp.int32))
   distillers.check_requires(experiment.distiller.requires, inputs)
   return inputs
+
+
+@functools.lru_cache
+def _abstract_taps(model, size):
+  """Shapes of a model's taps for images of `(N, height, width)`."""
+  variables = jax.eval_shape(lambda: model.init(
+      {'params': jax.random.key(0)}, jnp.zeros((1, *size[1:], 3), jnp.uint8)))
+  return jax.eval_shape(lambda v, image: model.apply(v, image)[1], variables,
+                        jax.ShapeDtypeStruct((*size, 3), jnp.uint8))
 
 
 def check_memory(experiment: Experiment, inputs: distillers.DistillInputs) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import tqdm
 from ml_collections import ConfigDict
 
-from kdseg_jax.training import compiling, programs
+from kdseg_jax import paths
+from kdseg_jax.training import compiling, programs, shapes
 from kdseg_jax.training import experiment as experiments
 from kdseg_jax.training.data_check import check_data
 from kdseg_jax.training.preemption import StopSignal
@@ -33,6 +34,7 @@ def train(config: ConfigDict, workdir: str, *,
     TeacherTooWeak: the teacher scores below `config.teacher.min_metric`.
     Diverged: NaN or infinity in the loss.
   """
+  workdir = paths.local(workdir)
   with StopSignal() as stop:
     run = start(config, workdir, stop, allow_class_names=allow_class_names)
     try:
@@ -52,6 +54,7 @@ def start(config: ConfigDict, workdir: str, stop: StopSignal, *,
           allow_class_names: bool = False) -> Run:
   """The run of a config, fresh or from its newest checkpoint."""
   experiment = experiments.create_experiment(config, allow_class_names=allow_class_names)
+  shapes.check_losses(experiment)
   check_data(experiment, workdir, stop)
   return Run(experiment, workdir, experiments.initial_state(experiment), should_stop=stop,
              evaluator=create_evaluator(experiment, experiment.student))

@@ -14,9 +14,10 @@ import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
+from kdseg_jax import paths
 from kdseg_jax.distillers import DistillerState
 from kdseg_jax.errors import UserError
-from kdseg_jax.training import compiling, loop, parallel, programs, study_plan
+from kdseg_jax.training import compiling, loop, parallel, programs, shapes, study_plan
 from kdseg_jax.training import experiment as experiments
 from kdseg_jax.training.data_check import check_data
 from kdseg_jax.training.preemption import StopSignal
@@ -57,6 +58,7 @@ def train(config: ConfigDict, workdir: str, *, allow_class_names: bool = False) 
     ValueError: a config cannot work, or a run was begun with another config.
     Diverged: NaN or infinity in the loss of a student.
   """
+  workdir = paths.local(workdir)
   configs = study_plan.unfinished(config, workdir)
   if not configs:
     return True
@@ -202,6 +204,7 @@ class _Shared:
     for name, of_seeds in configs.items():
       self.experiments[name] = experiments.create_experiment(
           next(iter(of_seeds.values())), teacher=teacher, allow_class_names=allow_class_names)
+      shapes.check_losses(self.experiments[name])
       teacher = teacher or self.experiments[name].teacher
     check_data(next(iter(self.experiments.values())), workdir)
     measured = read_json(os.path.join(workdir, 'teacher.json')).get('key', {})

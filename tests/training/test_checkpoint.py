@@ -105,6 +105,35 @@ def test_a_missing_checkpoint_is_a_clear_error(tmp_path):
     Checkpointer(tmp_path / 'empty')
 
 
+@pytest.mark.parametrize('pattern', ['*/training/manifest.ocdbt', '*/training/_METADATA',
+                                     '*/training/**/d/*', '*/meta/metadata'])
+@pytest.mark.parametrize('damage', ['cut', 'gone'])
+def test_a_damaged_checkpoint_is_one_message_that_names_it(pattern, damage, tmp_path):
+  checkpointer = Checkpointer(tmp_path, metric='mean_iou')
+  checkpointer.save(1, state_of(1), {'classes': []})
+  checkpointer.close()
+  found = list((tmp_path / 'checkpoints').glob(pattern))
+  assert found
+  for path in found:
+    path.write_bytes(path.read_bytes()[:3]) if damage == 'cut' else path.unlink()
+  with pytest.raises(CheckpointError, match='checkpoints/1: cannot be read: it is damaged'):
+    reader = Checkpointer(tmp_path)
+    reader.restore(1, state_of())
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_message(tmp_path, monkeypatch):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(CheckpointError, match='file/checkpoints: cannot be opened'):
+    Checkpointer(tmp_path / 'file', metric='mean_iou')
+  checkpointer = Checkpointer(tmp_path, metric='mean_iou')
+
+  def full(*_, **__):
+    raise OSError(28, 'No space left on device')
+  monkeypatch.setattr(checkpointer._manager, 'save', full)
+  with pytest.raises(CheckpointError, match='checkpoints/1: cannot be written: .*No space left'):
+    checkpointer.save(1, state_of(1), {})
+
+
 def test_a_mismatch_names_the_leaves(tmp_path):
   checkpointer = Checkpointer(tmp_path, metric='mean_iou')
   checkpointer.save(1, state_of(1), {})

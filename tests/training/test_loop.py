@@ -141,9 +141,12 @@ def test_the_teacher_is_the_best_checkpoint_and_not_the_newest(tmp_path, monkeyp
     assert loaded.step == step
 
 
-def test_a_teacher_of_other_leaves_is_refused_and_the_leaves_are_named(teacher):
-  with pytest.raises(CheckpointError, match=r'params/Conv_0/kernel: expected .* 7\) float32'):
-    experiment.load_model(str(teacher), 7, parallel.create_mesh())
+def test_a_teacher_of_another_number_of_classes_is_refused_before_it_is_restored(
+    teacher, monkeypatch):
+  monkeypatch.setattr(Checkpointer, 'restore_model', lambda *_: pytest.fail('too late'))
+  config = config_of('pixelwise', teacher)
+  with pytest.raises(CheckpointError, match='The teacher .* there are 11 and 7 classes'):
+    experiment.load_teacher(config, 7, parallel.create_mesh())
 
 
 def test_nan_in_the_loss_stops_at_once_and_names_step_terms_and_checkpoint(

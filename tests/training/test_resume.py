@@ -58,15 +58,17 @@ def test_a_killed_run_ends_bit_identical_to_an_uninterrupted_one(
   assert_same_end(tmp_path, uninterrupted)
 
 
-def test_sigterm_saves_and_exits_with_0_and_the_run_goes_on(
-    teacher, uninterrupted, cache, tmp_path):
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_exits_with_0_and_the_run_goes_on(
+    number, teacher, uninterrupted, cache, tmp_path):
   arguments = ('train', *STUDENT, teacher, f'--workdir={tmp_path}',
                '--config.checkpoint.every_steps=0')
   process = runs.start(*arguments, cache=cache, prelude=runs.TOY_METHOD)
   runs.wait_for_step(process, tmp_path, 2)
-  process.send_signal(signal.SIGTERM)
+  process.send_signal(number)
   output, _ = process.communicate(timeout=120)
   assert process.returncode == 0 and 'Stopped and saved' in output, output
+  assert 'Ctrl-C again ends at once' in output
   stopped = runs.saved(tmp_path)
   assert 2 <= stopped['training/step'] < STEPS
   output = runs.run(*arguments, cache=cache, prelude=runs.TOY_METHOD)

@@ -1,0 +1,89 @@
+"""The losses of a step by their shapes alone, before a teacher is measured or anything compiled."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from kdseg_jax.distillers import DistillInputs
+from kdseg_jax.errors import UserError
+from kdseg_jax.training import experiment as experiments
+from kdseg_jax.training import parallel
+from kdseg_jax.training.experiment import Experiment, Teacher
+
+
+def check_losses(experiment: Experiment) -> None:
+  """Shapes what the method keeps and computes in a step, as it will be mapped over the devices.
+
+  Raises:
+    UserError: a term cannot be computed for these models and this crop; names the term, and the
+      fields that mend it where strides differ.
+  """
+  inputs = experiments.abstract_inputs(experiment)
+  state = lambda rng: experiment.distiller.init(rng, inputs)
+  try:
+    state = jax.eval_shape(state, jax.random.key(0))
+    jax.eval_shape(_mapped(experiment), state, inputs)
+  except ValueError as error:
+    raise UserError(_explain(experiment, inputs, str(error))) from error
+
+
+def check_study(config: ConfigDict, runs: dict[str, ConfigDict]) -> None:
+  """`check_losses` of the students of a study whose teacher is yet to be trained.
+
+  Args:
+    config: of the study.
+    runs: name -> config of a run of each student.
+  """
+  own = config.study.teacher
+  if config.teacher.checkpoint or not own:
+    return
+  classes = len(experiments.create_train_source(own).classes)
+  teacher = Teacher(experiments.create_model(own.student, classes), {}, '', 0)
+  for name, run in runs.items():
+    run = run.copy_and_resolve_references()
+    run.teacher.checkpoint = 'teacher'  # where it will be; nothing is read from there
+    try:
+      check_losses(experiments.create_experiment(run, teacher=teacher))
+    except UserError as error:
+      raise UserError(f'Student {name!r}: {error}') from error
+
+
+def _mapped(experiment):
+  """`(distiller's state, inputs) -> 0`, mapped over the devices: what a step computes of losses."""
+  varying = lambda tree: jax.tree.map(
+      lambda x: lax.pcast(x, parallel.AXIS, to='varying'), tree)
+
+  def losses(state, inputs):
+    _, (targets, _) = experiment.task.loss(
+        inputs.student, inputs.batch, axis_name=parallel.AXIS)
+    experiment.distiller.loss(state._replace(params=varying(state.params)),
+                              dataclasses.replace(inputs, targets=targets))
+    return jnp.float32(0)
+
+  spread = P(parallel.AXIS)
+  inputs = DistillInputs(
+      student=spread, teacher=spread, batch=spread, targets=P(), rng=P(), step=P())
+  return jax.shard_map(losses, mesh=experiment.mesh, in_specs=(P(), inputs), out_specs=P())
+
+
+def _explain(experiment, inputs: DistillInputs, error: str) -> str:
+  """The error with the field of the term, to whose name `combine` has set it, and what to do."""
+  config = experiment.config
+  term = error.partition(':')[0]
+  if term not in config.distill:
+    return f'method={config.method}: {error}'
+  sizes = [taps['logits'].shape[1:3] if 'logits' in taps else None
+           for taps in (inputs.student, inputs.teacher)]
+  if None in sizes or sizes[0] == sizes[1]:
+    return f'config.distill.{error}'
+  strides = (f'The maps of the student are {sizes[0]} pixels and those of the teacher {sizes[1]}. '
+             'Give both the same config.student.output_stride')
+  if 'resize' in config.distill[term]:
+    strides = f'{strides}, or set config.distill.{term}.resize=True'
+  return f'config.distill.{error}\n{strides}.'

@@ -1,0 +1,53 @@
+"""Fields of several values: one where several are expected, too many, of another kind."""
+
+import pytest
+
+from configs import common, quickstart
+from kdseg_jax import config_fields
+from kdseg_jax.errors import UserError
+
+
+def checked(field, value):
+  config = quickstart.get_config('runlocal')
+  common.study(config.unlock(), title='', description='', students={'alone': {}})
+  section, _, name = field.rpartition('.')
+  owner = config[section] if section else config
+  with owner.ignore_type():
+    owner[name] = value
+  config_fields.check(config)
+
+
+@pytest.mark.parametrize('field', ['data.size', 'augmentation.crop', 'eval.window'])
+def test_sizes_are_two_whole_numbers_of_pixels(field):
+  checked(field, (32, 48))
+  for wrong in (32, (32,), (32, 48, 3), (32, -1), (0, 32), (32.5, 32), ('a', 'b'), (True, 32)):
+    with pytest.raises(UserError, match=f'config.{field}=.*expected a height and a width'):
+      checked(field, wrong)
+  if field == 'augmentation.crop':
+    with pytest.raises(UserError, match='as in --config.augmentation.crop='):
+      checked(field, ())
+  else:
+    checked(field, ())
+
+
+@pytest.mark.parametrize('field, right, wrong', [
+    ('augmentation.scale', [(), (0.5, 2.0), (1, 1)], [0.5, (0.5,), (2, 1), (0, 1), ('a', 'b')]),
+    ('eval.scales', [(1.0,), (1, 1.5)], [(), 1.5, (0.0,), (-1.0,), ('a',), (float('inf'),)]),
+    ('train.freeze', [(), ('backbone/*',)], ['backbone/*', (3,), ('',)]),
+    ('study.seeds', [(0,), (3, 1)], [(), 3, (1.5,), (-1,), (1, 1), (2**32,)]),
+    ('seed', [0, 2**32 - 1], [-1, 2**32]),
+    ('data.seed', [None, 5], [-1, 2**32]),
+    ('augmentation.flip', [0.0, 1.0], [-0.1, 2.0]),
+])
+def test_what_a_field_may_hold(field, right, wrong):
+  for value in right:
+    checked(field, value)
+  for value in wrong:
+    with pytest.raises(UserError, match=f'config.{field}='):
+      checked(field, value)
+
+
+def test_a_single_value_is_shown_as_it_was_typed():
+  with pytest.raises(
+      UserError, match=r"^config.augmentation.crop=32: expected .*='\(512,512\)'\.$"):
+    checked('augmentation.crop', (32,))
