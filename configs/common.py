@@ -36,13 +36,13 @@ def parse_arg(arg: str | None, **defaults) -> ConfigDict:
   return values
 
 
-def parse_recipe_arg(arg: str | None) -> ConfigDict:
-  """The arguments that all recipes take: `role`, `method` and `runlocal`.
+def parse_recipe_arg(arg: str | None, **defaults) -> ConfigDict:
+  """The arguments that all recipes take, `role`, `method` and `runlocal`, and those of `defaults`.
 
   Raises:
     ValueError: as `parse_arg`, or the role is neither 'teacher' nor 'student'.
   """
-  values = parse_arg(arg, role='student', method='none', runlocal=False)
+  values = parse_arg(arg, role='student', method='none', runlocal=False, **defaults)
   names.require(values.role, ('teacher', 'student'), 'role')
   return values
 
@@ -61,7 +61,7 @@ def _convert(key, text, default):
 
 def study(config: ConfigDict, *, title: str, description: str, students: dict[str, dict],
           baseline: str = 'alone', seeds: Iterable[int] = range(5),
-          teacher: ConfigDict | None = None) -> ConfigDict:
+          tune: dict | None = None, teacher: ConfigDict | None = None) -> ConfigDict:
   """Adds the section `study` to a config: students that are trained side by side; in place.
 
   Args:
@@ -69,10 +69,13 @@ def study(config: ConfigDict, *, title: str, description: str, students: dict[st
     title: of the report.
     description: what is compared, for the report.
     students: name -> `method` (default 'none') and, for any of the sections `student`,
-      `optimizer`, `critic`, `prepare` and `distill`, the fields in which the student differs
-      (`distill` may hold options of terms that its method does not have).
+      `optimizer`, `critic`, `prepare`, `data` and `distill`, the fields in which the student
+      differs (`distill` may hold options of terms that its method does not have; `data` only
+      `train_limit`, `unlabelled` and `unlabelled_share`).
     baseline: the student that the others are compared with.
     seeds: of initialisation and draws; the data's order is the same for all of them.
+    tune: `field` and the `grid` from which that of every student is chosen before, and, for that,
+      `seeds`, `data_seed`, `split` and `extend`, see `training.tuning`; None chooses nothing.
     teacher: config of the teacher, trained first in `<workdir>/teacher` where
       `config.teacher.checkpoint` is empty.
   """
@@ -91,7 +94,7 @@ def study(config: ConfigDict, *, title: str, description: str, students: dict[st
       'seeds': tuple(seeds),
       'order': tuple(students),        # of the report; a ConfigDict forgets it
       'vmap_seeds': False,             # all seeds of a student in one program, by jax.vmap
-      'students': entries, 'teacher': teacher or {}})
+      'students': entries, 'tune': tune or {}, 'teacher': teacher or {}})
   return config
 
 
@@ -109,6 +112,7 @@ def runlocal(config: ConfigDict) -> ConfigDict:
   _shrink_queues(config.distill)
   if 'study' in config:
     config.study.seeds = config.study.seeds[:2]
+    config.study.tune = {}  # two steps tell nothing
     for student in config.study.students.values():
       _shrink_queues(student.distill)
     if config.study.teacher:

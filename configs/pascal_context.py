@@ -1,9 +1,12 @@
-"""Pascal Context, 59 classes: the pairs of SKD and CIRKD, 40,000 steps.
+"""Pascal Context, 59 classes: the pairs of SKD and CIRKD.
 
 Pairs: DeepLabV3-ResNet101 -> DeepLabV3-ResNet18, -MobileNetV2, PSPNet-ResNet18 at CIRKD's settings
-(crops 512x512, batch 16, lr 0.02, wd 1e-4), and PSPNet-ResNet101 -> PSPNet-ResNet18, -MobileNetV2,
-ESPNet at SKD's (settings=skd, the same crops, batch 8, lr 0.01, wd 5e-4).
-Papers: Liu et al., CVPR 2019 (arXiv:1903.04197); Yang et al., CVPR 2022 (arXiv:2204.06986).
+(crops 512x512, batch 16, lr 0.02, wd 1e-4) or its second version's (settings=cirkd_v2, 80,000
+steps, wider heads), and PSPNet-ResNet101 -> PSPNet-ResNet18, -MobileNetV2, ESPNet at SKD's
+(settings=skd, the same crops, batch 8, lr 0.01, wd 5e-4). MobileNetV2 and ESPNet need a teacher of
+the size of their maps there: train it with --config.student.ceil_mode=False.
+Papers: Liu et al., CVPR 2019 (arXiv:1903.04197) and, for settings=skd, its journal version's
+script; Yang et al., CVPR 2022 (arXiv:2204.06986).
 Data: VOCtrainval_03-May-2010.tar of host.robots.ox.ac.uk/pascal/VOC and trainval.tar.gz of
 cs.stanford.edu/~roozbeh/pascal-context.
 Commands:
@@ -24,6 +27,5 @@ from configs import papers
 
 
 def get_config(arg=None):
-  """Arguments: role=teacher|student, method, settings=cirkd|skd, model=<name>, runlocal."""
-  return papers.recipe(
-      arg, data='pascal_context', crops={'cirkd': (512, 512)}, pad_multiple=128)
+  """Arguments: role=teacher|student, method, settings=<of papers.SETTINGS>, model, runlocal."""
+  return papers.recipe(arg, data='pascal_context', pad_multiple=128)

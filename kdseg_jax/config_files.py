@@ -66,6 +66,14 @@ def read(workdir: str) -> ConfigDict:
   return from_dict(saved, where=path)
 
 
+def require_run(workdir: str, option: str) -> None:
+  """Raises NotFoundError if no run was started in a directory that an option names."""
+  path = os.path.join(workdir, FILE)
+  if not os.path.exists(path):
+    raise NotFoundError(
+        f'{path} is missing: --{option} must be the work directory of a run of `train`.')
+
+
 def _from_0(fields):
   """Before numbers, teachers drew from the same stream as students."""
   return {'role': 'student'} | fields

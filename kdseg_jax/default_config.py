@@ -55,7 +55,9 @@ def segmentation(method: str = 'none', role: str = 'student') -> ConfigDict:
           'train_split': 'train',
           'train_limit': 0,            # examples of it, spread evenly; 0 is all
           'seed': placeholder(int),    # of order and augmentation; None is config.seed
-          'unlabelled': '',            # folder of images that join the training split, all ignored
+          'unlabelled': '',            # folder of images that join the training split, all ignored;
+                                       # 'rest' is what train_limit leaves out, without its labels
+          'unlabelled_share': placeholder(float),  # of them in every batch; None: as many as come
           'tfds': {                    # of name='tfds:<name>'
               'image_key': 'image',    # features
               'label_key': 'label',
@@ -94,7 +96,7 @@ def segmentation(method: str = 'none', role: str = 'student') -> ConfigDict:
       },
       'optimizer': optimizer(),
       'memory_limit_gb': 8.0,          # refuse a method whose memory (queues) is larger
-      # SKD's. CIRKD's adversary: name='adamw', weight_decay=0 (Adam), schedule='constant', b2=0.99.
+      # SKD's, for the critics whose term brings none: see critic_learning_rate, critic_steps.
       'critic': {'steps': 1, 'optimizer': optimizer(learning_rate=4e-4)},  # steps a train step
       'prepare': {'steps': 0, 'optimizer': optimizer()},
       'eval': {
@@ -107,6 +109,7 @@ def segmentation(method: str = 'none', role: str = 'student') -> ConfigDict:
           'overlap': 1 / 3,            # of windows, as a share
           'scales': (1.0,),            # of the images, whose probabilities are averaged
           'flip': False,               # mirror images too
+          'pictures': 4,               # images whose predictions go to TensorBoard; 0 is none
           'absent_as_zero': False,     # classes that occur nowhere count as 0 in the mean
       },
       'checkpoint': {'every_steps': 1_000, 'keep': 2},  # and the best

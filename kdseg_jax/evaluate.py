@@ -8,37 +8,47 @@ import json
 
 from absl import flags
 
-from kdseg_jax import program
+from kdseg_jax import command_line, names, paths, program
 from kdseg_jax.data import files
 from kdseg_jax.report import pictures, tables
 from kdseg_jax.training import experiment, parallel
 from kdseg_jax.training.evaluation import Evaluator
 from kdseg_jax.training.writers import finite
 
-_CONFIG = program.define_config()
-_SPLIT = flags.DEFINE_string('split', None, 'Split to evaluate; default: config.eval.split.')
-_DATA_ROOT = flags.DEFINE_string(
-    'data_root', None, 'Folder of the data set; default: config.data.root.')
-_JSON = flags.DEFINE_string('json', None, 'File that receives the metrics.')
-_CONFUSION = flags.DEFINE_string(
-    'confusion', None, 'PNG file that receives a picture of the confusion matrix.')
-_BEST = flags.DEFINE_bool('best', False, 'The best checkpoint instead of the newest.')
+
+def define_flags(options):
+  """What is evaluated, and the files that receive the results."""
+  program.define_workdir(options)
+  flags.DEFINE_string('split', None, 'Split to evaluate; default: config.eval.split.',
+                      flag_values=options)
+  command_line.define_path(
+      'data_root', 'Folder of the data set; default: config.data.root.', options)
+  command_line.define_path('json', 'File that receives the metrics.', options)
+  command_line.define_path(
+      'confusion', 'PNG file that receives a picture of the confusion matrix.', options)
+  command_line.define_best(options)
 
 
-def main(arguments):
+def main(options, arguments):
   """Prints the per-class table and the metrics; writes `--json` and `--confusion`."""
   program.no_arguments(arguments)
-  workdir = program.require_workdir(trained=True)
-  config = _CONFIG.value
-  if _CONFUSION.value:
-    pictures.check_png(_CONFUSION.value, 'confusion')
+  workdir = program.require_workdir(options, trained=True)
+  config = options.config
+  if options.confusion:
+    pictures.check_png(options.confusion, 'confusion')
+  for option in ('json', 'confusion'):
+    if options[option].value:
+      paths.make_for(options[option].value, option)
   inference = experiment.create_inference(config)
-  if _DATA_ROOT.value:
-    config.data.root = _DATA_ROOT.value
-  split = _SPLIT.value or config.eval.split
+  if options.data_root:
+    config.data.root = options.data_root
+  split = options.split or config.eval.split
   source = experiment.create_source(config, split)
   mesh = parallel.create_mesh()
-  trained, _ = experiment.load_model(workdir, len(source.classes), mesh, best=_BEST.value)
+  trained, meta = experiment.load_model(workdir, None, mesh, best=options.best)
+  names.require_same_classes(
+      source.classes, meta.classes, found_in=f'the data ({split})',
+      expected_in=f'the model of {workdir}', allow=options.allow_class_names)
   task = experiment.create_task(config, len(source.classes))
   evaluator = Evaluator(task, trained.model, mesh, mode=config.parallel,
                         batch_size=config.eval.batch_size, limit=config.eval.limit,
@@ -52,13 +62,15 @@ def main(arguments):
         f'seen as         {inference}\n'
         f'mean IoU        {metrics["mean_iou"]:.4f}   ({convention})\n'
         f'pixel accuracy  {metrics["pixel_accuracy"]:.4f}')
-  if _JSON.value:
-    with open(_JSON.value, 'w') as file:
+  if options.json:
+    with open(options.json, 'w') as file:
       json.dump(finite(metrics), file, indent=2)
-  if _CONFUSION.value:
-    files.write_png(_CONFUSION.value,
+  if options.confusion:
+    files.write_png(options.confusion,
                     pictures.confusion(counts['confusion_matrix'], source.classes))
 
 
+PROGRAM = program.Program(main, define_flags, config='saved')
+
 if __name__ == '__main__':
-  program.run(main, saved_config=True)
+  PROGRAM.run()

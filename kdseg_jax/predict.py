@@ -13,24 +13,29 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from kdseg_jax import config_files, program
+from kdseg_jax import command_line, config_files, names, paths, program
 from kdseg_jax.data import files, palettes, subset
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import experiment, parallel
 from kdseg_jax.training.inference import make_predictor
 
-_CONFIG = program.define_config()
-_OUTPUT = flags.DEFINE_string(
-    'output', None, 'Folder of the results; default: <workdir>/predictions.')
-_SPLIT = flags.DEFINE_string(
-    'split', None, 'Predict this split of the data set (its first config.eval.limit images), whose '
-    'labels are known, instead of files.')
-_COMPARE = flags.DEFINE_list(
-    'compare', [], 'Further work directories, [<name>=]<directory>,...: strips show what each '
-    'predicts. One that is --workdir gives it its name and place; else it comes first.')
-_LEGEND = flags.DEFINE_bool(
-    'legend', True, 'A legend below overlays; without it they are of the size of the image.')
-_BEST = flags.DEFINE_bool('best', False, 'The best checkpoint instead of the newest.')
+
+def define_flags(options):
+  """What is predicted, what it is compared with, and where the pictures go."""
+  program.define_workdir(options)
+  command_line.define_path(
+      'output', 'Folder of the results; default: <workdir>/predictions.', options)
+  flags.DEFINE_string(
+      'split', None, 'Predict this split of the data set (its first config.eval.limit images), '
+      'whose labels are known, instead of files.', flag_values=options)
+  flags.DEFINE_list(
+      'compare', [], 'Further work directories, [<name>=]<directory>,...: strips show what each '
+      'predicts. One that is --workdir gives it its name and place; else it comes first.',
+      flag_values=options)
+  flags.DEFINE_bool(
+      'legend', True, 'A legend below overlays; without it they are of the size of the image.',
+      flag_values=options)
+  command_line.define_best(options)
 
 
 class Example(NamedTuple):
@@ -41,82 +46,103 @@ class Example(NamedTuple):
   label: np.ndarray | None
 
 
-def main(arguments):
+def main(options, arguments):
   """Writes `labels/<name>.png` (class indices with a palette) and `overlays/<name>.png`.
 
   With `--compare` or `--split` also `strips/<name>.png`: the image, its label if that is known,
-  and what every model predicts.
+  and what every model predicts. Images that cannot be read are left out and listed at the end; the
+  exit status is then 1.
   """
-  workdir = program.require_workdir(trained=True)
-  named = program.named_workdirs(workdir, _COMPARE.value)
-  source = _create_source(arguments)
+  workdir = program.require_workdir(options, trained=True)
+  named = program.named_workdirs(workdir, options.compare)
+  inference = experiment.create_inference(options.config)
+  source = _create_source(options, arguments)
   main_name = next(name for name, path in named.items() if program.same_folder(path, workdir))
-  predictors, meta = _load_predictors(named, main_name)
+  output = options.output or os.path.join(workdir, 'predictions')
+  paths.check_folder(output, 'output')
+  predictors, meta = _load_predictors(options, named, main_name, inference)
+  if options.split:
+    _require_same_classes(
+        source.classes, meta, f'the data ({options.split})', workdir, options.allow_class_names)
   classes, palette = meta.classes, np.asarray(meta.palette, np.uint8)
-  output = _OUTPUT.value or os.path.join(workdir, 'predictions')
 
   def write(folder, name, picture, labels, legend=True):
     if legend:
       picture = palettes.with_legend(picture, labels, classes, palette)
     files.write_png(os.path.join(output, folder, name), picture)
 
-  for name, image, label in tqdm.tqdm(_examples(source), total=len(source), disable=None):
+  left_out: list[str] = []
+  for name, image, label in tqdm.tqdm(
+      _examples(source, left_out, from_files=not options.split), total=len(source), disable=None):
     labels = {model: predict(image) for model, predict in predictors.items()}
     overlays = {model: palettes.overlay(image, predicted, palette)
                 for model, predicted in labels.items()}
     files.write_palette_png(os.path.join(output, 'labels', name), labels[main_name], palette)
-    write('overlays', name, overlays[main_name], [labels[main_name]], _LEGEND.value)
-    if _COMPARE.value or _SPLIT.value:
+    write('overlays', name, overlays[main_name], [labels[main_name]], options.legend)
+    if options.compare or options.split:
       panels = {'image': image}
       if label is not None:
         panels['label'] = palettes.overlay(image, label, palette)
       write('strips', name,
             palettes.strip([*panels.values(), *overlays.values()], [*panels, *overlays]),
             [*labels.values(), *([] if label is None else [label])])
-  print(f'{len(source)} images. Labels and overlays: {output}')
+  print(f'{len(source) - len(left_out)} images. Labels and overlays: {output}')
+  if left_out:
+    print(f'{len(left_out)} of {len(source)} images were left out:\n  ' + '\n  '.join(left_out))
+  return 1 if left_out else 0
 
 
-def _load_predictors(named, main_name):
+def _load_predictors(options, named, main_name, inference):
   """A predictor for each work directory, all by `config.eval`, and what was saved with the main."""
   predictors, metas = {}, {}
-  mesh, inference = parallel.create_mesh(), experiment.create_inference(_CONFIG.value)
+  mesh = parallel.create_mesh()
   for name, path in named.items():
-    trained, metas[name] = experiment.load_model(path, None, mesh, best=_BEST.value)
-    config = _CONFIG.value if name == main_name else config_files.read(path)
+    trained, metas[name] = experiment.load_model(path, None, mesh, best=options.best)
+    config = options.config if name == main_name else config_files.read(path)
     predictors[name] = make_predictor(
         experiment.create_task(config, len(metas[name].classes)), trained.model,
         trained.variables, inference=inference, size=tuple(config.data.size),
-        multiple=_CONFIG.value.eval.pad_multiple)
+        multiple=options.config.eval.pad_multiple)
   for name, meta in metas.items():
-    if meta.classes != metas[main_name].classes:
-      raise UserError(
-          f'{named[name]} was trained on other classes ({", ".join(meta.classes[:3])}, ...) than '
-          f'{named[main_name]} ({", ".join(metas[main_name].classes[:3])}, ...): they cannot be '
-          'compared.')
+    _require_same_classes(meta.classes, metas[main_name], f'the model of {named[name]}',
+                          named[main_name], options.allow_class_names)
   return predictors, metas[main_name]
 
 
-def _create_source(arguments):
+def _require_same_classes(classes, meta, where, workdir, allow):
+  """Raises UserError unless the classes are those of the main model."""
+  names.require_same_classes(classes, meta.classes, found_in=where,
+                             expected_in=f'the model of {workdir}', allow=allow)
+
+
+def _create_source(options, arguments):
   """The split, or the list of files."""
-  if bool(arguments) == bool(_SPLIT.value):
+  if bool(arguments) == bool(options.split):
     raise UserError('No images: name files or folders after the options, or --split=<split>.'
                      if not arguments else
-                     f'--split={_SPLIT.value} and files were given; choose one of them.')
-  if not _SPLIT.value:
-    return files.list_images(arguments)
-  source = experiment.create_source(_CONFIG.value, _SPLIT.value)
-  return subset.first(source, _CONFIG.value.eval.limit)
+                     f'--split={options.split} and files were given; choose one of them.')
+  if not options.split:
+    return files.list_images(map(paths.local, arguments))
+  source = experiment.create_source(options.config, options.split)
+  return subset.first(source, options.config.eval.limit)
 
 
-def _examples(source: Any) -> Iterator[Example]:
-  if not _SPLIT.value:
-    for path, name in zip(source, files.png_names(source), strict=True):
-      yield Example(name, files.read_image(path), None)
-  else:
-    for index in range(len(source)):
-      example = source[index]
-      yield Example(f'{example["image_id"]}.png', example['image'], example['label'])
+def _examples(source: Any, left_out: list[str], *, from_files: bool) -> Iterator[Example]:
+  """What can be read; why the others cannot goes into `left_out`."""
+  def of_split(index):
+    example = source[index]
+    return Example(f'{example["image_id"]}.png', example['image'], example['label'])
 
+  names_of_files = files.png_names(source) if from_files else []
+  for index in range(len(source)):
+    try:
+      yield Example(names_of_files[index], files.read_image(source[index]), None) if (
+          from_files) else of_split(index)
+    except UserError as error:
+      left_out.append(str(error))
+
+
+PROGRAM = program.Program(main, define_flags, config='saved')
 
 if __name__ == '__main__':
-  program.run(main, saved_config=True)
+  PROGRAM.run()

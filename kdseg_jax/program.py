@@ -1,67 +1,118 @@
-"""What every program shares: flags, the config, versions and devices, errors for people."""
+"""What every program shares: its start, versions and devices, errors for people."""
 
 from __future__ import annotations
 
-import difflib
-import functools
 import importlib.metadata
 import os
 import platform
-import runpy
 import sys
 from collections.abc import Callable, Sequence
+from typing import NamedTuple, NoReturn
 
 import jax
-from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from absl import flags, logging
 
-from kdseg_jax import config_files
-from kdseg_jax.errors import NotFoundError, UserError
+from kdseg_jax import command_line, config_files, paths
+from kdseg_jax.errors import UserError
 
-WORKDIR = flags.DEFINE_string('workdir', None, 'Work directory: checkpoints, logs, results.')
-_ACCELERATOR = flags.DEFINE_bool(
-    'require_accelerator', False, 'Refuse to run when jax finds only the CPU.')
-_DISTRIBUTED = flags.DEFINE_bool(
-    'distributed', False, 'Several hosts: call jax.distributed.initialize() first.')
-
-_DEBUG = flags.DEFINE_bool('debug', False, 'Show the traceback of wrong input too.')
+SHARED = ('print_config', 'require_accelerator', 'distributed', 'debug')
+_INTERRUPTED = 130  # exit status of a program that Ctrl-C has ended, as shells have it
 
 
-def define_config() -> flags.FlagHolder:
-  """Defines `--config=<file>.py:<arg>` with `--config.<field>=<value>` overrides."""
-  return config_flags.DEFINE_config_file(
-      'config', None, 'Recipe, e.g. configs/camvid.py:method=pixelwise.', lock_config=True)
+class Program(NamedTuple):
+  """A program of the command line.
 
-
-def run(main: Callable[[list[str]], int | None], *, saved_config: bool = False,
-        devices: bool = True) -> None:
-  """Parses the flags, prints versions and devices, runs `main(positional arguments)`.
-
-  An error of the user's input ends the program with one clear message and exit status 2.
-
-  Args:
-    main: the program; what it returns is the exit status, None is 0.
-    saved_config: without `--config`, the config that the run of `--workdir` was trained with is
-      used; single fields of it can be overridden all the same.
+  Attributes:
+    main: `(options, positional arguments)`; what it returns is the exit status, None is 0. Its
+      module's docstring is the program's help.
+    define_flags: defines the program's own flags in the `absl.flags.FlagValues` it is given, which
+      are `options` of this start alone; `options.config` is the config.
+    config: None for a program that takes none; 'recipe'; or 'saved', for one that, without
+      `--config`, uses the config that the run of `--workdir` was trained with.
     devices: False for a program that computes nothing on devices: they are left alone.
   """
-  app.run(lambda argv: _main(main, argv[1:], devices),
-          flags_parser=functools.partial(_parse, saved_config=saved_config))
+
+  main: Callable[[flags.FlagValues, list[str]], int | None]
+  define_flags: Callable[[flags.FlagValues], None]
+  config: str | None = 'recipe'
+  devices: bool = True
+
+  def run(self, argv: Sequence[str] | None = None) -> NoReturn:
+    """Parses the flags, prints versions and devices, runs `main`, and ends the process.
+
+    An error of the user's input ends it with one clear message and exit status 2.
+
+    Args:
+      argv: the command line, the program's name first; None is that of the process.
+    """
+    argv = list(sys.argv if argv is None else argv)
+    if command_line.wants_help(argv):
+      print(command_line.help_text(argv, self.main.__globals__['__doc__'], self._define_flags,
+                                   self._shared, self.config))
+      sys.exit(0)
+    try:
+      sys.exit(self._run(argv))
+    except BrokenPipeError:  # of `--print_config | head`
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+      sys.exit(1)
+    except (UserError, OSError) as error:
+      message = error if isinstance(error, UserError) else paths.describe(error)
+      if message is None or _debugs(argv):
+        raise
+      print(f'ERROR: {message}', file=sys.stderr)
+      sys.exit(2)
+    except KeyboardInterrupt:
+      if _debugs(argv):
+        raise
+      print('Interrupted.', file=sys.stderr)
+      sys.exit(_INTERRUPTED)
+
+  def _run(self, argv):
+    if os.environ.get('KDSEG_DATA'):
+      os.environ['KDSEG_DATA'] = paths.local(os.environ['KDSEG_DATA'])
+    options, arguments = command_line.parse(argv, self._define_flags, self.config)
+    if self.config is not None and options.print_config:
+      if options.config is None:
+        raise UserError('--print_config: there is no config; give --config=<recipe>.')
+      print('\n'.join(command_line.config_lines(options.config)))
+      return 0
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    logging.get_absl_handler().addFilter(_is_ours)
+    if self.devices:
+      if options.distributed:
+        jax.distributed.initialize()
+      announce(require_accelerator=options.require_accelerator)
+    return self.main(options, arguments)
+
+  @property
+  def _shared(self):
+    left_out = ((() if self.config else ('print_config',))
+                + (() if self.devices else ('require_accelerator', 'distributed')))
+    return tuple(name for name in SHARED if name not in left_out)
+
+  def _define_flags(self, options):
+    self.define_flags(options)
+    texts = {
+        'print_config': 'Print every field of the config, with overrides, and do nothing.',
+        'require_accelerator': 'Refuse to run when jax finds only the CPU.',
+        'distributed': 'Several hosts: call jax.distributed.initialize() first.',
+        'debug': 'Show the traceback of wrong input too.'}
+    for name in self._shared:
+      flags.DEFINE_bool(name, False, texts[name], flag_values=options)
 
 
-def _main(main, arguments, devices):
-  logging.set_verbosity(logging.INFO)
-  logging.get_absl_handler().addFilter(_is_ours)
-  try:
-    if devices and _DISTRIBUTED.value:
-      jax.distributed.initialize()
-    if devices:
-      announce(require_accelerator=_ACCELERATOR.value)
-    return main(arguments)
-  except UserError as error:
-    if _DEBUG.value:
-      raise
-    _exit(error)
+def define_workdir(options: flags.FlagValues) -> None:
+  """Defines `--workdir` and `--allow_class_names` of the programs that train or run models."""
+  command_line.define_path('workdir', 'Work directory: checkpoints, logs, results.', options)
+  flags.DEFINE_bool(
+      'allow_class_names', False, 'Go on although the class names of a teacher, checkpoint or data '
+      'set differ from those they meet; their numbers must be equal all the same.',
+      flag_values=options)
+
+
+def _debugs(argv):
+  return '--debug' in argv or '-debug' in argv
 
 
 def _is_ours(record):
@@ -72,7 +123,7 @@ def _is_ours(record):
 
 
 def no_arguments(arguments: Sequence[str]) -> None:
-  """Raises ValueError if there are positional arguments, for programs that take none."""
+  """Raises UserError if there are positional arguments, for programs that take none."""
   if arguments:
     raise UserError(f'Unexpected argument {arguments[0]!r}; options are written --name=value.')
 
@@ -81,7 +132,7 @@ def announce(*, require_accelerator: bool = False) -> None:
   """Prints versions and devices.
 
   Raises:
-    ValueError: `require_accelerator` is set and jax found only the CPU.
+    UserError: `require_accelerator` is set and jax found only the CPU.
   """
   version = importlib.metadata.version
   devices = jax.devices()
@@ -95,26 +146,20 @@ def announce(*, require_accelerator: bool = False) -> None:
         'accelerator (JAX_EXTRA=tpu or JAX_EXTRA=cuda13 ./launch.sh ...) and check its driver.')
 
 
-def require_workdir(*, trained: bool = False) -> str:
+def require_workdir(options: flags.FlagValues, *, trained: bool = False) -> str:
   """`--workdir`.
 
   Raises:
-    ValueError: it was not given.
-    FileNotFoundError: `trained` is set and no run was started there.
+    UserError: it was not given, or cannot be written.
+    NotFoundError: `trained` is set and no run was started there.
   """
-  if not WORKDIR.value:
+  if not options.workdir:
     raise UserError('--workdir is missing: give the directory of the run.')
   if trained:
-    check_trained(WORKDIR.value, 'workdir')
-  return WORKDIR.value
-
-
-def check_trained(workdir: str, option: str) -> None:
-  """Raises FileNotFoundError if no run was started in a directory that an option names."""
-  path = os.path.join(workdir, config_files.FILE)
-  if not os.path.exists(path):
-    raise NotFoundError(
-        f'{path} is missing: --{option} must be the work directory of a run of `train`.')
+    config_files.require_run(options.workdir, 'workdir')
+  else:
+    paths.check_folder(options.workdir, 'workdir')
+  return options.workdir
 
 
 def named_workdirs(workdir: str, compared: list[str]) -> dict[str, str]:
@@ -125,14 +170,15 @@ def named_workdirs(workdir: str, compared: list[str]) -> dict[str, str]:
     compared: `<name>=<directory>`, or `<directory>`, named by its folder.
 
   Raises:
-    ValueError: two have the same name.
-    FileNotFoundError: one is not the work directory of a run.
+    UserError: two have the same name.
+    NotFoundError: one is not the work directory of a run.
   """
   pairs = []
   for item in compared:
     name, equals, path = item.partition('=')
     is_named = equals and os.sep not in name  # a folder may be called lr=0.1
-    pairs.append((name, path) if is_named else (_folder_name(item), item))
+    path = paths.local(path if is_named else item)
+    pairs.append((name if is_named else _folder_name(path), path))
   if not any(same_folder(path, workdir) for _, path in pairs):
     pairs.insert(0, (_folder_name(workdir), workdir))
   named = {}
@@ -140,7 +186,7 @@ def named_workdirs(workdir: str, compared: list[str]) -> dict[str, str]:
     if name in named:
       raise UserError(f'--compare: both {named[name]} and {path} are called {name!r}; name them '
                        'by <name>=<directory>.')
-    check_trained(path, 'compare')
+    config_files.require_run(path, 'compare')
     named[name] = path
   return named
 
@@ -152,81 +198,3 @@ def same_folder(path: str, other: str) -> bool:
 
 def _folder_name(path):
   return os.path.basename(os.path.abspath(path))
-
-
-def _parse(argv, *, saved_config):
-  workdir = _argument('workdir', argv)
-  if saved_config and workdir and not _argument('config', argv):
-    try:
-      check_trained(workdir, 'workdir')
-    except FileNotFoundError as error:  # else its fields would be unknown flags
-      _exit(error)
-    recipe = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'saved_config.py')
-    argv = [argv[0], f'--config={recipe}:{workdir}', *argv[1:]]
-  recipe, _, _ = (_argument('config', argv) or '').partition(':')
-  if recipe and not os.path.exists(recipe):
-    _exit(f'--config={recipe}: no such file.')
-  try:
-    return flags.FLAGS(argv)
-  except SyntaxError as error:
-    if error.filename != recipe:
-      raise
-    _exit(f'{recipe}:{error.lineno}: {error.msg}.')
-  except flags.Error as error:
-    _exit(_recipe_error(argv) or error)
-  except (UserError, KeyError, AttributeError) as error:
-    unknown = _unknown_field(argv)
-    if unknown is None and not isinstance(error, UserError):
-      raise
-    _exit(unknown or error)
-
-
-def _run_recipe(argv):
-  """What `get_config` of the recipe on the command line returns."""
-  file, _, arg = (_argument('config', argv) or '').partition(':')
-  return runpy.run_path(file)['get_config'](arg)
-
-
-def _recipe_error(argv):
-  """What the recipe itself refused, without the flag library's text around it."""
-  if not _argument('config', argv):
-    return None
-  try:
-    _run_recipe(argv)
-  except UserError as error:
-    return error
-  return None
-
-
-def _unknown_field(argv):
-  """A message that names the nearest field, if an override names none."""
-  if not _argument('config', argv):
-    return None
-  fields = list(_fields(_run_recipe(argv)))
-  for item in argv:
-    name = item.lstrip('-').partition('=')[0]
-    if name.startswith('config.') and name.removeprefix('config.') not in fields:
-      nearest = difflib.get_close_matches(name.removeprefix('config.'), fields, n=1, cutoff=0.0)
-      return f'--{name}: the config has no such field. The nearest is --config.{nearest[0]}.'
-  return None
-
-
-def _fields(config, prefix=''):
-  for name, value in config.items():
-    yield prefix + name
-    if isinstance(value, ConfigDict):
-      yield from _fields(value, f'{prefix}{name}.')
-
-
-def _argument(name, argv):
-  """The value of `--name` on the command line, before the flags are parsed."""
-  for i, item in enumerate(argv):
-    flag, equals, value = item.lstrip('-').partition('=')
-    if item.startswith('-') and flag == name:
-      return value if equals else (argv[i + 1] if i + 1 < len(argv) else None)
-  return None
-
-
-def _exit(message):
-  print(f'ERROR: {message}', file=sys.stderr)
-  sys.exit(2)

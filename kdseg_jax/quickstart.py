@@ -13,14 +13,13 @@ import numpy as np
 from absl import flags
 
 from configs import quickstart as recipe
-from kdseg_jax import models, program
+from kdseg_jax import models, paths, program
 from kdseg_jax.data import files, palettes
 from kdseg_jax.report import tables
 from kdseg_jax.training import experiment, loop, parallel
 from kdseg_jax.training.evaluation import throughput
 from kdseg_jax.training.inference import apply_frozen
 
-_RUNLOCAL = flags.DEFINE_bool('runlocal', False, 'Two steps a run, to see that everything works.')
 _METHOD = 'pixelwise+pairwise'
 _OVERLAYS = 8
 
@@ -33,23 +32,31 @@ class Trained(NamedTuple):
   metrics: dict[str, Any]
 
 
-def main(arguments):
+def define_flags(options):
+  """`--workdir` and `--runlocal`."""
+  program.define_workdir(options)
+  flags.DEFINE_bool('runlocal', False, 'Two steps a run, to see that everything works.',
+                    flag_values=options)
+
+
+def main(options, arguments):
   """Trains, evaluates, prints the table, writes overlays and `quickstart.json`."""
   program.no_arguments(arguments)
   start = time.perf_counter()
-  default = 'quickstart_runlocal' if _RUNLOCAL.value else 'quickstart'
-  workdir = program.WORKDIR.value or os.path.join('runs', default)
-  suffix = ',runlocal' if _RUNLOCAL.value else ''
+  default = 'quickstart_runlocal' if options.runlocal else 'quickstart'
+  workdir = options.workdir or os.path.join('runs', default)
+  paths.check_folder(workdir, 'workdir')
+  suffix = ',runlocal' if options.runlocal else ''
   configs = {
       'teacher': recipe.get_config('role=teacher' + suffix),
       'student': recipe.get_config('role=student' + suffix),
-      'distilled': recipe.get_config(f'role=student,method={_METHOD}' + suffix),
+      'distilled': recipe.get_config(f'role=student,method={_METHOD},unlabelled' + suffix),
   }
   configs['distilled'].teacher.checkpoint = os.path.join(workdir, 'teacher')
   trained = {}
   for name, config in configs.items():
     print(f'\n{name}: {config.student.name}, width {config.student.width}, '
-          f'{config.train.steps} steps, method {config.method}', flush=True)
+          f'{config.train.steps} steps, {_images(config)}, method {config.method}', flush=True)
     trained[name] = _train(config, os.path.join(workdir, name))
     if trained[name] is None:
       return
@@ -62,6 +69,13 @@ def main(arguments):
     json.dump(results, file, indent=2)
   print('\n' + _table(results))
   print(f'\n{results["seconds"]:.0f} s. Figures: {path}\nOverlays: {pictures}')
+
+
+def _images(config):
+  """What a model learns from, for people."""
+  labelled = f'{config.data.train_limit} labelled scenes' if config.data.train_limit else (
+      'all scenes')
+  return labelled + (' and the others without labels' if config.data.unlabelled else '')
 
 
 def _train(config, workdir):
@@ -89,7 +103,7 @@ def _measure(trained, source, config):
 
 
 def _write_overlays(workdir, trained, source, config):
-  """One strip an image: image, label, and what each model predicts."""
+  """A picture an image: image, label, what each model predicts, with its mIoU, and a legend."""
   task = experiment.create_task(config, len(source.classes))
   examples = [source[i] for i in range(_OVERLAYS)]
   batch = {'image': np.stack([e['image'] for e in examples]),
@@ -101,13 +115,14 @@ def _write_overlays(workdir, trained, source, config):
           batch['image'].shape[1:3]))
       for name, (model, variables, _) in trained.items()}
   folder = os.path.join(workdir, 'overlays')
+  titles = {name: palettes.with_score(name, trained[name].metrics['mean_iou'])
+            for name in predictions}
   for i, example in enumerate(examples):
-    panels = {'image': example['image'],
-              'label': palettes.overlay(example['image'], example['label'], source.palette)}
-    panels |= {name: palettes.overlay(example['image'], labels[i].astype(np.uint8), source.palette)
-               for name, labels in predictions.items()}
-    files.write_png(os.path.join(folder, f'{example["image_id"]}.png'),
-                    palettes.strip(list(panels.values()), list(panels)))
+    predicted = {titles[name]: labels[i].astype(np.uint8) for name, labels in predictions.items()}
+    files.write_png(
+        os.path.join(folder, f'{example["image_id"]}.png'),
+        palettes.comparison(example['image'], example['label'], predicted, source.classes,
+                            source.palette))
   return folder
 
 
@@ -119,5 +134,7 @@ def _table(results):
        for name, row in results.items() if isinstance(row, dict)])
 
 
+PROGRAM = program.Program(main, define_flags, config=None)
+
 if __name__ == '__main__':
-  program.run(main)
+  PROGRAM.run()

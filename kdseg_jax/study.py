@@ -10,26 +10,34 @@ import sys
 
 import jax
 
-from kdseg_jax import models, program
+from kdseg_jax import models, program, tasks
 from kdseg_jax.errors import UserError
 from kdseg_jax.report import studies
 from kdseg_jax.training import experiment as experiments
-from kdseg_jax.training import loop, parallel, side_by_side, study_plan
+from kdseg_jax.training import loop, parallel, side_by_side, study_plan, tuning
 from kdseg_jax.training.evaluation import throughput
 from kdseg_jax.training.run import read_json, write_json
 from kdseg_jax.training.writers import finite, read_rows
 
-_CONFIG = program.define_config()
+
+def define_flags(options):
+  """`--workdir`."""
+  program.define_workdir(options)
 
 
-def main(arguments):
+def main(options, arguments):
   """Trains what is not finished, then writes `report.json` and `report.md`."""
   program.no_arguments(arguments)
-  config, workdir = _CONFIG.value, program.require_workdir()
+  config, workdir = options.config, program.require_workdir(options)
   if config is None or 'study' not in config:
     raise UserError('--config must be a study, e.g. --config=experiments/scenes_core.py')
   study_plan.check_study(config)
-  if not (train_teacher(config, workdir) and side_by_side.train(config, workdir)):
+  if config.study.tune:
+    tuning.check(config)
+  allow = options.allow_class_names
+  if not (train_teacher(config, workdir, allow_class_names=allow)
+          and tune(config, workdir, allow_class_names=allow)
+          and side_by_side.train(config, workdir, allow_class_names=allow)):
     print(f'Stopped and saved; the same command goes on from there. Work directory: {workdir}')
     return
   report = make_report(config, workdir)
@@ -44,7 +52,7 @@ def main(arguments):
   print(f'\n{text}\nReport: {workdir}/report.md and report.json')
 
 
-def train_teacher(config, workdir):
+def train_teacher(config, workdir, *, allow_class_names=False):
   """Trains the study's own teacher if the config names none; False if told to stop."""
   if config.teacher.checkpoint or not config.study.teacher:
     return True
@@ -54,7 +62,15 @@ def train_teacher(config, workdir):
   if changes:
     raise UserError(f'{folder} was trained with another config:\n  ' + '\n  '.join(changes)
                      + '\nUse another --workdir: its students learned from that teacher.')
-  return study_plan.is_finished(own, folder) or loop.train(own, folder) is not None
+  return study_plan.is_finished(own, folder) or loop.train(
+      own, folder, allow_class_names=allow_class_names) is not None
+
+
+def tune(config, workdir, *, allow_class_names=False):
+  """Chooses what `config.study.tune` asks for; False if told to stop."""
+  return not config.study.tune or tuning.tune(
+      config, workdir, tasks.SegmentationTask.main_metric,
+      allow_class_names=allow_class_names) is not None
 
 
 def make_report(config, workdir):
@@ -79,7 +95,8 @@ def make_report(config, workdir):
       students, baseline=config.study.baseline, metric=task.main_metric, classes=source.classes,
       seeds=config.study.seeds, teacher=teacher_entry(config, workdir),
       shared={'description': config.study.description, 'steps': config.train.steps,
-              'split': config.eval.split})
+              'split': config.eval.split,
+              'tuning': read_json(os.path.join(workdir, 'tuning.json'))})
 
 
 def teacher_entry(config, workdir):
@@ -111,5 +128,7 @@ def _training_cost(step_seconds, cost):
           'extra_params': cost.get('extra_params')}
 
 
+PROGRAM = program.Program(main, define_flags)
+
 if __name__ == '__main__':
-  program.run(main)
+  PROGRAM.run()

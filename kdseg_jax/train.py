@@ -7,16 +7,19 @@ from kdseg_jax import program
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import loop
 
-_CONFIG = program.define_config()
+
+def define_flags(options):
+  """`--workdir`."""
+  program.define_workdir(options)
 
 
-def main(arguments):
-  """Runs `--config` in `--workdir`; a run told to stop by SIGTERM saves and ends with 0."""
+def main(options, arguments):
+  """Runs `--config` in `--workdir`; told to stop (Ctrl-C, SIGTERM) it saves and ends with 0."""
   program.no_arguments(arguments)
-  workdir = program.require_workdir()
-  if _CONFIG.value is None:
+  workdir = program.require_workdir(options)
+  if options.config is None:
     raise UserError('--config is missing: give a recipe, e.g. --config=configs/quickstart.py')
-  metrics = loop.train(_CONFIG.value, workdir)
+  metrics = loop.train(options.config, workdir, allow_class_names=options.allow_class_names)
   if metrics is None:
     print(f'Stopped and saved; the same command goes on from there. Work directory: {workdir}')
   else:
@@ -24,5 +27,7 @@ def main(arguments):
           f'{metrics["images"]} images. Work directory: {workdir}')
 
 
+PROGRAM = program.Program(main, define_flags)
+
 if __name__ == '__main__':
-  program.run(main)
+  PROGRAM.run()

@@ -34,7 +34,7 @@ def test_a_study_trains_its_teacher_and_reports_paired_differences(uninterrupted
   workdir, output = uninterrupted
   report = json.loads((workdir / 'report.json').read_text())
   assert report['seeds'] == [0, 1] and report['baseline'] == 'alone'
-  assert set(report['students']) == {'alone', *scenes_core.METHODS}
+  assert set(report['students']) == set(scenes_core.STUDENTS)
   for name, entry in report['students'].items():
     rows = [[row for row in runs.rows(student_workdir(str(workdir), name, seed))
              if row['phase'] == 'evaluation'] for seed in (0, 1)]
@@ -49,20 +49,20 @@ def test_a_study_trains_its_teacher_and_reports_paired_differences(uninterrupted
     assert low <= entry['paired']['difference'] <= high
   assert 0 <= report['teacher']['mean_iou'] <= 1
   text = (workdir / 'report.md').read_text()
-  assert text in output and '| pixelwise+pairwise' in text
+  assert text in output and '| distilled_unlabelled' in text
 
 
 @pytest.mark.slow
 def test_a_killed_study_ends_bit_identical_to_an_uninterrupted_one(
     uninterrupted, cache, tmp_path):
   process = runs.start(*STUDY, f'--workdir={tmp_path}', cache=cache, prelude=PRELUDE)
-  runs.wait_for_step(process, student_workdir(str(tmp_path), 'pairwise', 0), 10)
+  runs.wait_for_step(process, student_workdir(str(tmp_path), 'distilled', 0), 10)
   process.kill()
   process.communicate()
   assert process.returncode == -signal.SIGKILL
   assert not (tmp_path / 'report.json').exists()
   runs.run(*STUDY, f'--workdir={tmp_path}', cache=cache, prelude=PRELUDE)
-  for name in ('alone', *scenes_core.METHODS):
+  for name in scenes_core.STUDENTS:
     for seed in (0, 1):
       got, want = (runs.saved(student_workdir(str(workdir), name, seed))
                    for workdir in (tmp_path, uninterrupted[0]))

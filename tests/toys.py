@@ -41,7 +41,7 @@ def projected(axis_name=None, tap='x'):
       loss=loss)
 
 
-def adversarial(axis_name=None, tap='x'):
+def adversarial(axis_name=None, tap='x', optimizer=None, steps=None):
   """A critic, memory that both phases change, and a draw an example."""
   def noise(inputs):
     keys = jax.vmap(jax.random.fold_in, (None, 0))(inputs.rng, inputs.batch['index'])
@@ -58,7 +58,7 @@ def adversarial(axis_name=None, tap='x'):
       requires=Requires(student=(tap,), teacher=(tap,)),
       init=lambda rng, inputs: DistillerState(
           critic={'w': jax.random.normal(rng)}, memory={'calls': jnp.int32(0)}),
-      loss=loss, critic_loss=critic_loss)
+      loss=loss, critic=distillers.Critic(critic_loss, optimizer, steps))
 
 
 def prepared(axis_name=None, tap='x'):

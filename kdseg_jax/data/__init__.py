@@ -16,7 +16,7 @@ from kdseg_jax.data.camvid import CamVid
 from kdseg_jax.data.folder import Folder
 from kdseg_jax.data.prepared import create_prepared, create_tfds, is_prepared
 from kdseg_jax.data.scenes import Scenes
-from kdseg_jax.data.unlabelled import Concatenated, Unlabelled
+from kdseg_jax.data.unlabelled import Concatenated, Unlabelled, WithoutLabels
 from kdseg_jax.errors import UserError
 
 _PREPARED = ('cityscapes', 'cityscapes_coarse', 'voc', 'pascal_context', 'ade20k')
@@ -25,7 +25,7 @@ _SOURCES = {'scenes': Scenes, 'camvid': CamVid, 'folder': Folder} | {
 _BUILT_IN = ('scenes',)
 _TFDS = 'tfds:'
 
-__all__ = ['CamVid', 'Concatenated', 'Folder', 'Scenes', 'Unlabelled', 'create']
+__all__ = ['CamVid', 'Concatenated', 'Folder', 'Scenes', 'Unlabelled', 'WithoutLabels', 'create']
 
 
 def create(name: str, split: str, *, root: str | os.PathLike | None = None,

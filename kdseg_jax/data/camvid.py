@@ -6,7 +6,7 @@ import os
 import pathlib
 
 from kdseg_jax import names
-from kdseg_jax.data import files, pairs, palettes
+from kdseg_jax.data import class_list, files, pairs, palettes
 from kdseg_jax.errors import NotFoundError, UserError
 
 CLASSES = ('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign-symbol', 'fence', 'car',
@@ -83,7 +83,7 @@ def find_pairs(root: pathlib.Path, split: str) -> tuple[list[pairs.Pair], list[s
   return pairs.find_pairs(root / split, root / f'{split}annot', layout=_LAYOUT)
 
 
-def find_classes(root: pathlib.Path) -> tuple[tuple[str, ...], pairs.LabelMap]:
+def find_classes(root: pathlib.Path) -> class_list.ClassList:
   """The classes, and the meaning of the stored labels."""
   del root  # the same for every folder
-  return CLASSES, LABELS
+  return class_list.ClassList(CLASSES, tuple(map(tuple, palettes.CAMVID.tolist())), LABELS)

@@ -2,8 +2,10 @@
 
 python -m kdseg_jax.data.check <folder> --layout=folder
 
-Prints sizes, the share of each class and of ignored pixels, and all problems. Exit status 0 if
-there is none, 1 if there are some, 2 if the folder cannot be checked at all.
+Prints sizes, the share of each class and of ignored pixels, and all problems: files that cannot be
+read or do not match, a class without a pixel in train, a split without a labelled pixel, palettes
+that differ. Exit status 0 if there is none, 1 if there are some, 2 if the folder cannot be checked
+at all.
 """
 
 from __future__ import annotations
@@ -11,21 +13,21 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import tqdm
 from absl import flags
 
-from kdseg_jax import program
-from kdseg_jax.data import camvid, files, folder, pairs
+from kdseg_jax import paths, program
+from kdseg_jax.data import camvid, class_list, files, folder, pairs
 from kdseg_jax.errors import UserError
 from kdseg_jax.report import tables
 
+Color = class_list.Color
+
 _LAYOUTS = {'folder': folder, 'camvid': camvid}
-_LAYOUT = flags.DEFINE_enum(
-    'layout', 'folder', list(_LAYOUTS),
-    'folder: images/ labels/ (see kdseg_jax/data/folder.py); camvid: train/ trainannot/ ...')
 
 
 class Split(NamedTuple):
@@ -36,12 +38,14 @@ class Split(NamedTuple):
     sizes: number of images of each (height, width).
     pixels: `(256,)` int64, pixels of each class index; 255 is ignore.
     occurrences: `(256,)` int64, images in which each class index occurs.
+    stored: `(256,)` bool, whether each value is stored in its label files.
   """
 
   images: int
   sizes: collections.Counter
   pixels: np.ndarray
   occurrences: np.ndarray
+  stored: np.ndarray
 
 
 class Report(NamedTuple):
@@ -74,10 +78,11 @@ def check(root: str | pathlib.Path, layout: str = 'folder') -> Report:
     except (ValueError, OSError) as error:
       problems.append(str(error))
   try:
-    classes, label_map = module.find_classes(root)
+    classes, _, label_map = module.find_classes(root)
   except (ValueError, OSError) as error:
     problems.append(str(error))
     classes, label_map = (), pairs.LabelMap.identity(files.IGNORE_LABEL)  # any label will do
+  colors = Colors()
   for split, split_pairs in found.items():
     with concurrent.futures.ThreadPoolExecutor() as pool:
       results = list(tqdm.tqdm(
@@ -85,12 +90,58 @@ def check(root: str | pathlib.Path, layout: str = 'folder') -> Report:
           total=len(split_pairs), unit='image', disable=None))
     splits[split] = _summarize(results)
     problems += [problem for result in results for problem in result['problems']]
-  return Report(classes, splits, list(dict.fromkeys(problems)))
+    for pair, result in zip(split_pairs, results, strict=True):
+      colors.add(pair.label, result['colors'])
+    problems += _lacking(split, splits[split], classes)
+  return Report(classes, splits, list(dict.fromkeys(problems + colors.problems())))
+
+
+class Colors:
+  """The colours of stored labels in palettes; one label with two colours has two meanings."""
+
+  def __init__(self):
+    self._first: dict[int, tuple[Color, pathlib.Path]] = {}
+    self._others: dict[int, list[tuple[Color, pathlib.Path]]] = {}
+
+  def add(self, path: pathlib.Path, colors: Mapping[int, Color]) -> None:
+    """Takes the colours of the labels that occur in a file."""
+    for stored, color in colors.items():
+      first, _ = self._first.setdefault(stored, (color, path))
+      if color != first:
+        self._others.setdefault(stored, []).append((color, path))
+
+  def problems(self) -> list[str]:
+    """One line for each stored label of two colours, with a file of each."""
+    lines = []
+    for stored, others in sorted(self._others.items()):
+      (color, path), (other_color, other) = self._first[stored], others[0]
+      more = f' ({len(others) - 1} more files differ from the first)' if len(others) > 1 else ''
+      lines.append(
+          f'{path} and {other}: label {stored} has the colour {class_list.hexadecimal(color)} in '
+          f'the first and {class_list.hexadecimal(other_color)} in the second{more}: their '
+          'palettes differ, so the label may mean two classes. Give all files one palette.')
+    return lines
+
+
+def _lacking(split, counts, classes):
+  """One line for a split without a labelled pixel, or for train without one of some class."""
+  labelled = counts.pixels[:files.IGNORE_LABEL]
+  if counts.images and not labelled.any():
+    return [f'{split}: no pixel of its {counts.images} labels is of a class, all are ignored '
+            f'({files.IGNORE_LABEL}).']
+  absent = [name for name, pixels in zip(classes, labelled) if not pixels]
+  if split != 'train' or not absent or not counts.images:
+    return []
+  hint = folder.stored_as_masks(np.flatnonzero(counts.stored))
+  return [f'train: no pixel is of {", ".join(absent)}, so that nothing can be learned of '
+          f'{"it" if len(absent) == 1 else "them"}. '
+          f'{hint or "Take the names out, or correct the labels or the splits."}']
 
 
 def _examine(pair, label_map) -> dict[str, Any]:
-  """Size, pixels of each class and problems of an example."""
-  result = {'size': None, 'pixels': np.zeros(256, np.int64), 'problems': []}
+  """Size, pixels of each class, colours of stored labels and problems of an example."""
+  result = {'size': None, 'pixels': np.zeros(256, np.int64), 'stored': np.zeros(256, bool),
+            'colors': {}, 'problems': []}
   image = label = None
   try:
     content = files.read_bytes(pair.image)
@@ -99,8 +150,10 @@ def _examine(pair, label_map) -> dict[str, Any]:
   except (ValueError, OSError) as error:
     result['problems'].append(str(error))
   try:
-    label = files.read_label(pair.label)
+    label, palette = files.decode_palette_label(files.read_bytes(pair.label), pair.label)
+    result['stored'] = np.bincount(label.ravel(), minlength=256) > 0
     result['pixels'] = np.bincount(label_map(label, pair.label).ravel(), minlength=256)
+    result['colors'] = _colors(result['stored'], palette, label_map)
   except (ValueError, OSError) as error:
     result['problems'].append(str(error))
   if image is not None and label is not None:
@@ -112,10 +165,19 @@ def _examine(pair, label_map) -> dict[str, Any]:
   return result
 
 
+def _colors(stored, palette, label_map):
+  """The colours of the stored labels that occur; what is ignored may have any."""
+  values = np.flatnonzero(stored[:len(palette)]).astype(np.uint8)
+  classes = label_map(values[None], 'palette')[0]
+  return {int(value): tuple(map(int, palette[value]))
+          for value in values[classes != files.IGNORE_LABEL]}
+
+
 def _summarize(results):
   pixels = np.array([result['pixels'] for result in results]).reshape(-1, 256)
   return Split(
       images=len(results), pixels=pixels.sum(axis=0), occurrences=(pixels > 0).sum(axis=0),
+      stored=np.any([np.zeros(256, bool), *(result['stored'] for result in results)], axis=0),
       sizes=collections.Counter(result['size'] for result in results if result['size']))
 
 
@@ -136,7 +198,7 @@ def describe(report: Report) -> str:
               'occurs:', classes, '']
   for name, split in splits.items():
     absent = [label for index, label in enumerate(report.classes) if not split.occurrences[index]]
-    if absent:
+    if absent and name != 'train':  # there it is a problem
       lines.append(f'Note: {name} has no pixel of {", ".join(absent)}.')
   lines += [f'- {problem}' for problem in report.problems]
   lines.append(f'{len(report.problems)} problem{"" if len(report.problems) == 1 else "s"}.')
@@ -153,14 +215,24 @@ def _sizes(sizes):
   return ', '.join(shown) + (f' and {more} more' if more else '')
 
 
-def main(arguments):
+def define_flags(options):
+  """`--layout`."""
+  flags.DEFINE_enum(
+      'layout', 'folder', list(_LAYOUTS),
+      'folder: images/ labels/ (see kdseg_jax/data/folder.py); camvid: train/ trainannot/ ...',
+      flag_values=options)
+
+
+def main(options, arguments):
   """Prints the report; the exit status is 1 if there are problems."""
   if len(arguments) != 1:
     raise UserError('Give one folder: python -m kdseg_jax.data.check <folder> --layout=folder')
-  report = check(arguments[0], _LAYOUT.value)
+  report = check(paths.local(arguments[0]), options.layout)
   print(describe(report))
   return 1 if report.problems else 0
 
 
+PROGRAM = program.Program(main, define_flags, config=None, devices=False)
+
 if __name__ == '__main__':
-  program.run(main, devices=False)
+  PROGRAM.run()

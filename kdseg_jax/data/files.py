@@ -11,15 +11,18 @@ from typing import Any
 
 import cv2
 import numpy as np
-import PIL.ExifTags
 import PIL.Image
 
+from kdseg_jax.data import metadata
 from kdseg_jax.errors import NotFoundError, UserError
 
 IGNORE_LABEL = 255
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp')
-_PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
+_FORMATS = ('PNG', 'JPEG', 'BMP', 'WEBP')
+_LONGEST_REASON = 200
 _PNG_GRAYSCALE, _PNG_PALETTE = 0, 3
+# What cannot be decoded is raised here with the file's name; OpenCV's own lines say less.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 _ALPHA_MODES = ('RGBA', 'LA', 'PA', 'La', 'RGBa')
 # Pictures that are not read: left in a folder without a word, they would silently not count.
 _OTHER_PICTURES = ('.tif', '.tiff', '.gif', '.jp2', '.jfif', '.heic', '.avif', '.ppm', '.pgm')
@@ -45,22 +48,25 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
 
 def decode_image(content: bytes, name: Any) -> np.ndarray:
   """`read_image` of the content of a file; errors call it `name`."""
-  pixels = None
-  if content:
+  stripped = _strip(content, name)
+  with _open(stripped.content, name) as header:
+    size, mode, transparent = header.size, header.mode, 'transparency' in header.info
+  if mode in _ALPHA_MODES or transparent:
+    raise UserError(f'{name}: has an alpha channel ({mode}); expected RGB or grey. '
+                    'Flatten it onto a background and save it without alpha.')
+  try:
     # ANYDEPTH shows 16-bit files as such, where COLOR alone would silently cut them to 8 bits.
-    pixels = cv2.imdecode(np.frombuffer(content, np.uint8),
-                          cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-  if pixels is None:
-    raise UserError(f'{name}: cannot be decoded: it is damaged, cut short or no picture. '
-                     'Copy or download it again.')
+    pixels = cv2.imdecode(
+        np.frombuffer(stripped.content, np.uint8),
+        cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
+  except cv2.error:
+    pixels = None  # its text names OpenCV's own lines of code
+  if pixels is None or pixels.shape != (*size[::-1], 3):
+    raise _damaged(name, 'its pixels cannot be read')
   if pixels.dtype != np.uint8:
     raise UserError(f'{name}: has {pixels.dtype.itemsize * 8} bits a channel; expected 8. '
-                     'Convert it to an 8-bit picture.')
-  with _open(content, name) as header:
-    if header.mode in _ALPHA_MODES or 'transparency' in header.info:
-      raise UserError(f'{name}: has an alpha channel ({header.mode}); expected RGB or grey. '
-                       'Flatten it onto a background and save it without alpha.')
-  return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+                    'Convert it to an 8-bit picture.')
+  return _turned(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), stripped.orientation)
 
 
 def read_label(path: str | os.PathLike) -> np.ndarray:
@@ -81,25 +87,29 @@ def read_label(path: str | os.PathLike) -> np.ndarray:
 
 def decode_label(content: bytes, name: Any) -> np.ndarray:
   """`read_label` of the content of a file; errors call it `name`."""
-  if content[:8] != _PNG_SIGNATURE or len(content) < 26:
+  return decode_palette_label(content, name)[0]
+
+
+def decode_palette_label(content: bytes, name: Any) -> tuple[np.ndarray, np.ndarray]:
+  """The label of the content of a PNG and its palette, `(n, 3)` uint8; n is 0 if it is grey."""
+  if not content.startswith(metadata.PNG_SIGNATURE) or len(content) < 26:
     raise UserError(f'{name}: is not a PNG file; labels must be PNG, because lossy formats '
-                     'change class indices.')
+                    'change class indices.')
+  stripped = _strip(content, name)  # checks all sums: a flipped bit would decode to other labels
   depth, color_type = content[24], content[25]
   if color_type not in (_PNG_GRAYSCALE, _PNG_PALETTE):
     raise UserError(f'{name}: stores colours; expected one channel of class indices (a grey or '
-                     'palette PNG). Map each colour to its class index first.')
+                    'palette PNG). Map each colour to its class index first.')
   # Grey levels of 1, 2 and 4 bits are stretched to 0..255 by decoders: no longer indices.
   if color_type == _PNG_GRAYSCALE and depth != 8:
     raise UserError(f'{name}: stores {depth}-bit grey levels; expected 8 bits. '
-                     'Save the label as an 8-bit PNG.')
-  try:
-    with _open(content, name) as image:
-      image.verify()  # checksums: a flipped bit would decode to other labels
-    with _open(content, name) as image:
-      return np.array(image, dtype=np.uint8)
-  except (OSError, SyntaxError) as error:
-    raise UserError(f'{name}: cannot be decoded: it is damaged or cut short ({error}). '
-                     'Copy or download it again.') from error
+                    'Save the label as an 8-bit PNG.')
+  with _open(stripped.content, name) as image:
+    try:
+      label = np.array(image, dtype=np.uint8)
+    except Exception as error:  # decoders raise whatever the bytes lead them to
+      raise _damaged(name, error) from error
+    return label, np.array(image.getpalette() or (), np.uint8).reshape(-1, 3)
 
 
 def encode_label(label: np.ndarray) -> bytes:
@@ -114,9 +124,8 @@ def check_pair(image: np.ndarray, label: np.ndarray, *, image_name: Any, label_n
   Whether a label was drawn on the stored or on the upright picture cannot be told from its size
   where EXIF data mirror it, turn it by 180 degrees, or it is square.
   """
-  with _open(image_content, image_name) as header:
-    orientation = header.getexif().get(PIL.ExifTags.Base.Orientation, 1)
-  if orientation in range(2, 9):  # cameras also write 0, which says nothing
+  orientation = _strip(image_content, image_name).orientation
+  if orientation != 1:
     raise UserError(
         f'{image_name}: its EXIF data turn or mirror it (orientation {orientation}), and its label '
         f'{label_name} may have been drawn on either view. Save the image as the label shows it, '
@@ -182,7 +191,7 @@ def list_images(
   found = []
   for path in map(pathlib.Path, paths):
     if path.is_dir():
-      folders = [path, *_subfolders(path)] if subfolders else [path]
+      folders = folders_in(path) if subfolders else [path]
       for problem in (line for folder in folders for line in unreadable_in(folder)):
         raise UserError(problem)
       inside = [image for folder in folders for image in images_in(folder)]
@@ -220,30 +229,79 @@ def unreadable_in(folder: pathlib.Path) -> list[str]:
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
-  """The content of a file; FileNotFoundError names it."""
+  """The content of a file; NotFoundError, or UserError if it cannot be read, names it."""
   try:
     with open(path, 'rb') as file:
       return file.read()
   except FileNotFoundError:
     raise NotFoundError(f'{path}: no such file.') from None
+  except OSError as error:
+    raise UserError(f'{path}: cannot be read ({error.strerror}).') from error
 
 
-def _subfolders(folder):
-  return sorted(path for path in folder.rglob('*') if path.is_dir() and not any(
-      part.startswith('.') for part in path.relative_to(folder).parts))
+def folders_in(folder: pathlib.Path) -> list[pathlib.Path]:
+  """A folder and all below it, sorted; links are followed, hidden ones left out.
+
+  Each real folder counts once, whatever links lead to it, so that a loop of links ends.
+  """
+  found: dict[str, pathlib.Path] = {}  # by their real paths
+  waiting = [folder]
+  for path in waiting:
+    if found.setdefault(os.path.realpath(path), path) is path:
+      waiting += subfolders_of(path)
+  return sorted(found.values())
+
+
+def subfolders_of(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The folders in a folder, and links to folders, sorted; hidden ones are left out."""
+  return sorted(path for path in folder.iterdir() if path.is_dir() and not _is_hidden(path))
+
+
+def _is_hidden(path):
+  return path.name.startswith('.')
 
 
 def _with_suffix(paths, suffixes):
-  return sorted(path for path in paths
-                if path.suffix.lower() in suffixes and not path.name.startswith('.'))
+  return sorted(path for path in paths if path.suffix.lower() in suffixes
+                and not _is_hidden(path) and not path.is_dir())
+
+
+def _strip(content, name):
+  """The content without metadata."""
+  try:
+    return metadata.strip(content)
+  except metadata.Damaged as error:
+    raise _damaged(name, error) from error
 
 
 def _open(content, name):
   """The picture with its header read."""
   try:
-    return PIL.Image.open(io.BytesIO(content))
+    return PIL.Image.open(io.BytesIO(content), formats=_FORMATS)
   except PIL.Image.DecompressionBombError as error:
     raise UserError(f'{name}: is too large ({error}). Cut it into tiles.') from None
+  except PIL.UnidentifiedImageError as error:
+    raise _damaged(name, f'its header is of none of {", ".join(_FORMATS)}') from error
+  except Exception as error:  # decoders raise whatever the bytes lead them to
+    raise _damaged(name, error) from error
+
+
+def _damaged(name, error):
+  """The error of a file that is no picture, or not whole."""
+  what = ' '.join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
+  return UserError(f'{name}: cannot be decoded: it is damaged, cut short or no picture ({what}). '
+                   'Copy or download it again.')
+
+
+def _turned(image, orientation):
+  """The picture upright, as a viewer shows it that knows EXIF."""
+  if orientation > 4:
+    image = image.transpose(1, 0, 2)
+  if orientation in (3, 4, 7, 8):
+    image = image[::-1]
+  if orientation in (2, 3, 6, 7):
+    image = image[:, ::-1]
+  return np.ascontiguousarray(image)
 
 
 def _write(path, image):

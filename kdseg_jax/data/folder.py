@@ -6,11 +6,12 @@ import concurrent.futures
 import itertools
 import os
 import pathlib
+from collections.abc import Iterable
 
 import numpy as np
 
 from kdseg_jax import names
-from kdseg_jax.data import files, pairs, palettes
+from kdseg_jax.data import class_list, files, pairs
 from kdseg_jax.errors import NotFoundError, UserError
 
 SPLITS = ('train', 'val', 'test')
@@ -28,7 +29,17 @@ class Folder(pairs.PairSource):
   such as frames of a video.
 
   Labels are class indices from 0, and 255 = ignore. `<root>/classes.txt` names the classes, one a
-  line in label order. Without it all labels are read once, and their values must be 0 to C - 1.
+  line in label order. White space and `#rrggbb` behind a name give it its colour, and lines before
+  the names say what stored labels mean that are no class index, `<stored value>=<class>`:
+
+      labels: 255=1, 11=255
+      background
+      crack  #d02020
+
+  Without `classes.txt` all labels are read once, and their values must be 0 to C - 1.
+
+  Folders and files may be symbolic links; hidden ones are left out. Names of images, labels and
+  lists are compared in composed Unicode (NFC), whatever form each is written in.
 
   Args:
     split: 'train', 'val' or 'test'.
@@ -51,9 +62,9 @@ class Folder(pairs.PairSource):
     pairs.require_none(problems)
     if not found:
       raise NotFoundError(f'{root}: the split {split} holds no image.')
-    self.classes, label_map = find_classes(root)
-    self.palette = palettes.default_palette(len(self.classes))
-    super().__init__(found, label_map=label_map, size=size)
+    classes = find_classes(root)
+    self.classes, self.palette = classes.names, classes.palette
+    super().__init__(found, label_map=classes.label_map, size=size)
 
 
 def find_root(root: str | os.PathLike | None) -> pathlib.Path:
@@ -82,8 +93,8 @@ def find_splits(root: pathlib.Path) -> list[str]:
     ValueError: pictures lie both in `images` or `labels` and in subfolders, or a subfolder is no
       split.
   """
-  folders = sorted({path.name for parent in _parents(root) for path in parent.iterdir()
-                    if path.is_dir() and not path.name.startswith('.')})
+  folders = sorted({path.name for parent in _parents(root)
+                    for path in files.subfolders_of(parent)})
   for parent in _parents(root):
     if folders and files.images_in(parent):
       raise UserError(f'{parent}: holds pictures beside the folders {", ".join(folders)}; '
@@ -112,7 +123,7 @@ def find_pairs(root: pathlib.Path, split: str) -> tuple[list[pairs.Pair], list[s
   if (images / split).is_dir() or (labels / split).is_dir():
     return pairs.find_pairs(images / split, labels / split, layout=_LAYOUT)
   if _list_of(root, split).exists():
-    stems = read_lines(_list_of(root, split))
+    stems = class_list.read_lines(_list_of(root, split))
     found, problems = pairs.find_pairs(images, labels, layout=_LAYOUT, stems=sorted(stems))
     return found, problems + _in_two_lists(root)
   found, problems = pairs.find_pairs(images, labels, layout=_LAYOUT)
@@ -120,57 +131,40 @@ def find_pairs(root: pathlib.Path, split: str) -> tuple[list[pairs.Pair], list[s
           if (index % _VAL_EVERY == 0) == (split == 'val')], problems
 
 
-def find_classes(root: pathlib.Path) -> tuple[tuple[str, ...], pairs.LabelMap]:
-  """The classes, and the meaning of the stored labels: from `classes.txt`, else from all labels.
+def find_classes(root: pathlib.Path) -> class_list.ClassList:
+  """The classes and the meaning of the stored labels: from `classes.txt`, else from all labels.
 
   Raises:
-    ValueError: an empty or repeated name, too many or too few, or, without `classes.txt`, labels
-      that are not 0 to C - 1; also a label file that cannot be read.
+    ValueError: `classes.txt` cannot be used, see `class_list.read`; or, without it, labels that are
+      not 0 to C - 1; also a label file that cannot be read.
   """
   path = root / 'classes.txt'
   if path.exists():
-    classes = tuple(read_lines(path))
-    if not 2 <= len(classes) <= files.IGNORE_LABEL:
-      raise UserError(f'{path}: names {len(classes)} classes; expected 2 to 255, one a line.')
-    return classes, pairs.LabelMap.identity(len(classes))
-  values = np.flatnonzero(_scan(root / 'labels'))
+    return class_list.read(path)
+  values = np.flatnonzero(_scan(root))
   classes = values[values != files.IGNORE_LABEL]
   write = f'Write {path} with one name a line, in label order'
   if len(classes) < 2:
+    advice = stored_as_masks(values) or (
+        f'Store the classes as 0, 1, ... {write} if some just do not occur.')
     raise UserError(f'{root / "labels"}: all labels are {", ".join(map(str, values)) or "missing"}'
-                     '; expected two classes or more, from 0; 255 means ignore, not a class. Store '
-                     f'the classes as 0, 1, ... {write} if some just do not occur.')
+                    '; expected two classes or more, from 0; 255 means ignore, not a class. '
+                    f'{advice}')
   missing = np.setdiff1d(np.arange(classes[-1]), classes)
   if len(missing):
     raise UserError(
         f'{root / "labels"}: the labels reach to {classes[-1]}, but {", ".join(map(str, missing))} '
         f'do{"" if len(missing) > 1 else "es"} not occur, so the number of classes is ambiguous. '
         f'{write}; labels must be its lines, counted from 0, or 255 = ignore.')
-  count = int(classes[-1]) + 1
-  return tuple(f'class {index}' for index in range(count)), pairs.LabelMap.identity(count)
+  return class_list.ClassList.plain([f'class {index}' for index in range(int(classes[-1]) + 1)])
 
 
-def read_lines(path: pathlib.Path) -> list[str]:
-  """The lines of a text file, without blank ones at its end.
-
-  Raises:
-    ValueError: the file is empty, is not text, or a line is blank or a repetition.
-  """
-  try:
-    lines = [line.strip() for line in path.read_text('utf-8-sig').rstrip().splitlines()]
-  except UnicodeDecodeError as error:
-    raise UserError(f'{path}: is not UTF-8 text ({error}).') from error
-  seen = {}
-  for number, line in enumerate(lines, 1):
-    if not line:
-      raise UserError(f'{path}: line {number} is blank; expected a name on each line.')
-    if line in seen:
-      raise UserError(f'{path}: line {number} repeats line {seen[line]}, {line!r}; expected each '
-                       'name once.')
-    seen[line] = number
-  if not lines:
-    raise UserError(f'{path}: is empty; expected one name a line.')
-  return lines
+def stored_as_masks(values: Iterable[int]) -> str:
+  """What to do where the only labels are 0 and 255, as of masks saved in black and white; or ''."""
+  if set(map(int, values)) != {0, files.IGNORE_LABEL}:
+    return ''
+  return ('These are masks saved as 0 and 255, where 255 means ignore and no class: store 1 in its '
+          'place, or write "labels: 255=1" into classes.txt, before the two names.')
 
 
 def _parents(root):
@@ -179,7 +173,7 @@ def _parents(root):
 
 def _in_two_lists(root):
   """One line for each name that stands in two lists."""
-  lists = {split: set(read_lines(_list_of(root, split)))
+  lists = {split: set(class_list.read_lines(_list_of(root, split)))
            for split in SPLITS if _list_of(root, split).exists()}
   return [f'{root}: {stem} is in {first}.txt and {second}.txt; results on one would tell nothing '
           'about the other. Take it out of one list.'
@@ -191,11 +185,12 @@ def _list_of(root, split):
   return root / f'{split}.txt'
 
 
-def _scan(folder):
-  """Which of the 256 values occur in the label PNGs in a folder and its subfolders."""
-  def values(path):
-    return np.bincount(files.read_label(path).ravel(), minlength=256) > 0
-  paths = sorted(path for path in folder.rglob('*')
-                 if path.suffix.lower() == '.png' and not path.name.startswith('.'))
+def _scan(root):
+  """Which of the 256 values occur in the labels of a root, of all splits."""
+  folder = root / 'labels'
+  paths = [path for place in (folder, *files.subfolders_of(folder))
+           for path in files.images_in(place) if path.suffix.lower() == '.png']
   with concurrent.futures.ThreadPoolExecutor() as pool:
-    return np.any([np.zeros(256, bool), *pool.map(values, paths)], axis=0)
+    return np.any([np.zeros(256, bool), *pool.map(
+        lambda path: np.bincount(files.read_label(path).ravel(), minlength=256) > 0, paths)],
+        axis=0)

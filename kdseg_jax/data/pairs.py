@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kdseg_jax import names
 from kdseg_jax.data import files
 from kdseg_jax.errors import NotFoundError, UserError
 
@@ -86,7 +87,7 @@ class PairSource:
     label = self._label_map(files.read_label(pair.label), pair.label)
     files.check_pair(image, label, image_name=pair.image, label_name=pair.label,
                      image_content=content)
-    return resized(image, label, self.size) | {'image_id': pair.image.stem}
+    return resized(image, label, self.size) | {'image_id': names.composed(pair.image.stem)}
 
 
 def check_index(index: int, length: int) -> None:
@@ -124,7 +125,7 @@ def find_pairs(images: pathlib.Path, labels: pathlib.Path, *, layout: str,
   found_labels, label_problems = _by_stem(labels, layout)
   problems += label_problems
   if stems is not None:
-    stems = list(stems)
+    stems = [names.composed(stem) for stem in stems]
     problems += [f'{stem}: is listed, but {images / stem}.png or .jpg does not exist. Lists hold '
                  'the names of images without folder and suffix.'
                  for stem in stems if stem not in found_images]
@@ -179,14 +180,15 @@ def require_none(problems: Sequence[str]) -> None:
 
 
 def _by_stem(folder, layout):
-  """The pictures of a folder by stem, and problems."""
+  """The pictures of a folder by stem, in composed Unicode, and problems."""
   if not folder.is_dir():
     raise NotFoundError(f'{folder}: no such folder; the layout is {layout}.')
   found, problems = {}, files.unreadable_in(folder)
   for path in files.images_in(folder):
-    if path.stem in found:
-      problems.append(f'{path} and {found[path.stem]}: same name twice; keep one of them.')
-    found[path.stem] = path
+    stem = names.composed(path.stem)
+    if stem in found:
+      problems.append(f'{path} and {found[stem]}: same name twice; keep one of them.')
+    found[stem] = path
   problems += [f'{path}: subfolders are not entered; expected files only.'
-               for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != '.']
+               for path in files.subfolders_of(folder)]
   return found, problems

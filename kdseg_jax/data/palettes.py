@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
-import PIL.ImageFont
 
+from kdseg_jax import lettering
 from kdseg_jax.data import files
 from kdseg_jax.errors import UserError
 
@@ -35,6 +36,26 @@ _DARK, _GREY = (40, 40, 40), (150, 150, 150)
 
 
 def default_palette(num_classes: int) -> np.ndarray:
+  """Colours for data that bring none: a grey-blue, then ones that differ from all before them.
+
+  Class by class the colour of a grid that is farthest in CIELAB from black, white and every class
+  before it, of those that are at least 70 from the last two. So classes that are neighbours in
+  the list differ clearly, and a class keeps its colour when others follow it.
+
+  Args:
+    num_classes: number of classes, 1 to 255.
+
+  Returns:
+    `(num_classes, 3)` uint8, all different, none near black, which is what ignored pixels are.
+
+  Raises:
+    ValueError: labels of so many classes do not fit uint8 beside 255 = ignore.
+  """
+  _check_count(num_classes)
+  return _distinct_colors()[:num_classes].copy()
+
+
+def voc_palette(num_classes: int) -> np.ndarray:
   """The Pascal VOC colours: the bits of the class index, spread over red, green and blue.
 
   Args:
@@ -46,8 +67,7 @@ def default_palette(num_classes: int) -> np.ndarray:
   Raises:
     ValueError: labels of so many classes do not fit uint8 beside 255 = ignore.
   """
-  if not 1 <= num_classes <= 255:
-    raise UserError(f'num_classes must be 1 to 255, got {num_classes}: 255 means ignore.')
+  _check_count(num_classes)
   index = np.arange(num_classes)[:, None]
   channel = np.arange(3)
   palette = np.zeros((num_classes, 3), np.int64)
@@ -103,7 +123,7 @@ def strip(images: Sequence[np.ndarray], titles: Sequence[str], *,
 
   Args:
     images: `(H, W, 3)` uint8 RGB each.
-    titles: one a picture; drawn smaller where it would not fit.
+    titles: one a picture; drawn smaller where it would not fit, see also `with_score`.
     height: of every panel in pixels; small pictures are enlarged without smoothing.
 
   Returns:
@@ -113,15 +133,41 @@ def strip(images: Sequence[np.ndarray], titles: Sequence[str], *,
     raise UserError(f'Expected one title for each picture, got {len(images)} pictures and '
                      f'{len(titles)} titles.')
   margin, bar = 8, 28
+  lettered = lettering.letter(titles, instead='picture {}')
   panels = []
-  for image, title in zip(images, titles, strict=True):
+  for image, title in zip(images, lettered.texts, strict=True):
     width = max(1, round(image.shape[1] * height / image.shape[0]))
     smooth = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_NEAREST_EXACT
     panel = cv2.resize(image, (width, height), interpolation=smooth)
-    panel = np.concatenate([_title(title, bar, width), panel])
+    panel = np.concatenate([_title(title, lettered, bar, width), panel])
     panels.append(cv2.copyMakeBorder(panel, 0, margin, margin // 2, margin // 2,
                                      cv2.BORDER_CONSTANT, value=(255, 255, 255)))
   return np.concatenate(panels, axis=1)
+
+
+def comparison(image: np.ndarray, label: np.ndarray, predictions: Mapping[str, np.ndarray],
+               classes: Sequence[str], palette: np.ndarray) -> np.ndarray:
+  """An image, its label and what was predicted, side by side as overlays above a legend.
+
+  Args:
+    image: `(H, W, 3)` uint8 RGB.
+    label: `(H, W)` of class indices, 255 = ignore.
+    predictions: title -> `(H, W)` of class indices; see `with_score` for titles.
+    classes: C names.
+    palette: `(C, 3)` uint8.
+
+  Returns:
+    `(H', W', 3)` uint8 RGB.
+  """
+  labels = {'label': label} | predictions
+  overlays = [overlay(image, drawn, palette) for drawn in labels.values()]
+  return with_legend(strip([image, *overlays], ['image', *labels]), list(labels.values()),
+                     classes, palette)
+
+
+def with_score(title: str, mean_iou: float | None) -> str:
+  """A panel's title with its mIoU in percent, e.g. 'teacher 65.1'; without where it is None."""
+  return title if mean_iou is None else f'{title} {100 * mean_iou:.1f}'
 
 
 def with_legend(picture: np.ndarray, labels: Sequence[np.ndarray], classes: Sequence[str],
@@ -132,7 +178,7 @@ def with_legend(picture: np.ndarray, labels: Sequence[np.ndarray], classes: Sequ
     picture: `(H, W, 3)` uint8 RGB; stays as it is, in the upper left corner.
     labels: the labels that the picture shows, of any shapes. Of more than 25 classes, only those
       that occur in them get an entry.
-    classes: C names.
+    classes: C names, see `lettering.letter` for those that no font can draw.
     palette: `(C, 3)` uint8.
 
   Returns:
@@ -142,8 +188,10 @@ def with_legend(picture: np.ndarray, labels: Sequence[np.ndarray], classes: Sequ
   if len(classes) > _MOST_CLASSES_IN_LEGEND:
     occurring = np.unique(np.concatenate([np.unique(label) for label in labels]))
     indices = occurring[occurring < len(classes)]
-  side, line, font = 14, 22, PIL.ImageFont.load_default(13)
-  entry = max([0, *(int(font.getlength(classes[i])) for i in indices)]) + side + 24
+  lettered = lettering.letter(classes)
+  names, font = lettered.texts, lettered.font(13)
+  side, line = 14, 22
+  entry = max([0, *(int(font.getlength(names[i])) for i in indices)]) + side + 24
   width = max(picture.shape[1], 256, entry)
   columns = width // entry
   rows = -(-len(indices) // columns)
@@ -155,15 +203,45 @@ def with_legend(picture: np.ndarray, labels: Sequence[np.ndarray], classes: Sequ
     middle = picture.shape[0] + 5 + line // 2 + place // columns * line
     draw.rectangle((left, middle - side // 2, left + side, middle + side // 2),
                    fill=tuple(map(int, palette[index])), outline=_GREY)
-    draw.text((left + side + 7, middle), classes[index], fill=_DARK, font=font, anchor='lm')
+    draw.text((left + side + 7, middle), names[index], fill=_DARK, font=font, anchor='lm')
   return np.asarray(image)
 
 
-def _title(text, height, width):
+def _check_count(num_classes):
+  if not 1 <= num_classes <= 255:
+    raise UserError(f'num_classes must be 1 to 255, got {num_classes}: 255 means ignore.')
+
+
+@functools.cache
+def _distinct_colors():
+  """The colours of `default_palette`, `(255, 3)` uint8."""
+  levels = np.linspace(0, 255, 18).round().astype(np.uint8)
+  grid = np.stack(np.meshgrid(levels, levels, levels, indexing='ij'), axis=-1).reshape(-1, 3)
+  lightness = _lab(grid)[:, 0]
+  grid = grid[(lightness >= 35) & (lightness <= 92)]  # on photographs, and on white in a legend
+  points = _lab(grid)
+  distance_to = lambda color: np.linalg.norm(points - _lab(np.uint8([color])), axis=1)
+  colors = [(118, 128, 142)]
+  before_last, last = np.full(len(grid), np.inf), distance_to(colors[0])
+  nearest = np.min([last, distance_to((0, 0, 0)), distance_to((255, 255, 255))], axis=0)
+  while len(colors) < 255:
+    clear_of_neighbours = np.minimum(last, before_last) >= 70
+    colors.append(grid[np.argmax(np.where(clear_of_neighbours, nearest, -1))])
+    before_last, last = last, distance_to(colors[-1])
+    nearest = np.minimum(nearest, last)
+  return np.array(colors, np.uint8)
+
+
+def _lab(colors):
+  """CIELAB of `(N, 3)` uint8 sRGB."""
+  return cv2.cvtColor(colors[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
+
+
+def _title(text, lettered, height, width):
   """White bar of the given size with the text in its middle."""
   size = 15
-  fits = width / max(PIL.ImageFont.load_default(size).getlength(text), 1)
-  font = PIL.ImageFont.load_default(size * min(1, fits))
+  fits = width / max(lettered.font(size).getlength(text), 1)
   bar = PIL.Image.new('RGB', (width, height), 'white')
-  PIL.ImageDraw.Draw(bar).text((width / 2, height / 2), text, fill=_DARK, font=font, anchor='mm')
+  PIL.ImageDraw.Draw(bar).text((width / 2, height / 2), text, fill=_DARK, anchor='mm',
+                               font=lettered.font(size * min(1, fits)))
   return np.asarray(bar)

@@ -30,6 +30,9 @@ def train_batches(source: Any, *, batch_size: int, seed: int,
   gets examples kB + pB/P to kB + (p+1)B/P - 1 of the stream for batch k of B examples, so that the
   processes' parts, put one after the other, are the batch of one process.
 
+  A source of two with a share (`data.Concatenated`) is shuffled part by part: `round(share * B)`
+  examples of every batch, spread evenly over it, come from the second, the others from the first.
+
   Args:
     source: where examples come from, see the module.
     batch_size: B, of all processes together.
@@ -49,7 +52,7 @@ def train_batches(source: Any, *, batch_size: int, seed: int,
     ValueError: the source is empty or the batch cannot be shared by the processes.
   """
   share = _share(source, batch_size, process_index, process_count)
-  dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+  dataset = _shuffled(source, batch_size, seed)
   dataset = dataset.random_map(augmentation).map_with_index(_numbered)
   # Batch j of this size is the part of process j % P in batch j // P.
   dataset = dataset.batch(share, drop_remainder=True)
@@ -89,10 +92,15 @@ def evaluation_batches(source: Any, *, batch_size: int, multiple: int = 1, proce
       dataset.to_iter_dataset(_read_options(num_threads)), batch_size, multiple))
 
 
-def read_all(source: Any, *, num_threads: int = _THREADS) -> Iterator[None]:
-  """Reads every example of a source once, in order; what is wrong with one is raised."""
-  dataset = grain.MapDataset.source(source).map(lambda example: np.int32(len(example)))
-  return (None for _ in dataset.to_iter_dataset(_read_options(num_threads)))
+def read_labels(source: Any, *, num_threads: int = _THREADS) -> Iterator[np.ndarray]:
+  """Reads every example of a source once, in order; what is wrong with one is raised.
+
+  Yields:
+    `(256,)` int64, how many pixels of its label have each value; 255 = ignore.
+  """
+  dataset = grain.MapDataset.source(source).map(
+      lambda example: np.bincount(example['label'].ravel(), minlength=256))
+  return iter(dataset.to_iter_dataset(_read_options(num_threads)))
 
 
 def pad_to_multiple(array: np.ndarray, multiple: int, value: int) -> np.ndarray:
@@ -101,6 +109,44 @@ def pad_to_multiple(array: np.ndarray, multiple: int, value: int) -> np.ndarray:
   if not any(after for _, after in widths):
     return array
   return np.pad(array, widths + [(0, 0)] * (array.ndim - 2), constant_values=value)
+
+
+def _shuffled(source, batch_size, seed):
+  """The endless stream of examples, batch after batch."""
+  if getattr(source, 'share', None) is None:
+    return grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+  return grain.MapDataset.source(_Mixture(source, batch_size, seed)).seed(seed)
+
+
+class _Mixture:
+  """The stream of two sources of which each batch holds a share; a source again.
+
+  Example i of a batch is of the second source where the number of its examples up to there grows,
+  so that each part of a batch, and so each device, has about as many.
+  """
+
+  def __init__(self, source, batch_size, seed):
+    second = round(source.share * batch_size)
+    if not 0 < second < batch_size:
+      raise UserError(
+          f'config.data.unlabelled_share={source.share} of batches of {batch_size} examples leaves '
+          f'{second} unlabelled and {batch_size - second} labelled; expected one of each at least.')
+    self._batch_size = batch_size
+    ends = np.arange(batch_size + 1) * second // batch_size  # of the second, before each example
+    self._is_second = np.diff(ends).astype(bool)
+    self._rank = np.where(self._is_second, ends[:-1], np.arange(batch_size) - ends[:-1])
+    self._counts = batch_size - second, second
+    # Seeds of their own: equal ones would shuffle sources of one length alike.
+    self._streams = [grain.MapDataset.source(part).seed(seed + i).shuffle().repeat()
+                     for i, part in enumerate((source.first, source.second))]
+
+  def __len__(self):
+    return min(map(len, self._streams))
+
+  def __getitem__(self, index):
+    batch, place = divmod(int(index), self._batch_size)
+    part = int(self._is_second[place])
+    return self._streams[part][batch * self._counts[part] + int(self._rank[place])]
 
 
 def _share(source, batch_size, process_index, process_count):

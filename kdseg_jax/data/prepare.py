@@ -15,18 +15,11 @@ from typing import TYPE_CHECKING
 
 from absl import flags, logging
 
-from kdseg_jax import extras, names, program
+from kdseg_jax import command_line, extras, names, paths, program
 from kdseg_jax.errors import NotFoundError, UserError
 
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
-
-_MANUAL_DIR = flags.DEFINE_string('manual_dir', None, 'Folder of the downloaded archives.')
-_DATA_DIR = flags.DEFINE_string(
-    'data_dir', None, 'Folder of prepared data sets; default: $KDSEG_DATA.')
-_ALLOW_PARTIAL = flags.DEFINE_bool(
-    'allow_partial', False, 'Prepare what is there, although archives, splits, or images together '
-    'with their labels are missing.')
 
 
 def prepare(name: str, manual_dir: str | os.PathLike, data_dir: str | os.PathLike, *,
@@ -77,18 +70,31 @@ def _builders():
   return tfds_builders.BUILDERS
 
 
-def main(arguments):
+def define_flags(options):
+  """The folders of archives and of prepared data."""
+  command_line.define_path('manual_dir', 'Folder of the downloaded archives.', options)
+  command_line.define_path(
+      'data_dir', 'Folder of prepared data sets; default: $KDSEG_DATA.', options)
+  flags.DEFINE_bool(
+      'allow_partial', False, 'Prepare what is there, although archives, splits, or images '
+      'together with their labels are missing.', flag_values=options)
+
+
+def main(options, arguments):
   """Prepares the data set that is named and prints the number of examples of each split."""
   if len(arguments) != 1:
     raise UserError(f'Give one data set: {", ".join(_builders())}.')
-  data_dir = _DATA_DIR.value or os.environ.get('KDSEG_DATA')
-  if not _MANUAL_DIR.value or not data_dir:
+  data_dir = options.data_dir or os.environ.get('KDSEG_DATA')
+  if not options.manual_dir or not data_dir:
     raise UserError('--manual_dir (the folder of the archives) and --data_dir (where prepared '
                      'data go; default: $KDSEG_DATA) are needed.')
-  info = prepare(arguments[0], _MANUAL_DIR.value, data_dir, allow_partial=_ALLOW_PARTIAL.value)
+  paths.check_folder(data_dir, 'data_dir')
+  info = prepare(arguments[0], options.manual_dir, data_dir, allow_partial=options.allow_partial)
   print(f'{info.data_dir}: ' + ', '.join(
       f'{split} {part.num_examples}' for split, part in info.splits.items()))
 
 
+PROGRAM = program.Program(main, define_flags, config=None, devices=False)
+
 if __name__ == '__main__':
-  program.run(main, devices=False)
+  PROGRAM.run()

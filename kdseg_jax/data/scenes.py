@@ -29,6 +29,7 @@ _SCAN_SIDE = 8
 _DIGIT_HEIGHTS = (20 / 64, 40 / 64)  # of the shorter image side
 _MINIMUM_SIDE = 32
 _MOST_HIDDEN = 0.35  # of a digit, by one pasted later, if four draws of its place allow
+_KEPT_BYTES = 200_000_000  # of scenes that were made, in memory; making one takes as long as a step
 _LEAST_CONTRAST = 110  # distance in RGB to what lies below, if four draws of the colour allow
 
 
@@ -71,6 +72,7 @@ class Scenes:
       raise UserError(f'length={length}: expected at least one scene.')
     self.split, self.seed, self.size = split, seed, tuple(size)
     self._length = _LENGTHS[split] if length is None else length
+    self._kept = {}
 
   def __len__(self) -> int:
     return self._length
@@ -78,6 +80,20 @@ class Scenes:
   def __getitem__(self, index: int) -> dict[str, Any]:
     if not 0 <= index < self._length:
       raise IndexError(f'Scene {index} does not exist: there are {self._length}.')
+    if index not in self._kept:
+      example = self._make(index)
+      if len(self._kept) * example['image'].nbytes * 4 / 3 > _KEPT_BYTES:
+        return example
+      for value in example.values():
+        if isinstance(value, np.ndarray):
+          value.flags.writeable = False  # it is handed out again
+      self._kept[index] = example
+    return dict(self._kept[index])
+
+  def __getstate__(self) -> dict[str, Any]:
+    return self.__dict__ | {'_kept': {}}
+
+  def _make(self, index):
     rng = np.random.default_rng((self.seed, _SPLITS[self.split], index))
     image = _background(rng, self.split, self.size)
     instances = np.full(self.size, -1, np.int8)

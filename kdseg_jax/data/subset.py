@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from kdseg_jax.errors import UserError
+
 
 class Subset:
   """Some examples of a source, in the order of their indices; a source again."""
@@ -38,4 +40,22 @@ def spread(source: Any, limit: int) -> Any:
   """`limit` examples at even distances, so that a video's frames differ; else as `first`."""
   if not 0 < limit < len(source):
     return source
-  return Subset(source, [i * len(source) // limit for i in range(limit)])
+  return Subset(source, _spread_indices(source, limit))
+
+
+def rest(source: Any, limit: int) -> Any:
+  """What `spread` leaves out, in order.
+
+  Raises:
+    UserError: it leaves nothing out.
+  """
+  if not 0 < limit < len(source):
+    raise UserError(
+        f'config.data.unlabelled=rest: no example of the {len(source)} of the training split is '
+        f'left over; set config.data.train_limit (now {limit}) to less than that.')
+  taken = set(_spread_indices(source, limit))
+  return Subset(source, [i for i in range(len(source)) if i not in taken])
+
+
+def _spread_indices(source, limit):
+  return [i * len(source) // limit for i in range(limit)]

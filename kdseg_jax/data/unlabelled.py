@@ -1,4 +1,7 @@
-"""Images without labels, for the terms of a distillation that read none."""
+"""Images without labels, for the terms of a distillation that read none.
+
+A folder of pictures, or the examples of a training split that a limit leaves out.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from kdseg_jax.data import files, pairs
+from kdseg_jax.errors import UserError
 
 
 class Unlabelled:
@@ -37,22 +41,52 @@ class Unlabelled:
     return pairs.resized(image, label, self.size) | {'image_id': path.stem}
 
 
-class Concatenated:
-  """The examples of one source and then those of another; `classes` and `palette` of the first.
+class WithoutLabels:
+  """The examples of a source, with 255 (ignore) as the label of every pixel and nothing but images.
 
-  Shuffled as one, a batch holds on average `len(second) / (len(first) + len(second))` of the
-  second.
+  Args:
+    source: of labelled examples.
   """
 
-  def __init__(self, first: Any, second: Any):
-    self._first, self._second = first, second
-    self.classes, self.palette = first.classes, first.palette
+  def __init__(self, source: Any):
+    self._source = source
 
   def __len__(self) -> int:
-    return len(self._first) + len(self._second)
+    return len(self._source)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     pairs.check_index(index, len(self))
-    if index < len(self._first):
-      return self._first[index]
-    return self._second[index - len(self._first)]
+    example = self._source[index]
+    return {'image': example['image'], 'label': np.full_like(example['label'], files.IGNORE_LABEL),
+            'image_id': example['image_id']}
+
+
+class Concatenated:
+  """The examples of one source and then those of another; `classes` and `palette` of the first.
+
+  Args:
+    first: of labelled examples.
+    second: of unlabelled ones.
+    share: of the second in every training batch, above 0 and below 1, see
+      `pipeline.train_batches`. None shuffles both as one, so that a batch holds on average
+      `len(second) / (len(first) + len(second))` of the second.
+
+  Raises:
+    UserError: the share is out of range.
+  """
+
+  def __init__(self, first: Any, second: Any, *, share: float | None = None):
+    if share is not None and not 0 < share < 1:
+      raise UserError(f'config.data.unlabelled_share={share}: expected a share of each batch above '
+                      '0 and below 1, or None for as many as there are.')
+    self.first, self.second, self.share = first, second, share
+    self.classes, self.palette = first.classes, first.palette
+
+  def __len__(self) -> int:
+    return len(self.first) + len(self.second)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    pairs.check_index(index, len(self))
+    if index < len(self.first):
+      return self.first[index]
+    return self.second[index - len(self.first)]

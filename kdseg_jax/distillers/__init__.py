@@ -3,6 +3,7 @@
 from kdseg_jax.distillers.cirkd import cirkd, cross_image, memory
 from kdseg_jax.distillers.cirkd_channels import channels, with_context
 from kdseg_jax.distillers.core import (
+    Critic,
     Distiller,
     DistillerState,
     DistillInputs,
@@ -36,7 +37,7 @@ from kdseg_jax.distillers.similarity import (
 from kdseg_jax.distillers.skd import pairwise, pixelwise, skd
 
 __all__ = [
-    'Distiller', 'DistillerState', 'DistillInputs', 'Objective', 'Requires', 'Taps',
+    'Critic', 'Distiller', 'DistillerState', 'DistillInputs', 'Objective', 'Requires', 'Taps',
     'attention_transfer', 'channel_wise', 'channel_wise_features', 'channel_wise_logits',
     'channels', 'check_requires', 'cirkd', 'combine', 'create', 'cross_image', 'decoupled',
     'double_similarity', 'double_similarity_category', 'double_similarity_pixel', 'fitnets',

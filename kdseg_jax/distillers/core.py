@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from kdseg_jax import names
 from kdseg_jax.errors import UserError
@@ -87,6 +88,25 @@ class DistillInputs:
 Objective = Callable[[DistillerState, DistillInputs], tuple[Array, tuple[PyTree, dict]]]
 
 
+class Critic(NamedTuple):
+  """How a method's critic is trained, by an optimiser of its own.
+
+  Attributes:
+    loss: an objective with respect to `state.critic` only; the student's taps are already stopped.
+    optimizer: of `state.critic`; None is the trainer's (`config.critic.optimizer`). Its schedule
+      counts the critic's own updates.
+    steps: updates of the critic in each train step; None is the trainer's (`config.critic.steps`).
+    parts: of a combination, part -> its critic. Each is trained by itself on its own part of the
+      state (`state_of_part`) with its own key (`with_own_key`); `loss` is their sum, `optimizer`
+      and `steps` are None. None if this is no combination.
+  """
+
+  loss: Objective
+  optimizer: optax.GradientTransformation | None = None
+  steps: int | None = None
+  parts: Mapping[str, Critic] | None = None
+
+
 class Distiller(NamedTuple):
   """One distillation method, as `optax.GradientTransformation` is one optimiser.
 
@@ -95,16 +115,15 @@ class Distiller(NamedTuple):
     init: `(rng, inputs) -> DistillerState`; `inputs` may hold `jax.ShapeDtypeStruct`s.
     loss: `(state, inputs) -> (loss, (memory, metrics))`, differentiated with respect to the
       student and `state.params` only.
-    critic_loss: the same form, with respect to `state.critic` only; the student's taps are
-      already stopped. None if the method has no critic.
-    prepare_loss: the same form, with respect to `state.prepared` only, on teacher taps. None
-      if nothing is prepared.
+    critic: `Critic`, or None if the method has none.
+    prepare_loss: an objective with respect to `state.prepared` only, on teacher taps. None if
+      nothing is prepared.
   """
 
   requires: Requires
   init: Callable[[Array, DistillInputs], DistillerState]
   loss: Objective
-  critic_loss: Objective | None = None
+  critic: Critic | None = None
   prepare_loss: Objective | None = None
 
 
@@ -136,10 +155,11 @@ def combine(parts: Mapping[str, tuple[Weight, Distiller]]) -> Distiller:
   """The weighted sum of named distillers: again a distiller.
 
   `loss = sum_name weight_name(step) * loss_name`. Every group of the state is nested under the
-  part's name. The critics' and the preparations' objectives are summed unweighted, as each has
-  an optimiser and state of its own. Metrics are `name/raw`, `name/weighted` and, for what the
-  part itself reports, `name/<term>`; `name/critic` and `name/prepare` in those phases. A loss that
-  stands in two parts counts twice; method strings (`terms_of`) know their terms and count it once.
+  part's name. Critics keep their own optimisers and steps (`Critic.parts`). The preparations'
+  objectives are summed unweighted, as each has a state of its own, and so are the critics' in
+  `critic.loss`. Metrics are `name/raw`, `name/weighted` and, for what the part itself reports,
+  `name/<term>`; `name/critic` and `name/prepare` in those phases. A loss that stands in two parts
+  counts twice; method strings (`terms_of`) know their terms and count it once.
 
   Args:
     parts: name -> (weight, distiller). A weight is a number or an optax schedule of the step.
@@ -159,32 +179,38 @@ def combine(parts: Mapping[str, tuple[Weight, Distiller]]) -> Distiller:
   distillers = {name: distiller for name, (_, distiller) in parts.items()}
 
   def init(rng, inputs):
-    states = {name: d.init(fold_in_name(rng, name), _inputs_of(name, inputs))
+    states = {name: d.init(fold_in_name(rng, name), with_own_key(inputs, name))
               for name, d in distillers.items()}
     return DistillerState(*({name: getattr(state, group) for name, state in states.items()}
                             for group in DistillerState._fields))
+
+  critics = {name: d.critic for name, d in distillers.items() if d.critic is not None}
+  preparations = {
+      name: d.prepare_loss for name, d in distillers.items() if d.prepare_loss is not None}
 
   def loss(state, inputs):
     def weigh(name, value):
       weight = parts[name][0]
       weighted = (weight(inputs.step) if callable(weight) else weight) * value
       return weighted, {f'{name}/raw': value, f'{name}/weighted': weighted}
-    return _sum_objectives(distillers, 'loss', weigh, state, inputs)
+    return _sum_objectives(
+        {name: d.loss for name, d in distillers.items()}, weigh, state, inputs)
 
   def critic_loss(state, inputs):
     weigh = lambda name, value: (value, {f'{name}/critic': value})
-    return _sum_objectives(distillers, 'critic_loss', weigh, state, inputs)
+    return _sum_objectives(
+        {name: critic.loss for name, critic in critics.items()}, weigh, state, inputs)
 
   def prepare_loss(state, inputs):
     weigh = lambda name, value: (value, {f'{name}/prepare': value})
-    return _sum_objectives(distillers, 'prepare_loss', weigh, state, inputs)
+    return _sum_objectives(preparations, weigh, state, inputs)
 
   return Distiller(
       requires=_union([d.requires for d in distillers.values()]),
       init=init,
       loss=loss,
-      critic_loss=critic_loss if any(d.critic_loss for d in distillers.values()) else None,
-      prepare_loss=prepare_loss if any(d.prepare_loss for d in distillers.values()) else None)
+      critic=Critic(critic_loss, parts=critics) if critics else None,
+      prepare_loss=prepare_loss if preparations else None)
 
 
 def without_zeros(
@@ -195,25 +221,28 @@ def without_zeros(
   return {name: part for name, part in parts.items() if not is_zero(part[0])}
 
 
-def _sum_objectives(distillers, objective, weigh, state, inputs):
-  """Sums one objective over the parts that have it; the others keep their memory."""
+def state_of_part(state: DistillerState, name: str) -> DistillerState:
+  """What the state of a combination holds for the part of this name."""
+  return DistillerState(*(group[name] for group in state))
+
+
+def with_own_key(inputs: DistillInputs, name: str) -> DistillInputs:
+  """The same inputs with a key folded from a name, as the part of this name receives them."""
+  return dataclasses.replace(inputs, rng=fold_in_name(inputs.rng, name))
+
+
+def _sum_objectives(objectives, weigh, state, inputs):
+  """Sums the objectives of the parts that have one; the others keep their memory."""
   total = jnp.float32(0)
   memory = dict(state.memory)
   metrics = {}
-  for name, distiller in distillers.items():
-    function = getattr(distiller, objective)
-    if function is None:
-      continue
-    part = DistillerState(*(group[name] for group in state))
-    value, (memory[name], reported) = function(part, _inputs_of(name, inputs))
+  for name, objective in objectives.items():
+    value, (memory[name], reported) = objective(
+        state_of_part(state, name), with_own_key(inputs, name))
     value, own = weigh(name, value)
     total += value
     metrics |= own | {f'{name}/{term}': x for term, x in reported.items()}
   return total, (memory, metrics)
-
-
-def _inputs_of(name, inputs):
-  return dataclasses.replace(inputs, rng=fold_in_name(inputs.rng, name))
 
 
 def _union(requires):

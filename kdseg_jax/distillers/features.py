@@ -32,8 +32,9 @@ def fitnets(
   Args:
     projection: whether the student's features pass a learned 1x1 convolution without bias, which
       is trained with the student.
-    resize: whether the student's features are resized to the teacher's size, bilinearly; for
-      models of different output strides.
+    resize: whether the smaller of the two features is resized to the size of the larger,
+      bilinearly, so that every pixel of the student has a gradient; for models of different output
+      strides. In knowledge adaptation it is the student's.
     align_corners: of that, as in `losses.resize_bilinear`.
     student_tap: name of the student's features.
     teacher_tap: name of the teacher's features.
@@ -44,7 +45,7 @@ def fitnets(
   """
   def compare(student, teacher, width):
     del width
-    student = resizing.to_teacher_size(
+    student, teacher = resizing.to_common_size(
         student, teacher, resize=resize, align_corners=align_corners)
     return losses.fitnets(student, teacher, axis_name=axis_name)
   return _projected('fitnets', compare, projection, student_tap, teacher_tap)

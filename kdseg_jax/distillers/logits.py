@@ -24,8 +24,8 @@ def kd(
 
   Args:
     temperature: divides both logits.
-    resize: whether the student's logits are resized to the teacher's size, bilinearly; for models
-      of different output strides.
+    resize: whether the smaller logits are resized to the size of the larger, bilinearly, so that
+      every pixel of the student has a gradient; for models of different output strides.
     align_corners: of that, as in `losses.resize_bilinear`.
     tap: name of the logits of both models.
     axis_name: mesh axis over which the batch is spread.

@@ -12,7 +12,7 @@ from kdseg_jax.distillers import core, features, logits, similarity
 from kdseg_jax.distillers.cirkd import cross_image, memory
 from kdseg_jax.distillers.cirkd_channels import channels, with_context
 from kdseg_jax.distillers.holistic import holistic
-from kdseg_jax.distillers.skd import WEIGHTS, pairwise, pixelwise
+from kdseg_jax.distillers.skd import FORMS, pairwise, pixelwise
 from kdseg_jax.errors import UserError
 
 # A term is one loss with its own weight and options; a method is one or more terms.
@@ -23,7 +23,7 @@ TERMS: dict[str, Callable[..., core.Distiller]] = {
     # The baseline "adversarial logits" of CIRKD (CVPR 2022).
     'adversarial': functools.partial(
         holistic, conditional=False, input_norm=True, critic_loss='hinge',
-        gradient_penalty_weight=0.0),
+        gradient_penalty_weight=0.0, critic_learning_rate=4e-4),
     'kd': logits.kd,
     'decoupled': logits.decoupled,
     'fitnets': features.fitnets,
@@ -41,15 +41,18 @@ TERMS: dict[str, Callable[..., core.Distiller]] = {
 # What wraps the combination of all terms; its weight only switches it on.
 WRAPPERS: dict[str, Callable[..., core.Distiller]] = {'context': with_context}
 
-# method -> term -> weight of the paper.
-METHODS: dict[str, dict[str, float]] = {
+# method -> term -> weight of the paper, or {'weight': it, and the options of the term in which the
+# method differs from the defaults of the term's factory}.
+METHODS: dict[str, dict[str, Any]] = {
     'none': {},
     'pixelwise': {'pixelwise': 10.0},  # CVPR 2019, section 3.3: lambda_1 = 10
     'pairwise': {'pairwise': 10.0},
     'holistic': {'holistic': 0.1},  # lambda_2, ibid.
-    'skd': WEIGHTS,
+    **FORMS,
     'adversarial': {'adversarial': 0.001},  # official code of CIRKD
-    # Baselines as in CIRKD's scripts, which add an adversarial loss to some of them.
+    # Baselines with the weights of CIRKD's scripts. To channel_wise and intra_class_variation the
+    # scripts add the adversarial loss: `channel_wise+adversarial`. See also the factories for where
+    # CIRKD's code differs: channel_wise_features, double_similarity_pixel.
     'kd': {'kd': 1.0},
     'fitnets': {'kd': 1.0, 'fitnets': 10.0},
     'attention_transfer': {'kd': 1.0, 'attention_transfer': 10_000.0},
@@ -69,7 +72,7 @@ METHODS: dict[str, dict[str, float]] = {
 
 
 def terms_of(method: str, weights: Mapping[str, float] | None = None) -> dict[str, dict[str, Any]]:
-  """The terms of a method string with the papers' weights and the factories' defaults.
+  """The terms of a method string with the weights and options of the papers.
 
   Args:
     method: names of `METHODS` joined by '+', e.g. 'pixelwise+pairwise'. `term:weight` among them
@@ -77,36 +80,34 @@ def terms_of(method: str, weights: Mapping[str, float] | None = None) -> dict[st
     weights: weights given explicitly, term -> weight, which override those of the string.
 
   Returns:
-    term -> {'weight': number, **options of its factory}. A term that two methods share occurs
-    once.
+    term -> {'weight': number, **options of its factory}, each option as the method declares it or
+    else the factory's default. A term that two methods share occurs once.
 
   >>> terms_of('pixelwise+kd:2')['kd']['weight']
   2.0
 
   Raises:
-    ValueError: an unknown method or term, a weight that is no number, or a term to which two
-      methods give different weights while none is explicit.
+    ValueError: an unknown method or term, a weight that is no number, a term to which two methods
+      give different weights while none is explicit, or different options.
   """
   items = method.split('+')
   explicit = _explicit_weights(method, [item for item in items if ':' in item])
   overrides = explicit | dict(weights or {})
-  found: dict[str, float] = {}
+  found: dict[str, dict[str, Any]] = {}
   for name in items:
     if ':' in name:
       continue
     names.require(name, METHODS, 'method')
-    for term, weight in METHODS[name].items():
-      if found.get(term, weight) != weight and term not in overrides:
-        raise UserError(
-            f'method={method}: the term {term!r} occurs in two of the methods, with weights '
-            f'{found[term]} and {weight}. Give its weight explicitly: '
-            f'method={method}+{term}:<weight>.')
-      found[term] = weight
-  found |= explicit
+    for term, declared in METHODS[name].items():
+      fields = _fields(term, declared)
+      if term in overrides:
+        fields['weight'] = overrides[term]
+      _check_same(method, term, found.setdefault(term, fields), fields)
+  for term, weight in explicit.items():
+    found.setdefault(term, _fields(term, overrides.get(term, weight)))
   for term in overrides:
     names.require(term, found, f'term of method={method}')
-  return {term: {'weight': overrides.get(term, weight), **_options((TERMS | WRAPPERS)[term])}
-          for term, weight in found.items()}
+  return found
 
 
 def names_of_terms(method: str) -> tuple[str, ...]:
@@ -143,7 +144,9 @@ def create(
 def channel_wise(*, axis_name: str | None = None) -> core.Distiller:
   """Channel-wise distillation (Shu et al., ICCV 2021) with all its terms and their weights.
 
-  That is `create(terms_of('channel_wise'))`, by which options and weights can be changed.
+  That is `create(terms_of('channel_wise'))`, by which options and weights can be changed. CIRKD's
+  script, with its weights, adds an adversarial loss (`channel_wise+adversarial`) and has
+  `official_channel_count=True` of the features, which doubles their weight from 128 to 256 wide.
   """
   return create(terms_of('channel_wise'), axis_name=axis_name)
 
@@ -154,6 +157,22 @@ def double_similarity(*, axis_name: str | None = None) -> core.Distiller:
   That is `create(terms_of('double_similarity'))`, by which options and weights can be changed.
   """
   return create(terms_of('double_similarity'), axis_name=axis_name)
+
+
+def _check_same(method, term, first, second):
+  """Raises ValueError where two methods declare other fields for the term that they share."""
+  differing = [field for field in first if first[field] != second[field]]
+  if differing == ['weight']:
+    raise UserError(
+        f'method={method}: the term {term!r} occurs in two of the methods, with weights '
+        f'{first["weight"]} and {second["weight"]}. Give its weight explicitly: '
+        f'method={method}+{term}:<weight>.')
+  if differing:
+    values = ', '.join(f'{field} {first[field]!r} and {second[field]!r}' for field in differing)
+    raise UserError(
+        f'method={method}: the term {term!r} occurs in two of the methods, which differ in its '
+        f'options: {values}. Name one of the two methods and add the other terms of the second by '
+        f'<term>:<weight>; options are set in config.distill.{term}.')
 
 
 def _explicit_weights(method, items):
@@ -171,8 +190,12 @@ def _explicit_weights(method, items):
   return weights
 
 
-def _options(factory):
-  parameters = inspect.signature(factory).parameters
-  return {name: p.default for name, p in parameters.items()
-          if p.kind is p.KEYWORD_ONLY and name != 'axis_name'}
+def _fields(term, declared):
+  """weight and options of a term: the factory's defaults, and what a method declares."""
+  parameters = inspect.signature((TERMS | WRAPPERS)[term]).parameters
+  defaults = {name: p.default for name, p in parameters.items()
+              if p.kind is p.KEYWORD_ONLY and name != 'axis_name'}
+  if not isinstance(declared, Mapping):
+    declared = {'weight': declared}
+  return {'weight': declared['weight'], **defaults, **declared}
 

@@ -20,6 +20,7 @@ def intra_class_variation(
 
   `losses.intra_class_variation(student[student_tap], teacher[teacher_tap], labels)` with the
   labels of the batch and as many classes as the student has logits; widths may differ.
+  CIRKD's script adds an adversarial loss: the method `intra_class_variation+adversarial`.
 
   Args:
     ignore_label: label of pixels without a class.

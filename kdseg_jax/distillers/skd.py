@@ -1,4 +1,4 @@
-"""Structured knowledge distillation (Liu et al., CVPR 2019; journal 2020)."""
+"""Structured knowledge distillation (Liu et al., CVPR 2019; journal 2020), its published forms."""
 
 from __future__ import annotations
 
@@ -6,8 +6,26 @@ from kdseg_jax import losses
 from kdseg_jax.distillers import core, resizing
 from kdseg_jax.distillers.holistic import holistic
 
-# CVPR 2019, section 3.3: lambda_1 = 10 on the first two, lambda_2 = 0.1.
-WEIGHTS = {'pixelwise': 10.0, 'pairwise': 10.0, 'holistic': 0.1}
+# method -> term -> weight, or weight and the options in which it differs from its factory.
+FORMS = {
+    # The conference: lambda_1 = 10 on the first two, lambda_2 = 0.1 (section 3.3). The options are
+    # the factories' defaults: KL, averaged (eq. 1); every pixel a node (eq. 2); a conditional
+    # critic under Wasserstein's loss with gradient penalty (section 3.2).
+    'skd': {'pixelwise': 10.0, 'pairwise': 10.0, 'holistic': 0.1},
+    # The journal's run_train_val.sh, with its criterion.py and kd_model.py. Its optimisers are the
+    # recipes' `settings=skd`, whose maps are of the script's size: 65x65 of crops of 512, 9 nodes.
+    'skd_journal': {
+        'pixelwise': {'weight': 10.0, 'form': 'cross_entropy', 'reduction': 'sum_over_batch'},
+        'pairwise': {'weight': 0.5, 'node_scale': 0.5, 'norm_gradient': False},
+        'holistic': {'weight': 0.1, 'conditional': False, 'input_norm': True},
+    },
+    # What CIRKD (CVPR 2022) compares itself with: its scripts and its `CriterionStructuralKD`.
+    'skd_cirkd': {
+        'kd': 1.0,
+        'pairwise': {'weight': 10.0, 'node_size': 2, 'norm': 'clamp', 'eps': 1e-12},
+        'adversarial': 0.001,
+    },
+}
 
 
 def pixelwise(
@@ -30,8 +48,8 @@ def pixelwise(
     temperature: divides both logits.
     form: 'kl' or 'cross_entropy'.
     reduction: 'mean' or 'sum_over_batch'.
-    resize: whether the student's logits are resized to the teacher's size, bilinearly; for models
-      of different output strides (ESPNet).
+    resize: whether the smaller logits are resized to the size of the larger, bilinearly, so that
+      every pixel of the student has a gradient; for models of different output strides (ESPNet).
     align_corners: of that, as in `losses.resize_bilinear`.
     tap: name of the logits of both models.
     axis_name: mesh axis over which the batch is spread.
@@ -40,7 +58,7 @@ def pixelwise(
     A distiller without state.
   """
   def loss(student, teacher):
-    student = resizing.to_teacher_size(
+    student, teacher = resizing.to_common_size(
         student, teacher, resize=resize, align_corners=align_corners)
     return losses.pixelwise_kl(
         student, teacher, temperature=temperature, form=form, reduction=reduction,
@@ -50,7 +68,7 @@ def pixelwise(
 
 def pairwise(
     *,
-    node_scale: float = 0.5,
+    node_scale: float | None = None,
     node_size: int | None = None,
     pool: str = 'max',
     norm_gradient: bool = True,
@@ -63,11 +81,15 @@ def pairwise(
 ) -> core.Distiller:
   """Pair-wise distillation of cosine affinities between nodes (CVPR 2019, eq. 2).
 
-  `losses.pairwise_affinity(student[student_tap], teacher[teacher_tap])`; widths may differ.
+  `losses.pairwise_affinity(student[student_tap], teacher[teacher_tap])`; widths may differ. By
+  default every pixel is a node, as in the equation and the conference's code. SKD's journal code
+  is `node_scale=0.5, norm_gradient=False`, CIRKD's `node_size=2, norm='clamp', eps=1e-12`: the
+  methods `skd_journal` and `skd_cirkd`.
 
   Args:
-    node_scale: side of a node (pooling window) as a share of the map: 0.5 is the official rule.
-    node_size: side of a node in pixels; overrides `node_scale`. 1 makes every pixel a node.
+    node_scale: side of a node (pooling window) as a share of the map, as in
+      `losses.scaled_node_size`.
+    node_size: side of a node in pixels; overrides `node_scale`. Both None: every pixel is a node.
     pool: 'max' or 'mean' inside a node.
     norm_gradient: False detaches the norms, as the official journal code does.
     norm: 'add_eps' or 'clamp', how `eps` guards the norms.
@@ -81,8 +103,9 @@ def pairwise(
     A distiller without state. Student and teacher must have the same output stride.
   """
   def loss(student, teacher):
-    nodes = (losses.scaled_node_size(student.shape[1:3], node_scale) if node_size is None
-             else node_size)
+    nodes = node_size
+    if nodes is None and node_scale is not None:
+      nodes = losses.scaled_node_size(student.shape[1:3], node_scale)
     return losses.pairwise_affinity(
         student, teacher, node_size=nodes, pool=pool, norm_gradient=norm_gradient, norm=norm,
         eps=eps, neighbourhood=neighbourhood, axis_name=axis_name)
@@ -91,16 +114,17 @@ def pairwise(
 
 def skd(
     *,
-    pixelwise_weight: core.Weight = WEIGHTS['pixelwise'],
-    pairwise_weight: core.Weight = WEIGHTS['pairwise'],
-    holistic_weight: core.Weight = WEIGHTS['holistic'],
+    pixelwise_weight: core.Weight = FORMS['skd']['pixelwise'],
+    pairwise_weight: core.Weight = FORMS['skd']['pairwise'],
+    holistic_weight: core.Weight = FORMS['skd']['holistic'],
     axis_name: str | None = None,
 ) -> core.Distiller:
   """Structured knowledge distillation: pixel-wise, pair-wise and holistic (CVPR 2019, section 3.3).
 
   `combine` of `pixelwise()`, `pairwise()` and `holistic()` under these names, with the paper's
-  weights and the options' defaults; for other options combine them yourself. SKD's journal code
-  has pairwise_weight=1 (0.5 in its script) and forms of its own for each term: see there.
+  weights and the options' defaults; for other options combine them yourself. The other published
+  forms are `create(terms_of('skd_journal'))`, the script of SKD's journal version, and
+  `create(terms_of('skd_cirkd'))`, what CIRKD compares itself with.
 
   Args:
     pixelwise_weight: a number or an optax schedule of the step.

@@ -8,6 +8,7 @@ import numpy as np
 from jax import lax
 
 NORMS = ('add_eps', 'clamp')
+_STRIDES = (2, 4, 8, 16, 32)  # of maps against labels
 
 
 def as_float(*arrays) -> list[jax.Array]:
@@ -43,6 +44,63 @@ def as_labels(loss: str, labels) -> jax.Array:
   if not jnp.issubdtype(labels.dtype, jnp.integer):
     raise ValueError(f'{loss} takes integer labels, got {labels.dtype}.')
   return labels.astype(jnp.int32)  # a uint8 cannot be compared with 256 classes or with -1
+
+
+def check_classes(loss: str, shape: tuple[int, ...]) -> None:
+  """Raises ValueError if logits `(..., C)` have less than two classes.
+
+  The softmax over one class is 1 whatever its logit: a loss of 0 that teaches nothing.
+  """
+  if not shape or shape[-1] < 2:
+    raise ValueError(
+        f'{loss} takes logits (..., C) of at least 2 classes, got {shape}. A class and its '
+        'background are two classes; channels go last.')
+
+
+def check_channels_last(loss: str, maps: tuple[int, ...], labels: tuple[int, ...]) -> None:
+  """Raises ValueError if the labels' shape tells that maps `(N, h, w, C)` are `(N, C, h, w)`.
+
+  They are taken for channels first if their last two axes are
+
+  - the labels' (H, W), and the two in the middle are not (H, W) over one whole number; or
+  - (H, W) over 2, 4, 8, 16 or 32, rounded up, and the two in the middle are not (H, W) over any
+    one factor, however rounded.
+
+  So nothing is refused that reads as channels last: square maps of as many channels as columns,
+  or labels that are larger by one factor.
+
+  Args:
+    loss: name in the message.
+    maps: shape of logits or features.
+    labels: shape `(N, H, W)` of the labels that they are compared with.
+  """
+  if len(maps) != 4 or len(labels) != 3:
+    return
+  size = labels[1:]
+  over = lambda factor: tuple(-(-side // factor) for side in size)
+  if maps[2:] == size:
+    last = any(maps[1:3] in (over(factor), tuple(side // factor for side in size))
+               for factor in range(1, max(size) + 1))
+  else:
+    last = maps[2:] not in map(over, _STRIDES) or _one_factor(maps[1:3], size)
+  if not last:
+    raise ValueError(
+        f'{loss} takes maps (N, h, w, C), channels last; {maps} with labels {labels} are '
+        '(N, C, h, w). Use jnp.moveaxis(x, 1, -1).')
+
+
+def layout_hint(*shapes: tuple[int, ...]) -> str:
+  """The end of a message about shapes that differ, where they would agree as `(N, C, H, W)`."""
+  agree = all(len(shape) == 4 for shape in shapes) and len(
+      {(shape[0], *shape[2:]) for shape in shapes}) == 1
+  return ' They look like (N, C, H, W); channels go last: jnp.moveaxis(x, 1, -1).' * agree
+
+
+def _one_factor(small: tuple[int, int], large: tuple[int, int]) -> bool:
+  """Whether one factor makes a size the other, if each side may be off by less than one pixel."""
+  low = max(b / (a + 1) for a, b in zip(small, large))
+  high = min(b / (a - 1) if a > 1 else np.inf for a, b in zip(small, large))
+  return low < high
 
 
 def valid_labels(labels: jax.Array, num_classes: int, ignore_label: int) -> jax.Array:

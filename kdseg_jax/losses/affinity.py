@@ -61,7 +61,8 @@ def pairwise_affinity(
       0 with zero gradient.
     eps: see `norm`.
     neighbourhood: only pairs of nodes at most this many rows and columns apart count, and the mean
-      is over those (the connection range of the journal version); None is all pairs.
+      is over those (the connection range of the journal version); None is all pairs. No official
+      code restricts the pairs: it is tested against the equation, written out.
     axis_name: mapped axis over which the batch is spread: mean over the images of all devices.
 
   Returns:
@@ -85,7 +86,8 @@ def pairwise_affinity(
   if student.ndim != 4 or teacher.ndim != 4 or student.shape[:3] != teacher.shape[:3]:
     raise ValueError(
         'pairwise_affinity takes features (N, H, W, C) of the same N, H and W, got student '
-        f'{student.shape} and teacher {teacher.shape}; resize one first (losses.resize_bilinear).')
+        f'{student.shape} and teacher {teacher.shape}; resize one first (losses.resize_bilinear).'
+        + _common.layout_hint(student.shape, teacher.shape))
 
   window = pooling.window_of('node_size', node_size)
   student, teacher = (

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from kdseg_jax.losses import _common
-from kdseg_jax.losses.pixelwise import pixelwise_kl
+from kdseg_jax.losses import _common, pixelwise
 
 
 def attention_transfer(
@@ -135,7 +134,7 @@ def channel_wise(
     any_pixel = jnp.any(where.reshape(where.shape[0], -1), axis=1)
     counts = jnp.broadcast_to(any_pixel[:, None], (where.shape[0], student.shape[-1]))
   channels_first = lambda x: jnp.moveaxis(x.reshape(x.shape[0], -1, x.shape[-1]), 1, 2)
-  loss = pixelwise_kl(
+  loss = pixelwise.divergence(
       channels_first(student), channels_first(teacher), temperature=temperature, where=counts,
       axis_name=axis_name)
   return loss * (student.shape[-1] / (official_channel_count or student.shape[-1]))
@@ -189,8 +188,7 @@ def decoupled_kd(
     raise ValueError(
         'decoupled_kd takes logits (..., C) of student and teacher and labels (...), got '
         f'{student.shape}, {teacher.shape} and {labels.shape}.')
-  if student.shape[-1] < 2:
-    raise ValueError(f'decoupled_kd needs at least 2 classes, got logits {student.shape}.')
+  _common.check_classes('decoupled_kd', student.shape)
   valid = _common.valid_labels(labels, student.shape[-1], ignore_label)
   labelled = jnp.arange(student.shape[-1], dtype=jnp.int32) == labels[..., None]
 
@@ -201,9 +199,9 @@ def decoupled_kd(
     return jnp.stack([own, rest], axis=-1)
 
   rest_alone = lambda logits: jnp.where(labelled, -jnp.inf, logits)
-  target = temperature**2 * pixelwise_kl(
+  target = temperature**2 * pixelwise.divergence(
       against_the_rest(student), against_the_rest(teacher), where=valid, axis_name=axis_name)
-  others = pixelwise_kl(
+  others = pixelwise.divergence(
       rest_alone(student), rest_alone(teacher), temperature=temperature, where=valid,
       axis_name=axis_name)
   return alpha * target + beta * others
@@ -215,7 +213,8 @@ def _maps(loss, student, teacher, where, *, same_width=False):
   if student.shape[:-1] != teacher.shape[:-1] or student.ndim < 2:
     raise ValueError(
         f'{loss} takes features (N, H, W, C) of the same N, H and W, got student {student.shape} '
-        f'and teacher {teacher.shape}; resize one first (losses.resize_bilinear).')
+        f'and teacher {teacher.shape}; resize one first (losses.resize_bilinear).'
+        + _common.layout_hint(student.shape, teacher.shape))
   if same_width and student.shape[-1] != teacher.shape[-1]:
     raise ValueError(
         f'{loss} takes features of the same width, got student {student.shape} and teacher '

@@ -67,7 +67,8 @@ def cross_image_pixel(
   if student.ndim != 4 or teacher.ndim != 4 or student.shape[:3] != teacher.shape[:3]:
     raise ValueError(
         'cross_image_pixel takes features (N, H, W, C) of the same N, H and W, got student '
-        f'{student.shape} and teacher {teacher.shape}; resize one first (losses.resize_bilinear).')
+        f'{student.shape} and teacher {teacher.shape}; resize one first (losses.resize_bilinear).'
+        + _common.layout_hint(student.shape, teacher.shape))
   window = pooling.window_of('pool', pool)
   images = [
       normalize(x.reshape(x.shape[0], -1, x.shape[-1]))

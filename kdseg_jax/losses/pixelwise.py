@@ -46,7 +46,7 @@ def pixelwise_kl(
     float32 scalar (float64 for float64 logits); 0 with zero gradient if all pixels are masked.
 
   Raises:
-    ValueError: shapes differ, or an option is unknown.
+    ValueError: shapes differ, C is 1, or an option is unknown.
 
   Reference: Liu et al., "Structured Knowledge Distillation for Semantic Segmentation" (CVPR 2019),
   eq. 1; T**2 as in Hinton et al., "Distilling the Knowledge in a Neural Network" (2015). Where
@@ -63,6 +63,14 @@ def pixelwise_kl(
     raise ValueError(
         'pixelwise_kl takes student and teacher logits of the same shape, got '
         f'{student.shape} and {teacher.shape}; resize one first (losses.resize_bilinear).')
+  _common.check_classes('pixelwise_kl', student.shape)
+  return divergence(student, teacher, temperature=temperature, where=where, form=form,
+                    reduction=reduction, axis_name=axis_name)
+
+
+def divergence(student, teacher, *, temperature=1.0, where=None, form='kl', reduction='mean',
+               axis_name=None):
+  """`pixelwise_kl` of floats whose last axis may be anything, a single pixel too."""
   if where is not None:
     where = _common.as_mask(where, student.shape[:-1])
     student = jnp.where(where[..., None], student, 0)

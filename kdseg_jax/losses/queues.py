@@ -55,7 +55,7 @@ def push(queue: Queue, embeddings: jax.Array, classes: jax.Array, where: jax.Arr
     where: bool `(M,)`, False leaves a row out.
 
   Raises:
-    ValueError: the shapes do not fit.
+    ValueError: the shapes do not fit, or classes are not integers.
   """
   queue, embeddings, classes, where = jax.tree.map(
       jnp.asarray, (queue, embeddings, classes, where))  # numpy's cannot be updated
@@ -65,7 +65,7 @@ def push(queue: Queue, embeddings: jax.Array, classes: jax.Array, where: jax.Arr
     raise ValueError(
         f'push takes embeddings (M, {dim}), classes (M,) and where (M,), got {embeddings.shape}, '
         f'{classes.shape} and {where.shape}.')
-  classes = classes.astype(jnp.int32)
+  classes = _common.as_labels('push', classes)
   member = where[:, None].astype(bool) & (classes[:, None] == jnp.arange(count))  # (M, C)
   pushed = jnp.sum(member, axis=0, dtype=jnp.int32)
   rank = jnp.sum(jnp.where(member, jnp.cumsum(member, axis=0, dtype=jnp.int32) - 1, 0), axis=1)
@@ -106,7 +106,7 @@ def push_pixels(
       devices are pushed, on every device.
 
   Raises:
-    ValueError: the shapes do not fit.
+    ValueError: the shapes do not fit, or labels are not integers.
 
   Reference: the pixel queue of Yang et al., "Cross-Image Relational Knowledge Distillation for
   Semantic Segmentation" (CVPR 2022). The official code counts the pixels of a class, but then
@@ -150,7 +150,7 @@ def push_regions(
     axis_name: as in `push_pixels`.
 
   Raises:
-    ValueError: the shapes do not fit.
+    ValueError: the shapes do not fit, or labels are not integers.
 
   Reference: the region queue of Yang et al. (CVPR 2022).
   """
@@ -252,7 +252,9 @@ def _prepare(queue, embeddings, labels, ignore_label):
     raise ValueError(
         f'A queue of width {dim} takes embeddings (N, H, W, {dim}) and labels (N, h, w), got '
         f'{embeddings.shape} and {labels.shape}.')
-  labels = resizing.resize_nearest(labels, embeddings.shape[1:3]).astype(jnp.int32)
+  labels = _common.as_labels('A queue', labels)
+  _common.check_channels_last('A queue', embeddings.shape, labels.shape)
+  labels = resizing.resize_nearest(labels, embeddings.shape[1:3])
   valid = _common.valid_labels(labels, count, ignore_label)
   return jnp.where(valid, labels, count).reshape(labels.shape[0], -1)
 

@@ -55,6 +55,7 @@ def intra_class_variation(
         'intra_class_variation takes features (N, H, W, C) of the same N, H and W and labels of '
         f'shape (N, H, W), got student {student.shape}, teacher {teacher.shape} and labels '
         f'{labels.shape}.')
+  _common.check_channels_last('intra_class_variation', student.shape, labels.shape)
   _, height, width, _ = student.shape
   labels = resizing.resize_nearest(labels, (height, width)).reshape(labels.shape[0], -1)
   valid = _common.valid_labels(labels, num_classes, ignore_label)
@@ -122,7 +123,7 @@ def double_similarity_pixel(
   if len({shape[:-1] for shape in shapes}) > 1 or len(shapes[0]) < 2:
     raise ValueError(
         'double_similarity_pixel takes taps (N, H, W, C) of the same N, H and W, got '
-        f'{shapes}; resize them first (losses.resize_bilinear).')
+        f'{shapes}; resize them first (losses.resize_bilinear).' + _common.layout_hint(*shapes))
   if where is not None:
     where = _common.as_mask(where, shapes[0][:-1])
   maps = [baselines.attention_map(x, where) for x in everything]
@@ -154,7 +155,7 @@ def double_similarity_category(
     float32 scalar (float64 for float64 logits).
 
   Raises:
-    ValueError: shapes differ, or the temperature is not positive.
+    ValueError: shapes differ, C is 1, or the temperature is not positive.
 
   Reference: Feng et al., "Double Similarity Distillation for Semantic Image Segmentation" (IEEE
   TIP 2021), category-wise similarity; pooling (partial windows at the edge are kept and divide by
@@ -166,6 +167,7 @@ def double_similarity_category(
     raise ValueError(
         'double_similarity_category takes logits (N, H, W, C) of the same shape, got student '
         f'{student.shape} and teacher {teacher.shape}; resize one first (losses.resize_bilinear).')
+  _common.check_classes('double_similarity_category', student.shape)
 
   def overlaps(logits):
     pooled = pooling.pool(logits, (2, 2), 'mean')

@@ -40,7 +40,8 @@ def cross_entropy(
     float32 scalar (float64 for float64 logits); 0 with zero gradient if no pixel is valid.
 
   Raises:
-    ValueError: the labels are not integers, or the shapes do not fit.
+    ValueError: the labels are not integers, the shapes do not fit (channels first, as far as
+      shapes can tell), or C is 1.
 
   Reference: the task loss of Liu et al., "Structured Knowledge Distillation for Semantic
   Segmentation" (CVPR 2019), and of most work since. The auxiliary head's loss is a second call,
@@ -124,11 +125,13 @@ def _at_label_size(name, logits, labels, ignore_label, align_corners):
   """Logits in float32, upsampled to the labels; labels as int32; which pixels are valid."""
   labels = _common.as_labels(name, labels)
   [logits] = _common.as_float(logits)
+  _common.check_classes(name, logits.shape)
   if logits.shape[:-1] != labels.shape:
     if logits.ndim != 4 or labels.ndim != 3 or logits.shape[0] != labels.shape[0]:
       raise ValueError(
           f'{name} takes logits (N, h, w, C) with labels (N, H, W), or (..., C) with (...), '
           f'got logits {logits.shape} with labels {labels.shape}.')
+    _common.check_channels_last(name, logits.shape, labels.shape)
     logits = resizing.resize_bilinear(logits, labels.shape[1:], align_corners=align_corners)
   return logits, labels, _common.valid_labels(labels, logits.shape[-1], ignore_label)
 

@@ -113,7 +113,8 @@ def create(
       PSPNet) * width.
     project_dropout: rate after the projection of the atrous pyramid, in the heads that have one.
     dropout: rate before the classifiers, in all heads but ESPNet's.
-    **backbone: further fields of the backbone (`deep_stem` of the ResNets, `blocks` of ESPNet).
+    **backbone: further fields of the backbone (`deep_stem` and `ceil_mode` of the ResNets, `blocks`
+      of ESPNet).
 
   Raises:
     ValueError: unknown name, policy, dtype or field of the backbone (names the nearest); a width,

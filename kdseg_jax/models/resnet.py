@@ -90,6 +90,9 @@ class ResNet(nn.Module):
     width: multiplies every channel count, see `scale_channels`.
     output_stride: 8, 16 or 32.
     deep_stem: three 3x3 convolutions (64, 64, 128 channels) instead of one 7x7 (64).
+    ceil_mode: the stem's pooling keeps a partial last window (PyTorch's `ceil_mode=True`): one row
+      and column more where the map it pools is of even size, so that at stride 8 an image of 512
+      pixels has 65. SKD's official code.
     axis_name: of `BatchNorm`.
     dtype: of the computation.
     remat: what training keeps of each block, see `rematerialized`.
@@ -99,6 +102,7 @@ class ResNet(nn.Module):
   width: float = 1.0
   output_stride: int = 8
   deep_stem: bool = False
+  ceil_mode: bool = False
   axis_name: str | None = None
   dtype: Any = jnp.float32
   remat: str = 'none'
@@ -131,4 +135,9 @@ class ResNet(nn.Module):
       x = conv(scale(128), 3, name='stem3')(x, train)
     else:
       x = conv(scale(64), 7, 2, name='stem')(x, train)
-    return nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
+    return _pool(x, self.ceil_mode)
+
+
+def _pool(x, ceil_mode):
+  """3x3, stride 2; what is padded never counts."""
+  return nn.max_pool(x, (3, 3), (2, 2), [(1, 1 + ceil_mode)] * 2)

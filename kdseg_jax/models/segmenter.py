@@ -44,10 +44,10 @@ class Segmenter(nn.Module):
 
     Returns:
       `logits (N, h, w, num_classes)` float32, with `h = ceil(H / stride)` (espnet: twice the
-      height of stage1), and the dict of taps: `stage1` to `stage4`, or to `stage3` of the ESPNets
-      (after the last activation of the stage, if one follows it), `stage<i>_preactivation`,
-      `embedding` (the classifier's input, after Dropout in training), `logits` and, with an
-      auxiliary head, `aux_logits`.
+      height of stage1; ResNets with `ceil_mode`: `(H + 1) // stride + 1`), and the dict of
+      taps: `stage1` to `stage4`, or to `stage3` of the ESPNets (after the last activation of the
+      stage, if one follows it), `stage<i>_preactivation`, `embedding` (the classifier's input,
+      after Dropout in training), `logits` and, with an auxiliary head, `aux_logits`.
 
     Raises:
       ValueError: image or mask of a wrong shape.

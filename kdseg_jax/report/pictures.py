@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from kdseg_jax import extras
+from kdseg_jax import extras, lettering
 from kdseg_jax.errors import UserError
 
 _MOST_CLASSES_WITH_VALUES = 25
@@ -86,8 +86,9 @@ def _confusion_figure(matrix, classes):
   axes = figure.subplots()
   axes.set_facecolor('0.85')
   drawn = axes.imshow(shares, cmap='Blues', vmin=0, vmax=1)
-  axes.set_xticks(range(count), classes, rotation=90, fontsize=font)
-  axes.set_yticks(range(count), classes, fontsize=font)
+  names, style = _lettered(classes, 'class {}', font)
+  axes.set_xticks(range(count), names, rotation=90, **style)
+  axes.set_yticks(range(count), names, **style)
   axes.set_xlabel('predicted')
   axes.set_ylabel('label')
   bar = figure.colorbar(drawn, ax=axes, shrink=0.6, format=lambda share, _: f'{100 * share:.0f} %')
@@ -118,11 +119,12 @@ def _affinity_figure(image, node, maps):
   panels = figure.subplots(1, len(maps) + 1)
   extent = (0, width, height, 0)
   panels[0].imshow(image, extent=extent)
-  panels[0].set_title('image', fontsize=9)
+  titles, style = _lettered(['image', *maps], 'map {}', 9)
+  panels[0].set_title(titles[0], **style)
   lowest = min(values.min() for values in maps.values())
-  for axes, (title, values) in zip(panels[1:], maps.items()):
+  for axes, title, values in zip(panels[1:], titles[1:], maps.values()):
     drawn = axes.imshow(values, cmap='viridis', vmin=lowest, vmax=1, extent=extent)
-    axes.set_title(title, fontsize=9)
+    axes.set_title(title, **style)
   high, wide = height / rows, width / columns
   for axes in panels:
     axes.set_axis_off()
@@ -130,6 +132,14 @@ def _affinity_figure(image, node, maps):
         (column * wide, row * high), wide, high, fill=False, edgecolor='red', linewidth=1.5))
   figure.colorbar(drawn, ax=panels, fraction=0.05, pad=0.01, shrink=0.85, label='cosine similarity')
   return figure
+
+
+def _lettered(texts, instead, size):
+  """Texts as they are to be drawn, and how: in a font that has their glyphs, '$' as it is."""
+  from matplotlib.font_manager import FontProperties
+
+  texts, path = lettering.letter(texts, instead=instead)
+  return texts, {'fontproperties': FontProperties(fname=path, size=size), 'parse_math': False}
 
 
 def _percent(share):

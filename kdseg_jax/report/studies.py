@@ -13,6 +13,7 @@ from kdseg_jax.errors import UserError
 from kdseg_jax.report import tables
 
 LEVEL = 0.95  # of every interval
+POWER = 0.8  # with which the needed seeds would show a difference
 _MOST_SEEDS = 10_000
 
 
@@ -33,9 +34,8 @@ def paired(values: Sequence[float], baseline: Sequence[float]) -> dict[str, Any]
     baseline: of the student alone, for the same seeds.
 
   Returns:
-    `difference`, `interval` and `p_value` (None for fewer than two seeds), and `seeds_needed`:
-    how many seeds an interval that excludes 0 would take, were mean and spread of the difference
-    as seen here (None if no number up to 10,000 would do).
+    `difference`, `interval` and `p_value` (None for fewer than two seeds), and `seeds_needed`, see
+    there (None if no number up to 10,000 would do).
   """
   difference = np.subtract(values, baseline)
   result = {'difference': float(difference.mean()), 'interval': mean_interval(difference),
@@ -50,11 +50,48 @@ def paired(values: Sequence[float], baseline: Sequence[float]) -> dict[str, Any]
 
 
 def seeds_needed(difference: float, spread: float) -> int | None:
-  """The least number of seeds whose interval of the mean difference would exclude 0."""
-  for seeds in range(2, _MOST_SEEDS + 1):
-    if _half_width(spread, seeds) < abs(difference):
-      return seeds
-  return None
+  """The least number of seeds with which four studies of five would find the difference.
+
+  That is, the paired t-test at the level of the intervals has a power of at least 80%, were mean
+  and standard deviation of the difference those given. None if no number up to 10,000 would do.
+  """
+  low, high = 1, 2  # power grows with the number of seeds: too few, and perhaps enough
+  while power(difference, spread, high) < POWER:
+    if high >= _MOST_SEEDS:
+      return None
+    low, high = high, min(2 * high, _MOST_SEEDS)
+  while high - low > 1:
+    middle = (low + high) // 2
+    low, high = (low, middle) if power(difference, spread, middle) >= POWER else (middle, high)
+  return high
+
+
+def power(difference: float, spread: float, seeds: int) -> float:
+  """The probability that the paired t-test of so many seeds finds a difference, in [0, 1].
+
+  Args:
+    difference: true mean of the difference.
+    spread: its true standard deviation over seeds.
+    seeds: two or more.
+  """
+  if not spread:
+    return float(difference != 0)
+  shift = abs(difference) / spread * math.sqrt(seeds)  # of the statistic's distribution
+  critical = scipy.stats.t.ppf((1 + LEVEL) / 2, seeds - 1)
+  return float(scipy.stats.nct.sf(critical, seeds - 1, shift)
+               + scipy.stats.nct.cdf(-critical, seeds - 1, shift))
+
+
+def corrected(p_values: Sequence[float]) -> list[float]:
+  """Holm's correction: p-values that hold for all of several comparisons with one baseline.
+
+  The k-th smallest of n is multiplied by n - k + 1, and is no smaller than the one before.
+  """
+  order = np.argsort(p_values, kind='stable')
+  scaled = np.asarray(p_values, np.float64)[order] * np.arange(len(order), 0, -1)
+  result = np.empty(len(order))
+  result[order] = np.minimum(np.maximum.accumulate(scaled), 1)
+  return result.tolist()
 
 
 def build(students: Mapping[str, Mapping[str, Any]], *, baseline: str, metric: str,
@@ -76,7 +113,8 @@ def build(students: Mapping[str, Mapping[str, Any]], *, baseline: str, metric: s
     `shared`, with `teacher`, `baseline`, `seeds` and `students`: name -> `<metric>` (mean over the
     seeds, after the last step), `interval`, `<metric>_of_seeds`, `best_of_many` (mean of each run's
     best evaluation: optimistic), `paired` (see `paired`; the baseline's, with itself, is 0),
-    `per_class_difference` (not for the baseline), `training`, `inference`.
+    `p_value_corrected` (see `corrected`) and `per_class_difference` (not for the baseline),
+    `training`, `inference`.
   """
   for name, entry in students.items():
     steps = [run[-1]['step'] if run else None for run in entry['evaluations']]
@@ -97,6 +135,11 @@ def build(students: Mapping[str, Mapping[str, Any]], *, baseline: str, metric: s
       result['per_class_difference'] = _per_class(last[name], last[baseline], classes)
     report['students'][name] = result | {
         'training': entry['training'], 'inference': entry['inference']}
+  compared = [entry for name, entry in report['students'].items() if name != baseline]
+  if len(seeds) > 1:
+    p_values = corrected([entry['paired']['p_value'] for entry in compared])
+    for entry, p_value in zip(compared, p_values, strict=True):
+      entry['p_value_corrected'] = p_value
   return report
 
 
@@ -106,18 +149,24 @@ def markdown(report: Mapping[str, Any], *, title: str, command: str) -> str:
   lines = [f'# {title}', '', f'Command: `{command}`', '', report['description'], '']
   if report['teacher']:
     lines += [f'Teacher: {_percent(report["teacher"][metric])}.', '']
+  others = {n: e for n, e in report['students'].items() if n != baseline}
   lines += [
       f'{metric} in %, after the last of {report["steps"]} steps. Intervals are 95% t-intervals '
-      f'over {len(report["seeds"])} seed(s) of initialisation and draws, with one order of the '
-      f'batches; differences are paired by seed with *{baseline}*. The last column takes the best '
-      "of each run's evaluations, as many papers do: optimistic where there are several.", '',
+      f'over {len(report["seeds"])} seed(s) of initialisation and draws; they hold for this one '
+      'teacher, this one training set and one order of its batches. Differences are paired by seed '
+      f'with *{baseline}*. *Seeds for 80%*: how many would find a difference of this size and '
+      "spread in four studies of five. *Best of many* takes the best of each run's evaluations, as "
+      'many papers do: optimistic where there are several.'
+      + (f' Each interval stands for itself; *p (Holm)* is corrected for {len(others)} comparisons.'
+         if len(others) > 1 else ''), '',
       tables.table(
-          ['student', metric, '95% interval', 'difference', '95% interval', 'p', 'seeds needed',
-           'best of many'],
+          ['student', metric, '95% interval', 'difference', '95% interval',
+           'p (Holm)' if len(others) > 1 else 'p', 'seeds for 80%', 'best of many'],
           [_result_row(name, entry, metric, is_baseline=name == baseline)
            for name, entry in report['students'].items()]),
       '']
-  others = {n: e for n, e in report['students'].items() if n != baseline}
+  if report.get('tuning'):
+    lines += _tuning(report['tuning'])
   if others:
     lines += ['## Differences by class', '', tables.table(
         ['class', *others],
@@ -146,9 +195,28 @@ def _result_row(name, entry, metric, *, is_baseline):
   if is_baseline:
     return [*own, '', '', '', '', _percent(entry['best_of_many'])]
   result = entry['paired']
-  p_value = '-' if result['p_value'] is None else f'{result["p_value"]:.2g}'
+  p_value = _number(entry.get('p_value_corrected'), '.2g')
   return [*own, _signed(result['difference']), _range(result['interval']), p_value,
           str(result['seeds_needed'] or '-'), _percent(entry['best_of_many'])]
+
+
+def _tuning(tuning):
+  """What was tried for each student, a column a value; the chosen one in bold."""
+  fields = sorted({entry['field'] for entry in tuning.values()})
+  values = sorted({value for entry in tuning.values() for value in entry['results']}, key=float)
+
+  def cell(entry, value):
+    if value not in entry['results']:
+      return ''
+    result = entry['results'][value]
+    text = 'diverged' if result is None else _percent(result)
+    return f'**{text}**' if float(value) == entry['chosen'] else text
+
+  return ['## Tuning', '', f'{", ".join(fields)} of every student, on other seeds, batches and '
+          'another split; the best (bold) lies inside the values that were tried.', '',
+          tables.table(['student', *values], [
+              (name, *(cell(entry, value) for value in values))
+              for name, entry in tuning.items()]), '']
 
 
 def _costs(report):

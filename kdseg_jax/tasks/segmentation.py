@@ -46,6 +46,10 @@ class SegmentationTask:
 
   def __post_init__(self):
     names.require(self.supervised_loss, SUPERVISED_LOSSES, 'supervised loss')
+    if self.num_classes < 2:
+      raise UserError(
+          f'The data have {self.num_classes} class. Segmentation needs at least 2: name the '
+          'background too, with a label of its own.')
     if not 0 <= self.ohem_threshold <= 1 or self.ohem_min_kept < 0:
       raise UserError(
           f'ohem_threshold={self.ohem_threshold} must be in [0, 1], and '

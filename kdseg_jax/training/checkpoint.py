@@ -8,6 +8,7 @@ The frozen teacher is never saved with the student.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import zlib
@@ -22,6 +23,11 @@ from kdseg_jax.training.state import TrainState
 
 PyTree = Any
 FOLDER = 'checkpoints'
+_REASONS = {
+    'opened': 'is it a folder of checkpoints, and may it be read and written?',
+    'read': 'it is damaged or incomplete. Copy it again, or remove this folder to go on from the '
+            'checkpoint before it.',
+    'written': 'is there space left, and may it be written?'}
 
 
 class CheckpointError(UserError):
@@ -52,19 +58,20 @@ class Checkpointer:
             n=1, get_metric_fn=rank, keep_checkpoints_without_metrics=False)]
     if not create and not os.path.isdir(folder):
       raise CheckpointError(_missing(self._workdir))
-    self._manager = ocp.CheckpointManager(
-        folder,
-        item_handlers={
-            'model': ocp.StandardCheckpointHandler(),
-            'training': ocp.StandardCheckpointHandler(),
-            'meta': ocp.JsonCheckpointHandler()},
-        options=ocp.CheckpointManagerOptions(
-            best_fn=rank, create=create, read_only=not create,
-            enable_async_checkpointing=create, cleanup_tmp_directories=create,
-            # Processes wait for each other by step; the runs of a study save the same steps.
-            multiprocessing_options=ocp.options.MultiprocessingOptions(
-                barrier_sync_key_prefix=f'{zlib.crc32(folder.encode()):08x}'),
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies)))
+    with self._library('opened'):
+      self._manager = ocp.CheckpointManager(
+          folder,
+          item_handlers={
+              'model': ocp.StandardCheckpointHandler(),
+              'training': ocp.StandardCheckpointHandler(),
+              'meta': ocp.JsonCheckpointHandler()},
+          options=ocp.CheckpointManagerOptions(
+              best_fn=rank, create=create, read_only=not create,
+              enable_async_checkpointing=create, cleanup_tmp_directories=create,
+              # Processes wait for each other by step; the runs of a study save the same steps.
+              multiprocessing_options=ocp.options.MultiprocessingOptions(
+                  barrier_sync_key_prefix=f'{zlib.crc32(folder.encode()):08x}'),
+              preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies)))
     if not create:
       if self.latest_step() is None:
         raise CheckpointError(_missing(self._workdir))
@@ -91,14 +98,15 @@ class Checkpointer:
   def save(self, step: int, state: TrainState, meta: dict, metrics: dict | None = None) -> None:
     """Starts writing a checkpoint, in place of one of this step; returns once it is copied."""
     model, training = _split(state)
-    if step in self._manager.all_steps():
-      self._manager.wait_until_finished()
-      self._manager.delete(step)
-    self._manager.save(
-        step, metrics=metrics, force=True,
-        args=ocp.args.Composite(
-            model=ocp.args.StandardSave(model), training=ocp.args.StandardSave(training),
-            meta=ocp.args.JsonSave(meta | {'metric': self._metric})))
+    with self._library('written', step):
+      if step in self._manager.all_steps():
+        self._manager.wait_until_finished()
+        self._manager.delete(step)
+      self._manager.save(
+          step, metrics=metrics, force=True,
+          args=ocp.args.Composite(
+              model=ocp.args.StandardSave(model), training=ocp.args.StandardSave(training),
+              meta=ocp.args.JsonSave(meta | {'metric': self._metric})))
 
   def read_meta(self, step: int) -> dict:
     """The `meta` item of a checkpoint."""
@@ -106,6 +114,9 @@ class Checkpointer:
 
   def restore(self, step: int, like: TrainState) -> TrainState:
     """The state of a checkpoint, with the shapes, types and placement of the state `like`.
+
+    Leaves are found by their paths. What holds none does not count: a term without a state of its
+    own, or a link of an optimiser's chain that has none, may come and go between runs.
 
     Raises:
       CheckpointError: the saved leaves differ from those of `like`; says which.
@@ -119,9 +130,11 @@ class Checkpointer:
           f'weights: config.train.ema_decay must be {needed} to go on from there.')
     self._check(step, 'model', model)
     self._check(step, 'training', training)
-    restored = self._restore(step, model=ocp.args.StandardRestore(model),
-                             training=ocp.args.StandardRestore(training))
-    return _join(restored['model'], restored['training'])
+    saved = self._saved(step, 'training')
+    restored = self._restore(
+        step, model=ocp.args.StandardRestore(model),
+        training=ocp.args.StandardRestore(_rearranged(training, saved)))
+    return _join(restored['model'], _rearranged(restored['training'], training))
 
   def restore_model(self, step: int, like: PyTree) -> PyTree:
     """`{'params', 'batch_stats'}` of a checkpoint, placed as `like` is.
@@ -135,18 +148,35 @@ class Checkpointer:
 
   def close(self) -> None:
     """Waits for what is being written."""
-    self._manager.wait_until_finished()
+    with self._library('written'):
+      self._manager.wait_until_finished()
     self._manager.close()
 
   def _restore(self, step, **items):
-    return self._manager.restore(step, args=ocp.args.Composite(**items))
+    with self._library('read', step):
+      return self._manager.restore(step, args=ocp.args.Composite(**items))
 
   def _saved(self, step, item):
-    saved = self._manager.item_metadata(step)[item]
+    with self._library('read', step):
+      saved = self._manager.item_metadata(step)[item]
     if saved is None:
-      raise CheckpointError(f'{self._workdir}: checkpoint {step} has no item {item!r}; it was not '
-                            'written by this program.')
-    return saved
+      raise CheckpointError(f'{self._workdir}: checkpoint {step} has no item {item!r}; it is '
+                            'incomplete, or was not written by this program.')
+    return saved.tree
+
+  @contextlib.contextmanager
+  def _library(self, what, step=None):
+    """Around the calls of Orbax, whose errors are those of files: damaged, full disks, ..."""
+    try:
+      yield
+    except (MemoryError, jax.errors.JaxRuntimeError):
+      raise  # of the devices
+    except Exception as error:
+      path = os.path.join(self._workdir, FOLDER, *([] if step is None else [str(step)]))
+      reason = next(iter(str(error).splitlines()), '')
+      raise CheckpointError(
+          f'{path}: cannot be {what}: {_REASONS[what]} ({type(error).__name__}: {reason:.200})'
+      ) from error
 
   def _check(self, step, item, like):
     differences = describe_differences(self._saved(step, item), like)
@@ -175,9 +205,10 @@ def has_checkpoint(workdir: str) -> bool:
   return bool(saved_steps(workdir))
 
 
-def describe_differences(saved: PyTree, expected: PyTree, limit: int = 12) -> str:
+def describe_differences(saved: PyTree, expected: PyTree, limit: int = 6) -> str:
   """Lists the leaves that are missing, unexpected or of another shape or type; '' if none."""
-  saved, expected = _leaves(saved), _leaves(expected)
+  saved, expected = ({path: f'{tuple(leaf.shape)} {leaf.dtype}' for path, leaf in _leaves(
+      tree).items()} for tree in (saved, expected))
   rows = []
   for path in sorted(saved.keys() | expected.keys()):
     if path not in saved:
@@ -192,10 +223,22 @@ def describe_differences(saved: PyTree, expected: PyTree, limit: int = 12) -> st
 
 
 def _leaves(tree):
-  name = lambda path: '/'.join(str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k))))
-                               for k in path)
-  return {name(path): f'{tuple(leaf.shape)} {leaf.dtype}'
-          for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+  """The leaves of a tree by path, in its order; items of a sequence that hold none not counted."""
+  found, numbers = {}, {}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    keys = [getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k))) for k in path]
+    for depth, key in enumerate(keys):
+      if isinstance(key, int):
+        siblings = numbers.setdefault(tuple(keys[:depth]), {})
+        keys = [*keys[:depth], siblings.setdefault(key, len(siblings)), *keys[depth + 1:]]
+    found['/'.join(map(str, keys))] = leaf
+  return found
+
+
+def _rearranged(tree, like):
+  """The leaves of a tree in the structure of another, which has leaves of the same paths."""
+  leaves = _leaves(tree)
+  return jax.tree.unflatten(jax.tree.structure(like), [leaves[path] for path in _leaves(like)])
 
 
 def _split(state):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,22 +14,25 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kdseg_jax import config_files, data, distillers, models, names, tasks
+from kdseg_jax import config_fields, config_files, data, distillers, models, names, tasks
 from kdseg_jax.data import subset
 from kdseg_jax.distillers.core import fold_in_name
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import freezing, parallel
 from kdseg_jax.training.checkpoint import Checkpointer
 from kdseg_jax.training.inference import Inference
+from kdseg_jax.training.normalization_check import check_normalization
 from kdseg_jax.training.optimizers import create_optimizer, create_schedule
 from kdseg_jax.training.state import Optimizers, TrainState, create_state
 
 PyTree = Any
 
 ROLES = ('student', 'teacher')
+REST = 'rest'  # of the training split, in place of a folder
 # The least that these fields can be.
 _AT_LEAST = {
-    'train.steps': 1, 'train.accumulate': 1, 'critic.steps': 0, 'eval.batch_size': 1,
+    'train.steps': 1, 'train.accumulate': 1, 'prepare.steps': 0, 'critic.steps': 0,
+    'eval.batch_size': 1, 'data.train_limit': 0,
     'eval.limit': 0, 'eval.pad_multiple': 1, 'checkpoint.keep': 1,
 }
 
@@ -58,6 +61,8 @@ class Experiment(NamedTuple):
     optimizers: `Optimizers`.
     schedule: learning rate of the student as a function of the step.
     inference: what models are shown of an image when they are evaluated.
+    allow_class_names: whether a teacher, the weights that training starts from and the checkpoint
+      that it goes on from may have other class names than the data, though as many.
   """
 
   config: ConfigDict
@@ -71,6 +76,7 @@ class Experiment(NamedTuple):
   optimizers: Optimizers
   schedule: optax.Schedule
   inference: Inference
+  allow_class_names: bool = False
 
 
 def create_source(config: ConfigDict, split: str) -> Any:
@@ -81,13 +87,21 @@ def create_source(config: ConfigDict, split: str) -> Any:
 
 
 def create_train_source(config: ConfigDict) -> Any:
-  """The training split or a part of it, and the images of `config.data.unlabelled` after it."""
-  source = subset.spread(
-      create_source(config, config.data.train_split), config.data.train_limit)
+  """The training split or a part of it, and the images of `config.data.unlabelled` after it.
+
+  Raises:
+    UserError: there are no such images, or their share of a batch is out of range.
+  """
+  everything = create_source(config, config.data.train_split)
+  source = subset.spread(everything, config.data.train_limit)
   if not config.data.unlabelled:
     return source
-  return data.Concatenated(source, data.Unlabelled(
-      config.data.unlabelled, size=tuple(config.data.size) or None))
+  if config.data.unlabelled == REST:
+    unlabelled = data.WithoutLabels(subset.rest(everything, config.data.train_limit))
+  else:
+    unlabelled = data.Unlabelled(
+        config.data.unlabelled, size=tuple(config.data.size) or None)
+  return data.Concatenated(source, unlabelled, share=config.data.unlabelled_share)
 
 
 def create_task(config: ConfigDict, num_classes: int) -> tasks.SegmentationTask:
@@ -105,6 +119,7 @@ def create_inference(config: ConfigDict) -> Inference:
   Raises:
     ValueError: a field of `config.eval` cannot be used; says which and what was expected.
   """
+  config_fields.check(config)
   inference = Inference(
       window=tuple(config.eval.window), overlap=config.eval.overlap,
       scales=tuple(config.eval.scales), flip=config.eval.flip)
@@ -125,6 +140,7 @@ def check_config(config: ConfigDict, mesh: Mesh) -> None:
   Raises:
     ValueError: says which field, and what was expected.
   """
+  config_fields.check(config)
   check_method(config)
   names.require(config.role, ROLES, 'config.role')
   for field, least in _AT_LEAST.items():
@@ -169,12 +185,14 @@ def check_method(config: ConfigDict) -> None:
       names.require(field, options, f'field of config.distill.{term}')
 
 
-def create_experiment(config: ConfigDict, *, teacher: Teacher | None = None) -> Experiment:
+def create_experiment(config: ConfigDict, *, teacher: Teacher | None = None,
+                      allow_class_names: bool = False) -> Experiment:
   """Builds and checks all parts; what cannot work is refused here, before compiling.
 
   Args:
     config: of the run.
     teacher: used instead of being loaded from `config.teacher.checkpoint`, if a teacher is needed.
+    allow_class_names: see `Experiment`.
 
   Raises:
     ValueError: a field of the config cannot be used; says which and what was expected.
@@ -184,6 +202,10 @@ def create_experiment(config: ConfigDict, *, teacher: Teacher | None = None) -> 
   check_config(config, mesh)
   inference = create_inference(config)
   train_source = create_train_source(config)
+  evaluation_source = create_source(config, config.eval.split)
+  names.require_same_classes(
+      evaluation_source.classes, train_source.classes, found_in=config.eval.split,
+      expected_in=config.data.train_split, allow=allow_class_names)
   num_classes = len(train_source.classes)
   task = create_task(config, num_classes)
   distiller = distillers.create(config.distill.to_dict(), axis_name=parallel.AXIS)
@@ -199,7 +221,8 @@ def create_experiment(config: ConfigDict, *, teacher: Teacher | None = None) -> 
   if not needs_teacher:
     teacher = None
   elif teacher is None:
-    teacher = load_teacher(config, num_classes, mesh)
+    teacher = load_teacher(
+        config, train_source.classes, mesh, allow_class_names=allow_class_names)
   student = create_model(config.student, num_classes)
   optimizer = create_optimizer(config.optimizer, config.train.steps)
   freeze = tuple(config.train.freeze)
@@ -207,26 +230,46 @@ def create_experiment(config: ConfigDict, *, teacher: Teacher | None = None) -> 
     freezing.check_patterns(freeze, abstract_variables(student)['params'])
     student = freezing.FrozenModel(student, freeze)
     optimizer = freezing.freeze_optimizer(optimizer, freeze)
-  return Experiment(
+  experiment = Experiment(
       config=config, mesh=mesh, train_source=train_source,
-      evaluation_source=create_source(config, config.eval.split),
-      task=task, student=student, teacher=teacher, distiller=distiller,
+      evaluation_source=evaluation_source, task=task, student=student, teacher=teacher,
+      distiller=distiller._replace(critic=_with_own_schedule(distiller.critic, config)),
       optimizers=Optimizers(
           trained=optimizer,
           critic=create_optimizer(
               config.critic.optimizer, config.train.steps * config.critic.steps),
           prepared=create_optimizer(config.prepare.optimizer, max(config.prepare.steps, 1))),
-      schedule=create_schedule(config.optimizer, config.train.steps), inference=inference)
+      schedule=create_schedule(config.optimizer, config.train.steps), inference=inference,
+      allow_class_names=allow_class_names)
+  if config.train.batch_size == config.train.accumulate:  # one image at a time
+    check_normalization(config, mesh, student, distiller, abstract_inputs(experiment))
+  return experiment
 
 
-def load_teacher(config: ConfigDict, num_classes: int, mesh: Mesh) -> Teacher:
+def _with_own_schedule(critic, config):
+  """A critic with its own number of steps has the config's optimiser scheduled over these."""
+  if critic is None or critic.optimizer is not None:
+    return critic
+  if critic.parts is not None:
+    return critic._replace(parts={name: _with_own_schedule(part, config)
+                                  for name, part in critic.parts.items()})
+  return critic if critic.steps is None else critic._replace(
+      optimizer=create_optimizer(config.critic.optimizer, config.train.steps * critic.steps))
+
+
+def load_teacher(config: ConfigDict, classes: Sequence[str], mesh: Mesh, *,
+                 allow_class_names: bool = False) -> Teacher:
   """The best checkpoint of a teacher's work directory; its architecture comes from there.
 
   Raises:
-    CheckpointError: none there, or leaves that differ (another class count, say).
+    CheckpointError: none there, or it does not fit.
+    UserError: the teacher's classes are others than these.
   """
   workdir = config.teacher.checkpoint
-  teacher, meta = load_model(workdir, num_classes, mesh)
+  teacher, meta = load_model(workdir, None, mesh)
+  names.require_same_classes(
+      meta.classes, classes, found_in=f'the teacher {workdir}', expected_in='the data',
+      allow=allow_class_names)
   logging.info('Teacher: %s of %s, step %d.', meta.config.student.name, workdir, teacher.step)
   return teacher
 

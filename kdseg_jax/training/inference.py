@@ -21,6 +21,7 @@ from jax import lax
 from kdseg_jax.data import files, pipeline
 from kdseg_jax.errors import UserError
 from kdseg_jax.losses import resizing
+from kdseg_jax.training import compiling
 
 PyTree = Any
 
@@ -129,7 +130,8 @@ def make_predictor(task: Any, model: Any, variables: PyTree, *,
                    multiple: int = 1) -> Callable:
   """A function from an image `(H, W, 3)` uint8 to labels `(H, W)` uint8, numpy both.
 
-  One compiled program for each image size, padded to `multiple`.
+  One compiled program for each image size, padded to `multiple`; for each size that is asked for
+  where images are resized to `size` and the inference is not plain.
 
   Args:
     task: the segmentation task.
@@ -140,21 +142,32 @@ def make_predictor(task: Any, model: Any, variables: PyTree, *,
     multiple: of which their own sizes become a multiple by padding, as in evaluation.
   """
   score = make_scorer(task, model, inference)
+  sizes = compiling.Sizes(None if size else multiple)
 
   @functools.partial(jax.jit, static_argnames='output_size')
-  def run(variables, image, mask, output_size):
+  def scores_of(variables, image, mask, output_size):
     batch = {'image': image, 'mask': mask, 'index': jnp.zeros(1, jnp.int32)}
-    scores = score(variables, batch, output_size)
+    return score(variables, batch, output_size)
+
+  # A program of its own, so that what is shown at one `size` compiles the model once.
+  @functools.partial(jax.jit, static_argnames='output_size')
+  def labels_of(scores, output_size):
     return task.predict(scores, output_size)[0].astype(jnp.uint8)
+
+  def look(image, mask, output_size):
+    of_model = mask.shape if inference.is_plain else output_size  # plain scores do not read it
+    call = functools.partial(scores_of, output_size=of_model)
+    if sizes.is_first(of_model):
+      call = functools.partial(compiling.announced, 'the model', call)
+    return np.asarray(labels_of(call(variables, image[None], mask[None]), output_size))
 
   def predict(image):
     height, width = image.shape[:2]
     mask = np.ones(size or (height, width), bool)
     if size:
-      return np.asarray(run(
-          variables, files.resize_image(image, size)[None], mask[None], (height, width)))
+      return look(files.resize_image(image, size), mask, (height, width))
     image, mask = (pipeline.pad_to_multiple(x, multiple, 0) for x in (image, mask))
-    return np.asarray(run(variables, image[None], mask[None], mask.shape))[:height, :width]
+    return look(image, mask, mask.shape)[:height, :width]
   return predict
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from absl import logging
 
+from kdseg_jax import names
 from kdseg_jax.training import parallel
 from kdseg_jax.training.checkpoint import Checkpointer, CheckpointError
 from kdseg_jax.training.experiment import (
@@ -30,6 +31,7 @@ def load_initial_weights(experiment: Experiment, state: TrainState) -> TrainStat
 
   Raises:
     CheckpointError: there is no checkpoint, or leaves differ; says which.
+    UserError: as many classes with other names, whose heads would be taken.
   """
   config, classes = experiment.config, experiment.train_source.classes
   workdir = config.student.init or config.train.init_from
@@ -50,9 +52,10 @@ def load_initial_weights(experiment: Experiment, state: TrainState) -> TrainStat
   if heads:
     logging.warning('Not taken from there, for they depend on the number of classes (%d there, %d '
                     'here): %s.', len(saved_classes), len(classes), ', '.join(heads))
-  elif list(saved_classes) != list(classes):
-    logging.warning('The classes there have other names but the same number: the heads were taken '
-                    'too.')
+  else:
+    names.require_same_classes(
+        saved_classes, classes, found_in=f'{workdir} (config.{field})', expected_in='the data',
+        allow=experiment.allow_class_names)
   variables = jax.tree.map(
       lambda new, old: old if new.shape == old.shape else new, fresh, saved)
   average = parallel.replicate(variables, experiment.mesh) if state.average else {}

@@ -8,26 +8,25 @@ from typing import Any
 import tqdm
 from ml_collections import ConfigDict
 
+from kdseg_jax.training import compiling, programs
 from kdseg_jax.training import experiment as experiments
-from kdseg_jax.training import programs
+from kdseg_jax.training.data_check import check_data
 from kdseg_jax.training.preemption import StopSignal
-from kdseg_jax.training.run import (
-    Run,
-    check_evaluation_data,
-    create_evaluator,
-    measure_teacher,
-)
+from kdseg_jax.training.run import Run, create_evaluator, measure_teacher
 
 
-def train(config: ConfigDict, workdir: str) -> dict[str, Any] | None:
+def train(config: ConfigDict, workdir: str, *,
+          allow_class_names: bool = False) -> dict[str, Any] | None:
   """Trains a student, from the newest checkpoint of the work directory if it has one.
 
   Args:
     config: of `configs/`.
     workdir: work directory; made if missing.
+    allow_class_names: see `Experiment`.
 
   Returns:
-    The last evaluation's metrics, or None if the run was told to stop (SIGTERM) and has saved.
+    The last evaluation's metrics, or None if the run was told to stop (Ctrl-C, SIGTERM) and
+    has saved.
 
   Raises:
     ValueError, CheckpointError: the config cannot work; nothing was trained.
@@ -35,9 +34,9 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any] | None:
     Diverged: NaN or infinity in the loss.
   """
   with StopSignal() as stop:
-    run = start(config, workdir, stop)
+    run = start(config, workdir, stop, allow_class_names=allow_class_names)
     try:
-      run.teacher_metrics = measure_teacher(run.experiment, run.workdir)
+      run.teacher_metrics = measure_teacher(run.experiment, run.workdir, stop)
       prepare(run, stop)
       run.catch_up()
       if not stop():
@@ -49,10 +48,11 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any] | None:
       run.close()
 
 
-def start(config: ConfigDict, workdir: str, stop: StopSignal) -> Run:
+def start(config: ConfigDict, workdir: str, stop: StopSignal, *,
+          allow_class_names: bool = False) -> Run:
   """The run of a config, fresh or from its newest checkpoint."""
-  experiment = experiments.create_experiment(config)
-  check_evaluation_data(experiment, workdir)
+  experiment = experiments.create_experiment(config, allow_class_names=allow_class_names)
+  check_data(experiment, workdir, stop)
   return Run(experiment, workdir, experiments.initial_state(experiment), should_stop=stop,
              evaluator=create_evaluator(experiment, experiment.student))
 
@@ -79,7 +79,11 @@ def advance(run: Run, phase: str, step: Callable, stop: StopSignal) -> None:
   batches = run.batches(phase)
   with tqdm.tqdm(total=steps, initial=start, desc=phase, disable=None, leave=False) as bar:
     for done in range(start + 1, steps + 1):
-      run.state, metrics = step(run.state, next(batches))
+      if done == start + 1:
+        run.state, metrics = compiling.announced(
+            f'the {phase} step', step, run.state, next(batches))
+      else:
+        run.state, metrics = step(run.state, next(batches))
       bar.update()
       stopping = stop.agree(run.checkpointer.reached_preemption, done)
       if run.record(phase, done, metrics, stopping=stopping):

@@ -86,7 +86,7 @@ def compiler_options(level: int) -> dict[str, int] | None:
 
 def data_parallel(
     step: Callable, mesh: Mesh, *, mode: str = 'shard_map', donate_state: bool = False,
-    sharded: bool = False, compile_level: int = 3,
+    sharded: PyTree = False, compile_level: int = 3,
 ) -> Program:
   """Maps `step(constants, state, batch) -> outputs` over the devices of a mesh.
 
@@ -96,8 +96,9 @@ def data_parallel(
     mesh: from `create_mesh`.
     mode: 'shard_map' or 'pmap'.
     donate_state: the state's buffers are given up to the result.
-    sharded: the outputs are slices of a batch, one a device, to be read by another program;
-      otherwise they must be the same on every device.
+    sharded: the outputs are slices of a batch, one a device, to be read by another program or
+      by `local_part`; otherwise they must be the same on every device. One answer for all
+      outputs, or a tuple of answers for a tuple of them.
     compile_level: see `compiler_options`; pmap has no such option, and takes XLA's default.
 
   Raises:
@@ -107,13 +108,14 @@ def data_parallel(
   if mode == 'shard_map':
     mapped = jax.jit(
         jax.shard_map(step, mesh=mesh, in_specs=(P(), P(), P(AXIS)),
-                      out_specs=P(AXIS) if sharded else P()),
+                      out_specs=jax.tree.map(lambda x: P(AXIS) if x else P(), sharded)),
         donate_argnums=donate, compiler_options=compiler_options(compile_level))
     sharding = NamedSharding(mesh, P(AXIS))
     return Program(mapped, lambda x: jax.make_array_from_process_local_data(sharding, x))
   if mode == 'pmap':
     mapped = jax.pmap(
-        step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=0 if sharded else None,
+        step, axis_name=AXIS, in_axes=(None, None, 0),
+        out_axes=jax.tree.map(lambda x: 0 if x else None, sharded),
         devices=list(mesh.devices.flat), donate_argnums=donate)
     local = len(mesh.local_devices)
     # Under pmap the devices are an axis of their own; put there once, not at every call.
@@ -122,6 +124,18 @@ def data_parallel(
     return Program(
         mapped, lambda x: jax.make_array_from_process_local_data(sharding, split(x)))
   raise UserError(f'config.parallel={mode!r} is unknown; expected one of {MODES}.')
+
+
+def local_part(sharded: jax.Array, dimensions: int) -> np.ndarray:
+  """This process's part of a sharded output, a contiguous block of the batch.
+
+  Args:
+    sharded: from a program of either mode.
+    dimensions: of the output in the step, that of the batch among them.
+  """
+  shards = sorted(sharded.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+  shape = sharded.shape[sharded.ndim - dimensions + 1:]
+  return np.concatenate([np.reshape(shard.data, (-1, *shape)) for shard in shards])
 
 
 def value_and_grad(function: Callable, *, axis_name: str | None) -> Callable:

@@ -12,14 +12,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import tqdm
 from absl import logging
 from ml_collections import ConfigDict
 
-from kdseg_jax import config_files
-from kdseg_jax.data import augmentation, pipeline, subset
+from kdseg_jax import config_files, names, paths
+from kdseg_jax.data import augmentation, palettes, pipeline
 from kdseg_jax.errors import UserError
-from kdseg_jax.training.checkpoint import Checkpointer, has_checkpoint
+from kdseg_jax.training.checkpoint import Checkpointer, CheckpointError, has_checkpoint
 from kdseg_jax.training.evaluation import Evaluator
 from kdseg_jax.training.experiment import Experiment
 from kdseg_jax.training.initialization import load_initial_weights
@@ -27,10 +26,22 @@ from kdseg_jax.training.state import TrainState
 from kdseg_jax.training.writers import MetricWriter, StepTimer, finite
 
 PHASES = ('prepare', 'train')
+# The fields on which the form of a state depends.
+_SHAPING = tuple(f'config.{field}' for field in (
+    'student', 'method', 'distill', 'optimizer', 'critic', 'prepare', 'train.ema_decay',
+    'train.freeze', 'data.name', 'data.root'))
 
 
 class Diverged(UserError, FloatingPointError):
-  """The loss became NaN or infinite; the message names step, terms and last good checkpoint."""
+  """The loss became NaN or infinite; the message names step, terms and last good checkpoint.
+
+  Attributes:
+    workdir: of the run.
+  """
+
+  def __init__(self, message: str, workdir: str):
+    super().__init__(message)
+    self.workdir = workdir
 
 
 class TeacherTooWeak(UserError):
@@ -64,6 +75,7 @@ class Run:
     should_stop: True once the run is to stop.
     clock: seconds that have gone into the steps; the wall clock for a run that has the machine
       for itself.
+    label: says in the log which run it is, where several run side by side.
 
   Attributes:
     state: `TrainState`.
@@ -73,7 +85,7 @@ class Run:
 
   def __init__(self, experiment: Experiment, workdir: str, state: TrainState, *,
                evaluator: Evaluator, should_stop: Callable[[], bool],
-               clock: Callable[[], float] = time.perf_counter):
+               clock: Callable[[], float] = time.perf_counter, label: str = ''):
     self.experiment, self.config = experiment, experiment.config
     self.workdir = os.path.abspath(workdir)
     self.metrics = self.teacher_metrics = None
@@ -88,12 +100,12 @@ class Run:
         workdir, metric=experiment.task.main_metric, keep=self.config.checkpoint.keep)
     latest = self.checkpointer.latest_step()
     if latest is not None:
-      self._log_config_changes(latest)
-      state = self.checkpointer.restore(latest, state)
+      state = self._restore(latest, state)
       logging.info('Resuming %s from checkpoint %d.', workdir, latest)
     self.state = state
     done = {phase: self.done(phase) for phase in PHASES}
-    self._writer = MetricWriter(workdir, start=done | {'evaluation': done['train']})
+    self._writer = MetricWriter(
+        workdir, start=done | {'evaluation': done['train']}, label=label)
     self._timer = StepTimer(clock, self.config.train.batch_size)
     self._window, self._unchecked = [], None
     write_json(os.path.join(self.workdir, config_files.FILE), config_files.to_dict(self.config))
@@ -153,13 +165,18 @@ class Run:
 
   def evaluate(self) -> dict[str, Any] | None:
     """Evaluates the state; None if the run is told to stop meanwhile."""
-    step = self.done('train')
+    step, shown = self.done('train'), []
     metrics = self._evaluator(
-        self.state.deployed, self.experiment.evaluation_source, should_stop=self._should_stop)
+        self.state.deployed, self.experiment.evaluation_source, should_stop=self._should_stop,
+        shown=shown if self._writer.is_writing else None)
     if metrics is not None:
       self.metrics = metrics
       if not self._writer.has('evaluation', step):
         self._writer.write('evaluation', step, metrics | self._teacher_metric())
+        source = self.experiment.evaluation_source
+        self._writer.write_pictures('evaluation', step, [
+            palettes.comparison(image, label, {'prediction': predicted}, source.classes,
+                                source.palette) for image, label, predicted in shown])
     self._timer.restart()
     return metrics
 
@@ -193,7 +210,7 @@ class Run:
       kept = (f'no checkpoint was saved before in {self.workdir}' if latest is None else
               f'the last good checkpoint is {latest} in {self.workdir}')
       raise Diverged(f'{phase} step {step}: not finite: {", ".join(bad)}; {kept}. Try a smaller '
-                     'learning rate, a warm-up, or config.optimizer.clip_norm.')
+                     'learning rate, a warm-up, or config.optimizer.clip_norm.', self.workdir)
     self._window.append(metrics)
 
   def _log(self, phase, step):
@@ -228,11 +245,29 @@ class Run:
         'jax': jax.__version__,
     }
 
-  def _log_config_changes(self, step):
-    saved = config_files.from_dict(
-        self.checkpointer.read_meta(step)['config'], where=f'checkpoint {step} of {self.workdir}')
-    for change in config_changes(*(json.loads(c.to_json()) for c in (saved, self.config))):
+  def _restore(self, step, like):
+    """The state of a checkpoint; refuses other classes, and tells what changed in the config."""
+    where = f'checkpoint {step} of {self.workdir}'
+    meta = self.checkpointer.read_meta(step)
+    names.require_same_classes(
+        meta['classes'], self.experiment.train_source.classes, found_in=where,
+        expected_in='the data', allow=self.experiment.allow_class_names)
+    saved = config_files.from_dict(meta['config'], where=where)
+    changes = config_changes(*(json.loads(c.to_json()) for c in (saved, self.config)))
+    try:
+      state = self.checkpointer.restore(step, like)
+    except CheckpointError as error:
+      shaping = [change for change in changes if change.startswith(_SHAPING)]
+      if not shaping:
+        raise
+      raise CheckpointError(
+          f'{self.workdir} cannot go on with this config: what was trained there has another form.'
+          '\n  ' + '\n  '.join(shaping) + '\nSet these fields back, or take another --workdir; '
+          f'with --config.student.init={self.workdir} a new run starts from the weights of this '
+          f'one.\n{error}') from error
+    for change in changes:
       logging.warning('%s when the checkpoint was saved.', change)
+    return state
 
 
 def training_batches(experiment: Experiment, phase: str, *, start: int) -> Iterator[dict]:
@@ -263,28 +298,17 @@ def create_evaluator(experiment: Experiment, model: Any) -> Evaluator:
   config = experiment.config
   return Evaluator(experiment.task, model, experiment.mesh, mode=config.parallel,
                    batch_size=config.eval.batch_size, limit=config.eval.limit,
-                   multiple=config.eval.pad_multiple, inference=experiment.inference)
+                   multiple=config.eval.pad_multiple, inference=experiment.inference,
+                   pictures=config.eval.pictures)
 
 
-def check_evaluation_data(experiment: Experiment, workdir: str) -> None:
-  """Reads every image of the evaluation split once, before a run that starts anew.
-
-  What is wrong with one would else show after hours. Generated data cannot be wrong.
-  """
-  source, config = experiment.evaluation_source, experiment.config
-  if has_checkpoint(workdir) or getattr(source, 'is_generated', False):
-    return
-  source = subset.first(source, config.eval.limit)
-  for _ in tqdm.tqdm(pipeline.read_all(source), desc=f'reading {config.eval.split}',
-                     total=len(source), unit='image', disable=None, leave=False):
-    pass
-
-
-def measure_teacher(experiment: Experiment, workdir: str) -> dict[str, Any] | None:
+def measure_teacher(experiment: Experiment, workdir: str,
+                    should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
   """Evaluates the teacher once a work directory, and refuses one that is too weak.
 
   Returns:
-    Its metrics on the split `config.eval.split`; None without teacher.
+    Its metrics on the split `config.eval.split`; None without teacher, or if `should_stop()`
+    became true meanwhile.
 
   Raises:
     TeacherTooWeak: below `config.teacher.min_metric`.
@@ -302,7 +326,9 @@ def measure_teacher(experiment: Experiment, workdir: str) -> dict[str, Any] | No
   known = read_json(path)
   if known.get('key') != key:
     metrics = create_evaluator(experiment, teacher.model)(
-        teacher.variables, experiment.evaluation_source)
+        teacher.variables, experiment.evaluation_source, should_stop=should_stop)
+    if metrics is None:
+      return None
     known = {'key': key, 'metrics': finite(metrics)}
     write_json(path, known)
   metric = experiment.task.main_metric
@@ -329,7 +355,7 @@ def read_json(path: str) -> dict:
   """The dict in a JSON file; {} where there is none."""
   if not os.path.exists(path):
     return {}
-  with open(path) as file:
+  with paths.reading(path), open(path) as file:
     return json.load(file)
 
 

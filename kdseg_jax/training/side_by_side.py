@@ -16,12 +16,12 @@ from ml_collections import ConfigDict
 
 from kdseg_jax.distillers import DistillerState
 from kdseg_jax.errors import UserError
+from kdseg_jax.training import compiling, loop, parallel, programs, study_plan
 from kdseg_jax.training import experiment as experiments
-from kdseg_jax.training import loop, parallel, programs, study_plan
+from kdseg_jax.training.data_check import check_data
 from kdseg_jax.training.preemption import StopSignal
 from kdseg_jax.training.run import (
   Run,
-  check_evaluation_data,
   create_evaluator,
   measure_teacher,
   read_json,
@@ -45,12 +45,13 @@ class Stopwatch:
     self._total += seconds
 
 
-def train(config: ConfigDict, workdir: str) -> bool:
-  """Trains every student of a study that is not finished; False if told to stop (SIGTERM).
+def train(config: ConfigDict, workdir: str, *, allow_class_names: bool = False) -> bool:
+  """Trains every student of a study that is not finished; False if told to stop.
 
   Args:
     config: of a study, with the section `study`; `config.teacher.checkpoint` is set.
     workdir: of the study. Each run has a work directory of its own in it, as `train` makes them.
+    allow_class_names: see `Experiment`.
 
   Raises:
     ValueError: a config cannot work, or a run was begun with another config.
@@ -61,12 +62,13 @@ def train(config: ConfigDict, workdir: str) -> bool:
     return True
   cohorts: list[_Cohort] = []
   with StopSignal() as stop, contextlib.ExitStack() as runs:
-    shared = _Shared(configs, workdir, runs)
+    shared = _Shared(configs, workdir, runs, allow_class_names)
     for name in configs:
       if not stop():
         cohorts += _cohorts(config, workdir, name, configs[name], shared, stop)
-    if not stop():
-      _advance(cohorts, workdir, stop)
+    for group in _by_data(cohorts):
+      if not stop():
+        _advance(group, workdir, stop)
     for run in (run for cohort in cohorts for run in cohort.runs):
       if not stop() and run.metrics is None:  # it was at its end, and its log is lost
         run.evaluate()
@@ -77,8 +79,8 @@ class _Cohort:
   """Runs of one student that are at the same step and take it in one call."""
 
   def __init__(self, runs: list[Run], clocks: list[Stopwatch], program: parallel.Program,
-               folder: str):
-    self.runs, self.program = runs, program
+               folder: str, label: str):
+    self.runs, self.program, self._label = runs, program, label
     self._clocks, self._folder = clocks, folder
     self.experiment = runs[0].experiment
     self.taps = self.experiment.distiller.requires.teacher
@@ -96,7 +98,11 @@ class _Cohort:
     """One step of all runs, and what follows it; True if they stop here."""
     start = time.perf_counter()
     batch = batch | {TEACHER_TAPS: {name: taps[name] for name in self.taps}}
-    self._state, metrics = self.program({}, self._state, batch)
+    if self._cost_written:
+      self._state, metrics = self.program({}, self._state, batch)
+    else:
+      self._state, metrics = compiling.announced(
+          f'the train step of {self._label}', self.program, {}, self._state, batch)
     jax.block_until_ready(metrics)  # the time is to be this student's
     seconds = (time.perf_counter() - start) / len(self.runs)
     if not self._cost_written:
@@ -132,12 +138,12 @@ def _cohorts(config, workdir, name, configs, shared, stop):
   experiment = shared.experiments[name]
   initial = experiments.make_initial_state(experiment)
   evaluator = shared.evaluator(experiment)
-  teacher_metrics = measure_teacher(experiment, workdir)
+  teacher_metrics = measure_teacher(experiment, workdir, stop)
 
   def create(run_config, folder, clock):
     run = Run(experiment._replace(config=run_config), folder,
               initial(experiments.run_key(run_config)), evaluator=evaluator, should_stop=stop,
-              clock=clock)
+              clock=clock, label=f'{name} seed {run_config.seed}')
     shared.runs.callback(run.close)
     return run
 
@@ -154,7 +160,8 @@ def _cohorts(config, workdir, name, configs, shared, stop):
   stacked = programs.student_program(experiment, with_teacher=False, stacked=True)
   return [
       _Cohort([run for run, _ in group], [clock for _, clock in group],
-              stacked if len(group) > 1 else program, os.path.join(workdir, 'students', name))
+              stacked if len(group) > 1 else program, os.path.join(workdir, 'students', name),
+              label=' '.join([name, 'seed', *(str(run.config.seed) for run, _ in group)]))
       for group in groups.values()]
 
 
@@ -189,14 +196,14 @@ def _prepare_key(config):
 class _Shared:
   """What the students of a study have in common: the teacher, and evaluators of equal models."""
 
-  def __init__(self, configs, workdir, runs):
+  def __init__(self, configs, workdir, runs, allow_class_names):
     self.runs, self.experiments, self._evaluators = runs, {}, {}
     teacher = None
     for name, of_seeds in configs.items():
       self.experiments[name] = experiments.create_experiment(
-          next(iter(of_seeds.values())), teacher=teacher)
+          next(iter(of_seeds.values())), teacher=teacher, allow_class_names=allow_class_names)
       teacher = teacher or self.experiments[name].teacher
-    check_evaluation_data(next(iter(self.experiments.values())), workdir)
+    check_data(next(iter(self.experiments.values())), workdir)
     measured = read_json(os.path.join(workdir, 'teacher.json')).get('key', {})
     if teacher is not None and measured.get('step', teacher.step) != teacher.step:
       raise UserError(
@@ -210,8 +217,16 @@ class _Shared:
     return self._evaluators[key]
 
 
+def _by_data(cohorts):
+  """The cohorts in groups that read the same batches."""
+  groups = {}
+  for cohort in cohorts:
+    groups.setdefault(cohort.experiment.config.data.to_json(), []).append(cohort)
+  return list(groups.values())
+
+
 def _advance(cohorts, workdir, stop):
-  """Takes all cohorts to the end; those that are ahead wait for the others."""
+  """Takes all cohorts of one group to the end; those that are ahead wait for the others."""
   first = cohorts[0]
   steps, start = first.experiment.config.train.steps, min(cohort.done for cohort in cohorts)
   names_of_taps = tuple(dict.fromkeys(name for cohort in cohorts for name in cohort.taps))
@@ -241,7 +256,10 @@ class _TeacherPass:
 
   def __call__(self, batch):
     start = time.perf_counter()
-    taps = jax.block_until_ready(self._program(self._variables, {}, batch))
+    arguments = (self._variables, {}, batch)
+    taps = jax.block_until_ready(
+        self._program(*arguments) if self._seconds else
+        compiling.announced("the teacher's pass", self._program, *arguments))
     self._seconds.append(time.perf_counter() - start)
     return taps
 

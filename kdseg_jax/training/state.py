@@ -19,7 +19,7 @@ class Optimizers(NamedTuple):
 
   Attributes:
     trained: over `{'student': params, 'distiller': DistillerState.params}`, trained together.
-    critic: over `DistillerState.critic`.
+    critic: over `DistillerState.critic`, of the critics that bring no optimiser of their own.
     prepared: over `DistillerState.prepared`, in the prepare phase only.
   """
 
@@ -36,7 +36,8 @@ class TrainState(NamedTuple):
     prepare_step: steps of the prepare phase done.
     params: the student's parameters.
     batch_stats: the student's BatchNorm statistics.
-    opt_state: states of `Optimizers`, by its fields.
+    opt_state: states of `Optimizers`, by its fields; those of the critics of a combination are
+      nested by the names of the parts that have one.
     distiller: `DistillerState`.
     rng: base key; a step's key is folded from it and the step.
     average: moving average of the student, `{'params', 'batch_stats'}`; {} if none is kept.
@@ -107,8 +108,19 @@ def create_state(
       opt_state=Optimizers(
           trained=optimizers.trained.init(
               {'student': variables['params'], 'distiller': distiller_state.params}),
-          critic=optimizers.critic.init(distiller_state.critic),
+          critic=_init_critics(
+              distiller.critic, optimizers.critic, distiller_state.critic),
           prepared=optimizers.prepared.init(distiller_state.prepared)),
       distiller=distiller_state,
       rng=step_rng,
       average=variables if average else {})
+
+
+def _init_critics(critic, default, params):
+  """The optimiser's state of a critic, or of each of a combination's by its name."""
+  if critic is None:
+    return {}
+  if critic.parts is not None:
+    return {name: _init_critics(part, default, params[name])
+            for name, part in critic.parts.items()}
+  return (critic.optimizer or default).init(params)

@@ -7,7 +7,6 @@ memory is threaded in that order.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,7 @@ import optax
 from jax import lax
 
 from kdseg_jax import distillers
-from kdseg_jax.distillers.core import fold_in_name
+from kdseg_jax.distillers.core import fold_in_name, state_of_part, with_own_key
 from kdseg_jax.training import parallel
 from kdseg_jax.training.inference import WHOLE_IMAGE, Inference, apply_frozen, make_scorer
 from kdseg_jax.training.state import Optimizers, TrainState, move_average
@@ -97,7 +96,7 @@ def make_train_step(
       the batch, under `TEACHER_TAPS`.
     distiller: the method.
     optimizers: `Optimizers`.
-    critic_steps: critic steps a train step.
+    critic_steps: critic steps a train step, of the critics that bring no number of their own.
     accumulate: number of micro-batches in which the student runs, see `apply_train`. The losses,
       the method's memory and the critic see the taps of the whole batch, so that all of them are
       those of the large batch, also means over unequal counts and terms between images; only
@@ -135,7 +134,7 @@ def make_train_step(
     updates, trained_opt = optimizers.trained.update(grads, state.opt_state.trained, trained)
     trained = optax.apply_updates(trained, updates)
     distiller_state, critic_opt, critic_metrics = _critic_steps(
-        distiller, optimizers.critic, critic_steps, axis_name,
+        distiller.critic, distillers.Critic(None, optimizers.critic, critic_steps), axis_name,
         state.distiller._replace(params=trained['distiller'], memory=memory),
         state.opt_state.critic, lax.stop_gradient(inputs))
     metrics |= _prefixed('distill', critic_metrics)
@@ -184,13 +183,20 @@ def make_prepare_step(
 
 
 def make_evaluation_step(task: Any, model: Any, *, inference: Inference = WHOLE_IMAGE,
+                         with_predictions: bool = False,
                          axis_name: str | None = None) -> Callable:
-  """The evaluation step `(variables, {}, batch) -> counts`, integer counts over all devices."""
+  """The evaluation step `(variables, {}, batch) -> counts`, integer counts over all devices.
+
+  With `with_predictions` it returns `(counts, labels)`, the latter uint8 of the device's images.
+  """
   score = make_scorer(task, model, inference)
 
   def evaluation_step(variables, _, batch):
-    counts = task.count(score(variables, batch, batch['image'].shape[1:3]), batch)
-    return lax.psum(counts, axis_name) if axis_name else counts
+    size = batch['image'].shape[1:3]
+    scores = score(variables, batch, size)
+    counts = task.count(scores, batch)
+    counts = lax.psum(counts, axis_name) if axis_name else counts
+    return (counts, task.predict(scores, size).astype(jnp.uint8)) if with_predictions else counts
 
   return evaluation_step
 
@@ -204,15 +210,31 @@ def _teacher_taps(teacher, distiller, variables, batch):
   return batch, taps
 
 
-def _critic_steps(distiller, optimizer, steps, axis_name, state, opt_state, inputs):
-  if distiller.critic_loss is None:
+def _critic_steps(critic, default, axis_name, state, opt_state, inputs):
+  """`(state, opt_state, metrics)` after the steps of a critic, or of all critics of a combination.
+
+  `default` is a `Critic` whose optimiser and steps are those of critics without any.
+  """
+  if critic is None:
     return state, opt_state, {}
   metrics = {}
-  for k in range(steps):
-    inputs_k = dataclasses.replace(inputs, rng=fold_in_name(inputs.rng, f'critic{k}'))
-    (_, (memory, metrics)), critic, opt_state = _descend(
-        distiller.critic_loss, 'critic', optimizer, axis_name, state, opt_state, inputs_k)
-    state = state._replace(critic=critic, memory=memory)
+  if critic.parts is not None:
+    for name, part in critic.parts.items():
+      own, own_opt_state, reported = _critic_steps(
+          part, default, axis_name, state_of_part(state, name), opt_state[name],
+          with_own_key(inputs, name))
+      state = state._replace(critic=state.critic | {name: own.critic},
+                             memory=state.memory | {name: own.memory})
+      opt_state = opt_state | {name: own_opt_state}
+      metrics |= _prefixed(name, reported)
+    return state, opt_state, metrics
+  optimizer = critic.optimizer or default.optimizer
+  for k in range(default.steps if critic.steps is None else critic.steps):
+    (loss, (memory, metrics)), params, opt_state = _descend(
+        critic.loss, 'critic', optimizer, axis_name, state, opt_state,
+        with_own_key(inputs, f'critic{k}'))
+    state = state._replace(critic=params, memory=memory)
+    metrics = {'critic': loss} | metrics
   return state, opt_state, metrics
 
 

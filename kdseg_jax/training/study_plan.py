@@ -7,7 +7,7 @@ import os
 
 from ml_collections import ConfigDict
 
-from kdseg_jax import config_files, distillers, names
+from kdseg_jax import config_fields, config_files, distillers, names
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import experiment as experiments
 from kdseg_jax.training import freezing, parallel
@@ -17,14 +17,16 @@ from kdseg_jax.training.run import config_changes, data_seed
 from kdseg_jax.training.writers import read_rows
 
 # What a student may have of its own; everything else is the same for all.
-OWN_SECTIONS = ('student', 'distill', 'optimizer', 'critic', 'prepare')
+OWN_SECTIONS = ('student', 'distill', 'optimizer', 'critic', 'prepare', 'data')
+# Of the section data: more or fewer images, but the same ones to be evaluated on.
+_OWN_DATA = ('train_limit', 'unlabelled', 'unlabelled_share')
 
 
 def student_config(config: ConfigDict, name: str, seed: int) -> ConfigDict:
   """The config of one run of a study: what `train` would take to do the same alone.
 
-  The data's order and augmentation are the study's; the seed is that of the initialisation and of
-  every draw in the steps.
+  The data's order and augmentation are the study's, for all students that read the same images; the
+  seed is that of the initialisation and of every draw in the steps.
 
   Raises:
     ValueError: unknown student, or a section that students may not have of their own.
@@ -35,6 +37,8 @@ def student_config(config: ConfigDict, name: str, seed: int) -> ConfigDict:
     names.require(section, ('method', *OWN_SECTIONS), f'section of the student {name!r}')
   for section in ('optimizer', 'critic', 'prepare'):  # the others are checked by their factories
     _check_fields(own.get(section, {}), config[section], f'{section} of the student {name!r}')
+  for field in own.get('data', {}):
+    names.require(field, _OWN_DATA, f'data field of the student {name!r}')
   run = config.copy_and_resolve_references().unlock()
   del run.study
   run.method = own.method
@@ -59,13 +63,11 @@ def check_study(config: ConfigDict) -> None:
   Raises:
     ValueError: an unknown baseline, no or equal seeds, or a student that cannot be built.
   """
+  config_fields.check(config)
   names.require(config.study.baseline, config.study.students, 'baseline of the study')
-  seeds = list(config.study.seeds)
-  if not seeds or len(set(seeds)) < len(seeds):
-    raise UserError(f'config.study.seeds={tuple(seeds)}: expected one or more different numbers.')
   mesh = parallel.create_mesh()
   for name in config.study.students:
-    run = student_config(config, name, seeds[0])
+    run = student_config(config, name, config.study.seeds[0])
     experiments.check_config(run, mesh)
     experiments.create_inference(run)
     student = experiments.create_model(run.student, num_classes=2)
@@ -74,6 +76,7 @@ def check_study(config: ConfigDict) -> None:
     distillers.create(run.distill.to_dict())
     for optimizer in (run.optimizer, run.critic.optimizer, run.prepare.optimizer):
       create_optimizer(optimizer, run.train.steps)
+    experiments.create_train_source(run)
   experiments.create_source(config, config.eval.split)
 
 

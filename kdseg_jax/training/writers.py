@@ -7,6 +7,7 @@ import math
 import os
 
 import jax
+import numpy as np
 import tensorboardX
 from absl import logging
 
@@ -22,9 +23,11 @@ class MetricWriter:
   Args:
     workdir: work directory.
     start: phase -> number of its step from which the run goes on.
+    label: stands before the log's lines, where runs side by side write to one log.
   """
 
-  def __init__(self, workdir: str, *, start: dict[str, int]):
+  def __init__(self, workdir: str, *, start: dict[str, int], label: str = ''):
+    self._label = f'{label}: ' if label else ''
     self._path = os.path.join(workdir, METRICS_FILE)
     self._events, self._kept = None, []
     if jax.process_index() == 0:
@@ -32,6 +35,11 @@ class MetricWriter:
       self._kept = _drop_rows_after(workdir, start)
       self._events = tensorboardX.SummaryWriter(
           os.path.join(workdir, 'tensorboard'), purge_step=start['train'] + 1)
+
+  @property
+  def is_writing(self) -> bool:
+    """True on the first process."""
+    return self._events is not None
 
   def has(self, phase: str, step: int) -> bool:
     """True if the run that is continued has written this row."""
@@ -48,8 +56,16 @@ class MetricWriter:
     for name, value in scalars.items():
       self._events.add_scalar(f'{phase}/{name}', value, step)
     self._events.flush()
-    logging.info('%s %d  %s', phase, step,
+    logging.info('%s%s %d  %s', self._label, phase, step,
                  '  '.join(f'{name} {_short(value)}' for name, value in scalars.items()))
+
+  def write_pictures(self, phase: str, step: int, pictures: list[np.ndarray]) -> None:
+    """Writes pictures `(H, W, 3)` uint8 RGB as events `<phase>/picture_<position>`."""
+    if self._events is None:
+      return
+    for i, picture in enumerate(pictures):
+      self._events.add_image(f'{phase}/picture_{i}', picture, step, dataformats='HWC')
+    self._events.flush()
 
   def close(self) -> None:
     """Closes the event file."""

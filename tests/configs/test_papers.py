@@ -1,59 +1,259 @@
-"""The recipes of the papers: settings, and that every pair can be distilled by every method."""
+"""The recipes of the papers against their scripts, and that every pair can be distilled."""
+
+import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from configs import ade20k, camvid_papers, cityscapes, pascal_context, voc
+from configs import ade20k, camvid_papers, cityscapes, papers, pascal_context, voc
 from kdseg_jax import distillers, models
 from kdseg_jax.distillers.methods import METHODS
 
+RECIPES = {'ade20k': ade20k, 'camvid': camvid_papers, 'cityscapes': cityscapes,
+           'pascal_context': pascal_context, 'voc': voc}
 
-def test_settings_are_those_of_the_papers():
-  cirkd = cityscapes.get_config()
-  assert cirkd.student.name == 'deeplabv3_resnet18' and cirkd.student.deep_stem
-  assert cirkd.augmentation.crop == (512, 1024) and cirkd.augmentation.scale == (0.5, 2.0)
-  assert (cirkd.train.batch_size, cirkd.train.steps) == (16, 40_000)
-  assert (cirkd.optimizer.learning_rate, cirkd.optimizer.weight_decay) == (0.02, 1e-4)
-  skd = cityscapes.get_config('settings=skd,role=teacher')
-  assert skd.student.name == 'pspnet_resnet101' and skd.student.aux
-  assert skd.augmentation.crop == (512, 512) and skd.augmentation.scale == (0.7, 2.1)
-  assert (skd.train.batch_size, skd.optimizer.learning_rate) == (8, 0.01)
-  assert not cityscapes.get_config('model=deeplabv3_mobilenetv2').student.aux
+# What all scripts have in common: SKD's run_train_val.sh with the defaults of train_options.py, and
+# CIRKD's with those of train_cirkd.py, train_cirkdv2.py, train_kd.py, train_baseline.py. SGD with
+# momentum, one learning rate under a poly schedule of power 0.9, no warm-up and no clipping, all
+# parameters decayed, 0.4 on the auxiliary head, aligned corners, mirror images half of the time.
+COMMON = {
+    'optimizer.name': 'sgd', 'optimizer.schedule': 'poly', 'optimizer.power': 0.9,
+    'optimizer.warmup_steps': 0, 'optimizer.momentum': 0.9, 'optimizer.nesterov': False,
+    'optimizer.decay': 'all', 'optimizer.clip_norm': 0.0, 'auxiliary_weight': 0.4,
+    'supervised.loss': 'cross_entropy', 'align_corners': True, 'augmentation.flip': 0.5,
+    'student.output_stride': 8, 'student.dropout': 0.1, 'student.project_dropout': 0.5,
+    'student.width': 1.0, 'train.accumulate': 1, 'train.ema_decay': 0.0,
+    'data.train_split': 'train', 'data.size': (), 'eval.window': (), 'eval.scales': (1.0,),
+    'eval.flip': False,
+}
+# SKD's critic, D_solver of kd_model.py with --lr-d of train_options.py: weight decay as the
+# student's, one step a step of the student.
+CRITIC = {
+    'critic.steps': 1, 'critic.optimizer.name': 'sgd', 'critic.optimizer.learning_rate': 4e-4,
+    'critic.optimizer.momentum': 0.9, 'critic.optimizer.nesterov': False,
+    'critic.optimizer.weight_decay': 5e-4, 'critic.optimizer.decay': 'all',
+    'critic.optimizer.schedule': 'poly', 'critic.optimizer.power': 0.9,
+    'critic.optimizer.warmup_steps': 0, 'critic.optimizer.clip_norm': 0.0,
+}
+FIELDS = ('train.steps', 'train.batch_size', 'augmentation.crop', 'augmentation.scale',
+          'optimizer.learning_rate', 'optimizer.weight_decay')
+SCRIPTS = {
+    # CIRKD (CVPR 2022), train_scripts/train_cirkd/.
+    ('cityscapes', 'cirkd'): (40_000, 16, (512, 1024), (0.5, 2.0), 0.02, 1e-4),
+    ('voc', 'cirkd'): (40_000, 16, (512, 512), (0.5, 2.0), 0.02, 1e-4),
+    ('ade20k', 'cirkd'): (40_000, 16, (512, 512), (0.5, 2.0), 0.02, 1e-4),
+    ('camvid', 'cirkd'): (40_000, 16, (360, 360), (0.5, 2.0), 0.02, 1e-4),
+    # CIRKD, second version (2025), scripts/train_cirkdv2/.
+    ('cityscapes', 'cirkd_v2'): (80_000, 8, (512, 1024), (0.5, 2.0), 0.01, 1e-4),
+    ('voc', 'cirkd_v2'): (80_000, 16, (512, 512), (0.5, 2.0), 0.02, 1e-4),
+    ('ade20k', 'cirkd_v2'): (80_000, 16, (512, 512), (0.5, 2.0), 0.02, 1e-4),
+    # SKD (journal), run_train_val.sh, its scale in dataset/datasets.py.
+    ('cityscapes', 'skd'): (40_000, 8, (512, 512), (0.7, 2.1), 0.01, 5e-4),
+}
+# Channels of the heads: the models/ and networks/ of each code.
+HEADS = {
+    'cirkd': {'deeplabv3_resnet101': 256, 'deeplabv3_resnet18': 128, 'deeplabv3_mobilenetv2': 128,
+              'pspnet_resnet18': 128},
+    'cirkd_v2': {'deeplabv3_resnet101': 512, 'deeplabv3_resnet18': 512,
+                 'deeplabv3_mobilenetv2': 128, 'pspnet_resnet18': 128, 'pspnet_resnet101': 256},
+    'skd': {'pspnet_resnet101': 512, 'pspnet_resnet18': 128},
+}
+PAIRS = {'cirkd': ('deeplabv3_resnet101', 'deeplabv3_resnet18'),
+         'cirkd_v2': ('deeplabv3_resnet101', 'deeplabv3_resnet18'),
+         'skd': ('pspnet_resnet101', 'pspnet_resnet18')}
 
 
-@pytest.mark.parametrize('recipe, data', [
-    (ade20k, 'ade20k'), (camvid_papers, 'camvid'), (cityscapes, 'cityscapes'),
-    (pascal_context, 'pascal_context'), (voc, 'voc')])
+def field(config, path):
+  for name in path.split('.'):
+    config = config[name]
+  return config
+
+
+@pytest.mark.parametrize('role', ['teacher', 'student'])
+@pytest.mark.parametrize('data, settings', SCRIPTS)
+def test_settings_are_those_of_the_scripts(data, settings, role):
+  config = RECIPES[data].get_config(f'settings={settings},role={role}')
+  expected = COMMON | dict(zip(FIELDS, SCRIPTS[data, settings], strict=True))
+  if settings == 'skd':
+    expected |= CRITIC
+  expected['student.name'] = PAIRS[settings][role == 'student']
+  assert {path: field(config, path) for path in expected} == expected
+  assert config.data.name == data and config.role == role
+
+
+@pytest.mark.parametrize('settings, name', [
+    (settings, name) for settings, heads in HEADS.items() for name in heads])
+def test_models_are_those_of_the_scripts(settings, name):
+  student = voc.get_config(f'settings={settings},model={name}').student
+  model = models.create(num_classes=21, **{k: v for k, v in student.items() if k != 'init'})
+  assert model.head.channels == HEADS[settings][name]
+  is_resnet = 'resnet' in name
+  assert (model.auxiliary_head is not None) == is_resnet  # in all codes, on ResNets alone
+  if is_resnet:
+    assert model.backbone.deep_stem  # in all codes
+    assert model.backbone.ceil_mode == (settings == 'skd')  # pspnet_combine.py alone
+
+
+# term -> weight and the constants of the loss, by the sources named.
+ADVERSARIAL = {  # CIRKD, train_kd.py: --lambda-adv 0.001 --lambda-d 0.1; losses/adv.py
+    'weight': 0.001, 'critic_weight': 0.1, 'critic_loss': 'hinge', 'conditional': False,
+    'input_norm': True, 'gradient_penalty_weight': 0.0, 'width': 1.0}
+KD = {'weight': 1.0, 'temperature': 1.0, 'tap': 'logits'}  # --lambda-kd 1 --kd-temperature 1
+EMBEDDING = {'student_tap': 'embedding', 'teacher_tap': 'embedding'}
+# The defaults of train_cirkd.py and the paper: lambdas, queues, numbers of contrast samples.
+CROSS_IMAGE = {'weight': 1.0, 'temperature': 0.1, 'pool': None, **EMBEDDING}
+MEMORY = {
+    'weight': 1.0, 'pixel_weight': 0.1, 'region_weight': 0.1, 'pixel_slots': 20_000,
+    'region_slots': 2_000, 'pixel_samples': 4_096, 'region_samples': 1_024, 'temperature': 0.1,
+    'kd_temperature': 1.0, 'pixels_per_class': 16, 'anchors_per_image': None, **EMBEDDING}
+TERMS = {
+    # Liu et al., CVPR 2019: eq. 1, eq. 2, section 3.2; lambda_1 and lambda_2 in section 3.3; the
+    # gradient penalty's 10 is that of Gulrajani et al.
+    'skd': {
+        'pixelwise': {'weight': 10.0, 'temperature': 1.0, 'form': 'kl', 'reduction': 'mean',
+                      'tap': 'logits'},
+        'pairwise': {'weight': 10.0, 'node_size': None, 'node_scale': None, 'norm_gradient': True,
+                     'neighbourhood': None, **EMBEDDING},
+        'holistic': {'weight': 0.1, 'conditional': True, 'critic_loss': 'wasserstein',
+                     'gradient_penalty_weight': 10.0, 'input_norm': False, 'width': 1.0,
+                     'tap': 'logits'},
+    },
+    # SKD's run_train_val.sh (--lambda-pi 10 --lambda-pa 0.5 --pool-scale 0.5 --lambda-d 0.1, which
+    # weighs the student's adversarial term too), train_options.py (wgan-gp, --lambda-gp 10,
+    # preprocess-GAN-mode 1), criterion.py.
+    'skd_journal': {
+        'pixelwise': {'weight': 10.0, 'temperature': 1.0, 'form': 'cross_entropy',
+                      'reduction': 'sum_over_batch', 'tap': 'logits'},
+        'pairwise': {'weight': 0.5, 'node_scale': 0.5, 'node_size': None, 'pool': 'max',
+                     'norm_gradient': False, 'norm': 'add_eps', 'eps': 1e-8,
+                     'neighbourhood': None, **EMBEDDING},
+        'holistic': {'weight': 0.1, 'critic_weight': 0.1, 'conditional': False,
+                     'input_norm': True, 'critic_loss': 'wasserstein',
+                     'gradient_penalty_weight': 10.0, 'width': 1.0, 'tap': 'logits'},
+    },
+    # CIRKD's train_scripts/train_kd/train_skd.sh, train_ifvd.sh, ..., and its losses/.
+    'skd_cirkd': {
+        'kd': KD, 'adversarial': ADVERSARIAL,
+        'pairwise': {'weight': 10.0, 'node_size': 2, 'node_scale': None, 'pool': 'max',
+                     'norm_gradient': True, 'norm': 'clamp', 'eps': 1e-12, 'neighbourhood': None,
+                     **EMBEDDING},
+    },
+    'adversarial': {'adversarial': ADVERSARIAL},
+    'kd': {'kd': KD},
+    'intra_class_variation+adversarial': {
+        'kd': KD, 'adversarial': ADVERSARIAL,
+        'intra_class_variation': {'weight': 20.0, **EMBEDDING}},
+    'channel_wise+adversarial': {
+        'kd': KD, 'adversarial': ADVERSARIAL,
+        'channel_wise_features': {'weight': 50.0, 'temperature': 4.0, 'projection': None,
+                                  **EMBEDDING},
+        'channel_wise_logits': {'weight': 3.0, 'temperature': 4.0, 'tap': 'logits'}},
+    'attention_transfer': {'kd': KD, 'attention_transfer': {'weight': 10_000.0, **EMBEDDING}},
+    'fitnets': {'kd': KD, 'fitnets': {'weight': 10.0, 'projection': True, **EMBEDDING}},
+    'double_similarity': {
+        'double_similarity_pixel': {
+            'weight': 1000.0, 'taps': ('aux_logits', 'embedding', 'logits')},
+        'double_similarity_category': {'weight': 10.0, 'temperature': 4.0, 'tap': 'logits'}},
+    'cirkd': {'kd': KD, 'cross_image': CROSS_IMAGE, 'memory': MEMORY},
+    # scripts/train_cirkdv2/cityscapes/deeplabv3_resnet18.sh: --lambda-fitnet 1
+    # --lambda-minibatch-channel 1 --lambda-memory-channel 0.1 --lambda-channel-kd 100; the context
+    # block goes with FitNets in train_cirkdv2.py.
+    'cirkd_v2+context': {
+        'kd': KD, 'cross_image': CROSS_IMAGE, 'memory': MEMORY,
+        'fitnets': {'weight': 1.0, 'projection': True, **EMBEDDING},
+        'channels': {'weight': 1.0, 'cross_weight': 1.0, 'mse_weight': 100.0,
+                     'memory_weight': 0.1, 'slots': 10_000, 'samples': 2_048, 'pool': 4,
+                     'temperature': 0.1, **EMBEDDING},
+        'context': {'weight': 1.0, 'tap': 'embedding'}},
+}
+
+
+@pytest.mark.parametrize('method', TERMS)
+def test_weights_and_options_are_those_of_the_sources(method):
+  distill = cityscapes.get_config(f'method={method}').distill.to_dict()
+  assert set(distill) == set(TERMS[method])
+  for term, expected in TERMS[method].items():
+    assert {name: distill[term][name] for name in expected} == expected, term
+    assert not distill[term].get('resize', False)
+
+
+@pytest.mark.parametrize('method', ['cirkd', 'memory', 'cirkd_v2', 'cirkd_v2+context', 'kd+memory'])
+@pytest.mark.parametrize('recipe, settings, weight', [
+    # train_scripts/train_cirkd/voc: --lambda-memory-pixel 0.01 --lambda-memory-region 0.01.
+    (voc, 'cirkd', 0.01), (voc, 'skd', 0.01),
+    # scripts/train_cirkdv2/pascal_voc has neither flag: the default of train_cirkdv2.py.
+    (voc, 'cirkd_v2', 0.1),
+    (ade20k, 'cirkd', 0.1), (ade20k, 'cirkd_v2', 0.1), (cityscapes, 'cirkd', 0.1)])
+def test_memory_weights_are_those_of_the_data_sets_scripts(recipe, settings, weight, method):
+  memory = recipe.get_config(f'settings={settings},method={method}').distill.memory
+  assert (memory.pixel_weight, memory.region_weight) == (weight, weight)
+
+
+def test_the_maps_and_nodes_of_skd_are_those_of_its_script():
+  """65x65 maps of crops of 512 and 3x3 nodes, the last of one pixel: resnet.py's pooling."""
+  student = cityscapes.get_config('settings=skd').student
+  student.width = 0.125
+  taps = taps_of_student(student, (512, 512))
+  assert taps['embedding'].shape[1:3] == taps['logits'].shape[1:3] == (65, 65)
+  student, teacher = (np.ones((1, 65, 65, 2), np.float32) for _ in range(2))
+  teacher[:, 64, 64, 0] = 7  # so that its cosine to another node is 8 / 10
+  terms = distillers.terms_of('skd_journal')
+  method = distillers.create({'pairwise': terms['pairwise']})
+  inputs = distillers.DistillInputs({'embedding': student}, {'embedding': teacher}, step=0)
+  _, (_, metrics) = jax.jit(method.loss)(method.init(jax.random.key(0), inputs), inputs)
+  # Of 9 x 9 pairs those of the last node with another, both ways.
+  np.testing.assert_allclose(metrics['pairwise/raw'], 16 * 0.2**2 / 81, rtol=1e-4)
+
+
+@pytest.mark.parametrize('data, recipe', RECIPES.items())
 def test_each_recipe_has_its_data_and_refuses_other_settings(recipe, data):
   assert recipe.get_config('settings=skd').data.name == data
   with pytest.raises(ValueError, match="Unknown settings: 'cirk'. Did you mean 'cirkd'"):
     recipe.get_config('settings=cirk')
 
 
-def taps_of(config):
-  fields = {k: v for k, v in config.student.items() if k != 'init'}
-  model = models.create(num_classes=5, **fields)
-  image = jnp.zeros((2, 64, 96, 3), jnp.uint8)
+@pytest.mark.parametrize('recipe', RECIPES.values())
+def test_what_the_docstrings_name_exists(recipe):
+  text = recipe.__doc__
+  methods = re.findall(r'method=([\w+]+)', text)
+  assert methods
+  for method in methods:
+    distillers.terms_of(method)
+  for settings in re.findall(r'settings=(\w+)', text):
+    assert settings in papers.SETTINGS
+  for path in re.findall(r'--config\.distill\.(\w+\.\w+)', text):
+    config = recipe.get_config('method=skd_journal+channel_wise')
+    assert field(config.distill, path) is not None
+
+
+def taps_of_student(student, size):
+  model = models.create(num_classes=5, **{k: v for k, v in student.items() if k != 'init'})
+  image = jnp.zeros((2, *size, 3), jnp.uint8)
   variables = jax.eval_shape(lambda: model.init({'params': jax.random.key(0)}, image[:1]))
   return jax.eval_shape(lambda v: model.apply(v, image)[1], variables)
 
 
-@pytest.mark.parametrize('student', [
+@pytest.mark.parametrize('model', [
     'pspnet_resnet18', 'pspnet_mobilenetv2', 'deeplabv3_mobilenetv2', 'espnet', 'espnet_c'])
-def test_the_methods_can_distil_every_student(student):
-  teacher = taps_of(voc.get_config('settings=skd,role=teacher,runlocal'))
+def test_the_methods_can_distil_every_student(model):
+  size = (64, 96)
+  teacher = voc.get_config('settings=skd,role=teacher,runlocal').student
+  teacher.ceil_mode = 'resnet' in model
+  teacher = taps_of_student(teacher, size)
   names = [name for name in METHODS if name != 'none']
-  if student == 'espnet':  # its logits are at full size: what can resize them, and features
-    names = ['pixelwise', 'pairwise', 'holistic', 'skd', 'kd', 'fitnets', 'attention_transfer',
-             'adversarial']
-  taps = taps_of(voc.get_config(f'model={student},runlocal'))
+  if model == 'espnet':  # its logits are at full size: what can resize them, and features
+    names = ['pixelwise', 'pairwise', 'holistic', 'skd', 'skd_journal', 'skd_cirkd', 'kd',
+             'fitnets', 'attention_transfer', 'adversarial']
+  student = voc.get_config(f'settings=skd,model={model},runlocal').student
+  taps = taps_of_student(student, size)
   for name in names:
-    config = voc.get_config(f'settings=skd,method={name},model={student},runlocal')
+    config = voc.get_config(f'settings=skd,method={name},model={model},runlocal')
     method = distillers.create(config.distill.to_dict())
-    batch = {'image': jax.ShapeDtypeStruct((2, 64, 96, 3), jnp.uint8),
-             'label': jax.ShapeDtypeStruct((2, 64, 96), jnp.uint8),
-             'mask': jax.ShapeDtypeStruct((2, 64, 96), bool),
+    batch = {'image': jax.ShapeDtypeStruct((2, *size, 3), jnp.uint8),
+             'label': jax.ShapeDtypeStruct((2, *size), jnp.uint8),
+             'mask': jax.ShapeDtypeStruct((2, *size), bool),
              'index': jax.ShapeDtypeStruct((2,), jnp.int32)}
     inputs = distillers.DistillInputs(
         student=taps, teacher=teacher, batch=batch, rng=jax.random.key(0), step=0)

@@ -29,7 +29,7 @@ def palette_png(label):
   """The content of a palette PNG, as VOC's labels are."""
   stream = io.BytesIO()
   picture = PIL.Image.fromarray(label)
-  picture.putpalette(palettes.default_palette(255).tobytes())
+  picture.putpalette(palettes.voc_palette(255).tobytes())
   picture.save(stream, format='PNG')
   return stream.getvalue()
 

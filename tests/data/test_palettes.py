@@ -3,11 +3,17 @@
 import numpy as np
 import pytest
 
+from kdseg_jax import lettering
 from kdseg_jax.data import palettes
 
 
-def test_default_palette_is_that_of_voc():
-  palette = palettes.default_palette(255)
+@pytest.fixture(autouse=True)
+def no_fonts_of_this_system(monkeypatch):
+  monkeypatch.setattr(lettering, '_system_fonts', lambda: ())
+
+
+def test_voc_palette_has_the_known_colours():
+  palette = palettes.voc_palette(255)
   assert palette.dtype == np.uint8
   known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 3: (128, 128, 0), 4: (0, 0, 128),
            8: (64, 0, 0), 15: (192, 128, 128), 20: (0, 64, 128)}
@@ -16,10 +22,46 @@ def test_default_palette_is_that_of_voc():
   assert len(np.unique(palette, axis=0)) == 255
 
 
+def cielab(colors):
+  """CIELAB (D65) of sRGB colours, from the definitions."""
+  rgb = np.asarray(colors) / 255
+  linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055)**2.4)
+  to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+  x, y, z = ((linear @ to_xyz.T) / [0.9505, 1, 1.089]).T
+  f = lambda t: np.where(t > (6 / 29)**3, np.cbrt(t), t / (3 * (6 / 29)**2) + 4 / 29)
+  return np.stack([116 * f(y) - 16, 500 * (f(x) - f(y)), 200 * (f(y) - f(z))], axis=-1)
+
+
+def test_colours_of_own_data_differ_and_those_of_neighbours_differ_clearly():
+  palette = palettes.default_palette(255)
+  assert palette.shape == (255, 3) and palette.dtype == np.uint8
+  points = cielab(palette)
+  distances = np.linalg.norm(points[:, None] - points, axis=-1)
+  assert distances[np.arange(254), np.arange(1, 255)].min() > 65  # 2.3 is just noticeable
+  assert distances[np.arange(253), np.arange(2, 255)].min() > 65
+  others = distances + 1e3 * np.eye(255)
+  assert others.min() > 10 and others[:20, :20].min() > 35
+  assert np.linalg.norm(points, axis=1).min() > 35  # from black, which is what ignored pixels are
+  assert np.linalg.norm(points - [100, 0, 0], axis=1).min() > 10  # seen on white
+
+
+def test_a_class_keeps_its_colour_when_others_follow():
+  few, many = palettes.default_palette(3), palettes.default_palette(40)
+  np.testing.assert_array_equal(few, many[:3])
+  few[:] = 0  # a caller's own copy
+  np.testing.assert_array_equal(palettes.default_palette(40), many)
+
+
+@pytest.mark.parametrize('palette', [palettes.default_palette, palettes.voc_palette])
 @pytest.mark.parametrize('num_classes', [0, 256])
-def test_default_palette_leaves_255_for_ignore(num_classes):
+def test_palettes_leave_255_for_ignore(palette, num_classes):
   with pytest.raises(ValueError, match='1 to 255'):
-    palettes.default_palette(num_classes)
+    palette(num_classes)
+
+
+def test_ignored_pixels_look_like_no_class_of_own_data():
+  drawn = palettes.colorize(np.array([[0, 255]], np.uint8), palettes.default_palette(2))
+  assert drawn[0, 0].min() > 100 and (drawn[0, 1] == 0).all()
 
 
 @pytest.mark.parametrize('palette', [palettes.CAMVID, palettes.SCENES])
@@ -94,3 +136,18 @@ def test_legend_of_many_classes_names_only_those_that_occur():
   legend = palettes.with_legend(picture, labels, [str(i) for i in range(26)], palette)[8:]
   drawn = [i for i in range(1, 26) if (legend == palette[i]).all(axis=-1).sum() > 100]
   assert drawn == [3, 7]
+
+
+def test_scores_stand_in_titles_in_percent():
+  assert palettes.with_score('teacher', 0.6512) == 'teacher 65.1'
+  assert palettes.with_score('label', None) == 'label'
+
+
+def test_names_that_no_font_draws_are_transliterated_in_legends_and_titles():
+  picture = np.full((20, 260, 3), (10, 20, 30), np.uint8)
+  draw = lambda names: palettes.with_legend(picture, [], names, palettes.SCENES)
+  np.testing.assert_array_equal(draw(['道路', '\ue000']), draw(['DaoLu', 'class 1']))
+  assert not np.array_equal(draw(['道路']), draw(['田田']))  # boxes would be alike
+  title = lambda text: palettes.strip([picture], [text])
+  np.testing.assert_array_equal(title('学生'), title('XueSheng'))
+  np.testing.assert_array_equal(title('\ue000'), title('picture 0'))

@@ -8,7 +8,7 @@ import pytest
 
 from configs import common
 from kdseg_jax import data
-from kdseg_jax.data import augmentation, pipeline
+from kdseg_jax.data import augmentation, pipeline, subset
 from kdseg_jax.training import experiment
 from tests.data import archives
 
@@ -68,3 +68,66 @@ def test_batches_mix_both_in_proportion_and_crop_all_sizes(photos):
       augmentation=augmentation.Augmentation(crop=(48, 48), scale=None))
   labels = np.concatenate([batch['label'] for batch in itertools.islice(batches, 5)])  # an epoch
   assert (labels == 255).all(axis=(1, 2)).sum() == 5
+
+
+def test_the_rest_of_a_limited_split_joins_without_its_labels():
+  config = common.segmentation()
+  config.data.update(train_limit=300, unlabelled='rest', unlabelled_share=0.5)
+  source = experiment.create_train_source(config)
+  scenes = experiment.create_source(config, 'train')
+  assert len(source) == len(scenes) and len(source.first) == 300 and source.share == 0.5
+  ids = lambda part: {part[i]['image_id'] for i in range(0, len(part), 97)}
+  assert not ids(source.first) & ids(source.second)
+  labelled = {subset.spread(scenes, 300)[i]['image_id'] for i in range(300)}
+  rest = [source.second[i] for i in (0, 1, 2, 31, 32, 33, 9_699)]
+  assert not labelled & {example['image_id'] for example in rest}
+  for example in rest:
+    assert (example['label'] == 255).all() and example.keys() == {'image', 'label', 'image_id'}
+  np.testing.assert_array_equal(rest[0]['image'], scenes[1]['image'])  # scene 0 is labelled
+  config.data.train_limit = 0
+  with pytest.raises(ValueError, match='no example of the 10000 of the training split is left'):
+    experiment.create_train_source(config)
+
+
+def mixture(share, batch_size=8, process_count=1, start=0):
+  """Batches of scenes of two sources, by process: the names of the examples and what is ignored."""
+  source = data.Concatenated(
+      data.create('scenes', 'train', length=12),
+      data.WithoutLabels(data.create('scenes', 'val', length=7)), share=share)
+  plain = augmentation.Augmentation(crop=(64, 64), scale=None, flip=0)
+  batches = zip(*(pipeline.train_batches(
+      source, batch_size=batch_size, seed=3, augmentation=plain, start=start, num_threads=1,
+      process_index=process, process_count=process_count) for process in range(process_count)))
+  return ({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+          for parts in batches)
+
+
+@pytest.mark.parametrize('share, unlabelled', [(0.5, 4), (0.25, 2), (0.8, 6), (0.1, 1)])
+def test_every_batch_has_the_share_and_each_part_is_read_in_epochs(share, unlabelled):
+  batches = list(itertools.islice(mixture(share), 21))
+  ignored = np.stack([(batch['label'] == 255).all(axis=(1, 2)) for batch in batches])
+  assert (ignored.sum(axis=1) == unlabelled).all()
+  halves = ignored[0, :4].sum(), ignored[0, 4:].sum()
+  assert abs(halves[0] - halves[1]) <= 1  # spread evenly over devices
+  images = np.concatenate([batch['image'] for batch in batches])
+  for mask, length in ((ignored.ravel(), 7), (~ignored.ravel(), 12)):
+    names = [image.tobytes() for image in images[mask]]
+    for epoch in range(len(names) // length):
+      assert len(set(names[epoch * length:(epoch + 1) * length])) == length
+
+
+def test_a_mixture_is_the_same_on_any_number_of_processes_and_resumed():
+  whole = list(itertools.islice(mixture(0.5), 5))
+  for other in (itertools.islice(mixture(0.5, process_count=4), 5),
+                whole[:2] + list(itertools.islice(mixture(0.5, start=2), 3))):
+    for got, want in zip(other, whole, strict=True):
+      for name in want:
+        np.testing.assert_array_equal(got[name], want[name])
+
+
+@pytest.mark.parametrize('share, message', [
+    (0.0, 'unlabelled_share=0.0: expected a share'), (1.0, 'unlabelled_share=1.0: expected a'),
+    (0.01, 'leaves 0 unlabelled and 8 labelled'), (0.99, 'leaves 8 unlabelled and 0 labelled')])
+def test_a_share_that_leaves_one_part_out_is_refused(share, message):
+  with pytest.raises(ValueError, match=message):
+    next(mixture(share))

@@ -43,7 +43,7 @@ def test_combine_sums_weighted_losses_and_reports_raw_and_weighted():
 def test_phases_touch_only_the_parts_that_have_them_and_keep_other_memory():
   method = everything()
   state = method.init(jax.random.key(0), inputs_of())
-  loss, (memory, metrics) = method.critic_loss(state, inputs_of())
+  loss, (memory, metrics) = method.critic.loss(state, inputs_of())
   noise = metrics.pop('b/critic') - state.critic['b']['w'] * (1 - 3)
   assert noise != 0 and not metrics
   assert memory['b']['calls'] == 10 and memory['a']['calls'] == 0
@@ -53,7 +53,20 @@ def test_phases_touch_only_the_parts_that_have_them_and_keep_other_memory():
 
 def test_phases_are_none_without_a_part_that_has_them():
   method = distillers.combine({'a': (1.0, projected())})
-  assert method.critic_loss is None and method.prepare_loss is None
+  assert method.critic is None and method.prepare_loss is None
+
+
+def test_critics_of_a_combination_keep_their_optimisers_and_steps():
+  own = optax.sgd(0.1)
+  inner = distillers.combine({'own': (1.0, adversarial(optimizer=own, steps=3))})
+  method = distillers.combine(
+      {'a': (1.0, projected()), 'b': (1.0, adversarial()), 'nested': (1.0, inner)})
+  assert list(method.critic.parts) == ['b', 'nested']
+  default, found = method.critic.parts['b'], method.critic.parts['nested'].parts['own']
+  assert (default.optimizer, default.steps, default.parts) == (None, None, None)
+  assert (found.optimizer, found.steps) == (own, 3)
+  assert (method.critic.optimizer, method.critic.steps) == (None, None)
+  assert method.prepare_loss is None
 
 
 @pytest.mark.parametrize('step,expected', [(0, 0.0), (5, 0.5), (10, 1.0), (20, 1.0)])

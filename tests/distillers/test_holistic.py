@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from kdseg_jax import distillers, losses, tasks
+from kdseg_jax.distillers import core
 from kdseg_jax.models import normalization
 from kdseg_jax.models.critic import Critic
 from kdseg_jax.training import parallel
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 AXIS = parallel.AXIS
 TINY = 1 / 8
+STEPS = 100  # of the critic, on separable maps
 
 
 def inputs_of(dtype=np.float32):
@@ -75,7 +77,7 @@ def wasserstein():
   """The critic's objective in float64: method, state, inputs, and the function itself."""
   with jax.enable_x64(True):
     method, inputs = distillers.holistic(width=TINY), inputs_of(np.float64)
-    objective = lambda critic, state, inputs: method.critic_loss(
+    objective = lambda critic, state, inputs: method.critic.loss(
         state._replace(critic=critic), inputs)
     value_and_grad = jax.jit(jax.value_and_grad(objective, has_aux=True))
     yield state_of(method, inputs, np.float64), inputs, value_and_grad
@@ -131,7 +133,7 @@ def test_the_adversarial_baseline_is_a_hinge_without_image_and_penalty():
   inputs = dataclasses.replace(inputs, batch={})
   one = distillers.holistic(width=TINY, conditional=False, input_norm=True)
   state = distillers.DistillerState(*({'adversarial': group} for group in state_of(one, inputs)))
-  value, (memory, metrics) = jax.jit(method.critic_loss)(state, inputs)
+  value, (memory, metrics) = jax.jit(method.critic.loss)(state, inputs)
   assert value.dtype == jnp.float32 and np.isfinite(value) and value > 0
   assert sorted(metrics) == ['adversarial/critic', 'adversarial/score_gap']
   part = distillers.DistillerState(*(group['adversarial'] for group in state))
@@ -142,6 +144,21 @@ def test_the_adversarial_baseline_is_a_hinge_without_image_and_penalty():
   mean += 0.1 * np.mean(inputs.student['logits'].astype(np.float32), (0, 1, 2))
   np.testing.assert_allclose(
       memory['adversarial']['batch_stats']['norm']['norm']['mean'], mean, rtol=1e-3, atol=1e-5)
+
+
+def test_the_adversarial_baseline_brings_the_adam_of_its_script():
+  """4e-4, betas 0.9 and 0.99, constant and without decay; holistic takes the trainer's."""
+  terms = distillers.terms_of('adversarial')
+  assert distillers.terms_of('holistic')['holistic']['critic_learning_rate'] is None
+  assert distillers.holistic().critic.optimizer is None
+  optimizer = distillers.create(terms).critic.parts['adversarial'].optimizer
+  params, gradients = {'w': 3.0}, [1.0, -0.5, 2.0]
+  state, mean, square = optimizer.init(params), 0.0, 0.0
+  for t, gradient in enumerate(gradients, start=1):
+    update, state = optimizer.update({'w': gradient}, state, params)
+    mean, square = 0.9 * mean + 0.1 * gradient, 0.99 * square + 0.01 * gradient**2
+    expected = mean / (1 - 0.9**t) / (np.sqrt(square / (1 - 0.99**t)) + 1e-8)
+    np.testing.assert_allclose(update['w'], -4e-4 * expected, rtol=1e-5)
 
 
 def test_skd_is_its_three_terms_with_the_weights_of_the_paper():
@@ -161,17 +178,59 @@ def test_skd_is_its_three_terms_with_the_weights_of_the_paper():
         metrics[f'{name}/weighted'], options['weight'] * metrics[f'{name}/raw'], rtol=1e-6)
   assert method.requires == distillers.Requires(
       ('logits', 'embedding'), ('logits', 'embedding'))
-  assert method.critic_loss is not None and method.prepare_loss is None
+  assert method.critic is not None and method.prepare_loss is None
 
 
 def test_wrong_options_and_a_batch_without_images_are_refused():
   with pytest.raises(ValueError, match="critic_loss='wgan' is unknown; expected one of"):
     distillers.holistic(critic_loss='wgan')
-  with pytest.raises(ValueError, match='gradient_penalty_weight=-1 is negative'):
-    distillers.holistic(gradient_penalty_weight=-1)
+  for name in ('gradient_penalty_weight', 'critic_learning_rate', 'critic_steps'):
+    with pytest.raises(ValueError, match=f'{name}=-1 is negative'):
+      distillers.holistic(**{name: -1})
   inputs = dataclasses.replace(inputs_of(), batch={'index': 0})
   with pytest.raises(ValueError, match=r"reads batch\['image'\]; the batch has \['index'\]"):
     distillers.holistic().init(jax.random.key(0), inputs)
+
+
+@pytest.mark.parametrize('term,options,grows', [
+    ('adversarial', {}, True),
+    ('adversarial', {'critic_learning_rate': 0.0}, False),  # frozen
+    ('holistic', {'critic_learning_rate': 4e-4}, True),
+    ('holistic', {'critic_learning_rate': 0.0}, False),
+])
+def test_the_critic_learns_to_tell_separable_maps(term, options, grows):
+  """Sure class maps in blocks against noisy ones, by the optimiser that the term brings."""
+  rng = np.random.default_rng(0)
+  labels = rng.integers(0, 5, (8, 2, 2)).repeat(4, 1).repeat(4, 2)
+  noise = lambda: rng.normal(size=(8, 8, 8, 5))
+  taps = lambda x: {'logits': jnp.asarray(x, jnp.float32)}
+  inputs = distillers.DistillInputs(
+      taps(np.eye(5)[labels] + 2 * noise()), taps(8 * np.eye(5)[labels] + noise()),
+      {'image': rng.integers(0, 256, (8, 16, 16, 3)).astype(np.uint8), 'index': np.arange(8)},
+      rng=jax.random.key(0), step=0)
+  terms = distillers.terms_of(term)
+  terms[term] |= {'width': TINY} | options
+  method = distillers.create(terms)
+  critic = method.critic.parts[term]
+
+  @jax.jit
+  def train(key):
+    state = core.state_of_part(method.init(key, inputs), term)
+
+    def step(carry, k):
+      state, opt_state = carry
+      (_, (memory, metrics)), gradient = jax.value_and_grad(
+          lambda params: critic.loss(state._replace(critic=params), dataclasses.replace(
+              inputs, rng=jax.random.fold_in(key, k))), has_aux=True)(state.critic)
+      updates, opt_state = critic.optimizer.update(gradient, opt_state, state.critic)
+      params = optax.apply_updates(state.critic, updates)
+      return (state._replace(critic=params, memory=memory), opt_state), metrics['score_gap']
+    return jax.lax.scan(step, (state, critic.optimizer.init(state.critic)), jnp.arange(STEPS))[1]
+  gap = train(jax.random.key(1))
+  if grows:
+    assert gap[-10:].min() > 10 * np.abs(gap[:5]).max(), gap[::10]
+  else:
+    assert np.abs(gap[10:]).max() < 2 * np.abs(gap[:5]).max(), gap[::10]
 
 
 def two_steps(devices, mode='shard_map'):

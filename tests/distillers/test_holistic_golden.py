@@ -171,7 +171,7 @@ def test_wasserstein_critic_with_penalty(golden, monkeypatch):
   use_official_derivative(monkeypatch, golden, scorings=3)
 
   def loss(params):
-    return method.critic_loss(state._replace(critic=params), inputs)
+    return method.critic.loss(state._replace(critic=params), inputs)
   (value, (_, metrics)), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(state.critic)
   np.testing.assert_allclose(metrics['score_gap'], -golden['wgan/adv_f64'], rtol=1e-7)
   np.testing.assert_allclose(10 * metrics['gradient_penalty'], golden['wgan/gp_f64'], rtol=1e-7)

@@ -1,5 +1,8 @@
 """Method strings, their terms and the papers' weights; the distillers of structured KD."""
 
+import functools
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +27,10 @@ def test_terms_hold_the_weight_of_the_paper_and_every_option_of_the_factory():
   assert terms['pixelwise'] == {
       'weight': 10.0, 'temperature': 1.0, 'form': 'kl', 'reduction': 'mean', 'resize': False,
       'align_corners': True, 'tap': 'logits'}
-  assert terms['pairwise']['weight'] == 10.0 and terms['pairwise']['node_scale'] == 0.5
+  assert terms['pairwise'] == {
+      'weight': 10.0, 'node_scale': None, 'node_size': None, 'pool': 'max', 'norm_gradient': True,
+      'norm': 'add_eps', 'eps': 1e-8, 'neighbourhood': None, 'student_tap': 'embedding',
+      'teacher_tap': 'embedding'}
   assert distillers.terms_of('none') == {}
 
 
@@ -36,17 +42,20 @@ def test_created_distiller_is_the_weighted_sum_of_its_losses():
   loss, (_, metrics) = method.loss(method.init(jax.random.key(0), inputs), inputs)
   pixelwise = losses.pixelwise_kl(
       inputs.student['logits'], inputs.teacher['logits'], temperature=2.0)
-  pairwise = losses.pairwise_affinity(
-      inputs.student['embedding'], inputs.teacher['embedding'], node_size=(3, 3))
+  pairwise = losses.pairwise_affinity(inputs.student['embedding'], inputs.teacher['embedding'])
   np.testing.assert_allclose(loss, 10 * pixelwise + 3 * pairwise, rtol=1e-6)
   np.testing.assert_allclose(metrics['pairwise/raw'], pairwise, rtol=1e-6)
 
 
-def test_node_size_overrides_the_scale():
+@pytest.mark.parametrize('options, node_size', [
+    ({}, 1), ({'node_scale': 0.5}, 3), ({'node_size': 2}, 2),
+    ({'node_scale': 0.5, 'node_size': 2}, 2)])
+def test_nodes_are_pixels_or_of_a_size_or_a_share_of_the_map(options, node_size):
   inputs = inputs_of()
-  loss, _ = distillers.pairwise(node_size=2).loss(distillers.DistillerState(), inputs)
-  np.testing.assert_allclose(loss, losses.pairwise_affinity(
-      inputs.student['embedding'], inputs.teacher['embedding'], node_size=2), rtol=1e-6)
+  loss, _ = jax.jit(distillers.pairwise(**options).loss)(distillers.DistillerState(), inputs)
+  expected = jax.jit(functools.partial(losses.pairwise_affinity, node_size=node_size))(
+      inputs.student['embedding'], inputs.teacher['embedding'])
+  np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
 
 def test_no_method_is_a_zero_loss_that_requires_nothing():
@@ -78,6 +87,64 @@ def test_a_term_shared_by_two_methods_needs_an_explicit_weight(monkeypatch):
   for terms in (distillers.terms_of('pixelwise+both', {'pixelwise': 4.0}),
                 distillers.terms_of('pixelwise:4+pixelwise+both')):
     assert terms['pixelwise']['weight'] == 4.0 and terms['pairwise']['weight'] == 2.0
+
+
+def test_a_method_declares_options_of_its_terms():
+  for name, terms in methods.METHODS.items():
+    found = distillers.terms_of(name)
+    for term, declared in terms.items():
+      declared = declared if isinstance(declared, dict) else {'weight': declared}
+      factory = inspect.signature((methods.TERMS | methods.WRAPPERS)[term]).parameters
+      assert set(found[term]) - {'weight'} == set(factory) - {'axis_name', 'distiller'}
+      assert declared.items() <= found[term].items()
+      for option in set(found[term]) - set(declared):
+        assert found[term][option] == factory[option].default
+
+
+def test_methods_that_give_a_term_other_options_cannot_be_joined():
+  message = ("'pixelwise' occurs in two of the methods, which differ in its options: form 'kl' and "
+             "'cross_entropy', reduction 'mean' and 'sum_over_batch'.*config.distill.pixelwise")
+  with pytest.raises(ValueError, match=message):
+    distillers.terms_of('pixelwise+skd_journal')
+  with pytest.raises(ValueError, match=message):
+    distillers.terms_of('pixelwise+skd_journal', {'pixelwise': 1.0})
+  with pytest.raises(ValueError, match="'pairwise'.*weight 10.0 and 0.5, node_scale None and 0.5"):
+    distillers.terms_of('pairwise+skd_journal')
+  # A term that is only weighed takes the options of the method that has it.
+  terms = distillers.terms_of('skd_journal+pairwise:2')
+  assert terms['pairwise']['weight'] == 2.0 and not terms['pairwise']['norm_gradient']
+  assert distillers.terms_of('skd+pairwise') == distillers.terms_of('skd')
+  assert distillers.terms_of('skd_cirkd+intra_class_variation')['adversarial']['weight'] == 0.001
+
+
+def journal_inputs():
+  rng = np.random.default_rng(0)
+  taps = lambda width: {'logits': rng.normal(size=(2, 5, 7, 3)).astype(np.float32),
+                        'embedding': rng.normal(size=(2, 5, 7, width)).astype(np.float32)}
+  return distillers.DistillInputs(student=taps(4), teacher=taps(6), step=0)
+
+
+def test_the_journals_terms_are_those_of_its_criterion():
+  """By plain numpy: the sum over the batch, and nodes of 2x3 of a map of 5x7, ceil mode."""
+  inputs = journal_inputs()
+  terms = distillers.terms_of('skd_journal')
+  method = distillers.create({name: terms[name] for name in ('pixelwise', 'pairwise')})
+  def log_softmax(x):
+    return x - np.log(np.sum(np.exp(x), -1, keepdims=True))
+  student, teacher = (log_softmax(x['logits']) for x in (inputs.student, inputs.teacher))
+  pixelwise = -np.sum(np.exp(teacher) * student) / (5 * 7)
+
+  def affinity(x):
+    nodes = [x[:, i:i + 2, j:j + 3].max((1, 2)) for i in (0, 2, 4) for j in (0, 3, 6)]
+    nodes = np.stack(nodes, 1)
+    nodes /= np.linalg.norm(nodes, axis=-1, keepdims=True) + 1e-8
+    return nodes @ nodes.swapaxes(1, 2)
+  difference = affinity(inputs.teacher['embedding']) - affinity(inputs.student['embedding'])
+  pairwise = np.sum(difference**2) / 9**2 / 2
+  loss, (_, metrics) = jax.jit(method.loss)(method.init(jax.random.key(0), inputs), inputs)
+  np.testing.assert_allclose(metrics['pixelwise/raw'], pixelwise, rtol=1e-5)
+  np.testing.assert_allclose(metrics['pairwise/raw'], pairwise, rtol=1e-5)
+  np.testing.assert_allclose(loss, 10 * pixelwise + 0.5 * pairwise, rtol=1e-5)
 
 
 def test_a_term_shared_with_the_same_weight_occurs_once():

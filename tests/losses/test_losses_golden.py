@@ -1,5 +1,6 @@
 """Losses against outputs of the official implementations; see tests/golden/README.md."""
 
+import functools
 import pathlib
 
 import jax
@@ -51,6 +52,15 @@ def cirkd_residuals(auxiliary, features, logits, *teacher):
   return losses.double_similarity_pixel([auxiliary, features, logits], teacher)
 
 
+def ohem(**options):
+  return functools.partial(losses.ohem_cross_entropy, **options)
+
+
+def skd_ohem_with_auxiliary(logits, auxiliary, labels):
+  return ohem(threshold=0.3, min_kept=3000, threshold_stride=8)(logits, labels) + (
+      0.4 * losses.cross_entropy(auxiliary, labels))
+
+
 # Which keywords reach which official variant: case, loss, differentiated inputs, other inputs.
 VARIANTS = [
     ('cirkd_task_ce', losses.cross_entropy, ['logits_s'], ['labels_255']),
@@ -67,6 +77,21 @@ VARIANTS = [
      ['aux_t', 'feat_t', 'logits_t']),
     ('cirkd_dsd_csd', losses.double_similarity_category, ['logits_s'], ['logits_t']),
     ('cirkd_minibatch', losses.cross_image_pixel, ['feat_s'], ['feat_t']),
+    ('dkd_default', losses.decoupled_kd, ['student'], ['teacher', 'labels']),
+    ('dkd_other', functools.partial(losses.decoupled_kd, alpha=0.5, beta=2.0, temperature=2.0),
+     ['student'], ['teacher', 'labels']),
+    ('dkd_sure_teacher', functools.partial(losses.decoupled_kd, beta=4.0), ['student'],
+     ['teacher', 'labels']),
+    ('ohem_f8_kth', ohem(threshold=0.3, min_kept=2048, threshold_stride=8), ['logits'],
+     ['labels']),
+    ('ohem_f8_thresh', ohem(threshold=0.7, min_kept=512, threshold_stride=8), ['logits'],
+     ['labels']),
+    ('ohem_f8_all', ohem(threshold=0.4, min_kept=100_000, threshold_stride=8), ['logits'],
+     ['labels']),
+    ('ohem_f1_kth', ohem(threshold=0.2, min_kept=500), ['logits'], ['labels']),
+    ('ohem_f1_thresh', ohem(threshold=0.65, min_kept=40), ['logits'], ['labels']),
+    ('ohem_f1_none_kept', ohem(threshold=0.4, min_kept=0), ['logits'], ['labels']),
+    ('ohem_dsn', skd_ohem_with_auxiliary, ['logits', 'aux'], ['labels']),
 ]
 
 
@@ -81,13 +106,15 @@ def golden():
 
 
 def channels_last(x, dtype):
-  return np.moveaxis(x, 1, -1).astype(dtype) if x.ndim == 4 else x
+  x = x.astype(dtype) if np.issubdtype(x.dtype, np.floating) else x
+  return np.moveaxis(x, 1, -1) if x.ndim == 4 else x
 
 
 @pytest.mark.parametrize('case, loss, student, other', VARIANTS, ids=[v[0] for v in VARIANTS])
 @pytest.mark.parametrize('bits', [32, 64])
 def test_equals_the_official_code(golden, case, loss, student, other, bits):
-  inputs = [channels_last(golden[f'in/{name}'], f'float{bits}') for name in student + other]
+  own = f'{case}/' if f'{case}/in/{student[0]}' in golden else ''  # else they are shared
+  inputs = [channels_last(golden[f'{own}in/{name}'], f'float{bits}') for name in student + other]
   with jax.enable_x64(bits == 64):
     value, gradients = jax.jit(
         jax.value_and_grad(loss, argnums=tuple(range(len(student)))))(*inputs)
@@ -110,3 +137,26 @@ def test_temperature_equals_the_official_code_of_knowledge_review(golden, temper
   expected = golden[f'review_distillkl/grad_T{temperature}']
   np.testing.assert_allclose(value, golden[f'review_distillkl/loss_T{temperature}'], rtol=1e-5)
   np.testing.assert_allclose(gradient, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize('case, temperature', [
+    ('dkd_default', 4), ('dkd_other', 2), ('dkd_sure_teacher', 4)])
+def test_parts_of_decoupled_kd_equal_the_official_code(golden, case, temperature):
+  inputs = [golden[f'{case}/in/{name}'] for name in ('student', 'teacher', 'labels')]
+  for part, weights in (('tckd', {'alpha': 1, 'beta': 0}), ('nckd', {'alpha': 0, 'beta': 1})):
+    value = losses.decoupled_kd(*inputs, temperature=temperature, **weights)
+    np.testing.assert_allclose(value, golden[f'{case}/{part}_f64'], rtol=1e-5)
+
+
+@pytest.mark.parametrize('case', [v[0] for v in VARIANTS if v[0].startswith('ohem_f')])
+def test_the_official_pixels_are_hard(golden, case):
+  """The official mask, and its mean of the cross-entropies."""
+  logits, labels = (golden[f'{case}/in/{name}'] for name in ('logits', 'labels'))
+  kept = np.unpackbits(golden[f'{case}/kept'])[:labels.size].reshape(labels.shape).astype(bool)
+  loss = dict((v[0], v[1]) for v in VARIANTS)[case]
+  logits = channels_last(logits, 'float32')
+  gradient = jax.jit(jax.grad(loss))(logits, labels)
+  np.testing.assert_array_equal(np.any(gradient != 0, axis=-1), kept)
+  np.testing.assert_allclose(
+      losses.cross_entropy(logits, np.where(kept, labels, 255)), golden[f'{case}/loss_f64'],
+      rtol=1e-5)

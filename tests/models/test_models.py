@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kdseg_jax import models
+from kdseg_jax.models import resnet
 
 
 def test_defaults():
@@ -36,12 +37,36 @@ def test_models_are_hashable_and_equal():
   assert create() == create() and hash(create()) == hash(create())
 
 
-@pytest.mark.parametrize('options', [{'deep_stem': True}, {'output_stride': 16}, {'aux': True}])
+@pytest.mark.parametrize('options', [
+    {'deep_stem': True}, {'output_stride': 16}, {'aux': True}, {'ceil_mode': True}])
 def test_options_change_the_model(options):
   create = lambda **kw: models.create('deeplabv3_resnet18', 11, width=0.125, **kw)
   shapes = lambda model: jax.tree.map(lambda x: x.shape, jax.eval_shape(
       model.init_with_output, {'params': jax.random.key(0)}, np.zeros((1, 64, 64, 3), np.uint8)))
   assert shapes(create(**options)) != shapes(create())
+
+
+@pytest.mark.parametrize('ceil_mode', [False, True])
+def test_pooling_of_the_stem_keeps_a_partial_last_window_in_ceil_mode(ceil_mode):
+  """PyTorch's rule: windows from -1 in steps of 2, in ceil mode all that begin within the map."""
+  for size in range(2, 9):
+    x = -np.random.default_rng(size).uniform(1, 2, (1, size, size, 1)).astype(np.float32)
+    starts = range(-1, size if ceil_mode else size - 1, 2)
+    expected = [[x[0, max(i, 0):i + 3, max(j, 0):j + 3, 0].max() for j in starts] for i in starts]
+    np.testing.assert_array_equal(resnet._pool(x, ceil_mode)[0, :, :, 0], expected)
+
+
+@pytest.mark.parametrize('options, sizes', [
+    ({}, {512: 64, 513: 65, 360: 45, 63: 8}),
+    ({'ceil_mode': True}, {512: 65, 513: 65, 360: 46, 63: 9, 62: 8})])
+def test_size_of_the_maps(options, sizes):
+  model = models.create('pspnet_resnet18', 11, width=0.125, deep_stem=True, **options)
+  for size, expected in sizes.items():
+    logits, taps = jax.eval_shape(
+        lambda x: model.init_with_output({'params': jax.random.key(0)}, x)[0],
+        np.zeros((1, size, size, 3), np.uint8))
+    assert logits.shape == (1, expected, expected, 11)
+    assert taps['stage4'].shape[1:3] == taps['embedding'].shape[1:3] == (expected, expected)
 
 
 def test_names():

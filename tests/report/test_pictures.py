@@ -1,8 +1,11 @@
 """Pictures of a confusion matrix and of affinities: what is drawn, and that it is drawn."""
 
+import warnings
+
 import numpy as np
 import pytest
 
+from kdseg_jax import lettering
 from kdseg_jax.report import pictures
 
 MATRIX = np.array([[90, 10, 0, 0], [10, 10, 0, 0], [0, 0, 0, 0], [0, 0, 0, 7]])
@@ -91,3 +94,20 @@ def test_the_picture_of_affinities_shows_image_maps_and_frames():
 def test_affinities_that_cannot_be_drawn_are_refused(node, maps, message):
   with pytest.raises(ValueError, match=message):
     pictures.affinity(IMAGE, node, maps)
+
+
+def test_names_are_drawn_as_they_are_or_in_latin_letters(monkeypatch):
+  monkeypatch.setattr(lettering, '_system_fonts', lambda: ())
+  names = ['$a$ and $b$', 'Straße', '道路', '\ue000']
+  drawn = ['$a$ and $b$', 'Straße', 'DaoLu', 'class 3']
+  axes = pictures._confusion_figure(np.eye(4), names).axes[0]
+  for axis in (axes.xaxis, axes.yaxis):
+    assert [label.get_text() for label in axis.get_ticklabels()] == drawn
+    for label in axis.get_ticklabels():
+      assert not label.get_parse_math()
+      assert lettering.can_draw(label.get_text(), label.get_fontproperties().get_file())
+  figure = pictures._affinity_figure(IMAGE, (0, 1), {'学生': MAPS['teacher'], '\ue000': np.eye(2)})
+  assert [axes.get_title() for axes in figure.axes[:3]] == ['image', 'XueSheng', 'map 2']
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')  # matplotlib warns of every missing glyph
+    pictures.confusion(np.eye(4), names)

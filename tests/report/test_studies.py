@@ -29,11 +29,25 @@ def test_pairing_by_seed_is_what_makes_it_narrow():
   assert shuffled['difference'] == pytest.approx(0.03)
 
 
-@pytest.mark.parametrize('difference,spread', [(0.03, 0.01), (0.01, 0.02), (-0.005, 0.01)])
-def test_seeds_needed_is_the_first_number_that_excludes_zero(difference, spread):
-  needed = studies.seeds_needed(difference, spread)
-  excludes = lambda n: scipy.stats.t.ppf(0.975, n - 1) * spread / math.sqrt(n) < abs(difference)
-  assert excludes(needed) and (needed == 2 or not excludes(needed - 1))
+@pytest.mark.parametrize('difference, spread, seeds', [
+    # Least numbers of pairs for 80% at 5%, two-sided, by the tables of Cohen (1988) and G*Power.
+    (0.5, 1.0, 34), (0.8, 1.0, 15), (0.2, 1.0, 199), (-0.8, 1.0, 15), (0.03, 0.01, 4)])
+def test_seeds_needed_have_a_power_of_80_percent(difference, spread, seeds):
+  assert studies.seeds_needed(difference, spread) == seeds
+  assert studies.power(difference, spread, seeds) >= 0.8 > studies.power(
+      difference, spread, seeds - 1)
+
+
+def test_power_is_the_share_of_studies_that_find_the_difference():
+  rng = np.random.default_rng(0)
+  samples = rng.normal(0.6, 1.0, (4000, 12))
+  found = scipy.stats.ttest_1samp(samples, 0, axis=1).pvalue < 0.05
+  assert studies.power(0.6, 1.0, 12) == pytest.approx(found.mean(), abs=0.025)
+
+
+def test_holms_correction_by_hand():
+  assert studies.corrected([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+  assert studies.corrected([0.2]) == [0.2] and studies.corrected([0.9, 0.8]) == [1.0, 1.0]
 
 
 def test_no_number_of_seeds_shows_a_difference_that_is_not_there():
@@ -48,7 +62,7 @@ def test_one_seed_has_no_interval_and_equal_values_no_difference():
   assert same['difference'] == 0 and same['p_value'] == 1 and same['seeds_needed'] is None
 
 
-def report_of(teacher=None, steps=10):
+def report_of(teacher=None, steps=10, students=(('kd', BETTER), ('alone', ALONE)), **shared):
   rows = lambda values: [
       # Better before the last step.
       [{'step': 5, 'mean_iou': value + 0.1, 'per_class_iou': [0.9, None]},
@@ -57,9 +71,9 @@ def report_of(teacher=None, steps=10):
            'inference': {'params': 1000, 'macs': 5_000_000, 'images_per_second': 7.0}}
   return studies.build(
       {name: {'evaluations': rows(values), **costs}
-       for name, values in (('kd', BETTER), ('alone', ALONE))},
+       for name, values in students},
       baseline='alone', metric='mean_iou', classes=['road', 'sky'], seeds=range(5),
-      teacher=teacher, shared={'description': 'What is compared.', 'steps': steps})
+      teacher=teacher, shared={'description': 'What is compared.', 'steps': steps, **shared})
 
 
 def test_report_takes_the_last_evaluation_and_marks_the_best():
@@ -94,3 +108,27 @@ def test_markdown_shows_the_baseline_first_and_every_figure():
   assert '1.8 to 4.2' in lines[row + 1] and '63.0' in lines[row + 1]
   assert any(line.startswith('| sky') and '-' in line for line in lines)
   assert '| teacher' in text and '9,999' in text and '- kd: 53.0, 54.0' in text
+
+
+def test_several_comparisons_are_corrected_and_said_to_be():
+  students = (('kd', BETTER), ('at', BETTER[::-1]), ('alone', ALONE))
+  report = report_of(students=students)
+  p_values = [report['students'][name]['paired']['p_value'] for name in ('kd', 'at')]
+  got = [report['students'][name]['p_value_corrected'] for name in ('kd', 'at')]
+  assert got == studies.corrected(p_values) and got[0] > p_values[0]
+  text = studies.markdown(report, title='', command='')
+  assert 'corrected for 2 comparisons' in text and 'p (Holm)' in text
+  assert f'| {got[0]:.2g} |'.replace('| ', '') in text
+  text = studies.markdown(report_of(), title='', command='')
+  assert 'Holm' not in text and 'this one teacher, this one training set' in text
+
+
+def test_what_was_tried_is_shown_with_the_chosen_in_bold():
+  tuning = {'alone': {'field': 'optimizer.learning_rate', 'chosen': 0.02,
+                      'results': {'0.01': 0.3, '0.02': 0.4, '0.04': None}},
+            'kd': {'field': 'optimizer.learning_rate', 'chosen': 0.01,
+                   'results': {'0.005': 0.1, '0.01': 0.3, '0.02': 0.2}}}
+  text = studies.markdown(report_of(tuning=tuning), title='', command='')
+  rows = [line.replace(' ', '') for line in text.splitlines()]
+  assert '|student|0.005|0.01|0.02|0.04|' in rows
+  assert '|alone||30.0|**40.0**|diverged|' in rows and '|kd|10.0|**30.0**|20.0||' in rows

@@ -75,6 +75,33 @@ def test_the_config_reaches_the_task_and_the_state():
       'ohem_cross_entropy', 0.5, 77)
 
 
+def test_a_critic_has_its_own_optimiser_and_steps_or_those_of_the_config():
+  config = quickstart.get_config('method=holistic+adversarial,runlocal')
+  config.teacher.checkpoint = 'given below'
+  config.train.steps = 3
+  config.critic.steps = 5
+  config.critic.optimizer.update(momentum=0.0, weight_decay=0.0)
+  config.distill.holistic.critic_steps = 2
+  teacher = experiment.Teacher(None, {}, '', 0)
+
+  def rates(optimizer, count):
+    state, found = optimizer.init(1.0), []
+    for _ in range(count):
+      update, state = optimizer.update(1.0, state, 1.0)
+      found.append(-float(update))
+    return np.asarray(found)
+  built = experiment.create_experiment(config, teacher=teacher)
+  parts = built.distiller.critic.parts
+  assert (parts['holistic'].steps, parts['adversarial'].steps) == (2, None)
+  poly = lambda steps: 4e-4 * (1 - np.arange(steps + 1) / steps) ** 0.9  # ends at 0
+  np.testing.assert_allclose(rates(built.optimizers.critic, 16), poly(15), rtol=1e-5)
+  np.testing.assert_allclose(rates(parts['holistic'].optimizer, 7), poly(6), rtol=1e-5)
+  np.testing.assert_allclose(rates(parts['adversarial'].optimizer, 16), 4e-4, rtol=1e-4)
+  config.distill.holistic.critic_steps = None
+  built = experiment.create_experiment(config, teacher=teacher)
+  assert built.distiller.critic.parts['holistic'].optimizer is None
+
+
 def test_teacher_and_student_of_one_seed_share_neither_kernels_nor_batches():
   student, teacher = (quickstart.get_config(f'role={role},runlocal')
                       for role in ('student', 'teacher'))

@@ -1,11 +1,13 @@
 """Students side by side: each ends as its own run would, however the study was interrupted."""
 
 import json
+import logging
 import os
 
 import jax
 import numpy as np
 import pytest
+from absl import logging as absl_logging
 
 from configs import common, quickstart
 from kdseg_jax import models
@@ -220,6 +222,7 @@ def test_a_run_that_was_begun_with_another_config_is_refused(study, teacher):
     ({'train': {'steps': 3}}, "Unknown section of the student 'alone': 'train'"),
     ({'optimizer': {'learning_rat': 1.0}}, "'learning_rat'. Did you mean 'learning_rate'"),
     ({'critic': {'optimizer': {'moment': 1.0}}}, "'moment'. Did you mean 'momentum'"),
+    ({'data': {'name': 'camvid'}}, "Unknown data field of the student 'alone': 'name'"),
 ])
 def test_a_student_may_differ_in_known_fields_only(own, message, teacher):
   config = study_of(teacher)
@@ -257,3 +260,32 @@ def test_another_teacher_is_refused_and_a_longer_log_is_not(study, teacher, tmp_
   config.teacher.checkpoint = str(tmp_path)
   with pytest.raises(ValueError, match='config.teacher is'):
     side_by_side.train(config, str(study))
+
+
+def test_students_of_other_images_read_batches_of_their_own(study, teacher, tmp_path):
+  config = study_of(teacher, ('alone', 'pairwise'), (0,))
+  own = {'train_limit': 40, 'unlabelled': 'rest', 'unlabelled_share': 0.5}
+  with config.unlocked():
+    config.study.students.more = config.study.students.pairwise.copy_and_resolve_references()
+    config.study.students.more.data = own
+  assert side_by_side.train(config, str(tmp_path))
+  assert_same_study(tmp_path, study, students=('alone', 'pairwise'), seeds=(0,))
+  alone = study_plan.student_config(config, 'more', 0)
+  assert alone.data.unlabelled == 'rest' and alone.data.train_limit == 40
+  loop.train(alone, str(tmp_path / 'own'))
+  assert_same(runs.saved(tmp_path / 'own'), saved(tmp_path, 'more', 0))
+  differs = [name for name, value in saved(study, 'pairwise', 0).items()
+             if not np.array_equal(value, saved(tmp_path, 'more', 0)[name])]
+  assert any('params' in name for name in differs)
+
+
+def test_a_line_of_the_log_says_which_student_and_seed(teacher, tmp_path, caplog):
+  before = absl_logging.get_verbosity()
+  absl_logging.set_verbosity(absl_logging.INFO)
+  caplog.set_level(logging.INFO, logger='absl')
+  side_by_side.train(study_of(teacher, ('pairwise',), seeds=(4,)), str(tmp_path))
+  absl_logging.set_verbosity(before)
+  said = [record.getMessage() for record in caplog.records]
+  for start in ('pairwise seed 4: train 7  ', 'pairwise seed 4: evaluation 7  ',
+                'Compiling the train step of pairwise seed 4;', "Compiling the teacher's pass;"):
+    assert sum(line.startswith(start) for line in said) == 1, (start, said)

@@ -95,6 +95,58 @@ def test_critic_steps_move_the_critic_further():
   assert moved[1] > 1.5 * moved[0]
 
 
+def test_every_critic_has_its_own_optimiser_and_steps():
+  """The toy's critic moves by the learning rate times a gradient that its own steps leave alone."""
+  own = optax.sgd(optax.linear_schedule(0.1, 0.0, 4))
+
+  def method(axis_name):
+    nested = distillers.combine({'own': (1.0, toys.adversarial(axis_name, optimizer=own, steps=3)),
+                                 'still': (1.0, toys.adversarial(axis_name, steps=0))})
+    return distillers.combine(
+        {'b': (1.0, toys.adversarial(axis_name)), 'nested': (1.0, nested)})
+  step, variables, state = train_step_of(method=method)
+  step = jax.jit(step)
+  weights = lambda state: np.array(jax.tree.leaves(state.distiller.critic))  # b, own, still
+  opt_state = state.opt_state.critic['nested']['own']
+  assert jax.tree.structure(opt_state) == jax.tree.structure(own.init({'w': 0.0}))
+  first, metrics = step(variables, state, batch_of())
+  moved = weights(first) - weights(state)
+  np.testing.assert_allclose(moved[1] / moved[0], (0.1 + 0.075 + 0.05) / 0.2, rtol=1e-4)
+  assert moved[2] == 0 and 'distill/nested/own/critic' in metrics
+  assert 'distill/nested/still/critic' not in metrics
+  calls = first.distiller.memory
+  assert calls['b']['calls'] == 11 and calls['nested']['own']['calls'] == 31
+  second, _ = step(variables, first, batch_of())  # momentum of the one, 0.025 + 0 + 0 of the other
+  moved = weights(second) - weights(first)
+  student = setup()[0]
+  (_, taps), _ = student.apply({'params': first.params, 'batch_stats': first.batch_stats},
+                               batch_of()['image'], train=True, mutable=['batch_stats'])
+  teacher_taps = toys.Model().apply(variables, batch_of()['image'])[1]
+  gradient = np.mean(taps['x'] - teacher_taps['x'])
+  np.testing.assert_allclose(moved[1], -0.025 * gradient, rtol=1e-4)
+
+
+def test_no_two_draws_are_equal():
+  """Of the loss, of two critics, of their steps and of two train steps."""
+  def drawing(steps):
+    def draw(state, inputs):
+      draws = jnp.roll(state.memory['draws'], 1).at[0].set(jax.random.uniform(inputs.rng))
+      return jnp.float32(0), ({'draws': draws}, {})
+    return distillers.Distiller(
+        requires=distillers.Requires(), loss=draw, critic=distillers.Critic(draw, steps=steps),
+        init=lambda rng, inputs: distillers.DistillerState(memory={'draws': jnp.zeros(10)}))
+  method = lambda axis_name: distillers.combine(
+      {'a': (1.0, drawing(2)), 'b': (1.0, drawing(None)),
+       'c': (1.0, distillers.combine({'b': (1.0, drawing(None))}))})
+  step, variables, state = train_step_of(method=method, critic_steps=4)
+  step = jax.jit(step)
+  for k in range(2):
+    state, _ = step(variables, state, batch_of(k))
+  draws = np.concatenate(jax.tree.leaves(state.distiller.memory))
+  drawn = draws[draws != 0]
+  assert len(np.unique(drawn)) == len(drawn) == 2 * ((1 + 2) + 2 * (1 + 4))
+
+
 def test_prepare_step_fits_only_the_prepared_group_on_teacher_taps():
   _, teacher, distiller, variables, state = setup()
   step = jax.jit(make_prepare_step(teacher, distiller, OPTIMIZERS))

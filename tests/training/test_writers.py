@@ -1,9 +1,11 @@
 """metrics.jsonl: rows, resumed runs, cut lines, numbers that JSON does not know."""
 
 import json
+import logging
 import math
 
 import pytest
+from absl import logging as absl_logging
 
 from kdseg_jax.training.writers import MetricWriter, StepTimer, finite
 from tests import runs
@@ -61,3 +63,16 @@ def test_the_timer_reports_nothing_where_no_step_was_counted():
   timer = StepTimer(lambda: 0.0, batch_size=8)
   timer.tick()
   assert timer.report() == {}
+
+
+def test_lines_of_a_log_that_several_runs_share_say_which(tmp_path, caplog):
+  before = absl_logging.get_verbosity()
+  absl_logging.set_verbosity(absl_logging.INFO)
+  caplog.set_level(logging.INFO, logger='absl')
+  for label in ('pairwise seed 3', ''):
+    writer = MetricWriter(str(tmp_path / label), start=START, label=label)
+    writer.write('train', 50, {'loss': 0.5})
+    writer.close()
+  absl_logging.set_verbosity(before)
+  assert [record.getMessage() for record in caplog.records] == [
+      'pairwise seed 3: train 50  loss 0.5', 'train 50  loss 0.5']

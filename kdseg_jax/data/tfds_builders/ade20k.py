@@ -37,7 +37,7 @@ class Ade20k(base.Builder):
       'lake', 'dishwasher', 'screen', 'blanket', 'sculpture', 'hood', 'sconce', 'vase',
       'traffic light', 'tray', 'ashcan', 'fan', 'pier', 'crt screen', 'plate', 'monitor',
       'bulletin board', 'shower', 'radiator', 'glass', 'clock', 'flag')
-  PALETTE = palettes.default_palette(151)[1:]  # black is left for what is ignored
+  PALETTE = palettes.voc_palette(151)[1:]  # black is left for what is ignored
   COUNTS = {'train': 20_210, 'val': 2_000}
   LABELS = pairs.LabelMap(
       {0: files.IGNORE_LABEL} | {stored: stored - 1 for stored in range(1, 151)},

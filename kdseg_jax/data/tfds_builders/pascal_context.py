@@ -35,7 +35,7 @@ class PascalContext(base.Builder):
   TITLE = 'Pascal Context (Mottaghi et al., CVPR 2014), 59 classes.'
   HOMEPAGE = 'https://cs.stanford.edu/~roozbeh/pascal-context/'
   CLASSES = tuple(_CLASSES)
-  PALETTE = palettes.default_palette(60)[1:]  # black is left for what is ignored
+  PALETTE = palettes.voc_palette(60)[1:]  # black is left for what is ignored
   COUNTS = {'train': 4_998, 'val': 5_105}
   LABELS = pairs.LabelMap(
       {stored: files.IGNORE_LABEL for stored in range(_STORED + 1)}

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from kdseg_jax.data import files
 from kdseg_jax.errors import NotFoundError, UserError
 
 _COMPRESSED_TAR = ('.tar.gz', '.tgz')
@@ -108,7 +109,8 @@ def folder_tree(folder: pathlib.Path) -> Tree:
   """The files of a folder and its subfolders."""
   return Tree(folder, {
       path.relative_to(folder).as_posix(): Member(str(path), path.read_bytes)
-      for path in sorted(folder.rglob('*')) if path.is_file()})
+      for place in files.folders_in(folder)
+      for path in sorted(place.iterdir()) if path.is_file()})
 
 
 def _zip(path, folder):

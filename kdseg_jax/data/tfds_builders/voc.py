@@ -27,7 +27,7 @@ class Voc(base.Builder):
       'background', 'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair',
       'cow', 'diningtable', 'dog', 'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa',
       'train', 'tvmonitor')
-  PALETTE = palettes.default_palette(21)
+  PALETTE = palettes.voc_palette(21)
   COUNTS = {'train': 10_582, 'val': 1_449}
   LABELS = pairs.LabelMap.identity(21)
 

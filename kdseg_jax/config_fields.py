@@ -1,0 +1,105 @@
+"""Fields of a config that hold several values: how many, of which kind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from kdseg_jax.errors import UserError
+
+_SEEDS = 2**32  # of the data's order
+_ANY, _SOME = range(1000), range(1, 1000)
+
+
+class _Values(NamedTuple):
+  """What a field may hold.
+
+  Attributes:
+    kind: whether one of its values is of the right kind.
+    lengths: how many there may be; `_ANY` is any number, `_SOME` one or more.
+    expected: all that in words.
+    example: as it is typed.
+  """
+
+  kind: Callable[[Any], bool]
+  lengths: tuple[int, ...] | range
+  expected: str
+  example: str
+
+
+def _is_size(value):
+  return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_factor(value):
+  return isinstance(value, (int, float)) and not isinstance(value, bool) and (
+      0 < value < math.inf)
+
+
+def _is_seed(value):
+  return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _SEEDS
+
+
+_PIXELS = 'a height and a width in whole pixels'
+_FIELDS = {
+    'data.size': _Values(_is_size, (0, 2), f'{_PIXELS}, or () for the size of each image',
+                         '(256,512)'),
+    'augmentation.crop': _Values(_is_size, (2,), _PIXELS, '(512,512)'),
+    'augmentation.scale': _Values(
+        _is_factor, (0, 2), 'the lowest and the highest factor, both above 0, or () for none',
+        '(0.5,2.0)'),
+    'eval.window': _Values(_is_size, (0, 2), f'{_PIXELS}, or () for whole images', '(512,512)'),
+    'eval.scales': _Values(_is_factor, _SOME, 'one or more factors above 0', '(0.75,1.0,1.25)'),
+    'train.freeze': _Values(lambda value: isinstance(value, str) and bool(value),
+                            _ANY, 'patterns of paths of parameters, or () for none',
+                            '("backbone/stage1*",)'),
+    'study.seeds': _Values(_is_seed, _SOME, 'one or more different whole numbers from 0',
+                           '(0,1,2)'),
+}
+
+
+def check(config: ConfigDict) -> None:
+  """Checks every field that holds several values, and the seeds.
+
+  Raises:
+    UserError: one value where several are expected, another number of them, or one of another
+      kind; names the field and shows one that works.
+  """
+  for field, values in _FIELDS.items():
+    found, *sections = config, *field.split('.')
+    for section in sections:
+      found = found.get(section) if found is not None else None
+    if found is None:  # no study
+      continue
+    if not _fits(found, values):
+      raise UserError(f'config.{field}={_shown(found)}: expected {values.expected}, as in '
+                      f"--config.{field}='{values.example}'.")
+  if not 0 <= config.augmentation.flip <= 1:
+    raise UserError(f'config.augmentation.flip={config.augmentation.flip}: expected a probability, '
+                    '0 to 1.')
+  scale = config.augmentation.scale
+  if scale and scale[0] > scale[1]:
+    raise UserError(f'config.augmentation.scale={tuple(scale)}: the lowest factor comes first, '
+                    f'({scale[1]},{scale[0]}).')
+  seeds = {'seed': config.seed} | (
+      {} if config.data.seed is None else {'data.seed': config.data.seed})
+  for field, seed in seeds.items():
+    if not _is_seed(seed):
+      raise UserError(f'config.{field}={seed}: expected a whole number from 0 to {_SEEDS - 1}.')
+  if 'study' in config and len(set(config.study.seeds)) < len(config.study.seeds):
+    raise UserError(f'config.study.seeds={tuple(config.study.seeds)}: expected one or more '
+                    'different numbers.')
+
+
+def _fits(found, values):
+  if not isinstance(found, (tuple, list)):
+    return False
+  return len(found) in values.lengths and all(map(values.kind, found))
+
+
+def _shown(found):
+  """A single value as it was typed: the parser has made a tuple of it."""
+  return repr(found[0]) if isinstance(found, tuple) and len(found) == 1 else repr(found)

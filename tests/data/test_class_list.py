@@ -1,0 +1,98 @@
+"""Class lists: names, colours, label maps, and the lists of other tools that are refused."""
+
+import numpy as np
+import pytest
+
+from kdseg_jax import data
+from kdseg_jax.data import class_list, files, palettes
+from kdseg_jax.errors import UserError
+
+
+def read(tmp_path, text):
+  (tmp_path / 'classes.txt').write_text(text, encoding='utf-8')
+  return class_list.read(tmp_path / 'classes.txt')
+
+
+def test_names_alone_have_default_colours_and_plain_labels(tmp_path):
+  classes = read(tmp_path, '_background_\nfire truck\ntree, bush\nC#\npump #1\nfaçade\n\n')
+  assert classes.names == ('_background_', 'fire truck', 'tree, bush', 'C#', 'pump #1', 'façade')
+  assert classes.colors == (None,) * 6
+  np.testing.assert_array_equal(classes.palette, palettes.default_palette(6))
+  stored = np.array([[0, 5, 255]], np.uint8)
+  np.testing.assert_array_equal(classes.label_map(stored, 'a'), stored)
+
+
+def test_colours_stand_behind_names_and_no_two_classes_share_one(tmp_path):
+  default = palettes.default_palette(4)
+  taken = class_list.hexadecimal(default[0])
+  classes = read(tmp_path, f'sky\nroad  #804080\nfire truck\t{taken}\ntree')
+  assert classes.names == ('sky', 'road', 'fire truck', 'tree')
+  assert classes.colors == (None, (128, 64, 128), tuple(default[0]), None)
+  palette = classes.palette
+  assert palette.dtype == np.uint8 and len(np.unique(palette, axis=0)) == 4
+  np.testing.assert_array_equal(palette[[1, 2, 3]], [(128, 64, 128), default[0], default[3]])
+
+
+def test_label_map_gives_stored_values_their_classes(tmp_path):
+  classes = read(tmp_path, 'labels: 255=1, 11=255\nlabels: 7 = 0\nwall\ncrack  #D02020')
+  assert classes.names == ('wall', 'crack') and classes.colors == (None, (208, 32, 32))
+  stored = np.array([[0, 1, 255, 11, 7]], np.uint8)
+  np.testing.assert_array_equal(classes.label_map(stored, 'a'), [[0, 1, 1, 255, 0]])
+  with pytest.raises(UserError, match=r'a: holds label 9; expected class indices 0 to 1, 255 = ig'
+                                      r'.*labels: 255=1, 11=255, 7=0 of classes\.txt'):
+    classes.label_map(np.array([[9]], np.uint8), 'a')
+
+
+def test_a_folder_is_read_by_colours_and_label_map(tmp_path):
+  masks = np.random.default_rng(0).choice([0, 255], (3, 4, 5)).astype(np.uint8)
+  for i, mask in enumerate(masks):
+    files.write_png(tmp_path / f'images/{i}.png', np.zeros((4, 5, 3), np.uint8))
+    files.write_png(tmp_path / f'labels/{i}.png', mask)
+  (tmp_path / 'classes.txt').write_text('labels: 255=1\nwall  #102030\ncrack')
+  source = data.create('folder', 'val', root=tmp_path)
+  assert source.classes == ('wall', 'crack')
+  np.testing.assert_array_equal(source.palette[0], (16, 32, 48))
+  np.testing.assert_array_equal(source[0]['label'], masks[0] // 255)
+
+
+@pytest.mark.parametrize(('text', 'message'), [
+    ('__ignore__\n_background_\ncar', r"line 1, '__ignore__', is no class but what LabelMe"),
+    ('# label:color_rgb:parts:actions\nbackground:0,0,0::\ncar:1,2,3::',
+     r"line 1, '# label:color_rgb:parts:actions', is a comment or header.*Delete the line"),
+    ('background:0,0,0::\ncar:1,2,3::', r"line 1, .*CVAT. Write \"background  #000000\""),
+    ('sky\ncar:1,2,255', r"line 2, 'car:1,2,255', .*Write \"car  #0102ff\""),
+    ('Animal,64,128,64\nCar,1,2,3', r"line 1, .*as numbers. Write \"Animal  #408040\""),
+    ('64 128 64\tAnimal\n1 2 3\tCar', r"line 1, .*before the name. Write \"Animal  #408040\""),
+    ('name,r,g,b\nAnimal,64,128,64', r"line 1, 'name,r,g,b', is a header"),
+    ('Pixel Value, Class\n0, background', r"line 1, .*is a header"),
+    ('r g b\tname\n1 2 3\tcar', r"line 1, .*is a header"),
+    ('names:\n  0: sky\n  1: car', r"line 1, 'names:', is a header"),
+    ('["sky",\n"car"]', r"line 1, .*is of a JSON"),
+    ('- sky\n- car', r"line 1, .*YAML"),
+    ('sky\n// cars\ncar', r"line 2, .*is a comment"),
+    ('0 sky\n1 car', r".*numbered, from 0; expected names alone, such as 'sky' for '0 sky'"),
+    ('1 sky\n2 car', r".*numbered, from 1"),
+    ('7: sky\n20: car', r".*numbered, from 7; .*labels: <stored value>=<class>"),
+    ('sky\nlabels: 255=1\ncar', r"line 2, 'labels: 255=1', stands after a name"),
+    ('labels: 255\nsky\ncar', r"'labels: 255' holds '255'; expected <stored value>=<class>"),
+    ('labels: 256=1\nsky\ncar', r".*holds '256=1'"),
+    ('labels: 3=1, 3=0\nsky\ncar', r".*the stored value 3 has a meaning already"),
+    ('labels: 255=2\nsky\ncar', r"labels: maps to 2, but the classes are 0 to 1"),
+    ('sky #fff\ncar', r"line 1, 'sky #fff', has the colour #fff; expected #rrggbb"),
+    ('sky  #010203\ncar #010203', r"two classes have the colour #010203"),
+    ('sky  #010203\nsky', r"two classes have the name sky"),
+    ('labels: 255=1\nsky', r"names 1 classes"),
+])
+def test_lists_of_other_tools_and_mistakes_are_refused_with_the_line(tmp_path, text, message):
+  with pytest.raises(UserError, match=rf'classes\.txt: {message}'):
+    read(tmp_path, text)
+
+
+def test_names_with_numbers_are_names(tmp_path):
+  assert read(tmp_path, '2 euro\n50 cent\n1 euro').names == ('2 euro', '50 cent', '1 euro')
+  assert read(tmp_path, 'class 0\nclass 1').names == ('class 0', 'class 1')
+  assert read(tmp_path, 'area 51\nlevel: 3').names == ('area 51', 'level: 3')
+
+
+def test_names_are_composed(tmp_path):
+  assert read(tmp_path, 'facade\u0301\nsky').names == ('facad\xe9', 'sky')

@@ -1,0 +1,270 @@
+"""Every term and every method of the registry, asked the same questions.
+
+A new term or method is asked them by being registered.
+"""
+
+import dataclasses
+import functools
+import inspect
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from kdseg_jax import distillers
+from kdseg_jax.distillers import methods
+from kdseg_jax.training import parallel
+from kdseg_jax.training.checkpoint import Checkpointer
+from kdseg_jax.training.state import Optimizers, create_state
+from tests import toys
+
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
+IMAGES, SIDE, CLASSES = 8, 6, 4
+STUDENT_WIDTH, TEACHER_WIDTH = 3, 6
+# Sizes that are large by default; whatever term has the option gets it.
+SMALL = {'width': 1 / 16, 'pixel_slots': 12, 'region_slots': 9, 'pixel_samples': 12,
+         'region_samples': 9, 'slots': 20, 'samples': 7}
+OPTIMIZERS = Optimizers(*[optax.sgd(0.1, momentum=0.9)] * 3)
+# Float32 and another order of the same sums; what a lost collective changes is percents.
+TOLERANCE = 1e-4
+
+TERMS = list(methods.TERMS | methods.WRAPPERS)
+# A method of one term is that term with another weight.
+SUBJECTS = TERMS + [
+    f'method={name}' for name, terms in methods.METHODS.items() if len(terms) != 1]
+
+
+def terms_of(subject):
+  """The terms of a subject, as `distillers.create` takes them, in small."""
+  if subject.startswith('method='):
+    terms = methods.METHODS[subject.removeprefix('method=')]
+  else:  # what wraps needs something to wrap
+    terms = ({'cross_image': 1.0} if subject in methods.WRAPPERS else {}) | {subject: 1.0}
+  factories = methods.TERMS | methods.WRAPPERS
+  options = lambda term: {
+      name: value for name, value in SMALL.items()
+      if name in inspect.signature(factories[term]).parameters}
+  return {term: {'weight': weight} | options(term) for term, weight in terms.items()}
+
+
+def batch_of(seed=0):
+  """Taps of both models and what the loader gives; the first image has no label, the last all."""
+  rng = np.random.default_rng(seed)
+  taps = lambda width: {
+      name: rng.normal(size=(IMAGES, SIDE, SIDE, channels)).astype(np.float32)
+      for name, channels in (('embedding', width), ('logits', CLASSES), ('aux_logits', CLASSES))}
+  label = rng.integers(0, CLASSES, (IMAGES, 2 * SIDE, 2 * SIDE)).astype(np.uint8)
+  share = np.arange(IMAGES)[:, None, None] / (IMAGES - 1)
+  label[rng.random(label.shape) >= share] = 255
+  mask = rng.random(label.shape) < 0.2 + 0.8 * share
+  return {'student': taps(STUDENT_WIDTH), 'teacher': taps(TEACHER_WIDTH), 'label': label,
+          'mask': mask, 'image': rng.integers(0, 256, (*label.shape, 3)).astype(np.uint8),
+          'index': np.arange(IMAGES, dtype=np.int32) + IMAGES * seed}
+
+
+def inputs_of(distiller, batch, rng, step):
+  """Only the taps that the method says it reads."""
+  taps = {owner: {name: batch[owner][name] for name in getattr(distiller.requires, owner)}
+          for owner in ('student', 'teacher')}
+  rest = {name: value for name, value in batch.items() if name not in taps}
+  return distillers.DistillInputs(**taps, batch=rest, rng=rng, step=step)
+
+
+def objectives_of(distiller, axis_name=None):
+  """`({}, (state, key, step), batch) -> (memory, results)`, per device: losses and gradients.
+
+  The student's taps are `scale * tap + shift`, so that the gradients for scale and shift are those
+  of the taps summed over the batch, as a model's parameters have them.
+  """
+  descend = functools.partial(parallel.value_and_grad, axis_name=axis_name)
+
+  def step(_, state, batch):
+    state, rng, number = state
+    inputs = inputs_of(distiller, batch, rng, number)
+
+    def loss(trained):
+      move = lambda tap, scale, shift: (scale * tap + shift).astype(tap.dtype)
+      student = jax.tree.map(move, inputs.student, trained['scale'], trained['shift'])
+      return distiller.loss(state._replace(params=trained['params']),
+                            dataclasses.replace(inputs, student=student))
+    ones = jax.tree.map(lambda tap: jnp.ones(tap.shape[-1]), inputs.student)
+    trained = {'params': state.params, 'scale': ones,
+               'shift': jax.tree.map(jnp.zeros_like, ones)}
+    results = {}
+    (results['loss'], (memory, results['metrics'])), results['gradients'] = descend(loss)(trained)
+    if distiller.critic is not None:
+      (results['critic'], (memory, results['critic_metrics'])), results['critic_gradients'] = (
+          descend(lambda critic: distiller.critic.loss(
+              state._replace(critic=critic, memory=memory), inputs))(state.critic))
+    if axis_name is not None:
+      results['metrics'], results['critic_metrics'] = (
+          jax.lax.pmean(results.get(name, {}), axis_name) for name in ('metrics', 'critic_metrics'))
+    return memory, results
+  return step
+
+
+class Subject:
+  """A method with its compiled program and the states of two seeds."""
+
+  def __init__(self, name):
+    self.name, self.terms = name, terms_of(name)
+    self.distiller = distillers.create(self.terms)
+    step = objectives_of(self.distiller)
+    step.__name__ = f'step_of_{name}'  # chex counts by it
+    self.step = step
+    self.run = jax.jit(chex.assert_max_traces(step, 1))
+    shapes = jax.eval_shape(
+        lambda: inputs_of(self.distiller, batch_of(), jax.random.key(0), jnp.int32(0)))
+    create = jax.jit(lambda rng: create_state(
+        rng, toys.Model(), self.distiller, OPTIMIZERS, shapes))
+    self.train_states = [create(jax.random.key(seed)) for seed in (0, 1)]
+
+  def state(self, seed=0, step=0):
+    """What the program takes: state, key and number of the step."""
+    train_state = self.train_states[seed]
+    return train_state.distiller, jax.random.fold_in(train_state.rng, step), jnp.int32(step)
+
+  @functools.cached_property
+  def results(self):
+    """Of the first seed's first step."""
+    return jax.device_get(self.run({}, self.state(), batch_of()))
+
+
+@functools.cache
+def subject_of(name):
+  return Subject(name)
+
+
+@pytest.fixture(params=SUBJECTS)
+def subject(request):
+  return subject_of(request.param)
+
+
+def assert_close(got, want):
+  """Each array to a share of its largest element."""
+  for (path, x), y in zip(jax.tree.leaves_with_path(got), jax.tree.leaves(want), strict=True):
+    atol = TOLERANCE * max(np.abs(y).max(initial=0), 1e-3)
+    np.testing.assert_allclose(x, y, rtol=0, atol=atol, err_msg=jax.tree_util.keystr(path))
+
+
+def assert_equal(got, want):
+  jax.tree.map(np.testing.assert_array_equal, *jax.device_get((got, want)))
+
+
+def assert_finite(results):
+  for path, value in jax.tree.leaves_with_path(results):
+    assert np.all(np.isfinite(value)), jax.tree_util.keystr(path)
+
+
+def differs(a, b):
+  return any(not np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+
+
+def test_losses_are_float32_scalars_whose_gradients_reach_what_is_trained(subject):
+  memory, results = subject.results
+  assert results['loss'].dtype == np.float32 and results['loss'].shape == ()
+  assert_finite(results)
+  state = subject.state()[0]
+  assert jax.tree.map(jnp.shape, memory) == jax.tree.map(jnp.shape, state.memory)
+  assert jax.tree.map(lambda x: x.dtype, memory) == jax.tree.map(lambda x: x.dtype, state.memory)
+  for name, gradients in results['gradients']['scale'].items():
+    shift = results['gradients']['shift'][name]
+    is_read_for_its_width = name == 'logits' and not np.any(shift)
+    assert np.any(gradients) or is_read_for_its_width, name
+  assert all(np.any(x) for x in jax.tree.leaves(results['gradients']['params']))
+  assert (results['loss'] != 0) == bool(subject.terms)
+
+
+def test_steps_are_compiled_once(subject):
+  for step in range(2):
+    state, rng, number = subject.state(step=step)
+    memory, _ = subject.run({}, (state, rng, number), batch_of(step))
+    subject.run({}, (state._replace(memory=memory), rng, number), batch_of(step))
+
+
+def test_compiled_is_not_compiled(subject):
+  assert_close(subject.step({}, subject.state(), batch_of()), subject.results)
+
+
+def test_the_key_decides_and_nothing_else(subject):
+  again = jax.device_get(subject.run({}, subject.state(), batch_of()))
+  assert_equal(again, subject.results)
+  state, _, number = subject.state()
+  other = subject.run({}, (state, jax.random.key(99), number), batch_of())
+  draws = 'random_bits' in str(subject.run.trace({}, subject.state(), batch_of()).jaxpr)
+  assert differs(other, subject.results) == draws
+
+
+@pytest.mark.parametrize('kind', ['zero', 'equal', 'huge', 'no_labels'])
+def test_losses_and_gradients_are_finite(subject, kind):
+  batch = batch_of()
+  if kind == 'no_labels':
+    batch['label'][:] = 255
+  for name, student in batch['student'].items():
+    teacher = batch['teacher'][name]
+    if kind == 'zero':
+      student[:], teacher[:] = 0, 0
+    elif kind == 'equal':  # in length and direction, also where the teacher's is wider
+      teacher[:] = 0
+      teacher[..., :student.shape[-1]] = student
+    elif kind == 'huge':
+      student *= 1e6
+      teacher *= 1e6
+  assert_finite(subject.run({}, subject.state(), batch))
+
+
+def test_two_seeds_at_once_on_eight_devices_are_each_alone_on_one(subject):
+  """`jax.vmap` inside the map over devices, as studies have it, with unlike label counts."""
+  distiller = distillers.create(subject.terms, axis_name=parallel.AXIS)
+  mesh = parallel.create_mesh()
+  program = parallel.data_parallel(
+      jax.vmap(objectives_of(distiller, parallel.AXIS), (None, 0, None)), mesh)
+  states = jax.tree.map(lambda *x: jnp.stack(x), *(subject.state(seed) for seed in (0, 1)))
+  together = jax.device_get(program({}, parallel.replicate(states, mesh), batch_of()))
+  for seed in (0, 1):
+    memory, results = subject.run({}, subject.state(seed), batch_of())
+    one_of = functools.partial(jax.tree.map, lambda x, seed=seed: x[seed])
+    assert_close(one_of(together), (memory, {'critic_metrics': {}} | results))
+
+
+def test_bfloat16_taps(subject):
+  """Losses are still float32 and near those of float32 taps, gradients finite."""
+  batch = batch_of()
+  for owner in ('student', 'teacher'):
+    batch[owner] = {name: tap.astype(jnp.bfloat16) for name, tap in batch[owner].items()}
+  memory, results = jax.device_get(jax.jit(subject.step)({}, subject.state(), batch))
+  assert_finite(results)
+  wanted_memory, wanted = subject.results
+  types = lambda tree: jax.tree.map(lambda x: x.dtype, tree)
+  assert types((memory, results)) == types((wanted_memory, wanted))
+  np.testing.assert_allclose(results['loss'], wanted['loss'], rtol=0.05, atol=1e-3)
+
+
+def test_a_state_comes_back_from_a_checkpoint_bit_for_bit(subject, tmp_path):
+  memory, _ = subject.results
+  state = subject.train_states[0]
+  state = state._replace(distiller=state.distiller._replace(memory=memory))
+  checkpointer = Checkpointer(tmp_path, metric='mean_iou')
+  checkpointer.save(1, state, {})
+  checkpointer.close()
+  checkpointer = Checkpointer(tmp_path)
+  restored = checkpointer.restore(1, subject.train_states[1])
+  checkpointer.close()
+  bits = lambda state: state._replace(rng=jax.random.key_data(state.rng))
+  assert_equal(bits(restored), bits(state))
+
+
+def test_missing_taps_are_refused_by_name(subject):
+  distiller = subject.distiller
+  inputs = inputs_of(distiller, batch_of(), jax.random.key(0), 0)
+  distillers.check_requires(distiller.requires, inputs)
+  for owner in ('student', 'teacher'):
+    for name in getattr(distiller.requires, owner):
+      taps = {key: tap for key, tap in getattr(inputs, owner).items() if key != name}
+      with pytest.raises(ValueError, match=f"{owner} has no tap '{name}'"):
+        distillers.check_requires(distiller.requires,
+                                  dataclasses.replace(inputs, **{owner: taps}))

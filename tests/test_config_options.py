@@ -1,0 +1,321 @@
+"""Every field of the config changes the data, a program or what a run does: none goes nowhere.
+
+A new field is here by being in the default config: it fails with 'no case for' until `CASES` says
+another value and where that is seen. What is looked at is made from the config by the programs' own
+functions, so that a field that is read but not passed on is seen too.
+"""
+
+import types
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from kdseg_jax import data, default_config
+from kdseg_jax.distillers import methods
+from kdseg_jax.training import evaluation, experiment, parallel, programs, run
+from tests import toys
+from tests.data import archives
+
+
+class Model(nn.Module):
+  """One layer with every tap that the loss of a task or the toy methods read."""
+
+  num_classes: int
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, image, mask=None, index=None, train=False):
+    x = nn.Conv(self.num_classes, (3, 3), (4, 4))(image / 255)
+    x = nn.BatchNorm(not train, axis_name=self.axis_name)(x)
+    return x, {'x': x, 'logits': x, 'aux_logits': -x, 'embedding': x}
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch, tmp_path):
+  """Toy models and methods, two tiny data sets, a folder for work directories."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(experiment, 'create_model', lambda config, classes, original=(
+      experiment.create_model): (Model(classes, parallel.AXIS) if config.name == 'toy'
+                                 else original(config, classes)))
+  everything = lambda *, axis_name=None: toys.everything(axis_name=axis_name, tap='logits')
+  monkeypatch.setitem(methods.TERMS, 'everything', everything)
+  monkeypatch.setitem(methods.METHODS, 'everything', {'everything': 1.0})
+  archives.folder(tmp_path / 'a', size=(36, 48))
+  archives.folder(tmp_path / 'b', size=(40, 48))
+
+
+def config_of(field=None, value=None, **beside):
+  """The default config, small, with one field and those it needs set."""
+  config = default_config.segmentation(beside.pop('method', 'none'))
+  config.student.name = 'toy'
+  config.augmentation.crop = (16, 16)
+  config.train.update(batch_size=8, steps=40)
+  config.eval.update(batch_size=8, limit=9)
+  config.data.size = (32, 32)
+  config.log.every_steps = 3
+  with config.unlocked():
+    for name, given in (beside | ({field: value} if field else {})).items():
+      section, _, leaf = name.rpartition('.')
+      (section_of(config, section))[leaf] = given
+  return config
+
+
+def section_of(config, path):
+  for name in filter(None, path.split('.')):
+    config = config[name]
+  return config
+
+
+def teacher_of(config, classes):
+  """A teacher of made-up weights, if the method reads one."""
+  if config.method == 'none' or config.teacher.checkpoint == 'missing':
+    return None
+  model = Model(classes, parallel.AXIS)
+  return experiment.Teacher(model, toys.variables(model, jnp.zeros((1, 16, 16, 3))), '/teacher', 7)
+
+
+def experiment_of(config):
+  if config.method != 'none' and not config.teacher.checkpoint:
+    config.teacher.checkpoint = 'teacher'
+  return experiment.create_experiment(config, teacher=teacher_of(config, 11))
+
+
+# What is looked at: each a function of the config, whose results are compared.
+
+
+def train_program(config):
+  """The text of the train step, of which nothing is compiled."""
+  built = experiment_of(config)
+  state = jax.eval_shape(experiment.make_initial_state(built), jax.random.key(0))
+  variables = built.teacher.variables if built.teacher else {}
+  program = programs.student_program(built, with_teacher=True)
+  return text_of(program, variables, state, first_batch(built, 'train'))
+
+
+def prepare_program(config):
+  built = experiment_of(config)
+  state = jax.eval_shape(experiment.make_initial_state(built), jax.random.key(0))
+  return text_of(programs.prepare_program(built), built.teacher.variables, state,
+                 first_batch(built, 'prepare'))
+
+
+def first_batch(built, phase):
+  batch = next(run.training_batches(built, phase, start=0))
+  return split_for_pmap(batch) if built.config.parallel == 'pmap' else batch
+
+
+def text_of(program, constants, state, batch):
+  return program._mapped.lower(constants, state, batch).as_text()
+
+
+def batches(config):
+  """The first two batches, as a run would read them."""
+  stream = run.training_batches(experiment_of(config), 'train', start=0)
+  return [next(stream) for _ in range(2)]
+
+
+def first_key(config):
+  """The key that a fresh state is drawn from."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(experiment, 'make_initial_state', lambda built: jax.random.key_data)
+    return experiment.initial_state(experiment_of(config))
+
+
+def source_arguments(config):
+  """What a source is asked for; no data set of TFDS is here to be read."""
+  calls = []
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(data, 'create', lambda *names, **options: calls.append((names, options)))
+    experiment.create_source(config, 'train')
+  return calls
+
+
+def student(config):
+  return repr(experiment_of(config).student)
+
+
+def teacher(config):
+  """Where the teacher is looked for."""
+  return experiment.create_experiment(config)
+
+
+def measured(config):
+  """A teacher that scores 0.3."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(run, 'create_evaluator', lambda *_: lambda *_: {'mean_iou': 0.3})
+    return run.measure_teacher(experiment_of(config), 'work')
+
+
+def memory(config):
+  return jax.eval_shape(experiment.make_initial_state(experiment_of(config)), jax.random.key(0))
+
+
+def start(config):
+  """What a run starts from, and how its checkpoints are kept."""
+  built = experiment_of(config)
+  calls = []
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(run, 'Checkpointer', lambda *_, **options: (
+        calls.append(options), types.SimpleNamespace(latest_step=lambda: None))[1])
+    model = Model(11, parallel.AXIS)
+    variables = toys.variables(model, jnp.zeros((1, 16, 16, 3)))
+    state = types.SimpleNamespace(
+        **variables, average={}, step=0, prepare_step=0, _replace=lambda **changes: changes)
+    run.Run(built, 'work', state, evaluator=None, should_stop=None)
+  return calls
+
+
+def due(config):
+  """What follows each step of both phases."""
+  of_config = types.SimpleNamespace(config=config)
+  return [run.Run.due(of_config, phase, step, stopping=False)
+          for phase in run.PHASES for step in range(1, 50)]
+
+
+def compiled(config):
+  """The programs of a step and XLA's options for each."""
+  options = []
+  built = experiment_of(config)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(jax, 'jit', lambda function, original=jax.jit, **given: (
+        options.append(given.get('compiler_options')), original(function, **given))[1])
+    programs.train_step_of(built)
+    programs.prepare_program(built)
+  return options
+
+
+def evaluation_of(config):
+  """The program that evaluates, the batches it is given, and the metrics of made-up counts."""
+  built, seen = experiment_of(config), []
+
+  def record(*arguments, original=parallel.data_parallel, **options):
+    program = original(*arguments, **options)
+
+    def step(variables, state, batch):
+      given = split_for_pmap(batch) if options['mode'] == 'pmap' else batch
+      seen.append((text_of(program, variables, state, given), batch))
+      matrix = np.zeros((11, 11), int)
+      matrix[1, 1:3] = 1
+      return {'confusion_matrix': matrix, 'images': np.sum(batch['index'] >= 0)}
+    return step
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(evaluation.parallel, 'data_parallel', record)
+    evaluator = run.create_evaluator(built, built.student)
+  variables = toys.variables(Model(built.task.num_classes), jnp.zeros((1, 16, 16, 3)))
+  return seen, evaluator(variables, built.evaluation_source)
+
+
+def split_for_pmap(batch):
+  return jax.tree.map(lambda x: x.reshape(8, -1, *x.shape[1:]), batch)
+
+
+OPTIMIZER = [  # field, another value, beside
+    ('name', 'adamw', {}), ('learning_rate', 0.3, {}), ('schedule', 'constant', {}),
+    ('power', 1.5, {}), ('warmup_steps', 3, {}), ('momentum', 0.5, {}), ('nesterov', True, {}),
+    ('b1', 0.5, {'name': 'adamw'}), ('b2', 0.5, {'name': 'adamw'}),
+    ('weight_decay', 0.3, {'decay': 'all'}), ('decay', 'all', {}), ('clip_norm', 1.0, {})]
+WITH_TEACHER = {'method': 'everything', 'prepare.steps': 20}
+FOLDER = {'data.name': 'folder', 'data.root': 'a', 'augmentation.scale': ()}
+CASES = [  # field, another value, where it is seen, fields beside it
+    ('seed', 1, batches, {}), ('seed', 1, first_key, {}),
+    ('role', 'teacher', batches, {}), ('role', 'teacher', first_key, {}),
+    ('parallel', 'pmap', train_program, WITH_TEACHER), ('parallel', 'pmap', evaluation_of, {}),
+    ('parallel', 'pmap', prepare_program, WITH_TEACHER),
+    ('method', 'kd', student, {}),  # set after the recipe made the terms: refused
+    ('distill.kd.temperature', 3.0, train_program, {'method': 'kd'}),
+    ('align_corners', False, train_program, {}), ('align_corners', False, evaluation_of, {}),
+    ('auxiliary_weight', 0.2, train_program, {}),
+    ('supervised.loss', 'ohem_cross_entropy', train_program, {}),
+    ('supervised.ohem_threshold', 0.5, train_program, {'supervised.loss': 'ohem_cross_entropy'}),
+    ('supervised.ohem_min_kept', 7, train_program, {'supervised.loss': 'ohem_cross_entropy'}),
+    ('data.name', 'folder', batches, {'data.root': 'a'}),
+    ('data.root', 'b', batches, FOLDER), ('data.root', 'b', evaluation_of, FOLDER),
+    ('data.size', (40, 40), batches, {}), ('data.size', (40, 40), evaluation_of, {}),
+    ('data.train_split', 'val', batches, {}), ('data.train_limit', 3, batches, {}),
+    ('data.seed', 5, batches, {}),
+    ('data.unlabelled', 'b/images/train', batches, {'data.train_limit': 3}),
+    ('data.tfds.image_key', 'photo', source_arguments, {'data.name': 'tfds:x'}),
+    ('data.tfds.label_key', 'classes', source_arguments, {'data.name': 'tfds:x'}),
+    ('data.tfds.num_classes', 9, source_arguments, {'data.name': 'tfds:x'}),
+    ('augmentation.crop', (24, 16), batches, {}), ('augmentation.scale', (), batches, {}),
+    ('augmentation.flip', 1.0, batches, {}),
+    ('student.name', 'pspnet_resnet18', student, {'student.name': 'deeplabv3_resnet18'}),
+    *[(f'student.{field}', value, student, {'student.name': 'deeplabv3_resnet18'})
+      for field, value in [('width', 0.5), ('output_stride', 16), ('aux', False),
+                           ('project_dropout', 0.3), ('dropout', 0.3), ('dtype', 'bfloat16'),
+                           ('remat', 'everything')]],
+    ('student.init', 'missing', start, {}), ('train.init_from', 'missing', start, {}),
+    ('teacher.checkpoint', 'nowhere', teacher, {'method': 'kd', 'teacher.checkpoint': 'missing'}),
+    ('teacher.min_metric', 0.5, measured, {'method': 'kd'}),
+    ('train.steps', 30, due, {}), ('train.steps', 30, train_program, {}),
+    ('train.batch_size', 16, batches, {}),
+    ('train.split_teacher', True, compiled, WITH_TEACHER),
+    ('train.compile_level', 1, compiled, WITH_TEACHER),
+    ('train.compile_level', 1, compiled, WITH_TEACHER | {'train.split_teacher': True}),
+    ('train.accumulate', 2, train_program, {'train.batch_size': 16}),
+    ('train.ema_decay', 0.9, train_program, {}), ('train.freeze', ('Conv_0/*',), train_program, {}),
+    *[(f'optimizer.{field}', value, train_program,
+       {f'optimizer.{other}': given for other, given in beside.items()})
+      for field, value, beside in OPTIMIZER],
+    *[(f'{section}.optimizer.{field}', value, look, WITH_TEACHER | {
+        f'{section}.optimizer.{other}': given for other, given in beside.items()})
+      for section, look in (('critic', train_program), ('prepare', prepare_program))
+      for field, value, beside in OPTIMIZER],
+    ('memory_limit_gb', 1e-9, memory, WITH_TEACHER),
+    ('critic.steps', 2, train_program, WITH_TEACHER), ('prepare.steps', 30, due, {}),
+    ('prepare.steps', 30, prepare_program, WITH_TEACHER),
+    ('eval.split', 'test', evaluation_of, {}), ('eval.every_steps', 7, due, {}),
+    ('eval.batch_size', 16, evaluation_of, {}), ('eval.limit', 5, evaluation_of, {}),
+    ('eval.pad_multiple', 20, evaluation_of, {}), ('eval.window', (16, 16), evaluation_of, {}),
+    ('eval.overlap', 0.7, evaluation_of, {'eval.window': (16, 16)}),
+    ('eval.scales', (0.5, 1.0), evaluation_of, {}), ('eval.flip', True, evaluation_of, {}),
+    ('eval.absent_as_zero', True, evaluation_of, {}),
+    ('checkpoint.every_steps', 7, due, {}), ('checkpoint.keep', 5, start, {}),
+    ('log.every_steps', 7, due, {}),
+]
+REFUSED = {'method', 'student.init', 'train.init_from', 'teacher.checkpoint', 'teacher.min_metric',
+           'memory_limit_gb'}  # by these values; others must work
+
+
+def outcome(look, config):
+  """What was seen, as text that can be compared; a refusal is seen too."""
+  try:
+    seen = look(config)
+  except ValueError as error:
+    return f'refused: {error}'
+  return repr(jax.tree.map(
+      lambda x: (x.shape, x.tobytes()) if isinstance(x, np.ndarray) else str(x), seen))
+
+
+@pytest.mark.parametrize('field,value,look,beside', [
+    pytest.param(*case, id=f'{case[0]}-{case[2].__name__}') for case in CASES])
+def test_another_value_of_a_field_is_seen(field, value, look, beside):
+  before, after = outcome(look, config_of(**beside)), outcome(look, config_of(
+      field, value, **beside))
+  assert before != after, f'config.{field}={value!r} changes nothing'
+  assert after.startswith('refused') == (field in REFUSED), after[:200]
+
+
+@pytest.mark.parametrize('look,beside', {case[2]: case[3] for case in CASES}.items())
+def test_the_same_config_looks_the_same(look, beside):
+  first, again = outcome(look, config_of(**beside)), outcome(look, config_of(**beside))
+  assert first == again
+
+
+def leaves(config, prefix=''):
+  for name, value in config.items():
+    if isinstance(value, ConfigDict) and value:
+      yield from leaves(value, f'{prefix}{name}.')
+    else:
+      yield prefix + name
+
+
+def test_every_field_has_a_case():
+  known = {field for field, *_ in CASES}
+  for field in leaves(default_config.segmentation()):
+    assert field in known or any(name.startswith(f'{field}.') for name in known), (
+        f'no case for config.{field}: say in CASES what it changes')

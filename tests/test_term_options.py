@@ -1,0 +1,159 @@
+"""Every option of every term changes the loss, a gradient or the state: none goes nowhere.
+
+A new term or option is here by being in its factory's signature. Another value is found by the type
+of the default, or in `OTHER`.
+"""
+
+import functools
+import importlib
+import inspect
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from kdseg_jax import distillers, tasks
+from kdseg_jax.distillers import methods
+from kdseg_jax.training.state import Optimizers, create_state
+from kdseg_jax.training.step import make_train_step
+
+FACTORIES = methods.TERMS | methods.WRAPPERS
+CLASSES, SIZE, STUDENT_SIZE = 4, (5, 6), (3, 4)
+# What a term needs, that it can be evaluated at all or within a second.
+BASE = {
+    'memory': {'pixel_slots': 9, 'region_slots': 7, 'pixel_samples': 8, 'region_samples': 12},
+    'channels': {'slots': 9, 'samples': 6, 'pool': 2},
+}
+# Another value of an option, of one term or of all: where the type of the default gives none.
+OTHER = {
+    'ignore_label': 1, 'tap': 'aux_logits', 'student_tap': 'other', 'teacher_tap': 'other',
+    'taps': ('embedding', 'logits'), 'form': 'cross_entropy', 'reduction': 'sum_over_batch',
+    'critic_loss': 'hinge', 'adversarial.critic_loss': 'wasserstein', 'norm': 'clamp',
+    'pairwise.pool': 'mean', 'cross_image.pool': 2, 'channels.pool': 3, 'node_size': 1,
+    'neighbourhood': 1, 'eps': 0.5, 'anchors_per_image': 3, 'context.tap': 'other',
+    'pixels_per_class': 1, 'channel_wise_features.projection': True,
+}
+# Options that say something only beside others.
+BESIDE = {
+    'fitnets.projection': {'student_tap': 'wide'}, 'align_corners': {'resize': True},
+    'channel_wise_features.projection': {'student_tap': 'wide'},
+    'neighbourhood': {'node_size': 1}, 'node_scale': {}, 'norm': {'eps': 0.5},
+}
+CASES = [(term, option) for term, factory in FACTORIES.items() for option in [
+    'weight', *(name for name, parameter in inspect.signature(factory).parameters.items()
+                if parameter.kind is parameter.KEYWORD_ONLY and name != 'axis_name')]]
+
+
+def lookup(table, term, option, default=None):
+  return table.get(f'{term}.{option}', table.get(option, default))
+
+
+def another(term, option, value):
+  """A value unlike the default."""
+  found = lookup(OTHER, term, option)
+  if found is not None:
+    return found
+  if isinstance(value, bool):
+    return not value
+  assert isinstance(value, (int, float)), (
+      f'no case for the option {option} of {term}: put another value than {value!r} into OTHER')
+  return 2 * value or 1.0
+
+
+class Taps:
+  """A model whose taps are its parameters: as fast to trace as there is."""
+
+  def __init__(self, size, **widths):
+    self.shapes = {name: (2, *size, width) for name, width in widths.items()}
+
+  def init(self, rngs, image):
+    return {'params': {name: jnp.zeros(shape) for name, shape in self.shapes.items()}}
+
+  def apply(self, variables, image, *, mutable=None, **_):
+    outputs = variables['params']['logits'], dict(variables['params'])
+    return outputs if mutable is None else (outputs, {})
+
+
+class Critic(nn.Module):
+  """Has what the real critic has, in one layer."""
+
+  width: float
+  input_norm: bool
+  axis_name: str | None
+
+  @nn.compact
+  def __call__(self, x, train=True):
+    steps = self.variable('spectral', 'steps', lambda: jnp.float32(0))
+    steps.value += 1
+    x = nn.Dense(round(8 * self.width))(x - x.mean() if self.input_norm else x)
+    return jnp.tanh(steps.value * x).mean(-1)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def small_critic():
+  """Tracing a real critic takes a second, and there are many options."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(importlib.import_module('kdseg_jax.distillers.holistic'), 'Critic', Critic)
+    yield
+
+
+def batch_of():
+  rng = np.random.default_rng(0)
+  label = rng.integers(0, CLASSES, (2, 10, 12)).astype(np.uint8)
+  label[0, :3] = 255
+  return {'label': label, 'index': np.array([4, 9], np.int32), 'mask': np.ones((2, 10, 12), bool),
+          'image': rng.integers(0, 256, (2, 10, 12, 3)).astype(np.uint8)}
+
+
+@functools.cache
+def program(term, items, same_size):
+  """The train step's program, without what neither the loss nor the new state depends on.
+
+  Args:
+    term: the term.
+    items: its options, as pairs.
+    same_size: whether student and teacher have maps of one size.
+  """
+  terms = {term: {'weight': 0.7} | methods._options(FACTORIES[term]) | dict(items)}
+  if term in methods.WRAPPERS:  # it needs something to wrap
+    terms['fitnets'] = {'weight': 1.0}
+  widths = {'logits': CLASSES, 'aux_logits': CLASSES, 'embedding': 6, 'other': 6}
+  student = Taps(SIZE if same_size else STUDENT_SIZE, **widths, wide=8)
+  teacher = Taps(SIZE, **widths | {'embedding': 8, 'other': 10})  # an unused argument is dropped
+  batch, optimizers = batch_of(), Optimizers(*[optax.sgd(0.1)] * 3)
+  taps = lambda model: {name: jax.ShapeDtypeStruct(shape, jnp.float32)
+                        for name, shape in model.shapes.items()}
+  inputs = distillers.DistillInputs(
+      student=taps(student), teacher=taps(teacher), batch=batch, rng=jax.random.key(0))
+  try:
+    method = distillers.create(terms)
+    state = jax.eval_shape(
+        lambda: create_state(jax.random.key(0), student, method, optimizers, inputs))
+    step = make_train_step(
+        tasks.SegmentationTask(CLASSES), student, teacher, method, optimizers)
+
+    def run(*arguments):
+      state, metrics = step(*arguments)
+      return state, metrics['loss']  # others tell nothing of what is trained
+    variables = jax.eval_shape(lambda: teacher.init({}, None))
+    return str(state) + jax.jit(run).lower(variables, state, batch).as_text()
+  except ValueError as error:
+    return f'refused: {error}'
+
+
+@pytest.mark.parametrize('term,option', CASES)
+def test_another_value_of_an_option_changes_the_program(term, option):
+  base = BASE.get(term, {}) | lookup(BESIDE, term, option, {})
+  default = ({'weight': 0.7} | methods._options(FACTORIES[term]) | base)[option]
+  if term in methods.WRAPPERS and option == 'weight':
+    other = 0.0  # it only switches the wrapper on
+  else:
+    other = another(term, option, default)
+  same_size = option != 'resize' and not base.get('resize')
+  programs = [program(term, tuple((base | {option: value}).items()), same_size)
+              for value in (default, other)]
+  assert not programs[1].startswith('refused'), programs[1]
+  assert programs[0] != programs[1], f'{term}.{option}={other!r} changes nothing'
