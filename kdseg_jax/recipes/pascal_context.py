@@ -23,7 +23,7 @@ multiples of 128, so that their many sizes become few compiled programs;
 --config.eval.pad_multiple=1 takes each as it is.
 """
 
-from configs import papers
+from kdseg_jax.recipes import papers
 
 
 def get_config(arg=None):

@@ -29,7 +29,7 @@ The papers start from ImageNet weights, which are not included: expect less from
 full size yet. model=<name> takes another student, or teacher.
 """
 
-from configs import papers
+from kdseg_jax.recipes import papers
 
 
 def get_config(arg=None):

@@ -16,7 +16,7 @@ Images of many sizes compile a program a size when they are evaluated:
 one by resizing.
 """
 
-from configs import common
+from kdseg_jax.recipes import common
 
 
 def get_config(arg=None):

@@ -11,7 +11,7 @@ Commands:
   ./launch.sh evaluate --workdir=runs/camvid_distilled --split=val
 """
 
-from configs import common
+from kdseg_jax.recipes import common
 
 
 def get_config(arg=None):

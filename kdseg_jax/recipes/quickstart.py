@@ -10,7 +10,7 @@ Two of the three runs alone:
       --config.teacher.checkpoint=runs/quickstart/teacher --workdir=runs/distilled
 """
 
-from configs import common
+from kdseg_jax.recipes import common
 
 LABELLED = 300  # scenes that the students learn from; the teacher has seen all 10,000
 

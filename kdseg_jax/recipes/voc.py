@@ -28,7 +28,7 @@ multiples of 128, so that their many sizes become few compiled programs;
 --config.eval.pad_multiple=1 takes each as it is.
 """
 
-from configs import papers
+from kdseg_jax.recipes import papers
 
 MEMORY = {'distill': {'memory': {'pixel_weight': 0.01, 'region_weight': 0.01}}}
 

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from configs import common
 from kdseg_jax import names
+from kdseg_jax.recipes import common
 
 # One learning rate for all parameters, no warm-up, poly power 0.9, SGD with momentum 0.9, Dropout
 # of 0.1 before the classifiers, 0.4 on the auxiliary head: the defaults of `common`.
