@@ -15,7 +15,7 @@ from configs import common, quickstart
 
 METHOD = 'pixelwise+pairwise'
 TUNE = {
-    'field': 'optimizer.learning_rate', 'grid': (32e-3, 64e-3, 128e-3), 'extend': 4,
+    'field': 'optimizer.learning_rate', 'grid': (16e-3, 32e-3, 64e-3), 'extend': 4,
     'split': 'val', 'seeds': (1_000, 1_001), 'data_seed': 1_000}
 DISTILLED = {'method': METHOD, 'distill': quickstart.DISTILL}
 STUDENTS = {

@@ -4,7 +4,7 @@ One seed and 400 steps show that each method trains and what it costs; its inter
 Command, after experiments/scenes_core.py has trained the teacher:
   ./launch.sh study --config=experiments/scenes_methods.py \\
       --config.teacher.checkpoint=runs/scenes_core/teacher --workdir=runs/scenes_methods
-Result: experiments/scenes_methods.md
+No result is committed: it would show nothing.
 """
 
 from configs import common, quickstart
