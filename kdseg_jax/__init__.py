@@ -12,11 +12,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what an editor or type checker sees
-  from kdseg_jax import data, distillers, losses, metrics, models, tasks
+  from kdseg_jax import data, distillers, losses, metrics, models, recipes, tasks
 
 __version__ = '0.2.0'
 
-__all__ = ['data', 'distillers', 'losses', 'metrics', 'models', 'tasks']
+__all__ = ['data', 'distillers', 'losses', 'metrics', 'models', 'recipes', 'tasks']
 
 
 def __getattr__(name):

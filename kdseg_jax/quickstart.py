@@ -12,9 +12,9 @@ import jax
 import numpy as np
 from absl import flags
 
-from configs import quickstart as recipe
 from kdseg_jax import models, paths, program
 from kdseg_jax.data import files, palettes
+from kdseg_jax.recipes import quickstart as recipe
 from kdseg_jax.report import tables
 from kdseg_jax.training import experiment, loop, parallel
 from kdseg_jax.training.evaluation import throughput

@@ -1,6 +1,7 @@
 """What is installed: the lists of requirements agree, and name what is imported, where it is."""
 
 import ast
+import importlib
 import importlib.metadata
 import re
 import sys
@@ -9,6 +10,7 @@ import tomllib
 import pytest
 from packaging import markers, requirements
 
+from kdseg_jax import recipes
 from tests import runs
 
 PROJECT = tomllib.loads((runs.ROOT / 'pyproject.toml').read_text())['project']
@@ -53,6 +55,28 @@ def test_the_package_imports_what_it_requires_and_nothing_else():
   assert imported('kdseg_jax') | NOT_IMPORTED == named(entries('requirements.txt'))
   assert imported('tests') <= named(
       entries('requirements.txt'), entries('tests/requirements.txt'))
+
+
+@pytest.mark.parametrize('name', recipes.names())
+def test_a_file_of_configs_is_the_recipe_of_the_package(name):
+  file = importlib.import_module(f'configs.{name}')
+  recipe = importlib.import_module(f'kdseg_jax.recipes.{name}')
+  assert file.get_config is recipe.get_config is recipes.load(name)
+  assert file.__doc__.splitlines()[0] == recipe.__doc__.splitlines()[0]
+  commands = [line for line in file.__doc__.splitlines() if line.startswith('  ')]
+  assert commands and set(commands) <= set(recipe.__doc__.splitlines())
+
+
+def test_every_file_of_configs_is_part_of_the_package():
+  shared = {'common', 'papers'}
+  assert {path.stem for path in (runs.ROOT / 'configs').glob('*.py')} == (
+      set(recipes.names()) | shared)
+  for name in shared:
+    file = importlib.import_module(f'configs.{name}')
+    recipe = importlib.import_module(f'kdseg_jax.recipes.{name}')
+    for public in (public for public in vars(recipe) if not public.startswith('_')):
+      if getattr(getattr(recipe, public), '__module__', '') == recipe.__name__:
+        assert getattr(file, public) is getattr(recipe, public)
 
 
 @pytest.mark.parametrize('version', ['3.11', '3.12', '3.13'])

@@ -18,7 +18,7 @@ from tests import runs
 
 PAGES = [runs.ROOT / 'README.md', runs.ROOT / 'CONTRIBUTING.md',
          *sorted((runs.ROOT / 'docs').glob('*.md'))]
-RECIPES = sorted((runs.ROOT / 'configs').glob('*.py'))
+RECIPES = sorted((runs.ROOT / 'kdseg_jax/recipes').glob('*.py'))
 
 
 def reader():

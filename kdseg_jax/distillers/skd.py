@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from kdseg_jax import losses
 from kdseg_jax.distillers import core, resizing
 from kdseg_jax.distillers.holistic import holistic
 
 # method -> term -> weight, or weight and the options in which it differs from its factory.
-FORMS = {
+FORMS: dict[str, dict[str, Any]] = {
     # The conference: lambda_1 = 10 on the first two, lambda_2 = 0.1 (section 3.3). The options are
     # the factories' defaults: KL, averaged (eq. 1); every pixel a node (eq. 2); a conditional
     # critic under Wasserstein's loss with gradient penalty (section 3.2).

@@ -1,0 +1,45 @@
+"""Cityscapes, 19 classes: the pairs of SKD and CIRKD.
+
+Pairs: DeepLabV3-ResNet101 -> DeepLabV3-ResNet18, -MobileNetV2, PSPNet-ResNet18 at CIRKD's settings
+(crops 512x1024, batch 16, lr 0.02, wd 1e-4) or its second version's (settings=cirkd_v2, 80,000
+steps, batch 8, lr 0.01, wider heads), and PSPNet-ResNet101 -> PSPNet-ResNet18, -MobileNetV2,
+ESPNet at SKD's (settings=skd, crops 512x512, batch 8, lr 0.01, wd 5e-4). MobileNetV2 and ESPNet
+need a teacher of the size of their maps there: train it with --config.student.ceil_mode=False.
+Papers: Liu et al., CVPR 2019 (arXiv:1903.04197) and, for settings=skd, its journal version's
+script; Yang et al., CVPR 2022 (arXiv:2204.06986).
+Data: leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of cityscapes-dataset.com.
+Commands:
+  ./launch.sh data.prepare cityscapes --manual_dir=<archives> --data_dir=<data>
+  ./launch.sh train --config=configs/cityscapes.py:role=teacher \\
+      --config.data.root=<data> --workdir=runs/cityscapes_teacher
+  ./launch.sh train --config=configs/cityscapes.py:method=cirkd \\
+      --config.data.root=<data> --config.teacher.checkpoint=runs/cityscapes_teacher \\
+      --workdir=runs/cityscapes_distilled
+Expected: mIoU as reported, one seed. On val at settings=cirkd, teacher 78.1:
+  method                               DeepLabV3-ResNet18   -MobileNetV2   PSPNet-ResNet18
+  none                                               74.2           73.1              72.6
+  skd_cirkd                                          75.4           73.8
+  intra_class_variation+adversarial                  75.6           73.5
+  channel_wise+adversarial (a)                       75.6           74.7
+  double_similarity (b)                              74.8           74.1
+  cirkd (c)                                          76.4           75.4              74.7
+(a) with --config.distill.channel_wise_features.official_channel_count=True. (b) on MobileNetV2,
+CIRKD's code has the student's logits in the place of its missing auxiliary head's, ours leaves both
+heads out. (c) CIRKD's code pushes pixels of any class where ours follows the paper, and has its
+pairs among the two images of each of 8 devices, ours among all 16.
+On test at settings=cirkd_v2, teacher 78.3, DeepLabV3-ResNet18: method=none 73.6, cirkd_v2+context
+75.6, the queue and the pairs (of one image a device) as in (c).
+On val at settings=skd, teacher 78.3, PSPNet-ResNet18: method=none 69.1; skd_journal 74.1, with
+--config.distill.holistic.weight=0 71.8, and --config.distill.pairwise.weight=0 besides 70.5.
+The papers start from ImageNet weights, which are not included: expect less from scratch. Not run at
+full size yet. model=<name> takes another student, or teacher.
+"""
+
+from kdseg_jax.recipes import papers
+
+
+def get_config(arg=None):
+  """Arguments: role=teacher|student, method, settings=<of papers.SETTINGS>, model, runlocal."""
+  return papers.recipe(arg, data='cityscapes', own={
+      'cirkd': {'crop': (512, 1024)},
+      'cirkd_v2': {'crop': (512, 1024), 'batch_size': 8, 'learning_rate': 0.01}})

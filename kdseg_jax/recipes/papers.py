@@ -1,0 +1,100 @@
+"""What the recipes of the papers share: pairs of models, and the settings of SKD and CIRKD.
+
+Where they do not follow the papers: those start from ImageNet weights, subtract the mean of the
+images without dividing by their deviation, and draw the scale in steps of 0.1. SKD's PSPNet has
+pooled branches four times and an auxiliary head twice as wide, leaky ReLUs in both, Dropout of
+whole channels, and dilates the first block of a stage like the others; its teacher was given as
+weights, and is trained like the student here. CIRKD reports the best of an evaluation every 800
+steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from kdseg_jax import names
+from kdseg_jax.recipes import common
+
+# One learning rate for all parameters, no warm-up, poly power 0.9, SGD with momentum 0.9, Dropout
+# of 0.1 before the classifiers, 0.4 on the auxiliary head: the defaults of `common`.
+_CIRKD = {
+    'steps': 40_000, 'batch_size': 16, 'crop': (512, 512), 'scale': (0.5, 2.0),
+    'learning_rate': 0.02, 'weight_decay': 1e-4,
+    'teacher': 'deeplabv3_resnet101', 'student': 'deeplabv3_resnet18',
+    'backbone': {'deep_stem': True}, 'head_channels': {}, 'distill': {},
+}
+SETTINGS = {
+    # CVPR 2022, train_cirkd.py.
+    'cirkd': _CIRKD,
+    # Its second version (2025), train_cirkdv2.py: ResNets have wider heads of DeepLabV3, and
+    # narrower ones of PSPNet, than in the first.
+    'cirkd_v2': _CIRKD | {
+        'steps': 80_000,
+        'head_channels': {
+            **{f'deeplabv3_resnet{depth}': 512 for depth in (18, 34, 50, 101)},
+            **{f'pspnet_resnet{depth}': 256 for depth in (50, 101)}}},
+    # The journal's script, run_train_val.sh, which has weight decay 5e-4 for its critic too.
+    'skd': {
+        'steps': 40_000, 'batch_size': 8, 'crop': (512, 512), 'scale': (0.7, 2.1),
+        'learning_rate': 0.01, 'weight_decay': 5e-4,
+        'teacher': 'pspnet_resnet101', 'student': 'pspnet_resnet18',
+        'backbone': {'deep_stem': True, 'ceil_mode': True}, 'head_channels': {}, 'distill': {}},
+}
+
+
+def recipe(
+    arg: str | None, *, data: str, own: Mapping[str, Mapping] | None = None) -> ConfigDict:
+  """The config of a pair of models on a data set, at the settings of one of the papers.
+
+  Args:
+    arg: of the recipe: role=teacher|student, method=<methods>, settings=<one of `SETTINGS`>,
+      model=<name of the model that is trained; default: the paper's>, runlocal.
+    data: name of the data set.
+    own: settings -> the fields of `SETTINGS` that differ on this data set; `distill` among them is
+      term -> options, of every method that has the term.
+
+  Raises:
+    ValueError: as `common.parse_arg`, or unknown settings or role.
+  """
+  arg = common.parse_arg(
+      arg, role='student', method='none', settings='cirkd', model='', runlocal=False)
+  names.require(arg.role, ('teacher', 'student'), 'role')
+  names.require(arg.settings, SETTINGS, 'settings')
+  settings = SETTINGS[arg.settings] | (own or {}).get(arg.settings, {})
+  config = common.segmentation(arg.method, arg.role)
+  config.data.name = data
+  config.augmentation.update(crop=settings['crop'], scale=settings['scale'])
+  config.train.update(steps=settings['steps'], batch_size=settings['batch_size'])
+  config.optimizer.learning_rate = settings['learning_rate']
+  for optimizer in (config.optimizer, config.critic.optimizer):
+    optimizer.update(weight_decay=settings['weight_decay'], decay='all')
+  _set_model(config.student, arg.model or settings[arg.role], settings, small=arg.runlocal)
+  for term, options in settings['distill'].items():
+    if term in config.distill:
+      config.distill[term].update(options)
+  if 'double_similarity_pixel' in config.distill and not config.student.aux:
+    config.distill.double_similarity_pixel.taps = ('embedding', 'logits')
+  if config.student.name.startswith('espnet'):
+    _adapt_to_espnet(config.distill)
+  return common.runlocal(config) if arg.runlocal else config
+
+
+def _set_model(student, name, settings, small):
+  """The papers have a deep stem and an auxiliary head in ResNets alone."""
+  student.name = name
+  student.aux = 'resnet' in name
+  if student.aux:
+    student.update(settings['backbone'])
+  if name in settings['head_channels'] and not small:  # no width shrinks what is given
+    student.head_channels = settings['head_channels'][name]
+
+
+def _adapt_to_espnet(distill):
+  """ESPNet's logits are at full size, and what is distilled is its map of 256 channels at 1/8."""
+  for options in distill.values():
+    if 'resize' in options:
+      options.resize = True
+    if 'student_tap' in options:
+      options.student_tap = 'stage3'

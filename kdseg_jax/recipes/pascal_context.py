@@ -1,0 +1,31 @@
+"""Pascal Context, 59 classes: the pairs of SKD and CIRKD.
+
+Pairs: DeepLabV3-ResNet101 -> DeepLabV3-ResNet18, -MobileNetV2, PSPNet-ResNet18 at CIRKD's settings
+(crops 512x512, batch 16, lr 0.02, wd 1e-4) or its second version's (settings=cirkd_v2, 80,000
+steps, wider heads), and PSPNet-ResNet101 -> PSPNet-ResNet18, -MobileNetV2, ESPNet at SKD's
+(settings=skd, the same crops, batch 8, lr 0.01, wd 5e-4). MobileNetV2 and ESPNet need a teacher of
+the size of their maps there: train it with --config.student.ceil_mode=False.
+Papers: Liu et al., CVPR 2019 (arXiv:1903.04197) and, for settings=skd, its journal version's
+script; Yang et al., CVPR 2022 (arXiv:2204.06986).
+Data: VOCtrainval_03-May-2010.tar of host.robots.ox.ac.uk/pascal/VOC and trainval.tar.gz of
+cs.stanford.edu/~roozbeh/pascal-context.
+Commands:
+  ./launch.sh data.prepare pascal_context --manual_dir=<archives> --data_dir=<data>
+  ./launch.sh train --config=configs/pascal_context.py:role=teacher \\
+      --config.data.root=<data> --workdir=runs/pascal_context_teacher
+  ./launch.sh train --config=configs/pascal_context.py:method=pixelwise+pairwise \\
+      --config.data.root=<data> --config.teacher.checkpoint=runs/pascal_context_teacher \\
+      --workdir=runs/pascal_context_distilled
+Expected: neither paper reports this data set at these settings, so there is no figure to expect.
+The papers start from ImageNet weights, which are not included: expect less from scratch. Not run at
+full size yet. model=<name> takes another student, or teacher. Images are evaluated whole, each at
+its own size, which compiles a program a size; --config.eval.pad_multiple=128 makes them few by
+padding, which changes the result: see kdseg_jax/default_config.py.
+"""
+
+from kdseg_jax.recipes import papers
+
+
+def get_config(arg=None):
+  """Arguments: role=teacher|student, method, settings=<of papers.SETTINGS>, model, runlocal."""
+  return papers.recipe(arg, data='pascal_context')
