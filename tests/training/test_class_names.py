@@ -4,7 +4,6 @@ import pytest
 
 from configs import quickstart
 from kdseg_jax import models
-from kdseg_jax.data import scenes
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import experiment, loop
 from tests import toys
@@ -28,7 +27,8 @@ def trained(tmp_path_factory):
   return str(workdir)
 
 
-def shift(monkeypatch, splits=scenes.SPLITS, shifted=lambda names: (*names[1:], names[0])):
+def shift(monkeypatch, splits=('train', 'val', 'test'),
+          shifted=lambda names: (*names[1:], names[0])):
   """The data's class list changes: the same names, each a line further."""
   create = experiment.create_source
 
