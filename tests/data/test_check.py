@@ -134,3 +134,76 @@ def test_exit_status_tells_whether_there_are_problems(root, cache):
   assert all(message in output for message in MESSAGES) and '10 problems.' in output
   output = runs.run('data.check', root / 'gone', cache=cache, status=2)
   assert 'ERROR: ' in output and 'gone/images: no such folder' in output
+
+
+def masks(root, value=255, classes='wall\ncrack', train=20):
+  """A folder of black and white masks, which are what most drawing programs save."""
+  for i in range(train):
+    label = np.zeros((4, 6), np.uint8)
+    label[1:3, 2:4 + i % 2] = value
+    files.write_png(root / f'images/{i:02d}.png', np.full((4, 6, 3), i, np.uint8))
+    files.write_png(root / f'labels/{i:02d}.png', label)
+  (root / 'classes.txt').write_text(classes)
+
+
+def test_masks_saved_as_0_and_255_are_a_problem_with_its_remedy(tmp_path):
+  masks(tmp_path)
+  problem, = check.check(tmp_path).problems
+  assert 'train: no pixel is of crack' in problem and 'write "labels: 255=1"' in problem
+  (tmp_path / 'classes.txt').write_text('labels: 255=1\nwall\ncrack')
+  report = check.check(tmp_path)
+  assert report.problems == [] and report.classes == ('wall', 'crack')
+  assert report.splits['val'].pixels[[0, 1, 255]].tolist() == [40, 8, 0]  # two images
+  (tmp_path / 'classes.txt').unlink()
+  problem, = check.check(tmp_path).problems
+  assert 'all labels are 0, 255' in problem and 'write "labels: 255=1"' in problem
+
+
+def test_a_class_that_train_lacks_is_a_problem_and_one_that_val_lacks_a_note(tmp_path):
+  masks(tmp_path, value=1, classes='wall\ncrack\nmoss')
+  problem, = check.check(tmp_path).problems
+  assert 'train: no pixel is of moss, so that nothing can be learned of it. Take' in problem
+  files.write_png(tmp_path / 'labels/00.png', np.full((4, 6), 2, np.uint8))  # of val alone
+  report = check.check(tmp_path)
+  assert len(report.problems) == 1 and report.splits['val'].pixels[2] == 24
+  files.write_png(tmp_path / 'labels/01.png', np.full((4, 6), 2, np.uint8))
+  files.write_png(tmp_path / 'labels/00.png', np.zeros((4, 6), np.uint8))
+  report = check.check(tmp_path)
+  assert report.problems == [] and 'Note: val has no pixel of moss.' in check.describe(report)
+
+
+@pytest.mark.parametrize('split', ['train', 'val', 'test'])
+def test_a_split_without_a_labelled_pixel_is_a_problem(root, split):
+  for path in (root / 'labels' / split).iterdir():
+    files.write_png(path, np.full(archives.SIZE, 255, np.uint8))
+  problem, = check.check(root).problems
+  assert f'{split}: no pixel of its' in problem and 'all are ignored (255)' in problem
+
+
+def palette_label(path, label, **colors):
+  """A palette PNG, grey but for some colours, by 'c<label>'."""
+  palette = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
+  for name, color in colors.items():
+    palette[int(name[1:])] = color
+  picture = PIL.Image.fromarray(label)
+  picture.putpalette(palette.tobytes())
+  picture.save(path)
+
+
+def test_palettes_that_differ_where_labels_occur_are_a_problem(root):
+  label = np.zeros(archives.SIZE, np.uint8)
+  label[0], label[1], label[2] = 1, 2, 255
+  for i in range(4):  # label 1 is red, in whatever form the rest is
+    palette_label(root / f'labels/train/{i}.png', label, c1=(200, 0, 0), c7=(i, 0, 0),
+                  c255=(i, i, i))
+  assert check.check(root).problems == []  # 7 does not occur, and 255 is ignored
+  palette_label(root / 'labels/val/0.png', label, c1=(0, 0, 200))
+  palette_label(root / 'labels/val/1.png', label, c1=(0, 0, 200))
+  problem, = check.check(root).problems
+  assert 'train/0.png' in problem and 'val/0.png: label 1 has the colour #c80000' in problem
+  assert '#0000c8 in the second (1 more files differ' in problem
+  label[1] = 0
+  for i in range(2):
+    palette_label(root / f'labels/val/{i}.png', np.where(label == 1, 0, label).astype(np.uint8),
+                  c1=(0, 0, 200))
+  assert check.check(root).problems == []

@@ -176,6 +176,19 @@ def test_list_images_takes_files_and_sorted_folders(tmp_path):
   assert [path.name for path in found] == ['a.JPG', 'b.png', 'c.png']
 
 
+def test_subfolders_behind_links_count_once_whatever_loops_there_are(tmp_path):
+  (tmp_path / 'folder').mkdir()
+  (tmp_path / 'other/below').mkdir(parents=True)
+  for path in ('folder/a.png', 'other/b.png', 'other/below/c.png'):
+    (tmp_path / path).write_bytes(b'x')
+  (tmp_path / 'folder/link').symlink_to(tmp_path / 'other')
+  (tmp_path / 'folder/link2').symlink_to(tmp_path / 'other')
+  (tmp_path / 'other/below/up').symlink_to(tmp_path / 'other')
+  (tmp_path / 'other/below/top').symlink_to(tmp_path / 'folder')
+  found = files.list_images([tmp_path / 'folder'], subfolders=True)
+  assert [path.name for path in found] == ['a.png', 'b.png', 'c.png']
+
+
 def test_no_two_pictures_get_one_name():
   assert files.png_names(['x/a.png', 'y/a.jpg', 'x/a_2.png', 'b.v1.png', 'z/a.png']) == [
       'a.png', 'a_2.png', 'a_2_2.png', 'b.v1.png', 'a_3.png']

@@ -216,3 +216,42 @@ def test_wrong_content_is_refused_on_reading(root, spoil, index, message):
   with pytest.raises(ValueError, match=message):
     source[index]
 
+
+
+def test_links_are_followed_and_hidden_folders_are_not(root, tmp_path_factory):
+  elsewhere = tmp_path_factory.mktemp('elsewhere')
+  for name in ('images', 'labels'):
+    shutil.move(root / name / 'train', elsewhere / name)
+    (root / name / 'train').symlink_to(elsewhere / name)
+    shutil.move(elsewhere / name, elsewhere / f'{name}_moved')
+    (elsewhere / name).symlink_to(elsewhere / f'{name}_moved')  # a link to a link
+  picture = root / 'images/train/0.png'
+  shutil.move(picture, elsewhere / 'x.png')
+  picture.symlink_to(elsewhere / 'x.png')
+  hidden = root / 'labels/.ipynb_checkpoints'
+  hidden.mkdir()
+  shutil.copytree(hidden, root / 'images/train/.ipynb_checkpoints')
+  files.write_png(hidden / '0-checkpoint.png', np.full((4, 4), 9, np.uint8))
+  (root / 'classes.txt').unlink()
+  source = data.create('folder', 'train', root=root)
+  assert len(source) == 8 and len(source.classes) == 3  # the hidden 9 does not count
+  assert source[0]['image'].shape == (16, 24, 3)
+
+
+def test_names_match_in_composed_and_decomposed_unicode(tmp_path, monkeypatch):
+  monkeypatch.delenv('KDSEG_DATA', raising=False)
+  composed, decomposed = 'stra\xdfe_\xe9', 'stra\xdfe_e\u0301'
+  for i, (image, label) in enumerate([(composed, decomposed), (decomposed + '2', composed + '2')]):
+    files.write_png(tmp_path / f'images/{image}.png', np.zeros((4, 5, 3), np.uint8))
+    files.write_png(tmp_path / f'labels/{label}.png', np.full((4, 5), i, np.uint8))
+  (tmp_path / 'train.txt').write_text(decomposed, encoding='utf-8')
+  (tmp_path / 'val.txt').write_text(composed + '2', encoding='utf-8')
+  assert ids(data.create('folder', 'train', root=tmp_path)) == [composed]
+  assert ids(data.create('folder', 'val', root=tmp_path)) == [composed + '2']
+  (tmp_path / 'train.txt').write_text(f'{composed}\n{decomposed}', encoding='utf-8')
+  with pytest.raises(ValueError, match='line 2 repeats line 1'):
+    data.create('folder', 'train', root=tmp_path)
+  files.write_png(tmp_path / f'images/{decomposed}.png', np.zeros((4, 5, 3), np.uint8))
+  (tmp_path / 'train.txt').write_text(composed, encoding='utf-8')
+  with pytest.raises(ValueError, match='same name twice'):
+    data.create('folder', 'train', root=tmp_path)

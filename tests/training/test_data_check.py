@@ -1,0 +1,111 @@
+"""What labels a run may begin with: classes that never occur, splits without labels."""
+
+import logging
+import types
+
+import numpy as np
+import pytest
+
+from kdseg_jax import data
+from kdseg_jax.data import files
+from kdseg_jax.errors import UserError
+from kdseg_jax.training import data_check
+from tests.data import archives
+
+CLASSES = ('wall', 'crack', 'moss')
+
+
+class Labels:
+  """Labels of one value each; `reads` are the examples that were read."""
+
+  classes, palette = CLASSES, None
+
+  def __init__(self, values):
+    self.values, self.reads = values, []
+
+  def __len__(self):
+    return len(self.values)
+
+  def __getitem__(self, index):
+    self.reads.append(index)
+    label = np.full((2, 3), self.values[index], np.uint8)
+    return {'image': np.zeros((2, 3, 3), np.uint8), 'label': label}
+
+
+def check(tmp_path, train, val=(0, 1, 2), *, teacher=None, limit=0):
+  source = train if hasattr(train, 'classes') else Labels(train)
+  config = types.SimpleNamespace(
+      eval=types.SimpleNamespace(split='val', limit=limit),
+      data=types.SimpleNamespace(train_split='train'))
+  data_check.check_data(types.SimpleNamespace(
+      config=config, train_source=source, evaluation_source=Labels(val), teacher=teacher),
+      str(tmp_path))
+  return source
+
+
+def test_labels_of_every_class_are_not_remarked_upon(tmp_path, caplog):
+  check(tmp_path, [0, 1, 2, 255])
+  assert not caplog.records
+
+
+@pytest.mark.parametrize(('train', 'message'), [
+    ([255, 255], 'train: no pixel of its labels is of a class, all are ignored'),
+    ([0, 255, 0], r'train: all labelled pixels are of one class, wall, .*"labels: 255=1"')])
+def test_labels_of_which_nothing_can_be_learned_are_refused(tmp_path, train, message, caplog):
+  with pytest.raises(UserError, match=message):
+    check(tmp_path, train)
+  check(tmp_path, train, teacher='one to learn from')
+  assert 'nothing can be learned from them' in caplog.text
+
+
+def test_a_class_that_never_occurs_is_a_warning(tmp_path, caplog):
+  with caplog.at_level(logging.WARNING):
+    check(tmp_path, [0, 1, 0])  # val has moss
+  assert 'train has no pixel of moss: it cannot be learned' in caplog.text
+  caplog.clear()
+  check(tmp_path, [0, 1, 2], val=[0, 1])
+  assert 'val has no pixel of moss: metrics are of the other classes alone' in caplog.text
+
+
+def test_an_evaluation_without_labels_is_refused(tmp_path):
+  with pytest.raises(UserError, match='val: no pixel of its labels is of a class'):
+    check(tmp_path, [0, 1, 2], val=[255])
+  with pytest.raises(UserError, match='val: no pixel'):
+    check(tmp_path, [0, 1, 2], val=[255, 0, 1, 2], limit=1)  # what is evaluated is the first
+
+
+def test_training_labels_are_read_until_every_class_was_seen(tmp_path, monkeypatch, caplog):
+  source = check(tmp_path, [0, 1, 2] + [0] * 500)
+  assert len(source.reads) < 100  # and what the threads read ahead
+  monkeypatch.setattr(data_check, 'MOST_TRAINING_LABELS', 50)
+  source = check(tmp_path, [0] * 100 + [1] * 100)
+  assert len(source.reads) == 50 and min(np.diff(sorted(source.reads))) == 4
+  assert 'has, in 50 of its 200 labels, no pixel of moss' in caplog.text
+  check(tmp_path, [0] * 200)  # the others may hold what these do not: no error
+
+
+def test_unlabelled_images_are_no_training_labels(tmp_path):
+  unlabelled = Labels([255] * 50)
+  source = data.Concatenated(Labels([0, 1, 2]), unlabelled)
+  check(tmp_path, source)
+  assert not unlabelled.reads and len(source.first.reads) == 3
+  with pytest.raises(UserError, match='all labelled pixels are of one class'):
+    check(tmp_path, data.Concatenated(Labels([1, 1]), unlabelled))
+
+
+def test_masks_of_0_and_255_end_before_training(tmp_path):
+  for i in range(10):
+    files.write_png(tmp_path / f'images/{i}.png', np.zeros((4, 6, 3), np.uint8))
+    files.write_png(tmp_path / f'labels/{i}.png', np.tile(np.uint8([[0, 255]]), (4, 3)))
+  (tmp_path / 'classes.txt').write_text('wall\ncrack')
+  with pytest.raises(UserError, match=r'one class, wall, .*"labels: 255=1" in classes\.txt'):
+    check(tmp_path / 'work', data.create('folder', 'train', root=tmp_path))
+  (tmp_path / 'classes.txt').write_text('labels: 255=1\nwall\ncrack')
+  check(tmp_path / 'work', data.create('folder', 'train', root=tmp_path))
+
+
+def test_a_damaged_training_image_stops_before_training(tmp_path):
+  archives.folder(tmp_path)
+  (tmp_path / 'images/train/0.png').write_bytes(b'x')
+  with pytest.raises(UserError, match=r'train.0\.png: cannot be decoded'):
+    check(tmp_path / 'work', data.create('folder', 'train', root=tmp_path))
