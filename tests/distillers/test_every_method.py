@@ -32,23 +32,42 @@ OPTIMIZERS = Optimizers(*[optax.sgd(0.1, momentum=0.9)] * 3)
 # Float32 and another order of the same sums; what a lost collective changes is percents.
 TOLERANCE = 1e-4
 
-TERMS = list(methods.TERMS | methods.WRAPPERS)
-# A method of one term is that term with another weight.
-SUBJECTS = TERMS + [
-    f'method={name}' for name, terms in methods.METHODS.items() if len(terms) != 1]
+FACTORIES = methods.TERMS | methods.WRAPPERS
 
 
-def terms_of(subject):
-  """The terms of a subject, as `distillers.create` takes them, in small."""
-  if subject.startswith('method='):
-    terms = methods.METHODS[subject.removeprefix('method=')]
-  else:  # what wraps needs something to wrap
-    terms = ({'cross_image': 1.0} if subject in methods.WRAPPERS else {}) | {subject: 1.0}
-  factories = methods.TERMS | methods.WRAPPERS
-  options = lambda term: {
-      name: value for name, value in SMALL.items()
-      if name in inspect.signature(factories[term]).parameters}
-  return {term: {'weight': weight} | options(term) for term, weight in terms.items()}
+def options_of(term):
+  """A term as `distillers.create` takes it, with weight 1, in small."""
+  parameters = inspect.signature(FACTORIES[term]).parameters.values()
+  return {'weight': 1.0} | {
+      p.name: SMALL.get(p.name, p.default) for p in parameters
+      if p.kind is p.KEYWORD_ONLY and p.name != 'axis_name'}
+
+
+def terms_of(method):
+  """The terms of a method, in small."""
+  return {term: options | {name: SMALL[name] for name in options if name in SMALL}
+          for term, options in distillers.terms_of(method).items()}
+
+
+def subjects():
+  """name -> terms, of every term alone and of every method that is not a term with a weight."""
+  found = {term: {term: options_of(term)} for term in methods.TERMS}
+  for term in methods.WRAPPERS:  # what wraps needs something to wrap
+    found[term] = {'cross_image': options_of('cross_image'), term: options_of(term)}
+  for method in methods.METHODS:
+    terms = terms_of(method)
+    if terms and terms.keys() <= methods.WRAPPERS.keys():
+      continue  # there is nothing to wrap
+    if {term: options | {'weight': 1.0} for term, options in terms.items()} not in found.values():
+      found[f'method={method}'] = terms
+  return found
+
+
+SUBJECTS = subjects()
+METHODS = [name for name in SUBJECTS if name.startswith('method=')]
+# What compiles much is asked of the terms alone in a quick run: a method is a sum of them.
+TERMS_FIRST = [pytest.param(name, marks=pytest.mark.slow) if name in METHODS else name
+               for name in SUBJECTS]
 
 
 def batch_of(seed=0):
@@ -74,35 +93,40 @@ def inputs_of(distiller, batch, rng, step):
   return distillers.DistillInputs(**taps, batch=rest, rng=rng, step=step)
 
 
-def objectives_of(distiller, axis_name=None):
+def objectives_of(distiller, axis_name=None, *, gradients=True):
   """`({}, (state, key, step), batch) -> (memory, results)`, per device: losses and gradients.
 
-  The student's taps are `scale * tap + shift`, so that the gradients for scale and shift are those
-  of the taps summed over the batch, as a model's parameters have them.
+  The student's taps are `scale * tap + shift`, with parameters as a model has them: what reaches
+  every pixel of every image adds up in their gradients.
   """
-  descend = functools.partial(parallel.value_and_grad, axis_name=axis_name)
+  def descend(function, params):
+    if not gradients:
+      return function(params), None
+    return parallel.value_and_grad(function, axis_name=axis_name)(params)
 
   def step(_, state, batch):
     state, rng, number = state
     inputs = inputs_of(distiller, batch, rng, number)
 
     def loss(trained):
-      move = lambda tap, scale, shift: (scale * tap + shift).astype(tap.dtype)
-      student = jax.tree.map(move, inputs.student, trained['scale'], trained['shift'])
+      move = lambda tap, by: (by[0] * tap + by[1]).astype(tap.dtype)
+      student = jax.tree.map(move, inputs.student, trained['taps'])
       return distiller.loss(state._replace(params=trained['params']),
                             dataclasses.replace(inputs, student=student))
-    ones = jax.tree.map(lambda tap: jnp.ones(tap.shape[-1]), inputs.student)
-    trained = {'params': state.params, 'scale': ones,
-               'shift': jax.tree.map(jnp.zeros_like, ones)}
-    results = {}
-    (results['loss'], (memory, results['metrics'])), results['gradients'] = descend(loss)(trained)
+
+    def critic_loss(critic):
+      return distiller.critic.loss(state._replace(critic=critic, memory=memory), inputs)
+
+    as_they_are = lambda tap: jnp.stack([jnp.ones(tap.shape[-1]), jnp.zeros(tap.shape[-1])])
+    trained = {'params': state.params, 'taps': jax.tree.map(as_they_are, inputs.student)}
+    results = {'critic': None, 'critic_metrics': {}, 'critic_gradients': None}
+    (results['loss'], (memory, results['metrics'])), results['gradients'] = descend(loss, trained)
     if distiller.critic is not None:
       (results['critic'], (memory, results['critic_metrics'])), results['critic_gradients'] = (
-          descend(lambda critic: distiller.critic.loss(
-              state._replace(critic=critic, memory=memory), inputs))(state.critic))
+          descend(critic_loss, state.critic))
     if axis_name is not None:
-      results['metrics'], results['critic_metrics'] = (
-          jax.lax.pmean(results.get(name, {}), axis_name) for name in ('metrics', 'critic_metrics'))
+      for name in ('metrics', 'critic_metrics'):
+        results[name] = jax.lax.pmean(results[name], axis_name)
     return memory, results
   return step
 
@@ -110,12 +134,10 @@ def objectives_of(distiller, axis_name=None):
 class Subject:
   """A method with its compiled program and the states of two seeds."""
 
-  def __init__(self, name):
-    self.name, self.terms = name, terms_of(name)
-    self.distiller = distillers.create(self.terms)
+  def __init__(self, terms):
+    self.terms, self.distiller = terms, distillers.create(terms)
     step = objectives_of(self.distiller)
-    step.__name__ = f'step_of_{name}'  # chex counts by it
-    self.step = step
+    step.__name__ = f'step_of_{terms}'  # chex counts by it
     self.run = jax.jit(chex.assert_max_traces(step, 1))
     shapes = jax.eval_shape(
         lambda: inputs_of(self.distiller, batch_of(), jax.random.key(0), jnp.int32(0)))
@@ -134,14 +156,22 @@ class Subject:
     return jax.device_get(self.run({}, self.state(), batch_of()))
 
 
-@functools.cache
-def subject_of(name):
-  return Subject(name)
+_made = {}
+
+
+def subject_of(terms):
+  """The subject of these terms; each is made once."""
+  if repr(terms) not in _made:
+    _made[repr(terms)] = Subject(terms)
+  return _made[repr(terms)]
 
 
 @pytest.fixture(params=SUBJECTS)
 def subject(request):
-  return subject_of(request.param)
+  return subject_of(SUBJECTS[request.param])
+
+
+of_terms_first = pytest.mark.parametrize('subject', TERMS_FIRST, indirect=True)
 
 
 def assert_close(got, want):
@@ -171,12 +201,11 @@ def test_losses_are_float32_scalars_whose_gradients_reach_what_is_trained(subjec
   state = subject.state()[0]
   assert jax.tree.map(jnp.shape, memory) == jax.tree.map(jnp.shape, state.memory)
   assert jax.tree.map(lambda x: x.dtype, memory) == jax.tree.map(lambda x: x.dtype, state.memory)
-  for name, gradients in results['gradients']['scale'].items():
-    shift = results['gradients']['shift'][name]
-    is_read_for_its_width = name == 'logits' and not np.any(shift)
-    assert np.any(gradients) or is_read_for_its_width, name
+  moved = {name for name, x in results['gradients']['taps'].items() if np.any(x)}
+  # Some read the logits for the number of classes alone.
+  assert moved | {'logits'} == {*subject.distiller.requires.student, 'logits'}
+  assert bool(moved) == (results['loss'] != 0) == bool(subject.terms)
   assert all(np.any(x) for x in jax.tree.leaves(results['gradients']['params']))
-  assert (results['loss'] != 0) == bool(subject.terms)
 
 
 def test_steps_are_compiled_once(subject):
@@ -186,8 +215,13 @@ def test_steps_are_compiled_once(subject):
     subject.run({}, (state._replace(memory=memory), rng, number), batch_of(step))
 
 
-def test_compiled_is_not_compiled(subject):
-  assert_close(subject.step({}, subject.state(), batch_of()), subject.results)
+@of_terms_first
+def test_values_are_the_same_without_compilation(subject):
+  memory, results = objectives_of(subject.distiller, gradients=False)(
+      {}, subject.state(), batch_of())
+  compiled_memory, compiled = subject.results
+  values = lambda results: {name: results[name] for name in results if 'gradients' not in name}
+  assert_close((memory, values(results)), (compiled_memory, values(compiled)))
 
 
 def test_the_key_decides_and_nothing_else(subject):
@@ -217,6 +251,7 @@ def test_losses_and_gradients_are_finite(subject, kind):
   assert_finite(subject.run({}, subject.state(), batch))
 
 
+@of_terms_first
 def test_two_seeds_at_once_on_eight_devices_are_each_alone_on_one(subject):
   """`jax.vmap` inside the map over devices, as studies have it, with unlike label counts."""
   distiller = distillers.create(subject.terms, axis_name=parallel.AXIS)
@@ -228,15 +263,17 @@ def test_two_seeds_at_once_on_eight_devices_are_each_alone_on_one(subject):
   for seed in (0, 1):
     memory, results = subject.run({}, subject.state(seed), batch_of())
     one_of = functools.partial(jax.tree.map, lambda x, seed=seed: x[seed])
-    assert_close(one_of(together), (memory, {'critic_metrics': {}} | results))
+    assert_close(one_of(together), (memory, results))
 
 
+@of_terms_first
 def test_bfloat16_taps(subject):
   """Losses are still float32 and near those of float32 taps, gradients finite."""
   batch = batch_of()
   for owner in ('student', 'teacher'):
     batch[owner] = {name: tap.astype(jnp.bfloat16) for name, tap in batch[owner].items()}
-  memory, results = jax.device_get(jax.jit(subject.step)({}, subject.state(), batch))
+  run = jax.jit(objectives_of(subject.distiller))
+  memory, results = jax.device_get(run({}, subject.state(), batch))
   assert_finite(results)
   wanted_memory, wanted = subject.results
   types = lambda tree: jax.tree.map(lambda x: x.dtype, tree)
@@ -256,6 +293,29 @@ def test_a_state_comes_back_from_a_checkpoint_bit_for_bit(subject, tmp_path):
   checkpointer.close()
   bits = lambda state: state._replace(rng=jax.random.key_data(state.rng))
   assert_equal(bits(restored), bits(state))
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_a_method_is_the_weighted_sum_of_its_terms(name):
+  """With the draws, the memory and the critics that each term has alone."""
+  terms = SUBJECTS[name]
+  wrappers = {term: options for term, options in terms.items() if term in methods.WRAPPERS}
+  memory, results = subject_of(terms).results
+  loss, taps = 0.0, {}
+  for term, options in terms.items():
+    if term in methods.WRAPPERS:
+      continue
+    alone = subject_of({term: options | {'weight': 1.0}} | wrappers)
+    term_memory, found = alone.results
+    loss += options['weight'] * found['loss']
+    for tap, gradient in found['gradients']['taps'].items():
+      taps[tap] = taps.get(tap, 0) + options['weight'] * gradient
+    if not wrappers:
+      assert_close(memory[term], term_memory[term])
+    if found['critic_gradients']:
+      assert_close(results['critic_gradients'][term], found['critic_gradients'][term])
+  np.testing.assert_allclose(results['loss'], loss, rtol=1e-5)
+  assert_close(results['gradients']['taps'], taps)
 
 
 def test_missing_taps_are_refused_by_name(subject):

@@ -85,10 +85,11 @@ def test_a_critic_has_its_own_optimiser_and_steps_or_those_of_the_config():
   teacher = experiment.Teacher(None, {}, '', 0)
 
   def rates(optimizer, count):
-    state, found = optimizer.init(1.0), []
+    one = np.float32(1)
+    state, found = optimizer.init(one), []
     for _ in range(count):
-      update, state = optimizer.update(1.0, state, 1.0)
-      found.append(-float(update))
+      update, state = optimizer.update(one, state, one)
+      found.append(-update)
     return np.asarray(found)
   built = experiment.create_experiment(config, teacher=teacher)
   parts = built.distiller.critic.parts
