@@ -8,7 +8,6 @@ import functools
 import importlib
 import inspect
 
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
