@@ -24,7 +24,7 @@ from tests.test_term_options import Critic
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
-DRAWS = ('uniform', 'normal', 'bits', 'bernoulli', 'permutation', 'randint', 'choice', 'categorical')
+DRAWS = ('uniform', 'normal', 'bits', 'bernoulli', 'permutation', 'randint', 'choice')
 TERMS = {
     'memory': {'pixel_slots': 9, 'region_slots': 7, 'pixel_samples': 6, 'region_samples': 6,
                'anchors_per_image': 3},
