@@ -121,6 +121,18 @@ def test_the_log_holds_the_rate_of_the_config_and_means_since_the_last_row(tmp_p
   assert {(source.split, len(source)) for _, source in evaluated} == {('test', 500)}
 
 
+def test_the_critic_is_scheduled_over_its_own_updates():
+  config = config_of(critic={'steps': 3, 'optimizer': {
+      'learning_rate': 1.0, 'power': 1.0, 'momentum': 0.0, 'weight_decay': 0.0}})
+  optimizer = experiment.create_experiment(config).optimizers.critic
+  weight, moves = np.float32(0), []
+  state = optimizer.init(weight)
+  for _ in range(3):
+    move, state = optimizer.update(np.float32(1), state, weight)
+    moves.append(float(move))
+  np.testing.assert_allclose(moves, [-(1 - done / 36) for done in range(3)], rtol=1e-5)
+
+
 def test_teachers_and_starts_are_the_best_checkpoints_of_their_own_architecture(
     tmp_path, monkeypatch):
   sizes = []
