@@ -42,6 +42,18 @@ BESIDE = {
     'channel_wise_features.projection': {'student_tap': 'wide'},
     'neighbourhood': {'node_size': 1}, 'node_scale': {}, 'norm': {'eps': 0.5},
 }
+# Options of several parts of a term: each part must read them, whatever the others do.
+ONLY = {'memory': {'pixel': {'region_weight': 0.0}, 'region': {'pixel_weight': 0.0}},
+        'channels': {'cross': {'mse_weight': 0.0, 'memory_weight': 0.0},
+                     'mse': {'cross_weight': 0.0, 'memory_weight': 0.0},
+                     'memory': {'cross_weight': 0.0, 'mse_weight': 0.0}}}
+OF_PARTS = [
+    *[('memory', option, part) for part in ONLY['memory'] for option in (
+        'temperature', 'kd_temperature', 'ignore_label', 'only_filled', 'anchors_per_image',
+        'student_tap', 'teacher_tap')],
+    *[('channels', option, part) for part in ONLY['channels'] for option in (
+        'pool', 'student_tap', 'teacher_tap')],
+    *[('channels', 'temperature', part) for part in ('cross', 'memory')]]
 CASES = [(term, option) for term, factory in FACTORIES.items() for option in [
     'weight', *(name for name, parameter in inspect.signature(factory).parameters.items()
                 if parameter.kind is parameter.KEYWORD_ONLY and name != 'axis_name')]]
@@ -109,13 +121,14 @@ def batch_of():
 
 
 @functools.cache
-def program(term, items, same_size):
+def program(term, items, same_size, memory_only=False):
   """The train step's program, without what neither the loss nor the new state depends on.
 
   Args:
     term: the term.
     items: its options, as pairs.
     same_size: whether student and teacher have maps of one size.
+    memory_only: leaves out as well what the term's memory does not depend on.
   """
   terms = {term: {'weight': 0.7} | methods._options(FACTORIES[term]) | dict(items)}
   if term in methods.WRAPPERS:  # it needs something to wrap
@@ -137,6 +150,8 @@ def program(term, items, same_size):
 
     def run(*arguments):
       state, metrics = step(*arguments)
+      if memory_only:
+        return state.distiller.memory
       return state, metrics['loss']  # others tell nothing of what is trained
     variables = jax.eval_shape(lambda: teacher.init({}, None))
     return str(state) + jax.jit(run).lower(variables, state, batch).as_text()
@@ -157,3 +172,23 @@ def test_another_value_of_an_option_changes_the_program(term, option):
               for value in (default, other)]
   assert not programs[1].startswith('refused'), programs[1]
   assert programs[0] != programs[1], f'{term}.{option}={other!r} changes nothing'
+
+
+@pytest.mark.parametrize('term,option,part', OF_PARTS)
+def test_every_part_of_a_term_reads_the_options_it_shares(term, option, part):
+  base = BASE[term] | ONLY[term][part]
+  value = another(term, option, (methods._options(FACTORIES[term]) | base)[option])
+  programs = [program(term, tuple(items.items()), True) for items in (
+      base, base | {option: value})]
+  assert programs[0] != programs[1], f'{term}.{option}={value!r} changes nothing of {part}'
+
+
+@pytest.mark.parametrize('term,option', [
+    ('memory', 'ignore_label'), ('memory', 'teacher_tap'), ('memory', 'pixels_per_class'),
+    ('channels', 'teacher_tap'), ('channels', 'pool')])
+def test_what_is_remembered_depends_on_the_options_too(term, option):
+  base = BASE[term]
+  value = another(term, option, (methods._options(FACTORIES[term]) | base)[option])
+  programs = [program(term, tuple(items.items()), True, memory_only=True) for items in (
+      base, base | {option: value})]
+  assert programs[0] != programs[1], f'{term}.{option}={value!r} changes nothing'

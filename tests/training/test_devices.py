@@ -24,7 +24,7 @@ from kdseg_jax.training.evaluation import Evaluator
 from kdseg_jax.training.state import Optimizers, create_state
 from kdseg_jax.training.step import make_train_step
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('quick_compilation')]
+pytestmark = pytest.mark.slow
 
 AXIS = parallel.AXIS
 TASK = tasks.SegmentationTask(num_classes=11)

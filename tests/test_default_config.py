@@ -1,0 +1,102 @@
+"""The defaults, written out: one that changes is to be changed here as well, and on purpose.
+
+Sources of those that are published stand beside them; options of terms are those of their papers or
+official scripts, see the docstrings of the factories.
+"""
+
+import inspect
+
+from ml_collections import ConfigDict
+
+from kdseg_jax import default_config
+from kdseg_jax.distillers import methods
+
+_OPTIMIZER = {
+    'name': 'sgd', 'learning_rate': 0.01,      # PSPNet, section 4.1
+    'schedule': 'poly', 'power': 0.9,          # ibid.
+    'momentum': 0.9, 'weight_decay': 1e-4,     # ibid.
+    'decay': 'kernels', 'warmup_steps': 0, 'nesterov': False, 'clip_norm': 0.0,
+    'b1': 0.9, 'b2': 0.999}                    # Adam, section 2
+DEFAULTS = {
+    'seed': 0, 'role': 'student', 'parallel': 'shard_map', 'method': 'none', 'distill': {},
+    'align_corners': True,                     # SKD's and CIRKD's codes
+    'auxiliary_weight': 0.4,                   # PSPNet, section 3.3
+    'supervised': {'loss': 'cross_entropy', 'ohem_threshold': 0.7, 'ohem_min_kept': 100_000},
+    'data': {
+        'name': 'scenes', 'root': '', 'size': (), 'train_split': 'train', 'train_limit': 0,
+        'seed': None, 'unlabelled': '',
+        'tfds': {'image_key': 'image', 'label_key': 'label', 'num_classes': 0}},
+    'augmentation': {'crop': (64, 64), 'scale': (0.5, 2.0), 'flip': 0.5},
+    'student': {
+        'name': 'deeplabv3_resnet18', 'width': 1.0, 'output_stride': 8, 'aux': True,
+        'project_dropout': 0.5, 'dropout': 0.1,  # torchvision's head; PSPNet's code
+        'dtype': 'float32', 'remat': 'none', 'init': ''},
+    'teacher': {'checkpoint': '', 'min_metric': 0.0},
+    'train': {
+        'steps': 40_000, 'batch_size': 16,     # SKD, section 4.1, and CIRKD's scripts
+        'split_teacher': False, 'compile_level': 3, 'accumulate': 1, 'ema_decay': 0.0,
+        'freeze': (), 'init_from': ''},
+    'optimizer': _OPTIMIZER,
+    'memory_limit_gb': 8.0,
+    'critic': {'steps': 1, 'optimizer': _OPTIMIZER | {'learning_rate': 4e-4}},  # SKD's code
+    'prepare': {'steps': 0, 'optimizer': _OPTIMIZER},
+    'eval': {
+        'split': 'val', 'every_steps': 2_000, 'batch_size': 8, 'limit': 0, 'pad_multiple': 1,
+        'window': (), 'overlap': 1 / 3, 'scales': (1.0,), 'flip': False, 'absent_as_zero': False},
+    'checkpoint': {'every_steps': 1_000, 'keep': 2},
+    'log': {'every_steps': 50},
+}
+_EMBEDDING = {'student_tap': 'embedding', 'teacher_tap': 'embedding'}
+_RESIZE = {'resize': False, 'align_corners': True}
+_HOLISTIC = _RESIZE | {
+    'conditional': True, 'input_norm': False, 'critic_loss': 'wasserstein',
+    'gradient_penalty_weight': 10.0, 'critic_weight': 0.1, 'width': 1.0, 'tap': 'logits'}
+TERMS = {
+    'pixelwise': _RESIZE | {
+        'temperature': 1.0, 'form': 'kl', 'reduction': 'mean', 'tap': 'logits'},
+    'pairwise': _EMBEDDING | {
+        'node_scale': 0.5, 'node_size': None, 'pool': 'max', 'norm_gradient': True,
+        'norm': 'add_eps', 'eps': 1e-8, 'neighbourhood': None},
+    'holistic': _HOLISTIC,
+    'adversarial': _HOLISTIC | {
+        'conditional': False, 'input_norm': True, 'critic_loss': 'hinge',
+        'gradient_penalty_weight': 0.0},
+    'kd': _RESIZE | {'temperature': 1.0, 'tap': 'logits'},
+    'decoupled': {
+        'alpha': 1.0, 'beta': 8.0, 'temperature': 4.0, 'ignore_label': 255, 'tap': 'logits'},
+    'fitnets': _EMBEDDING | _RESIZE | {'projection': True},
+    'attention_transfer': _EMBEDDING,
+    'channel_wise_features': _EMBEDDING | {
+        'temperature': 4.0, 'projection': None, 'official_channel_count': False},
+    'channel_wise_logits': {'temperature': 4.0, 'tap': 'logits'},
+    'intra_class_variation': _EMBEDDING | {'ignore_label': 255},
+    'double_similarity_pixel': {'taps': ('aux_logits', 'embedding', 'logits')},
+    'double_similarity_category': {'temperature': 4.0, 'tap': 'logits'},
+    'cross_image': _EMBEDDING | {'temperature': 0.1, 'pool': None},
+    'memory': _EMBEDDING | {
+        'pixel_weight': 0.1, 'region_weight': 0.1, 'pixel_slots': 20_000, 'region_slots': 2_000,
+        'pixel_samples': 4_096, 'region_samples': 1_024, 'pixels_per_class': 16,
+        'anchors_per_image': None, 'only_filled': True, 'temperature': 0.1, 'kd_temperature': 1.0,
+        'ignore_label': 255},
+    'channels': _EMBEDDING | {
+        'cross_weight': 1.0, 'mse_weight': 100.0, 'memory_weight': 0.1, 'slots': 10_000,
+        'samples': 2_048, 'pool': 4, 'temperature': 0.1},
+    'context': {'tap': 'embedding'},
+}
+
+
+def plain(config):
+  return {name: plain(value) if isinstance(value, ConfigDict) else value
+          for name, value in config.items()}
+
+
+def test_the_defaults_of_the_config_are_these():
+  assert plain(default_config.segmentation()) == DEFAULTS
+
+
+def test_the_defaults_of_the_terms_are_these():
+  factories = methods.TERMS | methods.WRAPPERS
+  assert {term: {name: parameter.default
+                 for name, parameter in inspect.signature(factory).parameters.items()
+                 if parameter.kind is parameter.KEYWORD_ONLY and name != 'axis_name'}
+          for term, factory in factories.items()} == TERMS

@@ -1,0 +1,302 @@
+"""What a run, a study and an evaluation do is what their config says.
+
+Runs are not compared with each other: what all of them ignore would stay unseen. Steps, models and
+evaluations are made up, so that nothing is compiled.
+"""
+
+import importlib
+import json
+import types
+
+import numpy as np
+import pytest
+from absl import flags
+from ml_collections import ConfigDict
+
+from configs import common, quickstart
+from kdseg_jax import data, distillers
+from kdseg_jax.data import augmentation, pipeline
+from kdseg_jax.training import experiment, initialization, loop, parallel, run, study_plan
+from kdseg_jax.training.state import TrainState
+from tests import runs, toys
+
+
+@pytest.fixture(autouse=True)
+def toy_model(monkeypatch):
+  monkeypatch.setattr(experiment, 'create_model', lambda config, classes: toys.Model(classes))
+
+
+def config_of(**fields):
+  config = quickstart.get_config('role=student,runlocal')
+  config.augmentation.update(scale=(0.5, 1.5), flip=0.3)
+  config.data.update(train_limit=0)
+  config.train.steps = 12
+  config.optimizer.update(learning_rate=0.5, power=2.0)
+  config.update(fields)
+  return config
+
+
+class Checkpoints:
+  """In place of a `Checkpointer`: the best is not the newest."""
+
+  def __init__(self, workdir, **_):
+    self.saved, self.restored = [], []
+
+  latest_step = lambda self: 9
+  best_step = lambda self: 2
+  close = lambda self: None
+  has_metrics = lambda self, step: True
+
+  def read_meta(self, step):
+    config = json.loads(quickstart.get_config('role=teacher').to_json())
+    return {'config': config, 'classes': list('abc'), 'palette': [[0, 0, 0]] * 3, 'metric': 'x'}
+
+  def restore_model(self, step, like):
+    return {'params': {'from': step}, 'batch_stats': {}}
+
+
+def run_of(config, workdir, monkeypatch, *, done=0, prepared=0, average=None):
+  """A run whose state is a few numbers; `evaluated` notes what its evaluator is given."""
+  monkeypatch.setattr(run, 'Checkpointer', lambda *_, **__: types.SimpleNamespace(
+      latest_step=lambda: None, save=lambda *_: None, close=lambda: None,
+      reached_preemption=None))
+  evaluated = []
+
+  def evaluator(variables, source, **_):
+    evaluated.append((variables, source))
+    return {'mean_iou': 0.25}
+  state = TrainState(step=np.int32(done), prepare_step=np.int32(prepared), params={'p': 1},
+                     batch_stats={}, opt_state=(), distiller=(), rng=0, average=average or {})
+  built = experiment.create_experiment(config)
+  started = run.Run(built, str(workdir), state, evaluator=evaluator, should_stop=lambda: False)
+  return started, evaluated
+
+
+def advance(started, phase):
+  """Takes the run to the end of a phase; the batches it read. The loss of step k is k."""
+  read = []
+
+  def step(state, batch):
+    read.append(batch)
+    counter = 'prepare_step' if phase == 'prepare' else 'step'
+    state = state._replace(**{counter: getattr(state, counter) + 1})
+    return state, {'loss': np.float32(getattr(state, counter))}
+  loop.advance(started, phase, step, types.SimpleNamespace(agree=lambda *_: False))
+  return read
+
+
+@pytest.mark.parametrize('phase,fields', [
+    ('train', {}), ('train', {'seed': 3}), ('train', {'data': {'seed': 5}}), ('prepare', {})])
+@pytest.mark.parametrize('start', [0, 4])
+def test_a_run_reads_the_batches_of_its_config_from_where_it_goes_on(
+    phase, fields, start, tmp_path, monkeypatch):
+  config = config_of(prepare={'steps': 12}, **fields)
+  started, _ = run_of(config, tmp_path, monkeypatch, done=start, prepared=start)
+  read = advance(started, phase)
+  seed = config.seed if config.data.seed is None else config.data.seed
+  wanted = pipeline.train_batches(
+      data.create('scenes', 'train'), batch_size=8, start=start,
+      seed=seed if phase == 'train' else run._named_seed('prepare', seed),
+      augmentation=augmentation.Augmentation((32, 32), (0.5, 1.5), 0.3))
+  assert len(read) == 12 - start
+  for batch, want in zip(read[:3], wanted):
+    for name in want:
+      np.testing.assert_array_equal(batch[name], want[name])
+
+
+def test_the_log_holds_the_rate_of_the_config_and_means_since_the_last_row(tmp_path, monkeypatch):
+  config = config_of(log={'every_steps': 5}, eval={'every_steps': 4})
+  started, evaluated = run_of(config, tmp_path, monkeypatch, average={'ema': 1})
+  started.teacher_metrics = {'mean_iou': 0.75}
+  advance(started, 'train')
+  rows = runs.rows(tmp_path)
+  of_phase = lambda phase: [row for row in rows if row['phase'] == phase]
+  assert [row['step'] for row in of_phase('train')] == [5, 10, 12]
+  np.testing.assert_allclose([row['learning_rate'] for row in of_phase('train')],
+                             [0.5 * (1 - done / 12)**2 for done in (4, 9, 11)], rtol=1e-5)
+  assert [row['loss'] for row in of_phase('train')] == [3.0, 8.0, 11.5]
+  assert [(row['step'], row['mean_iou'], row['teacher_mean_iou'])
+          for row in of_phase('evaluation')] == [(step, 0.25, 0.75) for step in (4, 8, 12)]
+  assert [variables for variables, _ in evaluated] == [{'ema': 1}] * 3  # not what is trained
+  assert {(source.split, len(source)) for _, source in evaluated} == {('test', 500)}
+
+
+def test_the_critic_is_scheduled_over_its_own_updates():
+  config = config_of(critic={'steps': 3, 'optimizer': {
+      'learning_rate': 1.0, 'power': 1.0, 'momentum': 0.0, 'weight_decay': 0.0}})
+  optimizer = experiment.create_experiment(config).optimizers.critic
+  weight, moves = np.float32(0), []
+  state = optimizer.init(weight)
+  for _ in range(3):
+    move, state = optimizer.update(np.float32(1), state, weight)
+    moves.append(float(move))
+  np.testing.assert_allclose(moves, [-(1 - done / 36) for done in range(3)], rtol=1e-5)
+
+
+def test_teachers_and_starts_are_the_best_checkpoints_of_their_own_architecture(
+    tmp_path, monkeypatch):
+  sizes = []
+  monkeypatch.setattr(experiment, 'create_model', lambda config, classes: (
+      sizes.append((config.width, classes)), toys.Model(classes))[1])
+  monkeypatch.setattr(experiment, 'Checkpointer', Checkpoints)
+  monkeypatch.setattr(initialization, 'Checkpointer', Checkpoints)
+  mesh = parallel.create_mesh()
+  config = config_of(teacher={'checkpoint': 'somewhere'})
+  teacher = experiment.load_teacher(config, 3, mesh)
+  assert teacher.step == 2 and teacher.variables['params'] == {'from': 2}
+  assert teacher.workdir.endswith('somewhere')
+  assert sizes == [(quickstart.get_config('role=teacher').student.width, 3)]
+  newest, _ = experiment.load_model('somewhere', None, mesh, best=False)
+  assert newest.step == 9 and newest.variables['params'] == {'from': 9}
+  saved, _ = initialization._load(experiment.create_experiment(config), 'elsewhere')
+  assert saved['params'] == {'from': 2}
+
+
+# Fields that say nothing of how a teacher scores; a new field of eval or data is to be in
+# `measure_teacher`'s key or here.
+NOT_MEASURED = {'eval.every_steps', 'eval.batch_size', 'data.train_split', 'data.train_limit',
+                'data.seed', 'data.unlabelled', 'data.unlabelled_share', 'eval.pictures'}
+MEASURED_TOO = ('align_corners', 'teacher.step', 'teacher.workdir')
+
+
+def leaves(config, prefix):
+  for name, value in config.items():
+    if isinstance(value, ConfigDict) and value:
+      yield from leaves(value, f'{prefix}{name}.')
+    else:
+      yield prefix + name
+
+
+def test_a_teacher_is_measured_again_where_anything_of_the_measurement_changed(
+    tmp_path, monkeypatch):
+  calls = []
+  monkeypatch.setattr(run, 'create_evaluator', lambda *_: lambda *_: (
+      calls.append(1), {'mean_iou': 0.5})[1])
+  other = {'split': 'val', 'window': (16, 16), 'scales': (0.5, 1.0), 'size': (40, 40),
+           'name': 'folder', 'root': 'x'}
+
+  def measured(field):
+    config = config_of(eval={'window': (8, 8), 'every_steps': 1})
+    teacher = {'step': 3, 'workdir': '/a'}
+    if field:
+      section, _, name = field.rpartition('.')
+      if section == 'teacher':
+        teacher[name] = teacher[name] * 2
+      else:
+        place = config
+        for part in filter(None, section.split('.')):
+          place = place[part]
+        value = place[name]
+        with config.unlocked():
+          place[name] = other.get(name) or (
+              not value if isinstance(value, bool) else f'{value}x' if isinstance(value, str)
+              else (value or 0) * 2 + 1 if name != 'overlap' else 0.7)
+    before = len(calls)
+    run.measure_teacher(types.SimpleNamespace(
+        teacher=types.SimpleNamespace(**teacher, model=None, variables=None), config=config,
+        inference=experiment.create_inference(config), evaluation_source=None,
+        task=experiment.create_task(config, 3)), str(tmp_path))
+    return len(calls) > before
+  assert measured(None) and not measured(None)
+  config = config_of()
+  for field in (*leaves(config.eval, 'eval.'), *leaves(config.data, 'data.'), *MEASURED_TOO):
+    assert measured(field) == (field not in NOT_MEASURED), field
+    measured(None)
+
+
+@pytest.fixture
+def program_of(monkeypatch):
+  """Imports a program; two of them define flags of one name."""
+  def load(name):
+    for flag in ('config', 'split', 'best'):
+      if flag in flags.FLAGS and f'kdseg_jax.{name}' not in importlib.sys.modules:
+        delattr(flags.FLAGS, flag)
+    return importlib.import_module(f'kdseg_jax.{name}')
+  return load
+
+
+SEEDS = (7, 2, 5)
+SCORES = {('alone', 7): 0.30, ('alone', 2): 0.10, ('alone', 5): 0.20,
+          ('kd', 7): 0.31, ('kd', 2): 0.15, ('kd', 5): 0.22}  # sorted otherwise than the seeds
+
+
+def study_of():
+  config = config_of()
+  return common.study(config, title='', description='', seeds=SEEDS,
+                      students={'alone': {}, 'kd': {'method': 'kd', 'optimizer': {'power': 3.0}}})
+
+
+def test_a_report_pairs_every_student_with_the_baseline_of_its_seed(
+    tmp_path, monkeypatch, program_of):
+  study, config = program_of('study'), study_of()
+  monkeypatch.setattr(study, 'inference_cost', lambda *_: {})
+  for (name, seed), score in SCORES.items():
+    folder = tmp_path / 'students' / name / f'seed{seed}'
+    folder.mkdir(parents=True)
+    (folder / 'metrics.jsonl').write_text(''.join(
+        json.dumps({'phase': 'evaluation', 'step': step, 'mean_iou': value,
+                    'per_class_iou': [value] * 11}) + '\n'
+        for step, value in ((6, score + 0.5), (12, score))))
+  report = study.make_report(config, str(tmp_path))
+  kd = report['students']['kd']
+  assert report['seeds'] == list(SEEDS) and kd['mean_iou_of_seeds'] == [0.31, 0.15, 0.22]
+  differences = [SCORES['kd', seed] - SCORES['alone', seed] for seed in SEEDS]
+  assert kd['paired']['difference'] == pytest.approx(np.mean(differences))
+  half = 4.302652729911275 * np.std(differences, ddof=1) / np.sqrt(3)  # t, 97.5%, 2 degrees
+  assert kd['paired']['interval'] == pytest.approx(
+      [np.mean(differences) - half, np.mean(differences) + half])
+  assert kd['mean_iou'] == pytest.approx(0.68 / 3)
+  assert kd['best_of_many'] == pytest.approx(0.68 / 3 + 0.5)
+  assert kd['per_class_difference']['background'] == pytest.approx(np.mean(differences))
+
+
+def test_a_student_of_a_study_has_its_own_fields_and_seed_and_the_shared_data():
+  config = study_of()
+  config.seed = 40
+  for name, power, terms in (('alone', 2.0, {}), ('kd', 3.0, distillers.terms_of('kd'))):
+    for seed in SEEDS:
+      own = study_plan.student_config(config, name, seed)
+      assert (own.seed, own.data.seed, own.optimizer.power) == (seed, 40, power)
+      assert own.distill.to_dict() == terms and own.train.split_teacher
+  assert study_plan.student_workdir('w', 'kd', 2) != study_plan.student_workdir('w', 'kd', 7)
+
+
+class Seen(Exception):
+  """Ends a program where what it was to show has been seen."""
+
+
+def test_evaluate_looks_at_the_split_and_folder_asked_for_as_its_config_says(
+    monkeypatch, program_of):
+  evaluate, config = program_of('evaluate'), config_of()
+  config.data.name, config.parallel, config.align_corners = 'folder', 'pmap', False
+  config.eval.update(batch_size=24, limit=5, pad_multiple=16, window=(16, 24), overlap=0.25,
+                     scales=(0.5, 1.0), flip=True, absent_as_zero=True)
+  seen = {}
+  source = types.SimpleNamespace(classes=tuple('abc'))
+  monkeypatch.setattr(data, 'create', lambda name, split, root, **_: (
+      seen.update(source=(name, split, root)), source)[1])
+  monkeypatch.setattr(experiment, 'load_model', lambda workdir, classes, mesh, best=True, **_: (
+      seen.update(model=(workdir, best)), (types.SimpleNamespace(
+          model='model', variables='variables', step=2), ConfigDict({'classes': tuple('abc')})))[1])
+
+  class Evaluator:
+
+    def __init__(self, task, model, mesh, **options):
+      seen.update(task=task, options=options)
+
+    def count(self, variables, given):
+      assert variables == 'variables' and given is source
+      raise Seen
+  monkeypatch.setattr(evaluate, 'Evaluator', Evaluator)
+  monkeypatch.setattr(evaluate.program, 'require_workdir', lambda **_: 'work')
+  given = {'CONFIG': config, 'SPLIT': 'extra', 'DATA_ROOT': 'elsewhere', 'BEST': True}
+  for name in ('CONFIG', 'SPLIT', 'DATA_ROOT', 'JSON', 'CONFUSION', 'BEST'):
+    monkeypatch.setattr(
+        evaluate, f'_{name}', types.SimpleNamespace(value=given.get(name)), raising=False)
+  with pytest.raises(Seen):
+    evaluate.main([])
+  assert seen['source'] == ('folder', 'extra', 'elsewhere') and seen['model'] == ('work', True)
+  assert seen['options'] == {
+      'mode': 'pmap', 'batch_size': 24, 'limit': 5, 'multiple': 16,
+      'inference': experiment.Inference((16, 24), 0.25, (0.5, 1.0), True)}
+  assert seen['task'].absent_as_zero and not seen['task'].align_corners
