@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from kdseg_jax import names
+from kdseg_jax.errors import UserError
 from kdseg_jax.recipes import common
 
 # One learning rate for all parameters, no warm-up, poly power 0.9, SGD with momentum 0.9, Dropout
@@ -44,13 +45,18 @@ SETTINGS = {
 }
 
 
+# Methods with a script of its own settings; all others have been compared at CIRKD's first.
+SETTINGS_OF_METHODS = {'cirkd_v2': 'cirkd_v2', 'skd_journal': 'skd'}
+
+
 def recipe(
     arg: str | None, *, data: str, own: Mapping[str, Mapping] | None = None) -> ConfigDict:
   """The config of a pair of models on a data set, at the settings of one of the papers.
 
   Args:
-    arg: of the recipe: role=teacher|student, method=<methods>, settings=<one of `SETTINGS`>,
-      model=<name of the model that is trained; default: the paper's>, runlocal.
+    arg: of the recipe: role=teacher|student, method=<methods>, settings=<one of `SETTINGS`;
+      default: those of the method's script>, model=<name of the model that is trained; default: the
+      paper's>, runlocal.
     data: name of the data set.
     own: settings -> the fields of `SETTINGS` that differ on this data set; `distill` among them is
       term -> options, of every method that has the term.
@@ -59,7 +65,8 @@ def recipe(
     ValueError: as `common.parse_arg`, or unknown settings or role.
   """
   arg = common.parse_arg(
-      arg, role='student', method='none', settings='cirkd', model='', runlocal=False)
+      arg, role='student', method='none', settings='', model='', runlocal=False)
+  arg.settings = arg.settings or _settings_of(arg.method)
   names.require(arg.role, ('teacher', 'student'), 'role')
   names.require(arg.settings, SETTINGS, 'settings')
   settings = SETTINGS[arg.settings] | (own or {}).get(arg.settings, {})
@@ -79,6 +86,14 @@ def recipe(
   if config.student.name.startswith('espnet'):
     _adapt_to_espnet(config.distill)
   return common.runlocal(config) if arg.runlocal else config
+
+
+def _settings_of(method):
+  found = {SETTINGS_OF_METHODS[name] for name in method.split('+') if name in SETTINGS_OF_METHODS}
+  if len(found) > 1:
+    raise UserError(f'method={method}: its methods have scripts of different settings, '
+                    f'{" and ".join(sorted(found))}. Say which: settings=<one of them>.')
+  return found.pop() if found else 'cirkd'
 
 
 def _set_model(student, name, settings, small):

@@ -261,3 +261,14 @@ def test_the_methods_can_distil_every_student(model):
     state = jax.eval_shape(lambda m=method, i=inputs: m.init(jax.random.key(0), i))
     loss, _ = jax.eval_shape(method.loss, state, inputs)
     assert loss.shape == () and loss.dtype == jnp.float32, name
+
+
+def test_a_method_brings_the_settings_of_its_script():
+  of = lambda arg: (lambda config: (config.train.steps, config.train.batch_size,
+                                    config.optimizer.learning_rate))(cityscapes.get_config(arg))
+  assert of('method=cirkd_v2+context') == of('settings=cirkd_v2') == (80_000, 8, 0.01)
+  assert of('method=skd_journal') == of('settings=skd') != of('method=skd')
+  assert of('method=cirkd') == of(None) == of('settings=cirkd')
+  assert of('method=cirkd_v2,settings=cirkd') == of('settings=cirkd')
+  with pytest.raises(ValueError, match='cirkd_v2 and skd. Say which: settings='):
+    cityscapes.get_config('method=cirkd_v2+skd_journal')
