@@ -112,15 +112,30 @@ def test_evaluate_takes_split_data_root_and_overrides(cache, camvid, teachers, t
 
 
 @pytest.mark.slow
+def test_evaluate_and_predict_compare_class_names(cache, teachers, tmp_path):
+  archives.folder(tmp_path / 'data', size=(36, 48), num_classes=11)
+  arguments = [f'--workdir={teachers["camvid.py"]}', '--split=test', '--config.data.name=folder',
+               f'--config.data.root={tmp_path / "data"}', '--config.eval.window=()']
+  for program in ('evaluate', 'predict'):
+    output = runs.run(program, *arguments, cache=cache, status=2)
+    assert 'have different classes, other names' in output
+    assert '0 name 0' in output and '0 sky' in output
+    runs.run(program, *arguments, '--allow_class_names', cache=cache)
+
+
+@pytest.mark.slow
 def test_predict_writes_palette_pngs_of_the_size_of_the_images_and_overlays_with_a_legend(
     cache, teachers, tmp_path):
   rng = np.random.default_rng(0)
   folder = tmp_path / 'photos'
   files.write_png(folder / 'a.png', rng.integers(0, 256, (40, 56, 3), np.uint8))
   files.write_png(folder / 'b.png', rng.integers(0, 256, (33, 47, 3), np.uint8))
+  (folder / 'c.png').write_bytes(b'cut short')
   output = tmp_path / 'out'
-  runs.run('predict', f'--workdir={teachers["quickstart.py"]}', f'--output={output}', folder,
-           folder / 'a.png', cache=cache)
+  text = runs.run('predict', f'--workdir={teachers["quickstart.py"]}', f'--output={output}', folder,
+                  folder / 'a.png', cache=cache, status=1)
+  assert '3 images.' in text and '1 of 4 images were left out:' in text
+  assert 'c.png: cannot be decoded' in text and 'Traceback' not in text
   assert sorted(path.name for path in (output / 'labels').iterdir()) == [
       'a.png', 'a_2.png', 'b.png']
   labels = files.read_label(output / 'labels' / 'b.png')
