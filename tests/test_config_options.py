@@ -176,16 +176,27 @@ def due(config):
           for phase in run.PHASES for step in range(1, 50)]
 
 
-def compiled(config):
-  """The programs of a step and XLA's options for each."""
+def compiler_options(config, build):
+  """What XLA is told of each of the programs that a function builds of an experiment."""
   options = []
   built = experiment_of(config)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(jax, 'jit', lambda function, original=jax.jit, **given: (
         options.append(given.get('compiler_options')), original(function, **given))[1])
-    programs.train_step_of(built)
-    programs.prepare_program(built)
+    build(built)
   return options
+
+
+def compiled_step(config):
+  return compiler_options(config, programs.train_step_of)
+
+
+def compiled_teacher(config):
+  return compiler_options(config, lambda built: programs.teacher_program(built, ('logits',)))
+
+
+def compiled_preparation(config):
+  return compiler_options(config, programs.prepare_program)
 
 
 def evaluation_of(config):
@@ -253,9 +264,9 @@ CASES = [  # field, another value, where it is seen, fields beside it
     ('teacher.min_metric', 0.5, measured, {'method': 'kd'}),
     ('train.steps', 30, due, {}), ('train.steps', 30, train_program, {}),
     ('train.batch_size', 16, batches, {}),
-    ('train.split_teacher', True, compiled, WITH_TEACHER),
-    ('train.compile_level', 1, compiled, WITH_TEACHER),
-    ('train.compile_level', 1, compiled, WITH_TEACHER | {'train.split_teacher': True}),
+    ('train.split_teacher', True, compiled_step, WITH_TEACHER),
+    *[('train.compile_level', 1, look, WITH_TEACHER)
+      for look in (compiled_step, compiled_teacher, compiled_preparation)],
     ('train.accumulate', 2, train_program, {'train.batch_size': 16}),
     ('train.ema_decay', 0.9, train_program, {}), ('train.freeze', ('Conv_0/*',), train_program, {}),
     *[(f'optimizer.{field}', value, train_program,
