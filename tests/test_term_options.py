@@ -59,6 +59,13 @@ CASES = [(term, option) for term, factory in FACTORIES.items() for option in [
                 if parameter.kind is parameter.KEYWORD_ONLY and name != 'axis_name')]]
 
 
+def defaults_of(term):
+  """The options of a term with the defaults of its factory."""
+  return {name: parameter.default
+          for name, parameter in inspect.signature(FACTORIES[term]).parameters.items()
+          if parameter.kind is parameter.KEYWORD_ONLY and name != 'axis_name'}
+
+
 def lookup(table, term, option, default=None):
   return table.get(f'{term}.{option}', table.get(option, default))
 
@@ -130,7 +137,7 @@ def program(term, items, same_size, memory_only=False):
     same_size: whether student and teacher have maps of one size.
     memory_only: leaves out as well what the term's memory does not depend on.
   """
-  terms = {term: {'weight': 0.7} | methods._options(FACTORIES[term]) | dict(items)}
+  terms = {term: {'weight': 0.7} | defaults_of(term) | dict(items)}
   if term in methods.WRAPPERS:  # it needs something to wrap
     terms['fitnets'] = {'weight': 1.0}
   widths = {'logits': CLASSES, 'aux_logits': CLASSES, 'embedding': 6, 'other': 6}
@@ -162,7 +169,7 @@ def program(term, items, same_size, memory_only=False):
 @pytest.mark.parametrize('term,option', CASES)
 def test_another_value_of_an_option_changes_the_program(term, option):
   base = BASE.get(term, {}) | lookup(BESIDE, term, option, {})
-  default = ({'weight': 0.7} | methods._options(FACTORIES[term]) | base)[option]
+  default = ({'weight': 0.7} | defaults_of(term) | base)[option]
   if term in methods.WRAPPERS and option == 'weight':
     other = 0.0  # it only switches the wrapper on
   else:
@@ -177,7 +184,7 @@ def test_another_value_of_an_option_changes_the_program(term, option):
 @pytest.mark.parametrize('term,option,part', OF_PARTS)
 def test_every_part_of_a_term_reads_the_options_it_shares(term, option, part):
   base = BASE[term] | ONLY[term][part]
-  value = another(term, option, (methods._options(FACTORIES[term]) | base)[option])
+  value = another(term, option, (defaults_of(term) | base)[option])
   programs = [program(term, tuple(items.items()), True) for items in (
       base, base | {option: value})]
   assert programs[0] != programs[1], f'{term}.{option}={value!r} changes nothing of {part}'
@@ -188,7 +195,7 @@ def test_every_part_of_a_term_reads_the_options_it_shares(term, option, part):
     ('channels', 'teacher_tap'), ('channels', 'pool')])
 def test_what_is_remembered_depends_on_the_options_too(term, option):
   base = BASE[term]
-  value = another(term, option, (methods._options(FACTORIES[term]) | base)[option])
+  value = another(term, option, (defaults_of(term) | base)[option])
   programs = [program(term, tuple(items.items()), True, memory_only=True) for items in (
       base, base | {option: value})]
   assert programs[0] != programs[1], f'{term}.{option}={value!r} changes nothing'

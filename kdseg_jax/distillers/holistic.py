@@ -127,7 +127,7 @@ def holistic(
         memory={name: value for name, value in variables.items() if name != 'params'})
 
   def loss(state, inputs):
-    student, _ = at_common_size(inputs)
+    student = at_common_size(inputs)[0] if resize else inputs.student[tap]
     scores, memory = score(state.critic, state.memory, view(student, inputs.batch))
     return losses.wasserstein_generator(scores, axis_name=axis_name), (memory, {})
 

@@ -96,7 +96,7 @@ def test_the_critic_is_made_for_and_sees_the_larger_maps():
     larger = shapes((16, 24), (16, 24))
     assert shapes((16, 24), (4, 6)) == shapes((4, 6), (16, 24)) == larger
     assert shapes((4, 6), (4, 6)) != larger
-    value, _ = jax.eval_shape(method.critic_loss, state_of(method, inputs_of()), inputs_of())
+    value, _ = jax.eval_shape(method.critic.loss, state_of(method, inputs_of()), inputs_of())
     assert value.shape == ()
 
 
