@@ -183,11 +183,13 @@ def test_every_part_of_a_term_reads_the_options_it_shares(term, option, part):
   assert programs[0] != programs[1], f'{term}.{option}={value!r} changes nothing of {part}'
 
 
-@pytest.mark.parametrize('term,option', [
-    ('memory', 'ignore_label'), ('memory', 'teacher_tap'), ('memory', 'pixels_per_class'),
-    ('channels', 'teacher_tap'), ('channels', 'pool')])
-def test_what_is_remembered_depends_on_the_options_too(term, option):
-  base = BASE[term]
+@pytest.mark.parametrize('term,option,part', [
+    ('memory', 'ignore_label', 'pixel'), ('memory', 'ignore_label', 'region'),
+    ('memory', 'teacher_tap', 'pixel'), ('memory', 'teacher_tap', 'region'),
+    ('memory', 'pixels_per_class', 'pixel'), ('channels', 'teacher_tap', 'memory'),
+    ('channels', 'pool', 'memory')])
+def test_what_is_remembered_depends_on_the_options_too(term, option, part):
+  base = BASE[term] | ONLY[term][part]
   value = another(term, option, (methods._options(FACTORIES[term]) | base)[option])
   programs = [program(term, tuple(items.items()), True, memory_only=True) for items in (
       base, base | {option: value})]
