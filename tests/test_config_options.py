@@ -146,7 +146,7 @@ def teacher(config):
 def measured(config):
   """A teacher that scores 0.3."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(run, 'create_evaluator', lambda *_: lambda *_: {'mean_iou': 0.3})
+    patch.setattr(run, 'create_evaluator', lambda *_: lambda *_, **__: {'mean_iou': 0.3})
     return run.measure_teacher(experiment_of(config), 'work')
 
 
@@ -211,7 +211,8 @@ def evaluation_of(config):
       seen.append((text_of(program, variables, state, given), batch))
       matrix = np.zeros((11, 11), int)
       matrix[1, 1:3] = 1
-      return {'confusion_matrix': matrix, 'images': np.sum(batch['index'] >= 0)}
+      counts = {'confusion_matrix': matrix, 'images': np.sum(batch['index'] >= 0)}
+      return (counts, None) if config.eval.pictures else counts
     return step
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(evaluation.parallel, 'data_parallel', record)
@@ -249,6 +250,8 @@ CASES = [  # field, another value, where it is seen, fields beside it
     ('data.train_split', 'val', batches, {}), ('data.train_limit', 3, batches, {}),
     ('data.seed', 5, batches, {}),
     ('data.unlabelled', 'b/images/train', batches, {'data.train_limit': 3}),
+    ('data.unlabelled', 'rest', batches, {'data.train_limit': 3}),
+    ('data.unlabelled_share', 0.5, batches, {'data.train_limit': 3, 'data.unlabelled': 'rest'}),
     ('data.tfds.image_key', 'photo', source_arguments, {'data.name': 'tfds:x'}),
     ('data.tfds.label_key', 'classes', source_arguments, {'data.name': 'tfds:x'}),
     ('data.tfds.num_classes', 9, source_arguments, {'data.name': 'tfds:x'}),
@@ -284,7 +287,7 @@ CASES = [  # field, another value, where it is seen, fields beside it
     ('eval.pad_multiple', 20, evaluation_of, {}), ('eval.window', (16, 16), evaluation_of, {}),
     ('eval.overlap', 0.7, evaluation_of, {'eval.window': (16, 16)}),
     ('eval.scales', (0.5, 1.0), evaluation_of, {}), ('eval.flip', True, evaluation_of, {}),
-    ('eval.absent_as_zero', True, evaluation_of, {}),
+    ('eval.absent_as_zero', True, evaluation_of, {}), ('eval.pictures', 0, evaluation_of, {}),
     ('checkpoint.every_steps', 7, due, {}), ('checkpoint.keep', 5, start, {}),
     ('log.every_steps', 7, due, {}),
 ]

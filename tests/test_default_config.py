@@ -24,7 +24,7 @@ DEFAULTS = {
     'supervised': {'loss': 'cross_entropy', 'ohem_threshold': 0.7, 'ohem_min_kept': 100_000},
     'data': {
         'name': 'scenes', 'root': '', 'size': (), 'train_split': 'train', 'train_limit': 0,
-        'seed': None, 'unlabelled': '',
+        'seed': None, 'unlabelled': '', 'unlabelled_share': None,
         'tfds': {'image_key': 'image', 'label_key': 'label', 'num_classes': 0}},
     'augmentation': {'crop': (64, 64), 'scale': (0.5, 2.0), 'flip': 0.5},
     'student': {
@@ -42,7 +42,8 @@ DEFAULTS = {
     'prepare': {'steps': 0, 'optimizer': _OPTIMIZER},
     'eval': {
         'split': 'val', 'every_steps': 2_000, 'batch_size': 8, 'limit': 0, 'pad_multiple': 1,
-        'window': (), 'overlap': 1 / 3, 'scales': (1.0,), 'flip': False, 'absent_as_zero': False},
+        'window': (), 'overlap': 1 / 3, 'scales': (1.0,), 'flip': False, 'absent_as_zero': False,
+        'pictures': 4},
     'checkpoint': {'every_steps': 1_000, 'keep': 2},
     'log': {'every_steps': 50},
 }
@@ -50,17 +51,18 @@ _EMBEDDING = {'student_tap': 'embedding', 'teacher_tap': 'embedding'}
 _RESIZE = {'resize': False, 'align_corners': True}
 _HOLISTIC = _RESIZE | {
     'conditional': True, 'input_norm': False, 'critic_loss': 'wasserstein',
-    'gradient_penalty_weight': 10.0, 'critic_weight': 0.1, 'width': 1.0, 'tap': 'logits'}
+    'gradient_penalty_weight': 10.0, 'critic_weight': 0.1, 'width': 1.0, 'tap': 'logits',
+    'critic_learning_rate': None, 'critic_b1': 0.9, 'critic_b2': 0.99, 'critic_steps': None}
 TERMS = {
     'pixelwise': _RESIZE | {
         'temperature': 1.0, 'form': 'kl', 'reduction': 'mean', 'tap': 'logits'},
     'pairwise': _EMBEDDING | {
-        'node_scale': 0.5, 'node_size': None, 'pool': 'max', 'norm_gradient': True,
+        'node_scale': None, 'node_size': None, 'pool': 'max', 'norm_gradient': True,
         'norm': 'add_eps', 'eps': 1e-8, 'neighbourhood': None},
     'holistic': _HOLISTIC,
     'adversarial': _HOLISTIC | {
         'conditional': False, 'input_norm': True, 'critic_loss': 'hinge',
-        'gradient_penalty_weight': 0.0},
+        'gradient_penalty_weight': 0.0, 'critic_learning_rate': 4e-4},
     'kd': _RESIZE | {'temperature': 1.0, 'tap': 'logits'},
     'decoupled': {
         'alpha': 1.0, 'beta': 8.0, 'temperature': 4.0, 'ignore_label': 255, 'tap': 'logits'},

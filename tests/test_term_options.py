@@ -32,7 +32,9 @@ OTHER = {
     'ignore_label': 1, 'tap': 'aux_logits', 'student_tap': 'other', 'teacher_tap': 'other',
     'taps': ('embedding', 'logits'), 'form': 'cross_entropy', 'reduction': 'sum_over_batch',
     'critic_loss': 'hinge', 'adversarial.critic_loss': 'wasserstein', 'norm': 'clamp',
-    'pairwise.pool': 'mean', 'cross_image.pool': 2, 'channels.pool': 3, 'node_size': 1,
+    'pairwise.pool': 'mean', 'cross_image.pool': 2, 'channels.pool': 3, 'node_size': 2,
+    'node_scale': 0.5, 'critic_learning_rate': 0.01, 'critic_b1': 0.5, 'critic_b2': 0.5,
+    'critic_steps': 2,
     'neighbourhood': 1, 'eps': 0.5, 'anchors_per_image': 3, 'context.tap': 'other',
     'pixels_per_class': 1, 'channel_wise_features.projection': True,
 }
@@ -40,7 +42,9 @@ OTHER = {
 BESIDE = {
     'fitnets.projection': {'student_tap': 'wide'}, 'align_corners': {'resize': True},
     'channel_wise_features.projection': {'student_tap': 'wide'},
-    'neighbourhood': {'node_size': 1}, 'node_scale': {}, 'norm': {'eps': 0.5},
+    'neighbourhood': {'node_size': 1}, 'pairwise.pool': {'node_size': 2},
+    'critic_b1': {'critic_learning_rate': 0.01}, 'critic_b2': {'critic_learning_rate': 0.01},
+    'norm': {'eps': 0.5},
 }
 # Options of several parts of a term: each part must read them, whatever the others do.
 ONLY = {'memory': {'pixel': {'region_weight': 0.0}, 'region': {'pixel_weight': 0.0}},
@@ -190,11 +194,13 @@ def test_every_part_of_a_term_reads_the_options_it_shares(term, option, part):
   assert programs[0] != programs[1], f'{term}.{option}={value!r} changes nothing of {part}'
 
 
-@pytest.mark.parametrize('term,option', [
-    ('memory', 'ignore_label'), ('memory', 'teacher_tap'), ('memory', 'pixels_per_class'),
-    ('channels', 'teacher_tap'), ('channels', 'pool')])
-def test_what_is_remembered_depends_on_the_options_too(term, option):
-  base = BASE[term]
+@pytest.mark.parametrize('term,option,part', [
+    ('memory', 'ignore_label', 'pixel'), ('memory', 'ignore_label', 'region'),
+    ('memory', 'teacher_tap', 'pixel'), ('memory', 'teacher_tap', 'region'),
+    ('memory', 'pixels_per_class', 'pixel'), ('channels', 'teacher_tap', 'memory'),
+    ('channels', 'pool', 'memory')])
+def test_what_is_remembered_depends_on_the_options_too(term, option, part):
+  base = BASE[term] | ONLY[term][part]
   value = another(term, option, (defaults_of(term) | base)[option])
   programs = [program(term, tuple(items.items()), True, memory_only=True) for items in (
       base, base | {option: value})]
