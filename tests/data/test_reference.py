@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from kdseg_jax.data import augmentation, camvid, files, palettes, pipeline, subset
 from kdseg_jax.data.tfds_builders import BUILDERS
-from kdseg_jax.training import parallel
-from kdseg_jax.training.evaluation import Evaluator
+from kdseg_jax.training import evaluation, parallel
 
 SETTINGS = hypothesis.settings(max_examples=30, deadline=None, derandomize=True)
 SIDE = st.integers(1, 24)
@@ -144,6 +143,8 @@ def test_scales_reach_both_ends_and_are_drawn_evenly():
 
 @SETTINGS
 @hypothesis.given(st.integers(1, 200), st.integers(0, 220))
+@hypothesis.example(9, 8)
+@hypothesis.example(9, 9)
 def test_subsets_are_the_first_and_evenly_spread(length, limit):
   source = list(range(length))
   count = limit if 0 < limit < length else length
@@ -173,7 +174,7 @@ class Coded:
 @pytest.mark.parametrize('limit', [0, 1, 5, 9])
 def test_evaluation_with_a_limit_is_of_the_first_images(limit):
   source = Coded(9)
-  evaluator = Evaluator(None, None, parallel.create_mesh(), batch_size=2, limit=limit)
+  evaluator = evaluation.Evaluator(None, None, parallel.create_mesh(), batch_size=2, limit=limit)
   evaluator._step = lambda variables, memory, batch: {
       name: np.bincount(batch[name][batch['index'] >= 0].ravel(), minlength=20)
       for name in ('index', 'image', 'label')}
