@@ -177,8 +177,8 @@ class Checkpointer:
     except Exception as error:
       reason = next(iter(str(error).splitlines()), '')
       raise CheckpointError(
-          f'{self._path(step)}: cannot be {what}: {_REASONS[what]} ({type(error).__name__}: {reason:.200})'
-      ) from error
+          f'{self._path(step)}: cannot be {what}: {_REASONS[what]} '
+          f'({type(error).__name__}: {reason:.200})') from error
 
   def _check(self, step, item, like):
     differences = describe_differences(self._saved(step, item), like)
