@@ -160,9 +160,12 @@ class Checkpointer:
     with self._library('read', step):
       saved = self._manager.item_metadata(step)[item]
     if saved is None:
-      raise CheckpointError(f'{self._workdir}: checkpoint {step} has no item {item!r}; it is '
-                            'incomplete, or was not written by this program.')
+      raise CheckpointError(f'{self._path(step)}: cannot be read: {_REASONS["read"]} (It has no '
+                            f'item {item!r}.)')
     return saved.tree
+
+  def _path(self, step=None):
+    return os.path.join(self._workdir, FOLDER, *([] if step is None else [str(step)]))
 
   @contextlib.contextmanager
   def _library(self, what, step=None):
@@ -172,11 +175,10 @@ class Checkpointer:
     except (MemoryError, jax.errors.JaxRuntimeError):
       raise  # of the devices
     except Exception as error:
-      path = os.path.join(self._workdir, FOLDER, *([] if step is None else [str(step)]))
       reason = next(iter(str(error).splitlines()), '')
       raise CheckpointError(
-          f'{path}: cannot be {what}: {_REASONS[what]} ({type(error).__name__}: {reason:.200})'
-      ) from error
+          f'{self._path(step)}: cannot be {what}: {_REASONS[what]} '
+          f'({type(error).__name__}: {reason:.200})') from error
 
   def _check(self, step, item, like):
     differences = describe_differences(self._saved(step, item), like)
