@@ -4,17 +4,15 @@ Runs are not compared with each other: what all of them ignore would stay unseen
 evaluations are made up, so that nothing is compiled.
 """
 
-import importlib
 import json
 import types
 
 import numpy as np
 import pytest
-from absl import flags
 from ml_collections import ConfigDict
 
 from configs import common, quickstart
-from kdseg_jax import data, distillers
+from kdseg_jax import data, distillers, evaluate, study
 from kdseg_jax.data import augmentation, pipeline
 from kdseg_jax.training import experiment, initialization, loop, parallel, run, study_plan
 from kdseg_jax.training.state import TrainState
@@ -204,17 +202,6 @@ def test_a_teacher_is_measured_again_where_anything_of_the_measurement_changed(
     measured(None)
 
 
-@pytest.fixture
-def program_of(monkeypatch):
-  """Imports a program; two of them define flags of one name."""
-  def load(name):
-    for flag in ('config', 'split', 'best'):
-      if flag in flags.FLAGS and f'kdseg_jax.{name}' not in importlib.sys.modules:
-        delattr(flags.FLAGS, flag)
-    return importlib.import_module(f'kdseg_jax.{name}')
-  return load
-
-
 SEEDS = (7, 2, 5)
 SCORES = {('alone', 7): 0.30, ('alone', 2): 0.10, ('alone', 5): 0.20,
           ('kd', 7): 0.31, ('kd', 2): 0.15, ('kd', 5): 0.22}  # sorted otherwise than the seeds
@@ -226,9 +213,8 @@ def study_of():
                       students={'alone': {}, 'kd': {'method': 'kd', 'optimizer': {'power': 3.0}}})
 
 
-def test_a_report_pairs_every_student_with_the_baseline_of_its_seed(
-    tmp_path, monkeypatch, program_of):
-  study, config = program_of('study'), study_of()
+def test_a_report_pairs_every_student_with_the_baseline_of_its_seed(tmp_path, monkeypatch):
+  config = study_of()
   monkeypatch.setattr(study, 'inference_cost', lambda *_: {})
   for (name, seed), score in SCORES.items():
     folder = tmp_path / 'students' / name / f'seed{seed}'
@@ -265,9 +251,8 @@ class Seen(Exception):
   """Ends a program where what it was to show has been seen."""
 
 
-def test_evaluate_looks_at_the_split_and_folder_asked_for_as_its_config_says(
-    monkeypatch, program_of):
-  evaluate, config = program_of('evaluate'), config_of()
+def test_evaluate_looks_at_the_split_and_folder_asked_for_as_its_config_says(monkeypatch):
+  config = config_of()
   config.data.name, config.parallel, config.align_corners = 'folder', 'pmap', False
   config.eval.update(batch_size=24, limit=5, pad_multiple=16, window=(16, 24), overlap=0.25,
                      scales=(0.5, 1.0), flip=True, absent_as_zero=True)
@@ -288,13 +273,12 @@ def test_evaluate_looks_at_the_split_and_folder_asked_for_as_its_config_says(
       assert variables == 'variables' and given is source
       raise Seen
   monkeypatch.setattr(evaluate, 'Evaluator', Evaluator)
-  monkeypatch.setattr(evaluate.program, 'require_workdir', lambda **_: 'work')
-  given = {'CONFIG': config, 'SPLIT': 'extra', 'DATA_ROOT': 'elsewhere', 'BEST': True}
-  for name in ('CONFIG', 'SPLIT', 'DATA_ROOT', 'JSON', 'CONFUSION', 'BEST'):
-    monkeypatch.setattr(
-        evaluate, f'_{name}', types.SimpleNamespace(value=given.get(name)), raising=False)
+  monkeypatch.setattr(evaluate.program, 'require_workdir', lambda *_, **__: 'work')
+  options = types.SimpleNamespace(
+      config=config, split='extra', data_root='elsewhere', best=True, json=None, confusion=None,
+      allow_class_names=False)
   with pytest.raises(Seen):
-    evaluate.main([])
+    evaluate.main(options, [])
   assert seen['source'] == ('folder', 'extra', 'elsewhere') and seen['model'] == ('work', True)
   assert seen['options'] == {
       'mode': 'pmap', 'batch_size': 24, 'limit': 5, 'multiple': 16,
