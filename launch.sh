@@ -24,8 +24,9 @@ usage: ./launch.sh <command> [options]
   test [pytest options]                            installs what the tests need and runs them all
 
 Every field of a config can be overridden: --config.train.steps=1000. --require_accelerator refuses
-to run on the CPU. `./launch.sh <command> --helpfull` lists the options of a command. Paths are those
-of the folder that you are in; a recipe that is not there is looked for beside launch.sh.
+to run on the CPU. `./launch.sh <command> --help` lists the options of a command, --print_config its
+fields. Paths are those of the folder that you are in; a recipe that is not there is looked for
+beside launch.sh.
 
 Environment:
   PYTHON=<python>       the Python that makes .venv (default: the newest of 3.11 to 3.13 that is
@@ -62,7 +63,7 @@ find_python() {
       fi
     done
   done
-  is_usable python3 || fail 'Python 3.11 or later is needed and was not found. Set PYTHON=<path of one>.'
+  is_usable python3 || fail 'Python 3.11 or later with venv is needed and was not found (Debian, Ubuntu: apt install python3-venv). Set PYTHON=<path of one>.'
   echo python3
 }
 
@@ -73,8 +74,10 @@ install() {
   stamp=$venv/installed-$(cat "$@" "$root/requirements.lock" <(echo "$extra") | cksum | tr ' ' '-')
   if [ -e "$stamp" ] && [ -x "$venv/bin/python" ]; then return; fi
   if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then  # none, or one half made
-    chosen=$(find_python)
-    "$chosen" -m venv --clear "$venv"
+    if [ -n "$(ls -A -- "$venv" 2>/dev/null)" ] && [ ! -e "$venv/pyvenv.cfg" ]; then
+      fail "$venv holds files and is no virtual environment: it would be emptied. Choose another VENV."
+    fi
+    "$venv/bin/python" -m ensurepip >/dev/null 2>&1 || { chosen=$(find_python) && "$chosen" -m venv --clear "$venv"; }
   fi
   echo "Installing into $venv ..." >&2
   local arguments=(--quiet --disable-pip-version-check --constraint "$root/requirements.lock")
@@ -120,7 +123,7 @@ find_tests() {
         argument=${argument%%=*}=$(absolute "${argument#*=}") ;;
       -*) ;;
       *) case "$previous" in
-           -[a-zA-Z]) ;;  # the value of an option
+           -[ckmnoprW]) ;;  # the value of an option
            *) if [ -e "${argument%%::*}" ]; then argument=$(absolute "$argument"); fi ;;
          esac ;;
     esac

@@ -11,7 +11,7 @@ No result is committed: one seed and 400 steps, the defaults, would show nothing
 steps=<thousands>,seeds=5 and learning rates tuned as in experiments/scenes_core.py.
 """
 
-from configs import common, quickstart
+from kdseg_jax.recipes import common, quickstart
 
 QUEUES = (1_000, 3_000, 10_000, 20_000, 30_000)
 PIXEL = {'memory': {'region_weight': 0.0}}

@@ -11,7 +11,7 @@ Commands:
 Results: experiments/scenes_core.md
 """
 
-from configs import common, quickstart
+from kdseg_jax.recipes import common, quickstart
 
 METHOD = 'pixelwise+pairwise'
 TUNE = {

@@ -7,8 +7,8 @@ Command, after experiments/scenes_core.py has trained the teacher:
 No result is committed: it would show nothing.
 """
 
-from configs import common, quickstart
 from kdseg_jax.distillers.methods import METHODS
+from kdseg_jax.recipes import common, quickstart
 
 JOINED = 'skd+channel_wise'
 

@@ -93,7 +93,9 @@ def find_recipe(name: str) -> str:
     return path
   if os.path.isdir(path):
     raise UserError(f'--config={name}: is a folder; expected a recipe, a Python file.')
-  known = sorted(file.stem for file in RECIPES.glob('[!_]*.py'))
+  from kdseg_jax import recipes  # it imports all that recipes need
+
+  known = recipes.names()
   if name in known:
     return str(RECIPES / f'{name}.py')
   raise NotFoundError(f'--config={name}: no such file.'

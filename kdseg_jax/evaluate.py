@@ -45,7 +45,7 @@ def main(options, arguments):
   split = options.split or config.eval.split
   source = experiment.create_source(config, split)
   mesh = parallel.create_mesh()
-  trained, meta = experiment.load_model(workdir, None, mesh, best=options.best)
+  trained, meta = experiment.load_model(workdir, mesh, best=options.best)
   names.require_same_classes(
       source.classes, meta.classes, found_in=f'the data ({split})',
       expected_in=f'the model of {workdir}', allow=options.allow_class_names)

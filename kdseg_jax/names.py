@@ -43,7 +43,8 @@ def require_same_classes(found: Sequence[str], expected: Sequence[str], *, found
   if found == expected or allow and len(found) == len(expected):
     return
   if len(found) != len(expected):
-    what, advice = f'{len(found)} and {len(expected)} of them', 'Their numbers must be equal.'
+    what = f'{len(found)} and {len(expected)} classes'
+    advice = 'Their numbers must be equal.'
   else:
     what = ('the same names in another order' if sorted(found) == sorted(expected) else
             'other names')

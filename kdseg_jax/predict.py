@@ -57,7 +57,8 @@ def main(options, arguments):
   workdir = program.require_workdir(options, trained=True)
   named = program.named_workdirs(workdir, options.compare)
   inference = experiment.create_inference(options.config)
-  source = _create_source(options, arguments)
+  left_out: list[str] = []
+  source = _create_source(options, arguments, left_out)
   main_name = next(name for name, path in named.items() if program.same_folder(path, workdir))
   output = options.output or os.path.join(workdir, 'predictions')
   paths.check_folder(output, 'output')
@@ -72,9 +73,10 @@ def main(options, arguments):
       picture = palettes.with_legend(picture, labels, classes, palette)
     files.write_png(os.path.join(output, folder, name), picture)
 
-  left_out: list[str] = []
+  written = 0
   for name, image, label in tqdm.tqdm(
       _examples(source, left_out, from_files=not options.split), total=len(source), disable=None):
+    written += 1
     labels = {model: predict(image) for model, predict in predictors.items()}
     overlays = {model: palettes.overlay(image, predicted, palette)
                 for model, predicted in labels.items()}
@@ -87,9 +89,9 @@ def main(options, arguments):
       panels |= {titles[model]: picture for model, picture in overlays.items()}
       write('strips', name, palettes.strip(list(panels.values()), list(panels)),
             [*labels.values(), *([] if label is None else [label])])
-  print(f'{len(source) - len(left_out)} images. Labels and overlays: {output}')
+  print(f'{written} images. Labels and overlays: {output}')
   if left_out:
-    print(f'{len(left_out)} of {len(source)} images were left out:\n  ' + '\n  '.join(left_out))
+    print(f'{len(left_out)} were left out:\n  ' + '\n  '.join(left_out))
   return 1 if left_out else 0
 
 
@@ -98,7 +100,7 @@ def _load_predictors(options, named, main_name, inference):
   predictors, metas = {}, {}
   mesh = parallel.create_mesh()
   for name, path in named.items():
-    trained, metas[name] = experiment.load_model(path, None, mesh, best=options.best)
+    trained, metas[name] = experiment.load_model(path, mesh, best=options.best)
     config = options.config if name == main_name else config_files.read(path)
     predictors[name] = make_predictor(
         experiment.create_task(config, len(metas[name].classes)), trained.model,
@@ -118,14 +120,17 @@ def _require_same_classes(classes, meta, where, workdir, allow):
                              expected_in=f'the model of {workdir}', allow=allow)
 
 
-def _create_source(options, arguments):
+def _create_source(options, arguments, left_out):
   """The split, or the list of files."""
   if bool(arguments) == bool(options.split):
     raise UserError('No images: name files or folders after the options, or --split=<split>.'
                      if not arguments else
                      f'--split={options.split} and files were given; choose one of them.')
   if not options.split:
-    return files.list_images(map(paths.local, arguments))
+    found = files.list_images(map(paths.local, arguments), left_out=left_out)
+    if not found:
+      raise UserError(left_out[0])
+    return found
   source = experiment.create_source(options.config, options.split)
   return subset.first(source, options.config.eval.limit)
 

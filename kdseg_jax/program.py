@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, NoReturn
@@ -112,7 +113,7 @@ def define_workdir(options: flags.FlagValues) -> None:
 
 
 def _debugs(argv):
-  return '--debug' in argv or '-debug' in argv
+  return any(re.fullmatch(r'--?debug(=(true|t|yes|y|1))?', item, re.IGNORECASE) for item in argv)
 
 
 def _is_ours(record):

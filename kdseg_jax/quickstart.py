@@ -57,7 +57,7 @@ def main(options, arguments):
   for name, config in configs.items():
     print(f'\n{name}: {config.student.name}, width {config.student.width}, '
           f'{config.train.steps} steps, {_images(config)}, method {config.method}', flush=True)
-    trained[name] = _train(config, os.path.join(workdir, name))
+    trained[name] = _train(config, os.path.join(workdir, name), options.allow_class_names)
     if trained[name] is None:
       return
   source = experiment.create_source(configs['student'], configs['student'].eval.split)
@@ -78,12 +78,12 @@ def _images(config):
   return labelled + (' and the others without labels' if config.data.unlabelled else '')
 
 
-def _train(config, workdir):
-  metrics = loop.train(config, workdir)
+def _train(config, workdir, allow_class_names):
+  metrics = loop.train(config, workdir, allow_class_names=allow_class_names)
   if metrics is None:
-    print(f'Stopped and saved; the same command goes on from there. Work directory: {workdir}')
+    print(f'Stopped; the same command goes on from what was saved. Work directory: {workdir}')
     return None
-  trained, _ = experiment.load_model(workdir, None, parallel.create_mesh(), best=False)
+  trained, _ = experiment.load_model(workdir, parallel.create_mesh(), best=False)
   return Trained(trained.model, trained.variables, metrics)
 
 

@@ -41,18 +41,24 @@ def main(options, arguments):
   if not (train_teacher(config, workdir, allow_class_names=allow)
           and tune(config, workdir, allow_class_names=allow)
           and side_by_side.train(config, workdir, allow_class_names=allow)):
-    print(f'Stopped and saved; the same command goes on from there. Work directory: {workdir}')
+    print(f'Stopped; the same command goes on from what was saved. Work directory: {workdir}')
     return
   report = make_report(config, workdir)
   text = studies.markdown(
       report, title=config.study.title,
-      command=shlex.join(['python', '-m', 'kdseg_jax.study', *sys.argv[1:]]))
+      command=shlex.join(['python', '-m', 'kdseg_jax.study', *map(_as_typed, sys.argv[1:])]))
   if jax.process_index():
     return
   write_json(os.path.join(workdir, 'report.json'), finite(report))
   with open(os.path.join(workdir, 'report.md'), 'w') as file:
     file.write(text)
   print(f'\n{text}\nReport: {workdir}/report.md and report.json')
+
+
+def _as_typed(argument):
+  """A recipe of the checkout by its path there: launch.sh has found it from the caller's folder."""
+  root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+  return argument.replace(f'--config={root}{os.sep}', '--config=')
 
 
 def train_teacher(config, workdir, *, allow_class_names=False):
@@ -99,7 +105,8 @@ def make_report(config, workdir):
       seeds=config.study.seeds, teacher=teacher_entry(config, workdir),
       shared={'description': config.study.description, 'steps': config.train.steps,
               'split': config.eval.split,
-              'tuning': read_json(os.path.join(workdir, 'tuning.json'))})
+              'tuning': read_json(os.path.join(workdir, 'tuning.json')) if (
+                  config.study.tune) else {}})
 
 
 def teacher_entry(config, workdir):
@@ -115,7 +122,7 @@ def teacher_entry(config, workdir):
 
 def inference_cost(config, workdir):
   """Parameters, multiply-adds and images/s of a trained model on whole images of its data."""
-  trained, meta = experiments.load_model(workdir, None, parallel.create_mesh(), best=False)
+  trained, meta = experiments.load_model(workdir, parallel.create_mesh(), best=False)
   source = experiments.create_source(config, config.eval.split)
   image = source[0]['image'][None]
   complexity = models.complexity(trained.model, image.shape[1:3])

@@ -21,7 +21,7 @@ def main(options, arguments):
     raise UserError('--config is missing: give a recipe, e.g. --config=configs/quickstart.py')
   metrics = loop.train(options.config, workdir, allow_class_names=options.allow_class_names)
   if metrics is None:
-    print(f'Stopped and saved; the same command goes on from there. Work directory: {workdir}')
+    print(f'Stopped; the same command goes on from what was saved. Work directory: {workdir}')
   else:
     print(f'mean IoU {metrics["mean_iou"]:.4f}, pixel accuracy {metrics["pixel_accuracy"]:.4f} on '
           f'{metrics["images"]} images. Work directory: {workdir}')

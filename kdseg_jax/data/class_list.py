@@ -19,7 +19,7 @@ Color = tuple[int, int, int]
 _MAP = 'labels:'
 _FORM = ('Expected one name a line, in label order, optionally with a colour behind it ("road  '
          '#804080"), and before the names optionally "labels: 255=1" (stored value = class)')
-_COLOR = re.compile(r'(?P<name>.*\S)\s+#(?P<color>[0-9a-fA-F]{6})')
+_COLOR = re.compile(r'(?P<name>.*[^\s,:;])(\s|[,:;])\s*#(?P<color>[0-9a-fA-F]{6})')
 _WRONG_COLOR = re.compile(r'.*\S\s+(?P<color>#[0-9a-fA-F]{3,8})')
 _NUMBERS = r'(?P<color>\d{1,3}\s*[,;\s]\s*\d{1,3}\s*[,;\s]\s*\d{1,3})'
 # Lines that other tools write: each would be taken for a name and shift those after it.
@@ -37,10 +37,19 @@ _FOREIGN = (
     (re.compile(r'(names?|labels?|class(es)?|class[ _]?names?|ids?|idx|index|pixel value|value)'
                 r'\s*([,;\t:=].*|\s+r\s+g\s+b.*)|r[,;\s]+g[,;\s]+b\b.*', re.IGNORECASE),
      'is a header of another tool, not a class. Delete the line'),
-    (re.compile(r'[\[{].*|[\]}],?|- .*|---'),
+    (re.compile(r'names?|labels?|class(es)?|class[ _]?names?', re.IGNORECASE),
+     'is a header of another tool, not a class. Delete the line'),
+    (re.compile(r'[\[{].*|[\]}],?|- .*|---|".*",?|\'.*\',?'),
      'is of a JSON or YAML file. Write the names alone'),
+    (re.compile(rf'(?P<name>.*[^,:;\s])\s*\({_NUMBERS}\)'),
+     'has its colour as numbers. Write "{name}  {color}"'),
+    (re.compile(r'.*[^:\s]\s*(:[:\d,\s]*)?[:,;]'),
+     'ends in the separators of another tool. Write the names alone'),
+    (re.compile(r'.*\S\s*=\s*\d+'), 'has a number behind "=". Write the names alone; where labels '
+     'are stored as other numbers, "labels: <stored value>=<class>" before the names'),
 )
-_NUMBERED = re.compile(r'(?P<number>\d+)\s*(?P<mark>[:;,.=)\t]|\s)\s*(?P<name>\S.*)')
+_NUMBERED = (re.compile(r'(?P<number>\d+)\s*(?P<mark>[:;,.=)\t]|\s)\s*(?P<name>\S.*)'),
+             re.compile(r'(?P<name>.*[^:;,=\s])\s*(?P<mark>[:;,=\t])\s*(?P<number>\d+)'))
 
 
 class ClassList(NamedTuple):
@@ -158,10 +167,14 @@ def _parse(line, where):
 
 
 def _refuse_numbers(lines, path):
-  """Refuses a list whose every line begins with a number that counts them."""
-  found = [_NUMBERED.fullmatch(line) for line in lines]
-  if len(lines) < 2 or not all(found):
-    return
+  """Refuses a list whose every line begins, or ends, with a number that counts them."""
+  for pattern in _NUMBERED:
+    found = [pattern.fullmatch(line) for line in lines]
+    if len(lines) > 1 and all(found):
+      _refuse_counted(found, lines, path)
+
+
+def _refuse_counted(found, lines, path):
   numbers = [int(match['number']) for match in found]
   if numbers in ([*range(len(lines))], [*range(1, len(lines) + 1)]) or all(
       match['mark'] in ':;,=)\t' for match in found):

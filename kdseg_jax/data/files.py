@@ -175,13 +175,15 @@ def write_palette_png(path: str | os.PathLike, label: np.ndarray, palette: np.nd
 
 
 def list_images(
-    paths: Iterable[str | os.PathLike], *, subfolders: bool = False
+    paths: Iterable[str | os.PathLike], *, subfolders: bool = False,
+    left_out: list[str] | None = None,
 ) -> list[pathlib.Path]:
   """The picture files that the arguments name: files as they are, folders by their sorted files.
 
   Args:
     paths: files and folders.
     subfolders: whether the pictures in subfolders of folders count too, hidden ones left out.
+    left_out: gets a line for each picture of a format that is not read, instead of an error.
 
   Raises:
     FileNotFoundError: a path does not exist, or a folder holds no picture.
@@ -189,11 +191,11 @@ def list_images(
       format that is not read.
   """
   found = []
+  problems: list[str] = [] if left_out is None else left_out
   for path in map(pathlib.Path, paths):
     if path.is_dir():
       folders = folders_in(path) if subfolders else [path]
-      for problem in (line for folder in folders for line in unreadable_in(folder)):
-        raise UserError(problem)
+      problems += [line for folder in folders for line in unreadable_in(folder)]
       inside = [image for folder in folders for image in images_in(folder)]
       if not inside:
         hint = '' if subfolders else '; subfolders are not searched, name them one by one'
@@ -202,9 +204,12 @@ def list_images(
     elif not path.exists():
       raise NotFoundError(f'{path}: no such file or folder.')
     elif path.suffix.lower() not in IMAGE_SUFFIXES:
-      raise UserError(f'{path}: is no picture by its name; expected {" ".join(IMAGE_SUFFIXES)}.')
+      problems.append(
+          f'{path}: is no picture by its name; expected {" ".join(IMAGE_SUFFIXES)}.')
     else:
       found.append(path)
+  if problems and left_out is None:
+    raise UserError(problems[0])
   return found
 
 

@@ -125,23 +125,31 @@ def _shuffled(source, batch_size, seed):
   return grain.MapDataset.source(_Mixture(source, batch_size, seed)).seed(seed)
 
 
-class _Mixture:
-  """The stream of two sources of which each batch holds a share; a source again.
+def unlabelled_places(share: float, batch_size: int) -> np.ndarray:
+  """Which examples of a batch are of the second source, bool `(batch_size,)`.
 
-  Example i of a batch is of the second source where the number of its examples up to there grows,
-  so that each part of a batch, and so each device, has about as many.
+  `round(share * batch_size)` of them, so placed that each contiguous part of a batch, and so each
+  device, has about as many.
+
+  Raises:
+    UserError: that leaves none of one source.
   """
+  second = round(share * batch_size)
+  if not 0 < second < batch_size:
+    raise UserError(
+        f'config.data.unlabelled_share={share} of batches of {batch_size} examples leaves '
+        f'{second} unlabelled and {batch_size - second} labelled; expected one of each at least.')
+  return np.diff(np.arange(batch_size + 1) * second // batch_size).astype(bool)
+
+
+class _Mixture:
+  """The stream of two sources of which each batch holds a share; a source again."""
 
   def __init__(self, source, batch_size, seed):
-    second = round(source.share * batch_size)
-    if not 0 < second < batch_size:
-      raise UserError(
-          f'config.data.unlabelled_share={source.share} of batches of {batch_size} examples leaves '
-          f'{second} unlabelled and {batch_size - second} labelled; expected one of each at least.')
-    self._batch_size = batch_size
-    ends = np.arange(batch_size + 1) * second // batch_size  # of the second, before each example
-    self._is_second = np.diff(ends).astype(bool)
-    self._rank = np.where(self._is_second, ends[:-1], np.arange(batch_size) - ends[:-1])
+    self._batch_size, self._is_second = batch_size, unlabelled_places(source.share, batch_size)
+    before = np.cumsum(self._is_second) - self._is_second  # of the second, before each example
+    self._rank = np.where(self._is_second, before, np.arange(batch_size) - before)
+    second = int(self._is_second.sum())
     self._counts = batch_size - second, second
     # Seeds of their own: equal ones would shuffle sources of one length alike.
     self._streams = [grain.MapDataset.source(part).seed(seed + i).shuffle().repeat()

@@ -24,6 +24,11 @@ class Subset:
     """Of the source."""
     return self._source.palette
 
+  @property
+  def is_generated(self) -> bool:
+    """Of the source: whether no file of the user's is read."""
+    return getattr(self._source, 'is_generated', False)
+
   def __len__(self) -> int:
     return len(self._indices)
 

@@ -252,12 +252,14 @@ def _sum_objectives(objectives, weigh, state, inputs):
 
 @contextlib.contextmanager
 def _named(name):
-  """Adds the name of a part to its errors."""
+  """Adds the name of a part to its errors, also as their attribute `part`."""
   try:
     yield
   except ValueError as error:
     kind = UserError if isinstance(error, UserError) else ValueError
-    raise kind(f'{name}: {error}') from error
+    named: Any = kind(f'{name}: {error}')
+    named.part = name
+    raise named from error
 
 
 def _union(requires):

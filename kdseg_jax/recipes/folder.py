@@ -12,7 +12,7 @@ Commands:
       --config.teacher.checkpoint=runs/folder_teacher --workdir=runs/folder_distilled
   ./launch.sh evaluate --workdir=runs/folder_distilled --split=val
 Images of many sizes compile a program a size when they are evaluated:
---config.eval.pad_multiple=128 makes them few by padding, which changes the result a little (see
+--config.eval.pad_multiple=128 makes them few by padding, which changes the result (see
 kdseg_jax/default_config.py); "--config.data.size=(h,w)" brings all to one by resizing.
 """
 

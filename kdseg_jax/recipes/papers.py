@@ -64,10 +64,8 @@ def recipe(
   Raises:
     ValueError: as `common.parse_arg`, or unknown settings or role.
   """
-  arg = common.parse_arg(
-      arg, role='student', method='none', settings='', model='', runlocal=False)
+  arg = common.parse_recipe_arg(arg, settings='', model='')
   arg.settings = arg.settings or _settings_of(arg.method)
-  names.require(arg.role, ('teacher', 'student'), 'role')
   names.require(arg.settings, SETTINGS, 'settings')
   settings = SETTINGS[arg.settings] | (own or {}).get(arg.settings, {})
   config = common.segmentation(arg.method, arg.role)

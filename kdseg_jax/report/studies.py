@@ -210,7 +210,7 @@ def _tuning(tuning):
       return ''
     result = entry['results'][value]
     text = 'diverged' if result is None else _percent(result)
-    return f'**{text}**' if float(value) == entry['chosen'] else text
+    return f'**{text}**' if value == f'{entry["chosen"]:g}' else text
 
   return ['## Tuning', '', f'{", ".join(fields)} of every student, on other seeds, batches and '
           'another split; the best (bold) lies inside the values that were tried.', '',

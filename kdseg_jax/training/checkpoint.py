@@ -129,11 +129,12 @@ class Checkpointer:
           f'Checkpoint {step} of {self._workdir} was saved {saved} a moving average of the '
           f'weights: config.train.ema_decay must be {needed} to go on from there.')
     self._check(step, 'model', model)
-    self._check(step, 'training', training)
     saved = self._saved(step, 'training')
+    unused = {} if training['opt_state'].critic else _unused_critic(saved, training['step'])
+    self._check(step, 'training', training, unused)
     restored = self._restore(
         step, model=ocp.args.StandardRestore(model),
-        training=ocp.args.StandardRestore(_rearranged(training, saved)))
+        training=ocp.args.StandardRestore(_rearranged(training, saved, unused)))
     return _join(restored['model'], _rearranged(restored['training'], training))
 
   def restore_model(self, step: int, like: PyTree) -> PyTree:
@@ -180,8 +181,10 @@ class Checkpointer:
           f'{self._path(step)}: cannot be {what}: {_REASONS[what]} '
           f'({type(error).__name__}: {reason:.200})') from error
 
-  def _check(self, step, item, like):
-    differences = describe_differences(self._saved(step, item), like)
+  def _check(self, step, item, like, unused=()):
+    saved = {path: leaf for path, leaf in _leaves(self._saved(step, item)).items()
+             if path not in unused}
+    differences = describe_differences(saved, like)
     if differences:
       raise CheckpointError(
           f'Checkpoint {step} of {self._workdir} does not fit: these leaves of {item!r} differ '
@@ -237,9 +240,15 @@ def _leaves(tree):
   return found
 
 
-def _rearranged(tree, like):
-  """The leaves of a tree in the structure of another, which has leaves of the same paths."""
-  leaves = _leaves(tree)
+def _unused_critic(saved, like):
+  """The counters that runs without a critic saved of its optimiser before 0.2, by path."""
+  return {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=like.sharding)
+          for path, leaf in _leaves(saved).items() if path.startswith('opt_state/critic/')}
+
+
+def _rearranged(tree, like, more=None):
+  """The leaves of a tree, and more by path, in the structure of one that has all of them."""
+  leaves = _leaves(tree) | (more or {})
   return jax.tree.unflatten(jax.tree.structure(like), [leaves[path] for path in _leaves(like)])
 
 

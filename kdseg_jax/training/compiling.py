@@ -10,7 +10,7 @@ import jax
 from absl import logging
 
 _MANY_SIZES = 5
-PADDING_NOTE = 'which can change their results a little'
+PADDING_NOTE = 'which changes their results, by points of mIoU'
 
 
 def announced(what: str, program: Callable, *arguments: Any) -> Any:

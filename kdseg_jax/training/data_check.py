@@ -80,7 +80,7 @@ def _report_training(pixels, read_all, train, experiment):
   if not absent:
     return
   present = np.flatnonzero(pixels)
-  if read_all and len(present) < 2:
+  if len(present) < 2:  # also of 4,000 labels of more
     what = 'no pixel of its labels is of a class, all are ignored' if not len(present) else (
         f'all labelled pixels are of one class, {classes[present[0]]}')
     message = f'{split}: {what}, so that nothing can be learned from them. {_ADVICE}'

@@ -118,8 +118,8 @@ def recorded_mean_iou(workdir: str, meta: ConfigDict, config: ConfigDict,
   """
   def measured(config, split):
     return (split, config.data.name, config.data.root, tuple(config.data.size),
-            config.eval.pad_multiple, config.eval.absent_as_zero,
-            experiment.create_inference(config))
+            config.data.tfds.to_dict(), config.eval.limit, config.eval.pad_multiple,
+            config.eval.absent_as_zero, config.align_corners, experiment.create_inference(config))
 
   if measured(meta.config, meta.config.eval.split) != measured(config, split):
     return None

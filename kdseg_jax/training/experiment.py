@@ -18,8 +18,8 @@ from kdseg_jax import config_fields, config_files, data, distillers, models, nam
 from kdseg_jax.data import subset
 from kdseg_jax.distillers.core import fold_in_name
 from kdseg_jax.errors import UserError
-from kdseg_jax.training import freezing, parallel
-from kdseg_jax.training.checkpoint import Checkpointer, CheckpointError
+from kdseg_jax.training import config_check, freezing, parallel
+from kdseg_jax.training.checkpoint import Checkpointer
 from kdseg_jax.training.inference import Inference
 from kdseg_jax.training.normalization_check import check_normalization
 from kdseg_jax.training.optimizers import create_optimizer, create_schedule
@@ -27,14 +27,7 @@ from kdseg_jax.training.state import Optimizers, TrainState, create_state
 
 PyTree = Any
 
-ROLES = ('student', 'teacher')
 REST = 'rest'  # of the training split, in place of a folder
-# The least that these fields can be.
-_AT_LEAST = {
-    'train.steps': 1, 'train.accumulate': 1, 'prepare.steps': 0, 'critic.steps': 0,
-    'eval.batch_size': 1, 'data.train_limit': 0,
-    'eval.limit': 0, 'eval.pad_multiple': 1, 'checkpoint.keep': 1,
-}
 
 
 class Teacher(NamedTuple):
@@ -134,57 +127,6 @@ def create_model(model_config: ConfigDict, num_classes: int) -> Any:
   return models.create(num_classes=num_classes, axis_name=parallel.AXIS, **fields)
 
 
-def check_config(config: ConfigDict, mesh: Mesh) -> None:
-  """Checks the fields that nothing else checks before the first step.
-
-  Raises:
-    ValueError: says which field, and what was expected.
-  """
-  config_fields.check(config)
-  check_method(config)
-  names.require(config.role, ROLES, 'config.role')
-  for field, least in _AT_LEAST.items():
-    value = functools.reduce(getattr, field.split('.'), config)
-    if value < least:
-      raise UserError(f'config.{field}={value} must be at least {least}.')
-  parallel.check_batch_size(config.train.batch_size, mesh, 'train.batch_size')
-  if config.train.batch_size // mesh.size % config.train.accumulate:
-    raise UserError(
-        f'config.train.accumulate={config.train.accumulate} does not divide the '
-        f'{config.train.batch_size // mesh.size} images that each of {mesh.size} devices has of '
-        f'config.train.batch_size={config.train.batch_size}.')
-  if config.train.compile_level not in range(4):
-    raise UserError(
-        f'config.train.compile_level={config.train.compile_level} must be 0, 1, 2 or 3.')
-  if config.parallel == 'pmap' and jax.process_count() > 1:
-    raise UserError('config.parallel=pmap runs in one process only: its arrays cannot be saved by '
-                     'several. Use shard_map.')
-  if not 0 <= config.train.ema_decay < 1:
-    raise UserError(f'config.train.ema_decay={config.train.ema_decay} must be at least 0 (off) '
-                     'and less than 1.')
-  if config.student.init and config.train.init_from:
-    raise UserError(
-        'config.student.init and config.train.init_from are both set. Set the first to start from '
-        'a run on the same classes, or the second to start from one on others.')
-
-
-def check_method(config: ConfigDict) -> None:
-  """Raises ValueError unless `config.distill` holds the terms of `config.method`, and their fields.
-
-  The recipe made them from its argument: a method that is set afterwards would have no effect.
-  """
-  expected, found = distillers.names_of_terms(config.method), tuple(config.distill)
-  if set(expected) != set(found):
-    raise UserError(
-        f'config.method={config.method} has the terms {", ".join(expected) or "none"}, but '
-        f'config.distill has {", ".join(found) or "none"}. Give the method to the recipe instead, '
-        '--config=<recipe>.py:method=<methods>, which fills in both.')
-  weights = {term: options.get('weight') for term, options in config.distill.items()}
-  for term, options in distillers.terms_of(config.method, weights).items():
-    for field in config.distill[term]:
-      names.require(field, options, f'field of config.distill.{term}')
-
-
 def create_experiment(config: ConfigDict, *, teacher: Teacher | None = None,
                       allow_class_names: bool = False) -> Experiment:
   """Builds and checks all parts; what cannot work is refused here, before compiling.
@@ -199,7 +141,7 @@ def create_experiment(config: ConfigDict, *, teacher: Teacher | None = None,
     CheckpointError: the teacher's checkpoint is missing or does not fit.
   """
   mesh = parallel.create_mesh()
-  check_config(config, mesh)
+  config_check.check_config(config, mesh)
   inference = create_inference(config)
   train_source = create_train_source(config)
   evaluation_source = create_source(config, config.eval.split)
@@ -266,44 +208,36 @@ def load_teacher(config: ConfigDict, classes: Sequence[str], mesh: Mesh, *,
     UserError: the teacher's classes are others than these.
   """
   workdir = config.teacher.checkpoint
-  teacher, meta = load_model(workdir, len(classes), mesh, what='teacher')
-  names.require_same_classes(
-      meta.classes, classes, found_in=f'the teacher {workdir}', expected_in='the data',
-      allow=allow_class_names)
+  teacher, meta = load_model(workdir, mesh, check=lambda found: names.require_same_classes(
+      found, classes, found_in=f'the teacher {workdir}', expected_in='the data',
+      allow=allow_class_names))
   logging.info('Teacher: %s of %s, step %d.', meta.config.student.name, workdir, teacher.step)
   return teacher
 
 
-def _shortened(classes):
-  return ', '.join(classes[:5]) + (', ...' if len(classes) > 5 else '')
-
-
-def load_model(workdir: str, num_classes: int | None, mesh: Mesh, *, best: bool = True,
-               what: str = 'model') -> tuple[Teacher, ConfigDict]:
+def load_model(workdir: str, mesh: Mesh, *, best: bool = True,
+               check: Callable[[Sequence[str]], None] | None = None) -> tuple[Teacher, ConfigDict]:
   """A trained model of a work directory, replicated over the mesh, and what was saved with it.
 
   Args:
     workdir: work directory of `train`.
-    num_classes: number of classes it must have; None is that of the run.
     mesh: devices.
     best: the checkpoint with the best metric rather than the newest.
-    what: what it is to be, for errors.
+    check: called with the model's classes before anything is restored.
 
   Returns:
     The model with its variables, and the checkpoint's `meta`: `config`, `classes`, `palette`.
 
   Raises:
-    CheckpointError: none there, it has another number of classes, or it does not fit.
+    CheckpointError: none there, or it does not fit.
   """
   checkpointer = Checkpointer(workdir)
   step = checkpointer.best_step() if best else checkpointer.latest_step()
   meta = checkpointer.read_meta(step)
   config = config_files.from_dict(meta['config'], where=f'checkpoint {step} of {workdir}')
   meta = ConfigDict(meta | {'config': config})
-  if num_classes not in (None, len(meta.classes)):
-    raise CheckpointError(
-        f'The {what} {workdir} was trained on other classes than these data have: there are '
-        f'{len(meta.classes)} and {num_classes} classes. Its were {_shortened(meta.classes)}.')
+  if check is not None:
+    check(meta.classes)
   model = create_model(meta.config.student, len(meta.classes))
   variables = checkpointer.restore_model(step, with_sharding(abstract_variables(model), mesh))
   checkpointer.close()

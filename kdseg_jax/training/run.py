@@ -29,7 +29,7 @@ PHASES = ('prepare', 'train')
 # The fields on which the form of a state depends.
 _SHAPING = tuple(f'config.{field}' for field in (
     'student', 'method', 'distill', 'optimizer', 'critic', 'prepare', 'train.ema_decay',
-    'train.freeze', 'data.name', 'data.root'))
+    'train.freeze', 'augmentation.crop', 'data.name', 'data.root'))
 
 
 class Diverged(UserError, FloatingPointError):
@@ -260,11 +260,13 @@ class Run:
       shaping = [change for change in changes if change.startswith(_SHAPING)]
       if not shaping:
         raise
+      weights = '' if any(change.startswith('config.student') for change in shaping) else (
+          f'; with --config.student.init={self.workdir} a new run starts from the weights of this '
+          'one')
       raise CheckpointError(
           f'{self.workdir} cannot go on with this config: what was trained there has another form.'
-          '\n  ' + '\n  '.join(shaping) + '\nSet these fields back, or take another --workdir; '
-          f'with --config.student.init={self.workdir} a new run starts from the weights of this '
-          f'one.\n{error}') from error
+          '\n  ' + '\n  '.join(shaping) + '\nSet these fields back, or take another --workdir'
+          f'{weights}.\n{error}') from error
     for change in changes:
       logging.warning('%s when the checkpoint was saved.', change)
     return state

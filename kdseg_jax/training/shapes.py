@@ -30,6 +30,8 @@ def check_losses(experiment: Experiment) -> None:
     state = jax.eval_shape(state, jax.random.key(0))
     jax.eval_shape(_mapped(experiment), state, inputs)
   except ValueError as error:
+    if not (isinstance(error, UserError) or hasattr(error, 'part')):
+      raise  # of no term: a bug
     raise UserError(_explain(experiment, inputs, str(error))) from error
 
 
@@ -62,8 +64,13 @@ def _mapped(experiment):
   def losses(state, inputs):
     _, (targets, _) = experiment.task.loss(
         inputs.student, inputs.batch, axis_name=parallel.AXIS)
-    experiment.distiller.loss(state._replace(params=varying(state.params)),
-                              dataclasses.replace(inputs, targets=targets))
+    inputs = dataclasses.replace(inputs, targets=targets)
+    distiller = experiment.distiller
+    distiller.loss(state._replace(params=varying(state.params)), inputs)
+    if distiller.critic is not None:
+      distiller.critic.loss(state._replace(critic=varying(state.critic)), inputs)
+    if distiller.prepare_loss is not None:
+      distiller.prepare_loss(state._replace(prepared=varying(state.prepared)), inputs)
     return jnp.float32(0)
 
   spread = P(parallel.AXIS)
@@ -83,7 +90,8 @@ def _explain(experiment, inputs: DistillInputs, error: str) -> str:
   if None in sizes or sizes[0] == sizes[1]:
     return f'config.distill.{error}'
   strides = (f'The maps of the student are {sizes[0]} pixels and those of the teacher {sizes[1]}. '
-             'Give both the same config.student.output_stride')
+             'Give both models the same config.student.output_stride (and ceil_mode, where they '
+             'have it)')
   if 'resize' in config.distill[term]:
     strides = f'{strides}, or set config.distill.{term}.resize=True'
   return f'config.distill.{error}\n{strides}.'

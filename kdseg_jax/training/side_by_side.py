@@ -19,15 +19,16 @@ from kdseg_jax.distillers import DistillerState
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import compiling, loop, parallel, programs, shapes, study_plan
 from kdseg_jax.training import experiment as experiments
+from kdseg_jax.training.checkpoint import has_checkpoint
 from kdseg_jax.training.data_check import check_data
 from kdseg_jax.training.preemption import StopSignal
 from kdseg_jax.training.run import (
-  Run,
-  create_evaluator,
-  measure_teacher,
-  read_json,
-  training_batches,
-  write_json,
+    Run,
+    create_evaluator,
+    measure_teacher,
+    read_json,
+    training_batches,
+    write_json,
 )
 from kdseg_jax.training.step import TEACHER_TAPS
 
@@ -64,7 +65,7 @@ def train(config: ConfigDict, workdir: str, *, allow_class_names: bool = False) 
     return True
   cohorts: list[_Cohort] = []
   with StopSignal() as stop, contextlib.ExitStack() as runs:
-    shared = _Shared(configs, workdir, runs, allow_class_names)
+    shared = _Shared(configs, workdir, runs, stop, allow_class_names)
     for name in configs:
       if not stop():
         cohorts += _cohorts(config, workdir, name, configs[name], shared, stop)
@@ -198,7 +199,7 @@ def _prepare_key(config):
 class _Shared:
   """What the students of a study have in common: the teacher, and evaluators of equal models."""
 
-  def __init__(self, configs, workdir, runs, allow_class_names):
+  def __init__(self, configs, workdir, runs, stop, allow_class_names):
     self.runs, self.experiments, self._evaluators = runs, {}, {}
     teacher = None
     for name, of_seeds in configs.items():
@@ -206,7 +207,11 @@ class _Shared:
           next(iter(of_seeds.values())), teacher=teacher, allow_class_names=allow_class_names)
       shapes.check_losses(self.experiments[name])
       teacher = teacher or self.experiments[name].teacher
-    check_data(next(iter(self.experiments.values())), workdir)
+    begun = any(has_checkpoint(study_plan.student_workdir(workdir, name, seed))
+                for name, of_seeds in configs.items() for seed in of_seeds)
+    by_data = {e.config.data.to_json(): e for e in self.experiments.values()}
+    for experiment in [] if begun else by_data.values():
+      check_data(experiment, workdir, stop)
     measured = read_json(os.path.join(workdir, 'teacher.json')).get('key', {})
     if teacher is not None and measured.get('step', teacher.step) != teacher.step:
       raise UserError(

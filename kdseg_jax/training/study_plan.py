@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 
 from kdseg_jax import config_fields, config_files, distillers, names
 from kdseg_jax.errors import UserError
+from kdseg_jax.training import config_check, freezing, parallel
 from kdseg_jax.training import experiment as experiments
-from kdseg_jax.training import freezing, parallel
 from kdseg_jax.training.checkpoint import saved_steps, saved_train_step
 from kdseg_jax.training.optimizers import create_optimizer
 from kdseg_jax.training.run import config_changes, data_seed
@@ -68,7 +68,7 @@ def check_study(config: ConfigDict) -> None:
   mesh = parallel.create_mesh()
   for name in config.study.students:
     run = student_config(config, name, config.study.seeds[0])
-    experiments.check_config(run, mesh)
+    config_check.check_config(run, mesh)
     experiments.create_inference(run)
     student = experiments.create_model(run.student, num_classes=2)
     freezing.check_patterns(
@@ -103,6 +103,7 @@ def changes_of(run: ConfigDict, folder: str) -> list[str]:
   for config in (before, now):
     for section in ('log', 'checkpoint', 'memory_limit_gb'):
       del config[section]
+    del config['eval']['pictures']
     config['teacher'] = os.path.realpath(config['teacher']['checkpoint'])
   return config_changes(before, now)
 

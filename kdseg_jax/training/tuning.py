@@ -16,12 +16,15 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
+from kdseg_jax import names
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import side_by_side, study_plan
-from kdseg_jax.training.run import Diverged, data_seed, write_json
+from kdseg_jax.training.run import Diverged, data_seed, read_json, write_json
 from kdseg_jax.training.writers import finite, read_rows
 
 FOLDER = 'tuning'
+DIVERGED = 'diverged.json'  # in it: the runs that need not be tried again
+_SECTIONS = ('student', 'optimizer', 'critic', 'prepare')
 
 
 class UntunedError(UserError):
@@ -85,6 +88,10 @@ def tune(config: ConfigDict, workdir: str, metric: str, *,
 def check(config: ConfigDict) -> None:
   """Raises UserError if `config.study.tune` cannot be used."""
   options = config.study.tune
+  for field in ('field', 'grid', 'seeds', 'data_seed', 'split', 'extend'):
+    names.require(field, options, 'field of config.study.tune')
+  if options.extend < 0:
+    raise UserError(f'config.study.tune.extend={options.extend} must be at least 0.')
   values = sorted(map(float, options['grid']))
   if len(set(values)) < 3 or values[0] <= 0:
     raise UserError(f'config.study.tune.grid={tuple(options["grid"])}: expected three or more '
@@ -102,7 +109,9 @@ def check(config: ConfigDict) -> None:
   if options.split == config.eval.split:
     raise UserError(f'config.study.tune.split={options.split} is config.eval.split too: what is '
                     'chosen there would look better than it is. Choose another.')
-  _at(config, options.field)  # a mistyped one is refused
+  _check_field(config, options.field)
+  grids = {name: values for name in study_plan.student_names(config)}
+  study_plan.check_study(plan(config, grids))
 
 
 def plan(config: ConfigDict, grids: dict[str, list[float]]) -> ConfigDict:
@@ -111,7 +120,7 @@ def plan(config: ConfigDict, grids: dict[str, list[float]]) -> ConfigDict:
   study = config.copy_and_resolve_references().unlock()
   study.eval.split = options.split
   study.data.seed = options.data_seed
-  study.eval.every_steps = study.checkpoint.every_steps = 0  # only the end is read
+  study.eval.every_steps = 0  # only the end is read
   study.study.seeds = tuple(options.seeds)
   study.study.students = ConfigDict()
   for name, values in grids.items():
@@ -126,7 +135,11 @@ def plan(config: ConfigDict, grids: dict[str, list[float]]) -> ConfigDict:
 
 def _measure(config, folder, metric, grids, results, train):
   """Trains what has no result yet; False if told to stop. A value that diverges counts as worst."""
+  path = os.path.join(folder, DIVERGED)
   while True:
+    diverged = read_json(path)
+    for name, values in grids.items():
+      results[name] |= {v: -np.inf for v in values if _run_name(name, v) in diverged}
     open_values = {name: [v for v in grids[name] if v not in results[name]] for name in grids}
     if not any(open_values.values()):
       return True
@@ -134,13 +147,11 @@ def _measure(config, folder, metric, grids, results, train):
       if not train(plan(config, open_values)):
         return False
     except Diverged as error:
-      diverged = [(name, value) for name, values in open_values.items() for value in values
-                  if error.workdir.startswith(_student_folder(folder, name, value))]
-      if not diverged:
-        raise
-      (name, value), = diverged
-      logging.warning('%s: %s=%g diverged.', name, config.study.tune.field, value)
-      results[name][value] = -np.inf
+      run = os.path.basename(os.path.dirname(error.workdir))
+      if run not in [_run_name(name, v) for name, values in open_values.items() for v in values]:
+        raise  # a teacher, say
+      logging.warning('%s diverged; the others are trained again from their checkpoints.', run)
+      write_json(path, diverged | {run: str(error)})
       continue
     for name, values in open_values.items():
       for value in values:
@@ -159,7 +170,7 @@ def _extended(values, results):
 
 
 def _best(results):
-  return max(results, key=lambda value: results[value])
+  return max(sorted(results), key=results.get)  # of equals the smallest: large ones diverge
 
 
 def _rounded(value):
@@ -187,10 +198,6 @@ def _run_name(name, value):
   return f'{name}@{"".join(map(str, number.digits))}e{number.exponent}'
 
 
-def _student_folder(folder, name, value):
-  return os.path.join(os.path.abspath(folder), 'students', _run_name(name, value), '')
-
-
 def _nested(field, value):
   *sections, name = field.split('.')
   nested: dict[str, Any] = {name: value}
@@ -199,13 +206,14 @@ def _nested(field, value):
   return nested
 
 
-def _at(config, field):
-  section, _, _ = field.partition('.')
-  if section not in study_plan.OWN_SECTIONS or '.' not in field:
-    raise UserError(f'config.study.tune.field={field}: expected a field of one of the sections '
-                    f'{", ".join(study_plan.OWN_SECTIONS)}, as optimizer.learning_rate.')
-  known = config
+def _check_field(config, field):
+  """Raises UserError unless a field is a number with a fraction that students may differ in."""
+  names.require(field.partition('.')[0], _SECTIONS, 'section of config.study.tune.field')
+  value = config
   for name in field.split('.'):
-    if not isinstance(known, ConfigDict) or name not in known:
+    if not isinstance(value, ConfigDict) or name not in value:
       raise UserError(f'config.study.tune.field={field}: the config has no such field.')
-    known = known[name]
+    value = value[name]
+  if not isinstance(value, float):
+    raise UserError(f'config.study.tune.field={field}: is {value!r}; expected a field that is a '
+                    'number with a fraction, as optimizer.learning_rate.')

@@ -73,6 +73,16 @@ def test_a_folder_is_read_by_colours_and_label_map(tmp_path):
     ('0 sky\n1 car', r".*numbered, from 0; expected names alone, such as 'sky' for '0 sky'"),
     ('1 sky\n2 car', r".*numbered, from 1"),
     ('7: sky\n20: car', r".*numbered, from 7; .*labels: <stored value>=<class>"),
+    ('label\nsky\ncar', r"line 1, 'label', is a header"),
+    ('Class Names\nsky\ncar', r"line 1, 'Class Names', is a header"),
+    ('road:::\ncar:::', r"line 1, 'road:::', ends in the separators of another tool"),
+    ('sky\nroad:0,0,0,255:', r"line 2, 'road:0,0,0,255:', ends in the separators"),
+    ('road,\ncar,', r"line 1, 'road,', ends in the separators"),
+    ('road (128, 64, 128)\ncar (1, 2, 3)', r"line 1, .*Write \"road  #804080\""),
+    ('background=0\ncar=1', r"line 1, 'background=0', has a number behind"),
+    ('"road"\n"car"', r"line 1, '\"road\"', is of a JSON"),
+    ('road:1\ncar:2', r".*numbered, from 1; expected names alone, such as 'road' for 'road:1'"),
+    ('road,0\ncar,1', r".*numbered, from 0"),
     ('sky\nlabels: 255=1\ncar', r"line 2, 'labels: 255=1', stands after a name"),
     ('labels: 255\nsky\ncar', r"'labels: 255' holds '255'; expected <stored value>=<class>"),
     ('labels: 256=1\nsky\ncar', r".*holds '256=1'"),
@@ -92,6 +102,12 @@ def test_names_with_numbers_are_names(tmp_path):
   assert read(tmp_path, '2 euro\n50 cent\n1 euro').names == ('2 euro', '50 cent', '1 euro')
   assert read(tmp_path, 'class 0\nclass 1').names == ('class 0', 'class 1')
   assert read(tmp_path, 'area 51\nlevel: 3').names == ('area 51', 'level: 3')
+
+
+def test_a_colour_may_stand_behind_a_separator(tmp_path):
+  found = read(tmp_path, 'road:#804080\ncar: #010203\nsky, #0a0b0c')
+  assert found.names == ('road', 'car', 'sky')
+  assert found.colors == ((128, 64, 128), (1, 2, 3), (10, 11, 12))
 
 
 def test_names_are_composed(tmp_path):

@@ -86,7 +86,7 @@ def test_a_resumed_run_evaluates_the_average_and_ends_bit_identical(run, tmp_pat
   assert got.keys() == want.keys()
   for name in want:
     np.testing.assert_array_equal(got[name], want[name], err_msg=name)
-  loaded, _ = experiment.load_model(str(run), None, parallel.create_mesh(), best=False)
+  loaded, _ = experiment.load_model(str(run), parallel.create_mesh(), best=False)
   for variables in (*evaluated, loaded.variables):
     np.testing.assert_array_equal(
         variables['params']['Conv_0']['kernel'], want['model/params/Conv_0/kernel'])

@@ -58,7 +58,7 @@ def test_a_teacher_of_other_classes(trained, monkeypatch):
 def test_a_teacher_of_more_classes_is_never_allowed(trained, monkeypatch):
   shift(monkeypatch, shifted=lambda names: names[:-1])
   for allow in (False, True):
-    with pytest.raises(UserError, match='the teacher .* different classes, 11 and 10 of them'):
+    with pytest.raises(UserError, match='the teacher .* different classes, 11 and 10 classes'):
       experiment.create_experiment(distilled(trained), allow_class_names=allow)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import quickstart
-from kdseg_jax.training import experiment, parallel, run
+from kdseg_jax.training import config_check, experiment, parallel, run
 
 
 def config_with(field, value):
@@ -55,16 +55,16 @@ def test_a_mistyped_field_of_a_term_is_refused():
 
 
 def test_pmap_on_several_processes_is_refused(monkeypatch):
-  monkeypatch.setattr(experiment.jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(config_check.jax, 'process_count', lambda: 2)
   with pytest.raises(ValueError, match='config.parallel=pmap runs in one process only'):
-    experiment.check_config(config_with('parallel', 'pmap'), parallel.create_mesh())
+    config_check.check_config(config_with('parallel', 'pmap'), parallel.create_mesh())
 
 
 def test_two_starts_are_refused():
   config = config_with('student.init', 'runs/a')
   config.train.init_from = 'runs/b'
   with pytest.raises(ValueError, match='student.init and config.train.init_from are both set'):
-    experiment.check_config(config, parallel.create_mesh())
+    config_check.check_config(config, parallel.create_mesh())
 
 
 def test_the_config_reaches_the_task_and_the_state():

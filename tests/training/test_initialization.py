@@ -71,14 +71,27 @@ def test_as_many_classes_take_everything(source, field, ema_decay):
   config.train.ema_decay = ema_decay
   section, name = field.split('.')
   config[section][name] = source[0]
-  with pytest.raises(UserError, match=rf'config\.{field}.* and the data have different classes'
-                                      r'(.|\n)*2 c\n(.|\n)*2 z\n(.|\n)*--allow_class_names'):
-    load_initial_weights(*build(config, ['a', 'b', 'z']))
   built, fresh = build(config, ['a', 'b', 'z'])
   state = load_initial_weights(built._replace(allow_class_names=True), fresh)
   for variables in (state.deployed, {'params': state.params, 'batch_stats': state.batch_stats}):
     jax.tree.map(np.testing.assert_array_equal, variables, source[1])
   assert bool(state.average) == bool(ema_decay) and state.step == 0
+
+
+def test_as_many_classes_of_other_names_are_refused_or_their_heads_left_out(source, caplog):
+  config = config_of()
+  config.student.init = source[0]
+  with pytest.raises(UserError, match=r'config\.student\.init.* and the data have different classes'
+                                      r'(.|\n)*2 c\n(.|\n)*2 z\n(.|\n)*--allow_class_names'):
+    load_initial_weights(*build(config, ['a', 'b', 'z']))
+  config.student.init, config.train.init_from = '', source[0]
+  built, fresh = build(config, ['a', 'b', 'z'])
+  state = load_initial_weights(built, fresh)
+  got, saved, before = leaves(state.params), leaves(source[1]['params']), leaves(fresh.params)
+  heads = {name for name in got if name.startswith('head/')}
+  assert heads and '3 there, 3 here, of other names' in caplog.text
+  for name in got:
+    np.testing.assert_array_equal(got[name], (before if name in heads else saved)[name], name)
 
 
 def test_heads_of_other_class_counts_are_left_out_and_named(source, caplog):

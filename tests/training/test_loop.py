@@ -12,7 +12,7 @@ from configs import quickstart
 from kdseg_jax import models
 from kdseg_jax.data import scenes
 from kdseg_jax.training import experiment, loop, parallel
-from kdseg_jax.training.checkpoint import Checkpointer, CheckpointError
+from kdseg_jax.training.checkpoint import Checkpointer
 from kdseg_jax.training.evaluation import Evaluator
 from kdseg_jax.training.run import Diverged, TeacherTooWeak, training_batches
 from tests import runs, toys
@@ -135,7 +135,7 @@ def test_the_teacher_is_the_best_checkpoint_and_not_the_newest(tmp_path, monkeyp
   loop.train(config, str(tmp_path))
   mesh = parallel.create_mesh()
   for best, step in ((True, 2), (False, 4)):
-    loaded, _ = experiment.load_model(str(tmp_path), None, mesh, best=best)
+    loaded, _ = experiment.load_model(str(tmp_path), mesh, best=best)
     kernel = loaded.variables['params']['Conv_0']['kernel']
     np.testing.assert_array_equal(kernel, runs.saved(tmp_path, step)['model/params/Conv_0/kernel'])
     assert loaded.step == step
@@ -145,8 +145,8 @@ def test_a_teacher_of_another_number_of_classes_is_refused_before_it_is_restored
     teacher, monkeypatch):
   monkeypatch.setattr(Checkpointer, 'restore_model', lambda *_: pytest.fail('too late'))
   config = config_of('pixelwise', teacher)
-  with pytest.raises(CheckpointError, match='The teacher .* there are 11 and 7 classes'):
-    experiment.load_teacher(config, 7, parallel.create_mesh())
+  with pytest.raises(ValueError, match='the teacher .*, 11 and 7 classes'):
+    experiment.load_teacher(config, list('abcdefg'), parallel.create_mesh())
 
 
 def test_nan_in_the_loss_stops_at_once_and_names_step_terms_and_checkpoint(

@@ -140,11 +140,11 @@ def test_teachers_and_starts_are_the_best_checkpoints_of_their_own_architecture(
   monkeypatch.setattr(initialization, 'Checkpointer', Checkpoints)
   mesh = parallel.create_mesh()
   config = config_of(teacher={'checkpoint': 'somewhere'})
-  teacher = experiment.load_teacher(config, 3, mesh)
+  teacher = experiment.load_teacher(config, tuple('abc'), mesh)
   assert teacher.step == 2 and teacher.variables['params'] == {'from': 2}
   assert teacher.workdir.endswith('somewhere')
   assert sizes == [(quickstart.get_config('role=teacher').student.width, 3)]
-  newest, _ = experiment.load_model('somewhere', None, mesh, best=False)
+  newest, _ = experiment.load_model('somewhere', mesh, best=False)
   assert newest.step == 9 and newest.variables['params'] == {'from': 9}
   saved, _ = initialization._load(experiment.create_experiment(config), 'elsewhere')
   assert saved['params'] == {'from': 2}
@@ -168,7 +168,7 @@ def leaves(config, prefix):
 def test_a_teacher_is_measured_again_where_anything_of_the_measurement_changed(
     tmp_path, monkeypatch):
   calls = []
-  monkeypatch.setattr(run, 'create_evaluator', lambda *_: lambda *_: (
+  monkeypatch.setattr(run, 'create_evaluator', lambda *_: lambda *_, **__: (
       calls.append(1), {'mean_iou': 0.5})[1])
   other = {'split': 'val', 'window': (16, 16), 'scales': (0.5, 1.0), 'size': (40, 40),
            'name': 'folder', 'root': 'x'}
@@ -247,6 +247,13 @@ def test_a_student_of_a_study_has_its_own_fields_and_seed_and_the_shared_data():
   assert study_plan.student_workdir('w', 'kd', 2) != study_plan.student_workdir('w', 'kd', 7)
 
 
+class Options(types.SimpleNamespace):
+  """As `absl.flags.FlagValues` is read."""
+
+  def __getitem__(self, name):
+    return types.SimpleNamespace(value=getattr(self, name))
+
+
 class Seen(Exception):
   """Ends a program where what it was to show has been seen."""
 
@@ -260,7 +267,7 @@ def test_evaluate_looks_at_the_split_and_folder_asked_for_as_its_config_says(mon
   source = types.SimpleNamespace(classes=tuple('abc'))
   monkeypatch.setattr(data, 'create', lambda name, split, root, **_: (
       seen.update(source=(name, split, root)), source)[1])
-  monkeypatch.setattr(experiment, 'load_model', lambda workdir, classes, mesh, best=True, **_: (
+  monkeypatch.setattr(experiment, 'load_model', lambda workdir, mesh, best=True: (
       seen.update(model=(workdir, best)), (types.SimpleNamespace(
           model='model', variables='variables', step=2), ConfigDict({'classes': tuple('abc')})))[1])
 
@@ -274,7 +281,7 @@ def test_evaluate_looks_at_the_split_and_folder_asked_for_as_its_config_says(mon
       raise Seen
   monkeypatch.setattr(evaluate, 'Evaluator', Evaluator)
   monkeypatch.setattr(evaluate.program, 'require_workdir', lambda *_, **__: 'work')
-  options = types.SimpleNamespace(
+  options = Options(
       config=config, split='extra', data_root='elsewhere', best=True, json=None, confusion=None,
       allow_class_names=False)
   with pytest.raises(Seen):

@@ -1,0 +1,90 @@
+"""What is refused of a config before anything is built: fields that cannot work together."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from kdseg_jax import config_fields, distillers, names
+from kdseg_jax.data import pipeline
+from kdseg_jax.errors import UserError
+from kdseg_jax.training import parallel
+
+ROLES = ('student', 'teacher')
+# The least that these fields can be.
+_AT_LEAST = {
+    'train.steps': 1, 'train.accumulate': 1, 'prepare.steps': 0, 'critic.steps': 0,
+    'eval.batch_size': 1, 'data.train_limit': 0,
+    'eval.limit': 0, 'eval.pad_multiple': 1, 'checkpoint.keep': 1,
+}
+
+
+def check_config(config: ConfigDict, mesh: Mesh) -> None:
+  """Checks the fields that nothing else checks before the first step.
+
+  Raises:
+    ValueError: says which field, and what was expected.
+  """
+  config_fields.check(config)
+  check_method(config)
+  names.require(config.role, ROLES, 'config.role')
+  for field, least in _AT_LEAST.items():
+    value = functools.reduce(getattr, field.split('.'), config)
+    if value < least:
+      raise UserError(f'config.{field}={value} must be at least {least}.')
+  parallel.check_batch_size(config.train.batch_size, mesh, 'train.batch_size')
+  if config.train.batch_size // mesh.size % config.train.accumulate:
+    raise UserError(
+        f'config.train.accumulate={config.train.accumulate} does not divide the '
+        f'{config.train.batch_size // mesh.size} images that each of {mesh.size} devices has of '
+        f'config.train.batch_size={config.train.batch_size}.')
+  _check_unlabelled_share(config)
+  if config.train.compile_level not in range(4):
+    raise UserError(
+        f'config.train.compile_level={config.train.compile_level} must be 0, 1, 2 or 3.')
+  if config.parallel == 'pmap' and jax.process_count() > 1:
+    raise UserError('config.parallel=pmap runs in one process only: its arrays cannot be saved by '
+                     'several. Use shard_map.')
+  if not 0 <= config.train.ema_decay < 1:
+    raise UserError(f'config.train.ema_decay={config.train.ema_decay} must be at least 0 (off) '
+                     'and less than 1.')
+  if config.student.init and config.train.init_from:
+    raise UserError(
+        'config.student.init and config.train.init_from are both set. Set the first to start from '
+        'a run on the same classes, or the second to start from one on others.')
+
+
+def _check_unlabelled_share(config):
+  """Refuses a share that batches or micro-batches cannot have, or that says nothing."""
+  share, parts = config.data.unlabelled_share, config.train.accumulate
+  if share is None:
+    return
+  if not config.data.unlabelled:
+    raise UserError(f'config.data.unlabelled_share={share} has no effect without '
+                    'config.data.unlabelled: a folder, or rest.')
+  places = pipeline.unlabelled_places(share, config.train.batch_size)
+  if any(len(set(places[part::parts])) < 2 for part in range(parts)):
+    raise UserError(
+        f'config.train.accumulate={parts} would make micro-batches of only labelled or only '
+        f'unlabelled images of config.data.unlabelled_share={share}, each normalised by itself. '
+        'Choose another of either.')
+
+
+def check_method(config: ConfigDict) -> None:
+  """Raises ValueError unless `config.distill` holds the terms of `config.method`, and their fields.
+
+  The recipe made them from its argument: a method that is set afterwards would have no effect.
+  """
+  expected, found = distillers.names_of_terms(config.method), tuple(config.distill)
+  if set(expected) != set(found):
+    raise UserError(
+        f'config.method={config.method} has the terms {", ".join(expected) or "none"}, but '
+        f'config.distill has {", ".join(found) or "none"}. Give the method to the recipe instead, '
+        '--config=<recipe>.py:method=<methods>, which fills in both.')
+  weights = {term: options.get('weight') for term, options in config.distill.items()}
+  for term, options in distillers.terms_of(config.method, weights).items():
+    for field in config.distill[term]:
+      names.require(field, options, f'field of config.distill.{term}')
