@@ -77,7 +77,10 @@ install() {
     if [ -n "$(ls -A -- "$venv" 2>/dev/null)" ] && [ ! -e "$venv/pyvenv.cfg" ]; then
       fail "$venv holds files and is no virtual environment: it would be emptied. Choose another VENV."
     fi
-    "$venv/bin/python" -m ensurepip >/dev/null 2>&1 || { chosen=$(find_python) && "$chosen" -m venv --clear "$venv"; }
+    if ! "$venv/bin/python" -m ensurepip >/dev/null 2>&1; then
+      chosen=$(find_python)
+      "$chosen" -m venv --clear "$venv"
+    fi
   fi
   echo "Installing into $venv ..." >&2
   local arguments=(--quiet --disable-pip-version-check --constraint "$root/requirements.lock")

@@ -85,7 +85,7 @@ def test_pythons_of_pyenv_are_found_and_newer_than_those_of_the_path(checkout, e
 
 
 @pytest.mark.parametrize('environment,message', [
-    ({}, 'Python 3.11 or later is needed and was not found'),
+    ({}, 'Python 3.11 or later with venv is needed and was not found'),
     ({'PYTHON': 'python3.13'}, 'PYTHON=python3.13 is no Python 3.11 or later'),
     ({'JAX_EXTRA': 'gpu'}, 'JAX_EXTRA=gpu is unknown; use tpu or cuda13'),
 ])

@@ -196,6 +196,8 @@ def list_images(
     if path.is_dir():
       folders = folders_in(path) if subfolders else [path]
       problems += [line for folder in folders for line in unreadable_in(folder)]
+      if problems and left_out is None:
+        raise UserError(problems[0])
       inside = [image for folder in folders for image in images_in(folder)]
       if not inside:
         hint = '' if subfolders else '; subfolders are not searched, name them one by one'

@@ -37,11 +37,12 @@ def check_data(experiment: Experiment, workdir: str,
   if has_checkpoint(workdir):
     return
   evaluation = subset.first(experiment.evaluation_source, config.eval.limit)
+  evaluated = None
   if not getattr(experiment.evaluation_source, 'is_generated', False):
-    counts, _ = _count(evaluation, len(evaluation), f'reading {config.eval.split}', should_stop)
+    evaluated, _ = _count(evaluation, len(evaluation), f'reading {config.eval.split}', should_stop)
     if should_stop():
       return
-    _report_evaluation(counts, classes, config.eval.split)
+    _report_evaluation(evaluated, classes, config.eval.split)
   train = experiment.train_source
   train = train.first if isinstance(train, Concatenated) else train
   if not getattr(train, 'is_generated', False):
@@ -50,7 +51,7 @@ def check_data(experiment: Experiment, workdir: str,
         f'reading labels of {config.data.train_split}', should_stop, classes=len(classes))
     if should_stop():
       return
-    _report_training(counts, read, train, experiment)
+    _report_training(counts, read, train, evaluated, experiment)
 
 
 def _count(source, total, description, should_stop, *, classes=0):
@@ -74,13 +75,15 @@ def _report_evaluation(pixels, classes, split):
     logging.warning('%s has no pixel of %s: metrics are of the other classes alone.', split, absent)
 
 
-def _report_training(pixels, read_all, train, experiment):
+def _report_training(pixels, read_all, train, evaluated, experiment):
   classes, split = experiment.train_source.classes, experiment.config.data.train_split
   absent = _absent(pixels, classes)
   if not absent:
     return
   present = np.flatnonzero(pixels)
-  if len(present) < 2:  # also of 4,000 labels of more
+  # Where not all were read, the evaluation split has to say the same.
+  if len(present) < 2 and (read_all or evaluated is not None and not np.delete(
+      evaluated, present).any()):
     what = 'no pixel of its labels is of a class, all are ignored' if not len(present) else (
         f'all labelled pixels are of one class, {classes[present[0]]}')
     message = f'{split}: {what}, so that nothing can be learned from them. {_ADVICE}'

@@ -45,6 +45,20 @@ def test_everything_comes_back_with_its_types(tmp_path):
   assert checkpointer.read_meta(7) == {'config': {'a': [1, 2]}, 'metric': 'mean_iou'}
 
 
+def test_a_run_from_before_critics_had_optimisers_of_their_own_goes_on(tmp_path):
+  old = state_of(7)  # it has counters of a critic that it does not have
+  checkpointer = Checkpointer(tmp_path, metric='mean_iou')
+  checkpointer.save(7, old, {})
+  checkpointer.close()
+  checkpointer = Checkpointer(tmp_path)
+  like = state_of()._replace(opt_state=state_of().opt_state._replace(critic={}))
+  restored = checkpointer.restore(7, like)
+  assert jax.tree.structure(restored) == jax.tree.structure(like)
+  np.testing.assert_array_equal(
+      restored.params['conv']['kernel'], old.params['conv']['kernel'])
+  jax.tree.map(np.testing.assert_array_equal, restored.opt_state.trained, old.opt_state.trained)
+
+
 def test_the_latest_and_the_best_are_kept_and_nan_is_never_the_best(tmp_path):
   checkpointer = Checkpointer(tmp_path, metric='mean_iou', keep=1)
   for step, value in [(1, 0.4), (2, 0.9), (3, math.nan), (4, 0.5), (5, None)]:

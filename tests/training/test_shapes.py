@@ -81,7 +81,7 @@ def test_a_run_is_refused_before_its_teacher_is_measured_or_anything_is_compiled
   config.teacher.checkpoint = 'teacher'
   teacher = experiments.Teacher(Strided(stride=8), {}, 'teacher', 1)
   monkeypatch.setattr(models, 'create', lambda **_: Strided(stride=4))
-  monkeypatch.setattr(experiments, 'load_teacher', lambda *_: teacher)
+  monkeypatch.setattr(experiments, 'load_teacher', lambda *_, **__: teacher)
   for module, name in ((loop, 'measure_teacher'), (run, 'measure_teacher'),
                        (jax, 'jit'), (parallel, 'data_parallel')):
     monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail('too late'))

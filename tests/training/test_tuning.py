@@ -110,7 +110,10 @@ def test_being_told_to_stop_chooses_nothing(monkeypatch, tmp_path):
     ({'seeds': ()}, 'expected one or more seeds'),
     ({'data_seed': 0}, 'data_seed=0 is that of the study too'),
     ({'split': 'test'}, 'split=test is config.eval.split too'),
-    ({'field': 'train.steps'}, 'expected a field of one of the sections'),
+    ({'field': 'train.steps'}, "Unknown section of config.study.tune.field: 'train'"),
+    ({'field': 'student.name'}, "is 'deeplabv3_resnet18'; expected a field that is a number"),
+    ({'field': 'critic.steps'}, 'is 1; expected a field that is a number with a fraction'),
+    ({'extend': -1}, 'extend=-1 must be at least 0'), ({'split': 'vla'}, "Did you mean 'val'"),
     ({'field': 'optimizer.learning_rat'}, 'the config has no such field'),
 ])
 def test_a_section_that_cannot_be_used_is_refused(change, message):
