@@ -124,8 +124,8 @@ def _create_source(options, arguments, left_out):
   """The split, or the list of files."""
   if bool(arguments) == bool(options.split):
     raise UserError('No images: name files or folders after the options, or --split=<split>.'
-                     if not arguments else
-                     f'--split={options.split} and files were given; choose one of them.')
+                    if not arguments else
+                    f'--split={options.split} and files were given; choose one of them.')
   if not options.split:
     found = files.list_images(map(paths.local, arguments), left_out=left_out)
     if not found:

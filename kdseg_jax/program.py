@@ -186,7 +186,7 @@ def named_workdirs(workdir: str, compared: list[str]) -> dict[str, str]:
   for name, path in pairs:
     if name in named:
       raise UserError(f'--compare: both {named[name]} and {path} are called {name!r}; name them '
-                       'by <name>=<directory>.')
+                      'by <name>=<directory>.')
     config_files.require_run(path, 'compare')
     named[name] = path
   return named

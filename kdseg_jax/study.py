@@ -70,7 +70,7 @@ def train_teacher(config, workdir, *, allow_class_names=False):
   changes = study_plan.changes_of(own, folder)
   if changes:
     raise UserError(f'{folder} was trained with another config:\n  ' + '\n  '.join(changes)
-                     + '\nUse another --workdir: its students learned from that teacher.')
+                    + '\nUse another --workdir: its students learned from that teacher.')
   return study_plan.is_finished(own, folder) or loop.train(
       own, folder, allow_class_names=allow_class_names) is not None
 

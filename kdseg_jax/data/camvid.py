@@ -48,7 +48,7 @@ class CamVid(pairs.PairSource):
     pairs.require_none(problems)
     if not found:
       raise NotFoundError(f'{root / split}: holds no PNG or JPEG image; expected the images of '
-                              f'CamVid {split} there.')
+                          f'CamVid {split} there.')
     super().__init__(found, label_map=LABELS, size=size)
 
 
@@ -62,7 +62,7 @@ def find_root(root: str | os.PathLike | None) -> pathlib.Path:
   given = root or os.environ.get('KDSEG_DATA')
   if not given:
     raise UserError('CamVid needs its folder: give root (--config.data.root=<folder>) or set '
-                     '$KDSEG_DATA to it. It holds train/, trainannot/, val/, valannot/, ...')
+                    '$KDSEG_DATA to it. It holds train/, trainannot/, val/, valannot/, ...')
   for folder in (pathlib.Path(given), pathlib.Path(given, 'camvid')):
     if any((folder / split).is_dir() for split in SPLITS):
       return folder

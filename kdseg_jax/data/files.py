@@ -154,7 +154,7 @@ def write_png(path: str | os.PathLike, array: np.ndarray) -> None:
   """Writes `(H, W, 3)` RGB or `(H, W)` grey uint8 as PNG; makes the folder if it is missing."""
   if array.dtype != np.uint8 or not (array.ndim == 2 or array.ndim == 3 and array.shape[2] == 3):
     raise UserError(f'{path}: expected uint8 of shape (H, W, 3) or (H, W), '
-                     f'got {array.dtype} of shape {array.shape}.')
+                    f'got {array.dtype} of shape {array.shape}.')
   _write(path, PIL.Image.fromarray(array))
 
 

@@ -77,12 +77,12 @@ def find_root(root: str | os.PathLike | None) -> pathlib.Path:
   given = root or os.environ.get('KDSEG_DATA')
   if not given:
     raise UserError('A folder of your own data needs its place: give root '
-                     '(--config.data.root=<folder>) or set $KDSEG_DATA to it. It holds images/ and '
-                     'labels/.')
+                    '(--config.data.root=<folder>) or set $KDSEG_DATA to it. It holds images/ and '
+                    'labels/.')
   for folder in ('images', 'labels'):
     if not (pathlib.Path(given) / folder).is_dir():
       raise NotFoundError(f'{pathlib.Path(given) / folder}: no such folder; the layout is '
-                              f'{_LAYOUT}.')
+                          f'{_LAYOUT}.')
   return pathlib.Path(given)
 
 
@@ -98,13 +98,13 @@ def find_splits(root: pathlib.Path) -> list[str]:
   for parent in _parents(root):
     if folders and files.images_in(parent):
       raise UserError(f'{parent}: holds pictures beside the folders {", ".join(folders)}; '
-                       f'expected one of both: {_LAYOUT}.')
+                      f'expected one of both: {_LAYOUT}.')
   for folder in folders:
     names.require(folder, SPLITS, f'split in {root / "images"} and {root / "labels"}')
   listed = [split for split in SPLITS if _list_of(root, split).exists()]
   if folders and listed:
     raise UserError(f'{root}: has folders of splits in images/ and {listed[0]}.txt; remove one of '
-                     'both.')
+                    'both.')
   return folders or listed or ['train', 'val']
 
 

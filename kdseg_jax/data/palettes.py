@@ -93,7 +93,7 @@ def colorize(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
   known = np.where(ignored, 0, label)
   if known.size and not 0 <= known.min() <= known.max() < len(palette):
     raise UserError(f'Labels reach from {known.min()} to {known.max()}, but the palette has '
-                     f'colours for 0 to {len(palette) - 1}.')
+                    f'colours for 0 to {len(palette) - 1}.')
   return np.where(ignored[..., None], np.uint8(0), palette[known])
 
 
@@ -131,7 +131,7 @@ def strip(images: Sequence[np.ndarray], titles: Sequence[str], *,
   """
   if not images or len(images) != len(titles):
     raise UserError(f'Expected one title for each picture, got {len(images)} pictures and '
-                     f'{len(titles)} titles.')
+                    f'{len(titles)} titles.')
   margin, bar = 8, 28
   lettered = lettering.letter(titles, instead='picture {}')
   panels = []

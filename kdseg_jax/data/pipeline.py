@@ -170,7 +170,7 @@ def _share(source, batch_size, process_index, process_count):
     raise UserError('The source holds no examples.')
   if batch_size < 1 or batch_size % process_count:
     raise UserError(f'batch_size={batch_size} cannot be shared by {process_count} processes: '
-                     'it must be a positive multiple of their number.')
+                    'it must be a positive multiple of their number.')
   if not 0 <= process_index < process_count:
     raise UserError(f'process_index={process_index}: expected 0 to {process_count - 1}.')
   return batch_size // process_count

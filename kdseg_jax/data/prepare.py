@@ -52,7 +52,7 @@ def prepare(name: str, manual_dir: str | os.PathLike, data_dir: str | os.PathLik
   else:
     if not pathlib.Path(manual_dir).is_dir():
       raise NotFoundError(f'--manual_dir={manual_dir}: no such folder. '
-                              f'{builder.MANUAL_DOWNLOAD_INSTRUCTIONS}')
+                          f'{builder.MANUAL_DOWNLOAD_INSTRUCTIONS}')
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(manual_dir=manual_dir))
   counts = {split: info.num_examples for split, info in builder.info.splits.items()}
@@ -87,7 +87,7 @@ def main(options, arguments):
   data_dir = options.data_dir or os.environ.get('KDSEG_DATA')
   if not options.manual_dir or not data_dir:
     raise UserError('--manual_dir (the folder of the archives) and --data_dir (where prepared '
-                     'data go; default: $KDSEG_DATA) are needed.')
+                    'data go; default: $KDSEG_DATA) are needed.')
   paths.check_folder(data_dir, 'data_dir')
   info = prepare(arguments[0], options.manual_dir, data_dir, allow_partial=options.allow_partial)
   print(f'{info.data_dir}: ' + ', '.join(

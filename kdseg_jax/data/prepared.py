@@ -85,15 +85,15 @@ def create_prepared(name: str, split: str, *, root: str | os.PathLike | None = N
              f'--data_dir={given or "<folder>"}')
   if not given:
     raise UserError(f'{name} is read from a prepared directory: give root '
-                     f'(--config.data.root=<folder>) or set $KDSEG_DATA to it. To prepare: '
-                     f'{command}')
+                    f'(--config.data.root=<folder>) or set $KDSEG_DATA to it. To prepare: '
+                    f'{command}')
   if not is_prepared(name, given):
     raise NotFoundError(f'{given}: holds no prepared {name}. Prepare it once: {command}\n'
-                            f'{builder_class.MANUAL_DOWNLOAD_INSTRUCTIONS}')
+                        f'{builder_class.MANUAL_DOWNLOAD_INSTRUCTIONS}')
   builder = builder_class(data_dir=given)
   if split not in builder.info.splits:
     raise NotFoundError(f'{builder.data_path}: was prepared without the split {split}. Delete '
-                            f'this folder and prepare it again with all archives: {command}')
+                        f'this folder and prepare it again with all archives: {command}')
   wrong = wrong_counts(
       {split: builder.info.splits[split].num_examples}, {split: builder.COUNTS[split]})
   if wrong:
@@ -152,12 +152,12 @@ def create_tfds(name: str, split: str, *, root: str | os.PathLike | None = None,
   for key, option in ((image_key, 'image_key'), (label_key, 'label_key')):
     if key not in pictures:
       raise UserError(f'{name}: {option}={key!r} is no image; its images are '
-                       f'{", ".join(pictures) or "none"} (--config.data.tfds.{option}=<name>).')
+                      f'{", ".join(pictures) or "none"} (--config.data.tfds.{option}=<name>).')
   label_feature = builder.info.features[label_key]
   classes = list(getattr(label_feature, 'names', None) or [])
   if not num_classes and not classes:
     raise UserError(f'{name}: TFDS does not say how many classes {label_key} has; give '
-                     'num_classes (--config.data.tfds.num_classes=<number>).')
+                    'num_classes (--config.data.tfds.num_classes=<number>).')
   if not classes or num_classes and num_classes != len(classes):
     classes = [f'class {index}' for index in range(num_classes)]
   return Records(_records(tfds, builder, split, image_key, label_key), classes=classes,
@@ -172,5 +172,5 @@ def _records(tfds, builder, split, *keys):
         split=split, decoders={key: tfds.decode.SkipDecoding() for key in keys})
   except NotImplementedError as error:
     raise UserError(f'{builder.data_path}: was prepared in a format without random access; '
-                     'expected array_record. Prepare it again with --file_format=array_record, in '
-                     'another data_dir.') from error
+                    'expected array_record. Prepare it again with --file_format=array_record, in '
+                    'another data_dir.') from error

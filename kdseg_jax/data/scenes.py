@@ -67,7 +67,7 @@ class Scenes:
     names.require(split, _SPLITS, 'split of scenes')
     if min(size) < _MINIMUM_SIDE:
       raise UserError(f'size={tuple(size)}: digits cannot be read below {_MINIMUM_SIDE} pixels; '
-                       f'choose a height and width of at least {_MINIMUM_SIDE}.')
+                      f'choose a height and width of at least {_MINIMUM_SIDE}.')
     if length is not None and length < 1:
       raise UserError(f'length={length}: expected at least one scene.')
     self.split, self.seed, self.size = split, seed, tuple(size)

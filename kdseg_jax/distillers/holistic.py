@@ -118,7 +118,7 @@ def holistic(
   def init(rng, inputs):
     if conditional and 'image' not in inputs.batch:
       raise UserError("holistic(conditional=True) reads batch['image']; the batch has "
-                       f'{sorted(inputs.batch)}.')
+                      f'{sorted(inputs.batch)}.')
     size = resizing.common_size(inputs.student[tap], inputs.teacher[tap], resize=resize)
     channels = inputs.student[tap].shape[-1] + 3 * conditional
     variables = critic.init(rng, jnp.zeros((1, *size, channels)))

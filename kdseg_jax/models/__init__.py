@@ -126,10 +126,10 @@ def create(
     raise UserError(f'width={width} of {name} must be positive.')
   if output_stride not in encoder.output_strides:
     raise UserError(f'output_stride={output_stride} is unknown to {name}; expected one of '
-                     f'{encoder.output_strides}.')
+                    f'{encoder.output_strides}.')
   if head_channels is not None and head.channels is None:
     raise UserError(f'head_channels={head_channels}: the channels of {name} follow from its '
-                     'classes. Leave it None.')
+                    'classes. Leave it None.')
   check_policy(remat)
   if isinstance(dtype, str):
     names.require(dtype, _DTYPES, 'dtype')

@@ -120,7 +120,7 @@ def build(students: Mapping[str, Mapping[str, Any]], *, baseline: str, metric: s
     steps = [run[-1]['step'] if run else None for run in entry['evaluations']]
     if steps != [shared['steps']] * len(seeds):
       raise UserError(f'{name}: evaluated last after step {steps}; expected {shared["steps"]} for '
-                       'every seed. Run the study again: it evaluates what is missing.')
+                      'every seed. Run the study again: it evaluates what is missing.')
   last = {name: [runs[-1] for runs in entry['evaluations']] for name, entry in students.items()}
   values = {name: [row[metric] for row in rows] for name, rows in last.items()}
   report = {**shared, 'metric': metric, 'baseline': baseline, 'seeds': list(seeds),

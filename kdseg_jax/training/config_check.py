@@ -47,10 +47,10 @@ def check_config(config: ConfigDict, mesh: Mesh) -> None:
         f'config.train.compile_level={config.train.compile_level} must be 0, 1, 2 or 3.')
   if config.parallel == 'pmap' and jax.process_count() > 1:
     raise UserError('config.parallel=pmap runs in one process only: its arrays cannot be saved by '
-                     'several. Use shard_map.')
+                    'several. Use shard_map.')
   if not 0 <= config.train.ema_decay < 1:
     raise UserError(f'config.train.ema_decay={config.train.ema_decay} must be at least 0 (off) '
-                     'and less than 1.')
+                    'and less than 1.')
   if config.student.init and config.train.init_from:
     raise UserError(
         'config.student.init and config.train.init_from are both set. Set the first to start from '

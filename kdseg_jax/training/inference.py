@@ -51,13 +51,13 @@ class Inference:
     if self.window and not (len(self.window) == 2 and all(
         isinstance(side, int) and side > 0 for side in self.window)):
       raise UserError(f'config.eval.window={self.window}: expected (height, width) in whole '
-                       'pixels, both positive, or () for whole images.')
+                      'pixels, both positive, or () for whole images.')
     if not 0 <= self.overlap < 1:
       raise UserError(f'config.eval.overlap={self.overlap}: expected a share of the window from '
-                       '0 to below 1, e.g. 1/3 as 0.333.')
+                      '0 to below 1, e.g. 1/3 as 0.333.')
     if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
       raise UserError(f'config.eval.scales={self.scales}: expected one or more positive factors, '
-                       'e.g. (0.75,1.0,1.25); (1.0,) is the image as it is.')
+                      'e.g. (0.75,1.0,1.25); (1.0,) is the image as it is.')
 
   @property
   def is_plain(self) -> bool:

@@ -82,7 +82,7 @@ class Builder(tfds.core.ShardBasedBuilder):
     splits = {name: split for name, split in splits.items() if split}
     if not splits:
       raise NotFoundError(f'{manual_dir}: holds no image of {self.name}.\n'
-                              f'{self.MANUAL_DOWNLOAD_INSTRUCTIONS}')
+                          f'{self.MANUAL_DOWNLOAD_INSTRUCTIONS}')
     bar = tqdm.tqdm(total=sum(map(len, splits.values())), desc=self.name, unit='image',
                     disable=None)
     return {name: self._shards(split, bar) for name, split in splits.items()}
@@ -162,7 +162,7 @@ def read_mat(member: Member, *keys: str) -> np.ndarray:
       value = value[key] if isinstance(value, dict) else value[key][0, 0]
   except Exception as error:  # scipy raises whatever the bytes lead it to
     raise UserError(f'{member}: is no MATLAB file with {".".join(keys)}: it is damaged or cut '
-                     f'short ({error}). Download it again.') from error
+                    f'short ({error}). Download it again.') from error
   return np.asarray(value, np.int64)
 
 
@@ -177,4 +177,4 @@ def require_counts(counts: Mapping[str, int], expected: Mapping[str, int], place
   wrong = wrong_counts(counts, expected)
   if wrong:
     raise UserError(f'{place}: {wrong}. Complete the data, or give --allow_partial to '
-                     'go on with what is there.')
+                    'go on with what is there.')

@@ -93,11 +93,11 @@ def open_tree(manual_dir: pathlib.Path, archive: str, folder: str, *,
       return _zip(path, folder) if archive.endswith('.zip') else _tar(path, folder, unneeded)
     except _DAMAGE as error:
       raise UserError(f'{path}: cannot be read: it is damaged or cut short ({error}). '
-                       'Download it again.') from error
+                      'Download it again.') from error
   if has(manual_dir, archive, folder):
     return folder_tree(manual_dir / folder)
   raise NotFoundError(f'{manual_dir}: holds neither {archive} nor its extracted folder '
-                          f'{folder}/. Download the archive into it.')
+                      f'{folder}/. Download the archive into it.')
 
 
 def has(manual_dir: pathlib.Path, archive: str, folder: str) -> bool:
@@ -140,7 +140,7 @@ def _tree(path, folder, reads):
       return reads[name]()
     except _DAMAGE as error:
       raise UserError(f'{path}: {name} is damaged or cut short ({error}). '
-                       'Download the archive again.') from error
+                      'Download the archive again.') from error
   return Tree(path, {
       posixpath.normpath(name)[len(folder) + 1:]:
           Member(f'{path}/{name}', lambda name=name: guarded(name))
