@@ -8,7 +8,7 @@ import pytest
 from tests import runs
 from tests.test_study import PRELUDE
 
-STUDY = ('study', '--config=experiments/scenes_core.py:runlocal,method=pairwise',
+STUDY = ('study', '--config=experiments/scenes_core.py:runlocal',
          '--config.train.steps=6', '--config.eval.every_steps=3',
          '--config.checkpoint.every_steps=2')
 JOIN = """
@@ -37,7 +37,8 @@ def test_a_study_on_two_processes_equals_one_on_two_devices(cache, tmp_path):
   assert [process.returncode for process in processes] == [0, 0], '\n'.join(outputs)
   for name, values in results(tmp_path / 'one').items():
     assert results(tmp_path / 'two')[name] == pytest.approx(values, rel=1e-4), name
-  losses = lambda name: [row['loss'] for row in runs.rows(
-      tmp_path / name / 'students' / 'pairwise' / 'seed1') if row['phase'] == 'train']
-  assert len(losses('one')) == 6
-  assert losses('two') == pytest.approx(losses('one'), rel=1e-4)
+  for student in ('distilled', 'distilled_unlabelled'):
+    losses = lambda name, student=student: [row['loss'] for row in runs.rows(
+        tmp_path / name / 'students' / student / 'seed1') if row['phase'] == 'train']
+    assert len(losses('one')) == 6
+    assert losses('two') == pytest.approx(losses('one'), rel=1e-4)

@@ -110,7 +110,7 @@ def test_an_evaluation_image_that_cannot_be_read_stops_before_training(tmp_path,
 def test_an_evaluation_that_a_signal_cut_short_is_made_up(cut, tmp_path, monkeypatch):
   calls, values = [], [0.5, 0.9]
 
-  def evaluate(self, variables, source, *, should_stop):
+  def evaluate(self, variables, source, *, should_stop, **_):
     calls.append(1)
     if len(calls) == cut:
       should_stop._stop()
