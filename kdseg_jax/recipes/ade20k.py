@@ -5,6 +5,8 @@ Pairs: DeepLabV3-ResNet101 -> DeepLabV3-ResNet18, -MobileNetV2, PSPNet-ResNet18 
 steps, wider heads), and PSPNet-ResNet101 -> PSPNet-ResNet18, -MobileNetV2, ESPNet at SKD's
 (settings=skd, the same crops, batch 8, lr 0.01, wd 5e-4). MobileNetV2 and ESPNet need a teacher of
 the size of their maps there: train it with --config.student.ceil_mode=False.
+method=cirkd_v2 and skd_journal bring the settings of their scripts; their teacher, and the student
+alone, are told: role=teacher,settings=cirkd_v2 (or skd).
 Papers: Liu et al., CVPR 2019 (arXiv:1903.04197) and, for settings=skd, its journal version's
 script; Yang et al., CVPR 2022 (arXiv:2204.06986).
 Data: ADEChallengeData2016.zip of sceneparsing.csail.mit.edu.
