@@ -70,7 +70,7 @@ def test_a_signal_saves_and_exits_with_0_and_the_run_goes_on(
   runs.wait_for_step(process, tmp_path, 2)
   process.send_signal(number)
   output, _ = process.communicate(timeout=120)
-  assert process.returncode == 0 and 'Stopped and saved' in output, output
+  assert process.returncode == 0 and 'Stopped; the same command goes on' in output, output
   assert 'Ctrl-C again ends at once' in output
   stopped = runs.saved(tmp_path)
   assert 2 <= stopped['training/step'] < STEPS
