@@ -33,7 +33,9 @@ methods.METHODS["everything"] = {"everything": 0.1}
 
 def start(program, *arguments, cache, prelude=''):
   """Starts `python -m kdseg_jax.<program> <arguments>` after the lines of `prelude`."""
-  code = f'{prelude}\nimport runpy\nrunpy.run_module("kdseg_jax.{program}", run_name="__main__")'
+  # Tests that run in the background pass on an ignored Ctrl-C.
+  code = ('import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n'
+          f'{prelude}\nimport runpy\nrunpy.run_module("kdseg_jax.{program}", run_name="__main__")')
   return subprocess.Popen(
       [sys.executable, '-c', code, *map(str, arguments)], cwd=ROOT, text=True,
       stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

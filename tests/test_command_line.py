@@ -222,7 +222,15 @@ def test_places_of_results_are_checked_before_the_work(tmp_path):
   assert not (tmp_path / 'to').exists()
 
 
-def test_the_first_ctrl_c_is_noted_and_a_second_is_the_systems(capfd):
+@pytest.fixture
+def own_ctrl_c():
+  """Tests that run in the background would ignore it."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
+def test_the_first_ctrl_c_is_noted_and_a_second_is_the_systems(capfd, own_ctrl_c):
   before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
   with StopSignal() as stop:
     assert not stop()

@@ -35,7 +35,7 @@ def test_another_order_is_another_list():
 @pytest.mark.parametrize('allow', [False, True])
 def test_another_number_is_never_allowed(allow):
   text = message(['a', 'b', 'c'], ['a', 'b', 'c', 'd'], allow)
-  assert '3 and 4 of them' in text and '--allow' not in text and '3 d' in text
+  assert '3 and 4 classes' in text and '--allow' not in text and '3 d' in text
 
 
 def test_long_lists_are_shortened_to_where_they_differ():

@@ -118,10 +118,11 @@ def recorded_mean_iou(workdir: str, meta: ConfigDict, config: ConfigDict,
   """
   def measured(config, split):
     return (split, config.data.name, config.data.root, tuple(config.data.size),
-            config.data.tfds.to_dict(), config.eval.limit, config.eval.pad_multiple,
+            config.data.tfds.to_dict(), config.eval.pad_multiple,
             config.eval.absent_as_zero, config.align_corners, experiment.create_inference(config))
 
-  if measured(meta.config, meta.config.eval.split) != measured(config, split):
+  if meta.config.eval.limit not in (0, config.eval.limit) or (
+      measured(meta.config, meta.config.eval.split) != measured(config, split)):
     return None
   return next((row['mean_iou'] for row in reversed(read_rows(workdir))
                if row['phase'] == 'evaluation' and row['step'] == meta.data.next_batch), None)

@@ -38,5 +38,15 @@ def test_what_was_measured_otherwise_is_not_shown(recorded, changes):
   assert recorded(20, **changes) is None
 
 
+def test_that_of_a_few_images_is_not_that_of_the_split(tmp_path):
+  (tmp_path / 'metrics.jsonl').write_text('{"phase": "evaluation", "step": 20, "mean_iou": 0.2}\n')
+  saved, asked = quickstart.get_config(), quickstart.get_config()
+  saved.eval.limit = 8
+  meta = ConfigDict({'config': saved, 'data': {'next_batch': 20}})
+  assert recorded_mean_iou(str(tmp_path), meta, asked, 'test') is None
+  asked.eval.limit = 8
+  assert recorded_mean_iou(str(tmp_path), meta, asked, 'test') == 0.2
+
+
 def test_how_images_are_batched_does_not_matter(recorded):
   assert recorded(20, **{'eval.batch_size': 3, 'eval.limit': 5}) == 0.2
