@@ -11,6 +11,8 @@ import pytest
 from kdseg_jax import distillers
 from kdseg_jax.distillers import core
 
+pytestmark = pytest.mark.slow
+
 STEPS = 100
 
 
