@@ -10,36 +10,23 @@ import jax.numpy as jnp
 
 from kdseg_jax import names
 from kdseg_jax.errors import UserError
+from kdseg_jax.models.backbones import BACKBONES, BackboneSpec
+from kdseg_jax.models.classifier import Classifier
 from kdseg_jax.models.complexity import Complexity, complexity
 from kdseg_jax.models.deeplab import DeepLabV3Head, DeepLabV3PlusHead
 from kdseg_jax.models.espnet import ESPNetCHead, ESPNetEncoder, ESPNetHead
-from kdseg_jax.models.layers import OUTPUT_STRIDES, scale_channels
-from kdseg_jax.models.mobilenet import MobileNetV2
-from kdseg_jax.models.normalization import IMAGENET_MEAN, IMAGENET_STD
+from kdseg_jax.models.layers import scale_channels
+from kdseg_jax.models.normalization import (
+    CHANNEL_ORDERS,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Preprocessing,
+)
 from kdseg_jax.models.pspnet import AuxiliaryHead, PSPNetHead
 from kdseg_jax.models.rematerialization import check_policy
-from kdseg_jax.models.resnet import ResNet
 from kdseg_jax.models.segmenter import Segmenter
 
-__all__ = ['NAMES', 'Complexity', 'complexity', 'create']
-
-
-class _Backbone(NamedTuple):
-  """A backbone as heads see it.
-
-  Attributes:
-    module: its class.
-    options: fields of the module.
-    stage3_channels: at width 1; the auxiliary head has a quarter of them.
-    wide: whether it ends in as many channels as the bottlenecks of ResNet-50 do.
-    output_strides: that it can have.
-  """
-
-  module: type[nn.Module]
-  options: dict[str, Any]
-  stage3_channels: int
-  wide: bool = False
-  output_strides: tuple[int, ...] = OUTPUT_STRIDES
+__all__ = ['CLASSIFIERS', 'NAMES', 'Complexity', 'backbone_of', 'complexity', 'create']
 
 
 class _Head(NamedTuple):
@@ -49,27 +36,21 @@ class _Head(NamedTuple):
   channels: tuple[int, int] | None = None
 
 
-_BACKBONES = {
-    'resnet18': _Backbone(ResNet, {'depth': 18}, 256),
-    'resnet34': _Backbone(ResNet, {'depth': 34}, 256),
-    'resnet50': _Backbone(ResNet, {'depth': 50}, 1024, wide=True),
-    'resnet101': _Backbone(ResNet, {'depth': 101}, 1024, wide=True),
-    'mobilenetv2': _Backbone(MobileNetV2, {}, 96),
-}
 _HEADS = {
     'pspnet': _Head(PSPNetHead, (128, 512)),
     'deeplabv3': _Head(DeepLabV3Head, (128, 256)),
     'deeplabv3plus': _Head(DeepLabV3PlusHead, (128, 256)),
 }
-_ESPNET_ENCODER = _Backbone(ESPNetEncoder, {}, 256, output_strides=(8,))
-_MODELS = {
-    f'{head}_{backbone}': (_BACKBONES[backbone], _HEADS[head])
-    for head in _HEADS for backbone in _BACKBONES
+_ESPNET_ENCODER = BackboneSpec(ESPNetEncoder, (19, 131, 256), output_strides=(8,))
+_SEGMENTERS = {
+    f'{head}_{backbone}': (BACKBONES[backbone], _HEADS[head])
+    for head in _HEADS for backbone in BACKBONES
 } | {
     'espnet': (_ESPNET_ENCODER, _Head(ESPNetHead)),
     'espnet_c': (_ESPNET_ENCODER, _Head(ESPNetCHead)),
 }
-NAMES = tuple(_MODELS)  # of all models that `create` knows
+CLASSIFIERS = tuple(BACKBONES)  # names of models that are a backbone with its classifier
+NAMES = (*_SEGMENTERS, *CLASSIFIERS)  # of all models that `create` knows
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 _ATROUS_RATES = (96, 192, 288)  # over the output stride (DeepLabV3, section 3.3)
 
@@ -79,27 +60,29 @@ def create(
     num_classes: int,
     *,
     width: float = 1.0,
-    output_stride: int = 8,
+    output_stride: int | None = None,
     aux: bool = False,
     axis_name: str | None = None,
     dtype: Any = jnp.float32,
     remat: str = 'none',
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
+    channel_order: str = 'rgb',
     head_channels: int | None = None,
     project_dropout: float = 0.5,
     dropout: float = 0.1,
     **backbone: Any,
 ) -> nn.Module:
-  """A model by name; see `Segmenter` for what it takes and returns.
+  """A model by name; see `Segmenter` and `Classifier` for what it takes and returns.
 
   Args:
-    name: `<head>_<backbone>`, 'espnet' or 'espnet_c'; one of `NAMES`.
+    name: one of `NAMES`: `<head>_<backbone>`, 'espnet' or 'espnet_c'; a backbone alone is a
+      classifier.
     num_classes: number of classes.
     width: multiplies every channel count of backbone and head, rounded to a multiple of 8.
     output_stride: 8, 16 or 32; reached by dilation instead of striding, which in turn scales the
-      rates of atrous pyramids. Logits of deeplabv3plus are at stride 4 and those of espnet at 1,
-      whatever it is; the ESPNets have 8 only.
+      rates of atrous pyramids; None is 8, and 32 of classifiers. Logits of deeplabv3plus are at
+      stride 4 and those of espnet at 1, whatever it is; the ESPNets have 8 only.
     aux: whether there is an auxiliary head on stage 3, a quarter as wide as that.
     axis_name: mapped axis over which BatchNorm statistics are synchronised in training.
     dtype: of the computation, also as 'float32' or 'bfloat16'; parameters, statistics and logits
@@ -109,6 +92,7 @@ def create(
       what one of `jax.checkpoint_policies` keeps. Values and parameters are the same.
     mean: that images are normalised with, RGB in 0-255.
     std: likewise.
+    channel_order: 'rgb', or 'bgr' of weights that expect the channels in that order.
     head_channels: channels of the head; None is CIRKD's 128 (on ResNet-50 and 101 256, 512 in
       PSPNet) * width.
     project_dropout: rate after the projection of the atrous pyramid, in the heads that have one.
@@ -121,44 +105,78 @@ def create(
       output stride or `head_channels` that the model cannot have.
   """
   names.require(name, NAMES, 'model')
-  encoder, head = _MODELS[name]
+  names.require(channel_order, CHANNEL_ORDERS, 'channel_order')
+  spec, head = _SEGMENTERS.get(name) or (BACKBONES[name], None)
+  output_stride = output_stride or (32 if head is None else 8)
   if width <= 0:
     raise UserError(f'width={width} of {name} must be positive.')
-  if output_stride not in encoder.output_strides:
+  if output_stride not in spec.output_strides:
     raise UserError(f'output_stride={output_stride} is unknown to {name}; expected one of '
-                    f'{encoder.output_strides}.')
-  if head_channels is not None and head.channels is None:
-    raise UserError(f'head_channels={head_channels}: the channels of {name} follow from its '
-                    'classes. Leave it None.')
+                    f'{spec.output_strides}.')
   check_policy(remat)
   if isinstance(dtype, str):
     names.require(dtype, _DTYPES, 'dtype')
     dtype = _DTYPES[dtype]
-  scale = functools.partial(scale_channels, width=width)
   common = {'axis_name': axis_name, 'dtype': dtype}
-  auxiliary_head = AuxiliaryHead(
-      num_classes, scale(encoder.stage3_channels / 4), dropout, **common) if aux else None
-  options = {'width': width, 'output_stride': output_stride, 'remat': remat, **common,
-             **encoder.options}
+  options = {'width': width, 'output_stride': output_stride, 'remat': remat, **common}
   for option in backbone:
-    names.require(option, sorted(_fields(encoder.module) - set(options)), f'option of {name}')
-  head_options = {
+    names.require(option, sorted(spec.options - set(options)), f'option of {name}')
+  network = {'backbone': _build(spec.build, spec.options, options | backbone),
+             'preprocessing': Preprocessing(tuple(mean), tuple(std), channel_order)}
+  if head is None:
+    return _classifier(name, spec, network, num_classes, width, aux, head_channels,
+                       dropout=dropout, **common)
+  return _segmenter(name, spec, head, network, num_classes, width, aux, head_channels,
+                    output_stride=output_stride, project_dropout=project_dropout,
+                    dropout=dropout, **common)
+
+
+def backbone_of(name: str) -> tuple[str, BackboneSpec]:
+  """Name and description of the backbone that a model is built on.
+
+  Raises:
+    ValueError: an unknown model, or one whose backbone is its own (the ESPNets).
+  """
+  names.require(name, NAMES, 'model')
+  for backbone, spec in BACKBONES.items():
+    if name == backbone or name.endswith(f'_{backbone}'):
+      return backbone, spec
+  raise UserError(f'{name} has a backbone of its own; the others are {", ".join(BACKBONES)}.')
+
+
+def _segmenter(name, spec, head, network, num_classes, width, aux, head_channels, *,
+               output_stride, project_dropout, dropout, **common):
+  if head_channels is not None and head.channels is None:
+    raise UserError(f'head_channels={head_channels}: the channels of {name} follow from its '
+                    'classes. Leave it None.')
+  scale = functools.partial(scale_channels, width=width)
+  options = {
       'num_classes': num_classes,
       'low_level_channels': scale(48),
       'rates': tuple(rate // output_stride for rate in _ATROUS_RATES),
       'project_dropout': project_dropout, 'dropout': dropout, **common}
   if head.channels is not None:
-    head_options['channels'] = head_channels or scale(head.channels[encoder.wide])
-  return Segmenter(
-      backbone=_build(encoder.module, options | backbone), head=_build(head.module, head_options),
-      auxiliary_head=auxiliary_head, mean=tuple(mean), std=tuple(std))
+    options['channels'] = head_channels or scale(head.channels[spec.wide])
+  auxiliary_head = AuxiliaryHead(
+      num_classes, scale(spec.channels[2] / 4), dropout, **common) if aux else None
+  return Segmenter(**network, head=_build(head.module, _fields(head.module), options),
+                   auxiliary_head=auxiliary_head)
+
+
+def _classifier(name, spec, network, num_classes, width, aux, head_channels, *, dropout, **common):
+  if aux or head_channels is not None:
+    raise UserError(f'{name} is a classifier: it has no auxiliary head (aux={aux}) and no '
+                    f'channels of a head (head_channels={head_channels}). Leave both out.')
+  head = spec.classifier(num_classes=num_classes, dropout=dropout, **common)
+  # As in torchvision, a narrow network keeps its wide last convolution.
+  channels = head.channels and scale_channels(head.channels, max(1.0, width))
+  return Classifier(**network, head=head.clone(channels=channels))
 
 
 def _fields(module: type[nn.Module]) -> set[str]:
   return set(module.__dataclass_fields__) - {'parent', 'name'}
 
 
-def _build(module: type[nn.Module], options: dict[str, Any]) -> nn.Module:
-  """A module with those of the options that it has a field for."""
-  known = _fields(module)
+def _build(module, known, options):
+  """A module with those of the options that it knows."""
   return module(**{name: value for name, value in options.items() if name in known})

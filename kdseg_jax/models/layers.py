@@ -58,6 +58,7 @@ class ConvNorm(nn.Module):
     dilation: dilation.
     groups: channel groups.
     activation: function after the BatchNorm, None for none.
+    epsilon: of `BatchNorm`.
     axis_name: of `BatchNorm`.
     dtype: of the computation.
   """
@@ -68,6 +69,7 @@ class ConvNorm(nn.Module):
   dilation: int = 1
   groups: int = 1
   activation: Callable | None = nn.relu
+  epsilon: float = 1e-5
   axis_name: str | None = None
   dtype: Any = jnp.float32
 
@@ -75,5 +77,5 @@ class ConvNorm(nn.Module):
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     x = Conv(self.features, self.kernel_size, self.strides, self.dilation, groups=self.groups,
              dtype=self.dtype, name='conv')(x)
-    x = BatchNorm(self.axis_name, self.dtype, name='norm')(x, train)
+    x = BatchNorm(self.axis_name, self.dtype, self.epsilon, name='norm')(x, train)
     return x if self.activation is None else self.activation(x)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -10,6 +10,29 @@ import jax.numpy as jnp
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
+CHANNEL_ORDERS = ('rgb', 'bgr')
+
+
+class Preprocessing(NamedTuple):
+  """What a model does to images before its first layer.
+
+  Attributes:
+    mean: that is subtracted from each channel, RGB in 0-255 whatever the order.
+    std: that each channel is divided by, likewise.
+    channel_order: 'rgb', or 'bgr' for weights that were trained on OpenCV's order.
+  """
+
+  mean: tuple[float, float, float] = IMAGENET_MEAN
+  std: tuple[float, float, float] = IMAGENET_STD
+  channel_order: str = 'rgb'
+
+  def __call__(self, image: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """`normalize_image`, then the channels in their order."""
+    x = normalize_image(image, mask, mean=self.mean, std=self.std)
+    return x[..., ::-1] if self.channel_order == 'bgr' else x
+
+
+IMAGENET = Preprocessing()
 
 
 def normalize_image(

@@ -13,8 +13,8 @@ def test_defaults():
   model = models.create('deeplabv3_resnet18', 11)
   assert model.head.channels == 128 and model.head.rates == (12, 24, 36)
   assert model.backbone.output_stride == 8 and model.auxiliary_head is None
-  assert model.mean == pytest.approx(255 * np.array([0.485, 0.456, 0.406]))
-  assert model.std == pytest.approx(255 * np.array([0.229, 0.224, 0.225]))
+  assert model.preprocessing.mean == pytest.approx(255 * np.array([0.485, 0.456, 0.406]))
+  assert model.preprocessing.std == pytest.approx(255 * np.array([0.229, 0.224, 0.225]))
 
 
 @pytest.mark.parametrize('name, head, auxiliary', [
@@ -73,7 +73,9 @@ def test_names():
   heads = 'pspnet', 'deeplabv3', 'deeplabv3plus'
   backbones = 'resnet18', 'resnet34', 'resnet50', 'resnet101', 'mobilenetv2'
   assert set(models.NAMES) == {
-      'espnet', 'espnet_c', *(f'{head}_{backbone}' for head in heads for backbone in backbones)}
+      'espnet', 'espnet_c', *backbones,
+      *(f'{head}_{backbone}' for head in heads for backbone in backbones)}
+  assert set(models.CLASSIFIERS) == set(backbones)
 
 
 @pytest.mark.parametrize('name, channels', [

