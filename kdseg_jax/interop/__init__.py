@@ -1,0 +1,1 @@
+"""Weights in from PyTorch, and trained models out."""

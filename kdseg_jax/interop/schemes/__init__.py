@@ -1,0 +1,1 @@
+"""Names of PyTorch's layers and of ours, one file a family."""
