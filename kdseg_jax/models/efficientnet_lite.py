@@ -74,10 +74,11 @@ def groups(variant: int) -> tuple[tuple[Group, ...], ...]:
 class EfficientNetLite(nn.Module):
   """EfficientNet-Lite0 to 4 up to the last block: without the last 1x1 convolution and classifier.
 
-  Stages beyond the output stride are dilated, their first block by half. Strided convolutions see
-  the same neighbourhoods as in training, where TensorFlow pads by the size of the image (224, 240,
-  260, 300, 380 by variant): 'same' of `Conv` where their map is of even size there, else alike on
-  both sides. The BatchNorm's epsilon is 1e-3. Training drops no blocks.
+  Stages beyond the output stride are dilated, their first block by half. TensorFlow pads a strided
+  convolution by the size of its map. What the released weights were trained with is kept at all
+  sizes of the image: 'same' of `Conv` where an image of 224, 240, 260, 300, 380 pixels, by variant,
+  makes the map even, else alike on both sides. The epsilon of BatchNorm is 1e-3. Training drops no
+  blocks.
 
   Attributes:
     variant: 0 to 4.
