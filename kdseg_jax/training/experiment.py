@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from absl import logging
+from flax import traverse_util
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -249,6 +250,13 @@ def abstract_variables(model: Any) -> PyTree:
   variables = jax.eval_shape(lambda: dict(model.init(
       {'params': jax.random.key(0)}, jnp.zeros((1, 64, 64, 3), jnp.uint8))))
   return {'params': variables['params'], 'batch_stats': variables.get('batch_stats', {})}
+
+
+def leaves_of_classes(model_config: ConfigDict, num_classes: int) -> set[str]:
+  """Paths of a model's leaves whose shapes follow from the number of classes."""
+  ours, others = (traverse_util.flatten_dict(abstract_variables(
+      create_model(model_config, count)), sep='/') for count in (num_classes, num_classes + 1))
+  return {path for path, leaf in ours.items() if leaf.shape != others[path].shape}
 
 
 def with_sharding(tree: PyTree, mesh: Mesh) -> PyTree:

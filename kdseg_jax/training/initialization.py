@@ -10,7 +10,7 @@ from flax import traverse_util
 
 from kdseg_jax import config_files, models, names
 from kdseg_jax.errors import UserError
-from kdseg_jax.interop import pretrained
+from kdseg_jax.interop import conversion, pretrained
 from kdseg_jax.models.normalization import Preprocessing
 from kdseg_jax.training import parallel
 from kdseg_jax.training.checkpoint import Checkpointer, CheckpointError, describe_differences
@@ -18,6 +18,7 @@ from kdseg_jax.training.experiment import (
     Experiment,
     abstract_variables,
     create_model,
+    leaves_of_classes,
     with_sharding,
 )
 from kdseg_jax.training.state import TrainState
@@ -76,7 +77,7 @@ def load_initial_weights(experiment: Experiment, state: TrainState) -> TrainStat
   logging.info('Starting from %s.', weights.where)
   if weights.left_out:
     logging.warning('Not taken from there, for %s: %s.', weights.reason,
-                    ', '.join(sorted(weights.left_out)))
+                    conversion.summarized(weights.left_out))
   variables = traverse_util.unflatten_dict(parallel.replicate(
       {path: given.get(path, leaf) for path, leaf in fresh.items()}, experiment.mesh), sep='/')
   variables.setdefault('batch_stats', {})
@@ -112,7 +113,8 @@ def _of_run(experiment, workdir, fresh):
   same_number = len(saved_classes) == len(classes)
   other_names = same_number and not experiment.allow_class_names and (
       list(map(names.composed, saved_classes)) != list(map(names.composed, classes)))
-  left_out = [] if same_number and not other_names else _of_classes(student, fresh, len(classes))
+  left_out = [] if same_number and not other_names else sorted(
+      leaves_of_classes(student, len(classes)))
   reason = (f'they are of its classes ({len(saved_classes)} there, {len(classes)} here'
             + (', of other names' if other_names else '') + ')')
   return _Weights(variables, preprocessing, left_out, reason, where)
@@ -122,13 +124,6 @@ def _backbone_alone(variables, preprocessing, fresh, where):
   taken = {path: leaf for path, leaf in variables.items() if path.split('/')[1] == 'backbone'}
   left_out = [path for path in fresh if path.split('/')[1] != 'backbone']
   return _Weights(taken, preprocessing, left_out, 'only the backbone is in a classifier', where)
-
-
-def _of_classes(student, fresh, classes):
-  """Paths of the leaves whose shapes depend on the number of classes."""
-  other = traverse_util.flatten_dict(
-      abstract_variables(create_model(student, classes + 1)), sep='/')
-  return [path for path, leaf in fresh.items() if np.shape(leaf) != tuple(other[path].shape)]
 
 
 def _require_same_images(weights, student):
