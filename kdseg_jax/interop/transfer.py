@@ -103,7 +103,7 @@ def _open(url, offset, validator):
     if validator:
       headers['If-Range'] = validator
   try:
-    response = _OPENER.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+    response = _opener().open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
   except TransferError:
     raise
   except urllib.error.HTTPError as error:
@@ -194,7 +194,7 @@ class _RedirectHandler(urllib.request.HTTPRedirectHandler):
 
 
 def _opener():
-  """As urllib's own, without file:, ftp: and data:."""
+  """As urllib's own, without file:, ftp: and data:; proxies are those of the environment now."""
   opener = urllib.request.OpenerDirector()
   for handler in (urllib.request.ProxyHandler, urllib.request.UnknownHandler,
                   urllib.request.HTTPHandler, urllib.request.HTTPSHandler,
@@ -202,6 +202,3 @@ def _opener():
                   _RedirectHandler):
     opener.add_handler(handler())
   return opener
-
-
-_OPENER = _opener()
