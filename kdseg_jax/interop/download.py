@@ -176,7 +176,8 @@ def _hf_reason(error, errors, revision):
     return f'has no revision {revision}.'
   if isinstance(error, errors.HFValidationError):
     return 'is no name of a repository; expected hf:<owner>/<name>.'
-  return f'cannot be downloaded: {" ".join(str(error).split())}'
+  cause = error.__cause__ or error  # an error of its cache hides that of the network
+  return f'cannot be downloaded: {" ".join(str(cause).split())}'
 
 
 def digest_of(path: str) -> str:
@@ -210,6 +211,7 @@ def _download(source, path):
         receive(part)
       except TransferError as error:
         failures.append(f'{place}: {error}.')
+        logging.warning('%s: %s', source.name, failures[-1])
         continue
       size = part.size
       part.finish()
@@ -223,19 +225,15 @@ def _download(source, path):
 
 def _from_url(source, part):
   """Fills the part from the official address with content of the right sum."""
-  checked = bool(source.sha256)
-  continued = transfer.receive(source.url, part, checked=checked)
-  if continued and not _has(part, source.sha256):
-    part.start('')  # perhaps the beginning was of another version
-    transfer.receive(source.url, part, checked=checked)
-  if not _has(part, source.sha256):
+  for _ in range(2):
+    continued = transfer.receive(source.url, part, checked=bool(source.sha256))
     digest = digest_of(part.file.name)
+    if digest.startswith(source.sha256):
+      return
     part.start('')
-    raise TransferError(f'it sent a file of sha256 {digest}; expected {source.sha256}')
-
-
-def _has(part, sha256):
-  return digest_of(part.file.name).startswith(sha256)
+    if not continued:  # if it was, perhaps the beginning was of another version
+      break
+  raise TransferError(f'it sent a file of sha256 {digest}; expected {source.sha256}')
 
 
 def _is_there(path, sha256):

@@ -39,10 +39,10 @@ class Answer:
 
 
 class Server:
-  """Answers by path; `asked` are the requests, `(path, value of Range)`."""
+  """Answers by path, or with `missing`; `asked` are the requests, `(path, value of Range)`."""
 
   def __init__(self):
-    self.answers, self.asked, self.headers = {}, [], []
+    self.answers, self.missing, self.asked = {}, Answer(b'', status=404), []
 
   def address(self, path):
     return f'http://127.0.0.1:{self.port}{path}'
@@ -57,9 +57,8 @@ def running():
 
     def do_GET(self):
       server.asked.append((self.path, self.headers.get('Range')))
-      server.headers.append(self.headers)
       with contextlib.suppress(ConnectionError):
-        _send(self, server.answers.get(self.path.partition('?')[0], Answer(b'', status=404)))
+        _send(self, server.answers.get(self.path.partition('?')[0], server.missing))
 
     do_HEAD = do_GET
 
@@ -82,14 +81,14 @@ def running():
 def _send(handler, answer):
   start = _start(handler.headers, answer)
   status = answer.status or (206 if start else 200)
-  if start > len(answer.content) - 1 and start:
+  if start >= len(answer.content) > 0:
     status = 416
   handler.send_response(status)
   body = answer.content[start:] if status != 416 else b''
+  headers = {'Content-Type': 'application/octet-stream'}
   if status == 206 and start:
-    handler.send_header(
-        'Content-Range', f'bytes {start}-{len(answer.content) - 1}/{len(answer.content)}')
-  headers = {'Content-Type': 'application/octet-stream'} | answer.headers
+    headers['Content-Range'] = f'bytes {start}-{len(answer.content) - 1}/{len(answer.content)}'
+  headers |= answer.headers
   if answer.etag:
     headers['ETag'] = answer.etag
   if answer.sized:
