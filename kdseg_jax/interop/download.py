@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from absl import logging
 
-from kdseg_jax import paths
+from kdseg_jax import extras, paths
 from kdseg_jax.errors import NotFoundError, UserError
 from kdseg_jax.interop import packages, transfer
 from kdseg_jax.interop.part_file import being_written
@@ -28,6 +28,8 @@ from kdseg_jax.interop.transfer import TransferError
 _SHA256 = re.compile('[0-9a-f]{8,64}')
 # The convention of torch hub: the name ends in the first digits of the content's sha256.
 _HASH_IN_NAME = re.compile(r'-([0-9a-f]{8,64})\.(?:pth|pt)$')
+
+_HF_WEIGHTS = ('model.safetensors', 'pytorch_model.bin')
 
 
 class Source(NamedTuple):
@@ -123,6 +125,61 @@ def fetch_url(url: str, *, sha256: str = '') -> str:
   return _download(source, path)
 
 
+def fetch_hf(
+    repository: str, *, filename: str | None = None, revision: str | None = None) -> str:
+  """Path of a file of a model repository of Hugging Face, in the cache of huggingface_hub.
+
+  Its address, cache, token and proxy are those of huggingface_hub (`HF_ENDPOINT`, `HF_HOME`, ...).
+  Where the server names the content's sha256, as it does for weights, the content is compared.
+
+  Args:
+    repository: `<owner>/<name>`, 'timm/resnet18.a1_in1k'.
+    filename: which file of it; None is model.safetensors or, where there is none,
+      pytorch_model.bin.
+    revision: branch, tag or commit; None is the main branch.
+
+  Raises:
+    UserError: huggingface_hub (the extra `hub`) is not installed; no such repository, revision or
+      file; not to be had, or damaged.
+  """
+  extras.require('hub', 'huggingface_hub', f'hf:{repository}')
+  import huggingface_hub
+  from huggingface_hub import errors
+
+  path, names = None, (filename,) if filename else _HF_WEIGHTS
+  for name in names:
+    try:
+      path = huggingface_hub.hf_hub_download(repository, name, revision=revision)
+      break
+    except errors.RemoteEntryNotFoundError:
+      continue
+    except Exception as error:  # whatever the network and huggingface_hub lead to
+      raise UserError(f'hf:{repository}: {_hf_reason(error, errors, revision)}') from error
+  if path is None:
+    raise UserError(f'hf:{repository}: has no {" and no ".join(names)}; give the name of a file '
+                    'that it has.')
+  blob = os.path.realpath(path)
+  sha256 = os.path.basename(blob)  # huggingface_hub names weights by it
+  if len(sha256) == 64 and digest_of(blob) != sha256:
+    raise UserError(f'{path}: is damaged: its sha256 is not {sha256}. Delete {blob}, and run it '
+                    'again to download it anew.')
+  logging.info('hf:%s: from %s.', repository, path)
+  return path
+
+
+def _hf_reason(error, errors, revision):
+  if isinstance(error, errors.GatedRepoError):
+    return 'its owner has to grant access: ask for it on its page, then run `hf auth login`.'
+  if isinstance(error, errors.RepositoryNotFoundError):
+    return 'there is no such repository, or it is private: then run `hf auth login`.'
+  if isinstance(error, errors.RevisionNotFoundError):
+    return f'has no revision {revision}.'
+  if isinstance(error, errors.HFValidationError):
+    return 'is no name of a repository; expected hf:<owner>/<name>.'
+  cause = error.__cause__ or error  # an error of its cache hides that of the network
+  return f'cannot be downloaded: {" ".join(str(cause).split())}'
+
+
 def digest_of(path: str) -> str:
   """The sha256 of a file, 64 digits.
 
@@ -154,6 +211,7 @@ def _download(source, path):
         receive(part)
       except TransferError as error:
         failures.append(f'{place}: {error}.')
+        logging.warning('%s: %s', source.name, failures[-1])
         continue
       size = part.size
       part.finish()
@@ -167,19 +225,15 @@ def _download(source, path):
 
 def _from_url(source, part):
   """Fills the part from the official address with content of the right sum."""
-  checked = bool(source.sha256)
-  continued = transfer.receive(source.url, part, checked=checked)
-  if continued and not _has(part, source.sha256):
-    part.start('')  # perhaps the beginning was of another version
-    transfer.receive(source.url, part, checked=checked)
-  if not _has(part, source.sha256):
+  for _ in range(2):
+    continued = transfer.receive(source.url, part, checked=bool(source.sha256))
     digest = digest_of(part.file.name)
+    if digest.startswith(source.sha256):
+      return
     part.start('')
-    raise TransferError(f'it sent a file of sha256 {digest}; expected {source.sha256}')
-
-
-def _has(part, sha256):
-  return digest_of(part.file.name).startswith(sha256)
+    if not continued:  # if it was, perhaps the beginning was of another version
+      break
+  raise TransferError(f'it sent a file of sha256 {digest}; expected {source.sha256}')
 
 
 def _is_there(path, sha256):

