@@ -35,12 +35,17 @@ def main() -> None:
   elif name in PROGRAMS:
     sys.argv = [f'kdseg {name}', *arguments]
     sys.path.append(os.getcwd())  # of methods and recipes of one's own, as `python -m` has it
-    importlib.import_module(f'kdseg_jax.{_MODULES.get(name, name)}').PROGRAM.run()
+    importlib.import_module(module_of(name)).PROGRAM.run()
   else:
     from kdseg_jax import names
     hint = names.hint(name, PROGRAMS)
     print(f'ERROR: {name!r} is no program.{hint}\n\n{_usage()}', file=sys.stderr)
     sys.exit(2)
+
+
+def module_of(name: str) -> str:
+  """The module of a program."""
+  return f'kdseg_jax.{_MODULES.get(name, name)}'
 
 
 def _usage():

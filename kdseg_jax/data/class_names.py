@@ -55,7 +55,7 @@ def count_of(data: str) -> int:
 def _read(data):
   if os.path.isfile(paths.local(data)):
     found = class_list.read(pathlib.Path(paths.local(data)))
-    return found.classes, found.palette
+    return found.names, found.palette
   names.require(data, NAMES, 'data set')
   if data == IMAGENET:
     return imagenet(), _colors(1000)

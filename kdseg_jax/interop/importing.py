@@ -21,7 +21,7 @@ from kdseg_jax.default_config import segmentation
 from kdseg_jax.errors import UserError
 from kdseg_jax.interop import conversion, download, pretrained, schemes, state_dicts
 from kdseg_jax.interop.schemes import Scheme
-from kdseg_jax.training import experiment
+from kdseg_jax.training import experiment, parallel
 from kdseg_jax.training.checkpoint import Checkpointer
 
 REPORT = 'import.json'
@@ -87,8 +87,9 @@ def read(request: Request) -> Imported:
   like = experiment.abstract_variables(model)
   if backbone_alone:
     like = {part: {'backbone': tree['backbone']} for part, tree in like.items()}
-  found = conversion.to_variables(
-      state_dict, layers, like, head=experiment.leaves_of_classes(config.student, count))
+  head = set() if backbone_alone or there == count else (
+      experiment.leaves_of_classes(config.student, count))
+  found = conversion.to_variables(state_dict, layers, like, head=head)
   conversion.require_all(found, request.source)
   if found.resized and not request.allow_head_mismatch:
     raise UserError(
@@ -192,12 +193,15 @@ def _update(section, fields):
 
 def _completed(found, model):
   """All variables, those that were not found drawn from seed 0, and the paths of these."""
-  if set(found) == set(_flat(experiment.abstract_variables(model))):
-    return _unflat(found), []
+  drawn = sorted(set(_flat(experiment.abstract_variables(model))) - set(found))
+  if not drawn:
+    return _unflat(found), drawn
   image = np.zeros((1, 64, 64, 3), np.uint8)
-  fresh = _flat(jax.jit(lambda: model.init({'params': jax.random.key(0)}, image))())
-  drawn = sorted(set(fresh) - set(found))
-  return _unflat({path: found.get(path, leaf) for path, leaf in fresh.items()}), drawn
+
+  def draw():  # what is not returned is not computed
+    fresh = _flat(model.init({'params': jax.random.key(0)}, image))
+    return {path: fresh[path] for path in drawn}
+  return _unflat(found | jax.jit(draw, compiler_options=parallel.compiler_options(0))()), drawn
 
 
 def _flat(tree):

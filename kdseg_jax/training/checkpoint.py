@@ -166,8 +166,9 @@ class Checkpointer:
 
   def _saved(self, step, item):
     with self._library('read', step):
-      saved = self._manager.item_metadata(step)[item]
-    if saved is None and item == 'training':
+      items = self._manager.item_metadata(step)
+      saved = items[item] if item in items else None
+    if saved is None and 'data' not in self.read_meta(step):
       raise CheckpointError(
           f'{self._path(step)} holds a model that was imported, and no run that could go on. Train '
           f'in another work directory, with config.student.init={self._workdir}.')

@@ -247,6 +247,11 @@ def load_model(workdir: str, mesh: Mesh, *, best: bool = True,
 
 def abstract_variables(model: Any) -> PyTree:
   """`{'params', 'batch_stats'}` of a model as ShapeDtypeStructs."""
+  return jax.tree.map(lambda x: x, _abstract_variables(model))  # no caller shares its dicts
+
+
+@functools.lru_cache
+def _abstract_variables(model):
   variables = jax.eval_shape(lambda: dict(model.init(
       {'params': jax.random.key(0)}, jnp.zeros((1, 64, 64, 3), jnp.uint8))))
   return {'params': variables['params'], 'batch_stats': variables.get('batch_stats', {})}
