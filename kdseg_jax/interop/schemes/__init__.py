@@ -7,12 +7,13 @@ from typing import Any
 
 from kdseg_jax import names
 from kdseg_jax.interop.conversion import WeightsError
-from kdseg_jax.interop.schemes import torchvision
+from kdseg_jax.interop.schemes import cirkd, structured, timm, torchvision
 from kdseg_jax.interop.schemes.base import Scheme
 
 __all__ = ['SCHEMES', 'Scheme', 'choose', 'named']
 
-SCHEMES = {scheme.name: scheme for scheme in (*torchvision.SCHEMES,)}
+SCHEMES = {scheme.name: scheme for scheme in (
+    *torchvision.SCHEMES, *timm.SCHEMES, *cirkd.SCHEMES, *structured.SCHEMES)}
 _FITS = 0.5  # share of the source's keys that a scheme must name to be the one that is meant
 
 
