@@ -97,19 +97,6 @@ def require_all(conversion: Conversion, where: str) -> None:
                          'other options of it:\n' + _listed([f'  {row}' for row in rows]))
 
 
-def num_classes(state_dict: Mapping[str, np.ndarray], layers: Iterable[Layer]) -> int:
-  """Number of classes: the outputs of the layer that is our `head/classifier`.
-
-  Raises:
-    WeightsError: the state dict has no such layer.
-  """
-  layer = next(layer for layer in layers if layer.ours == 'head/classifier')
-  key = layer.key('kernel')
-  if key not in state_dict:
-    raise WeightsError(f'{key} is missing, by which the number of classes would be known.')
-  return layer.to_ours('kernel', state_dict[key]).shape[-1]
-
-
 def to_state_dict(variables: PyTree, layers: Iterable[Layer]) -> dict[str, np.ndarray]:
   """The arrays of a model under a source's names, in its layout; the inverse of `to_variables`.
 

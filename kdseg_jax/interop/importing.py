@@ -19,7 +19,14 @@ from kdseg_jax import config_files, models, names, paths
 from kdseg_jax.data import class_names
 from kdseg_jax.default_config import segmentation
 from kdseg_jax.errors import UserError
-from kdseg_jax.interop import conversion, download, pretrained, schemes, state_dicts
+from kdseg_jax.interop import (
+    conversion,
+    download,
+    pretrained,
+    schemes,
+    state_dicts,
+    structure,
+)
 from kdseg_jax.interop.schemes import Scheme
 from kdseg_jax.training import experiment, parallel
 from kdseg_jax.training.checkpoint import Checkpointer
@@ -78,11 +85,12 @@ def read(request: Request) -> Imported:
   state_dict = state_dicts.read(path)
   scheme, named_model = _scheme(request, state_dict)
   layers = scheme.layers(named_model)
-  there = conversion.num_classes(state_dict, layers)
+  found_in = structure.read(named_model, state_dict, layers)
+  there = found_in.num_classes
   backbone_alone = named_model != request.model
   count = request.num_classes or (_count(request) if backbone_alone else there)
   classes, palette = class_names.of(request.data, count)
-  config = _config(request, scheme, state_dict, layers, preprocessing)
+  config = _config(request, scheme, found_in.student, preprocessing)
   model = experiment.create_model(config.student, count)
   like = experiment.abstract_variables(model)
   if backbone_alone:
@@ -168,13 +176,12 @@ def _count(request):
   return class_names.count_of(request.data)
 
 
-def _config(request, scheme, state_dict, layers, preprocessing):
+def _config(request, scheme, structural, preprocessing):
   config = segmentation(role='teacher')
   student = config.student
   is_classifier = request.model in models.CLASSIFIERS
   student.update(name=request.model, output_stride=32 if is_classifier else 8)
-  student.aux = any(layer.ours.startswith('auxiliary_head/') and layer.key('kernel') in state_dict
-                    for layer in layers)
+  _update(student, structural)
   _update(student, scheme.student)
   _update(config, scheme.config)
   if preprocessing is not None:

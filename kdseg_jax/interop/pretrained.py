@@ -11,7 +11,7 @@ import numpy as np
 
 from kdseg_jax import models, names, paths
 from kdseg_jax.errors import UserError
-from kdseg_jax.interop import conversion, download, schemes, state_dicts
+from kdseg_jax.interop import conversion, download, schemes, state_dicts, structure
 from kdseg_jax.models.backbones import BACKBONES, Weights
 from kdseg_jax.models.normalization import IMAGENET, Preprocessing
 
@@ -67,7 +67,7 @@ def load(name: str, backbone: str) -> Pretrained:
   path, preprocessing = find(name, backbone)
   state_dict = state_dicts.read(path)
   layers = schemes.choose(backbone, state_dict).layers(backbone)
-  model = models.create(backbone, conversion.num_classes(state_dict, layers))
+  model = models.create(backbone, structure.read(backbone, state_dict, layers).num_classes)
   like = jax.eval_shape(lambda: model.init(
       {'params': jax.random.key(0)}, np.zeros((1, 64, 64, 3), np.uint8)))
   found = conversion.to_variables(state_dict, layers, like)

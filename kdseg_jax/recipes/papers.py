@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from kdseg_jax import names
+from kdseg_jax import models, names
 from kdseg_jax.errors import UserError
 from kdseg_jax.interop import pretrained
 from kdseg_jax.recipes import common
@@ -102,7 +102,9 @@ def _set_model(student, name, settings, small):
   student.name = name
   student.aux = 'resnet' in name
   if student.aux:
-    student.update(settings['backbone'])
+    options = models.options_of(name)  # ResNet-D has its deep stem anyway
+    student.update({option: value for option, value in settings['backbone'].items()
+                    if option in options})
   if name in settings['head_channels'] and not small:  # no width shrinks what is given
     student.head_channels = settings['head_channels'][name]
 

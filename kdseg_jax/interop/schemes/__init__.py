@@ -7,12 +7,14 @@ from typing import Any
 
 from kdseg_jax import names
 from kdseg_jax.interop.conversion import WeightsError
-from kdseg_jax.interop.schemes import efficientnet_lite, torchvision
+from kdseg_jax.interop.schemes import cirkd, efficientnet_lite, structured, timm, torchvision
 from kdseg_jax.interop.schemes.base import Scheme
 
 __all__ = ['SCHEMES', 'Scheme', 'choose', 'fits', 'named']
 
-SCHEMES = {scheme.name: scheme for scheme in (*torchvision.SCHEMES, *efficientnet_lite.SCHEMES)}
+SCHEMES = {scheme.name: scheme for scheme in (
+    *torchvision.SCHEMES, *timm.SCHEMES, *efficientnet_lite.SCHEMES, *cirkd.SCHEMES,
+    *structured.SCHEMES)}
 _FITS = 0.5  # share of the source's keys that a scheme must name to be the one that is meant
 
 
