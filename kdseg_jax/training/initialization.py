@@ -14,7 +14,6 @@ from kdseg_jax.training.experiment import (
     Experiment,
     abstract_variables,
     create_model,
-    with_sharding,
 )
 from kdseg_jax.training.state import TrainState
 
@@ -76,7 +75,7 @@ def _load(experiment, workdir):
   # With as many classes as there: so what differs from the student depends on their number alone.
   model = create_model(experiment.config.student, len(classes))
   saved = checkpointer.restore_model(
-      step, with_sharding(abstract_variables(model), experiment.mesh))
+      step, parallel.with_sharding(abstract_variables(model), experiment.mesh))
   checkpointer.close()
   logging.info('Starting from the weights of %s, step %d.', workdir, step)
   return saved, classes
