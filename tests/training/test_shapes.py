@@ -39,7 +39,7 @@ def experiment_of(method, student, teacher, **options):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(models, 'create', lambda **_: student)
     return experiments.create_experiment(
-        config, teacher=experiments.Teacher(teacher, {}, 'teacher', 1))
+        config, teacher=toys.loaded(teacher))
 
 
 @pytest.mark.parametrize('method', SINGLE)
@@ -79,7 +79,7 @@ def test_a_run_is_refused_before_its_teacher_is_measured_or_anything_is_compiled
     tmp_path, monkeypatch):
   config = quickstart.get_config('method=pairwise,runlocal')
   config.teacher.checkpoint = 'teacher'
-  teacher = experiments.Teacher(Strided(stride=8), {}, 'teacher', 1)
+  teacher = toys.loaded(Strided(stride=8))
   monkeypatch.setattr(models, 'create', lambda **_: Strided(stride=4))
   monkeypatch.setattr(experiments, 'load_teacher', lambda *_, **__: teacher)
   for module, name in ((loop, 'measure_teacher'), (run, 'measure_teacher'),
