@@ -75,7 +75,7 @@ def teacher_of(config, classes):
   if config.method == 'none' or config.teacher.checkpoint == 'missing':
     return None
   model = Model(classes, parallel.AXIS)
-  return experiment.Teacher(model, toys.variables(model, jnp.zeros((1, 16, 16, 3))), '/teacher', 7)
+  return toys.loaded(model, toys.variables(model, jnp.zeros((1, 16, 16, 3))))
 
 
 def experiment_of(config):

@@ -12,7 +12,7 @@ from kdseg_jax import config_fields, distillers, names
 from kdseg_jax.data import pipeline
 from kdseg_jax.errors import UserError
 from kdseg_jax.interop import pretrained
-from kdseg_jax.models import backbone_of
+from kdseg_jax.models import CLASSIFIERS, backbone_of
 from kdseg_jax.training import parallel
 
 ROLES = ('student', 'teacher')
@@ -33,6 +33,11 @@ def check_config(config: ConfigDict, mesh: Mesh) -> None:
   config_fields.check(config)
   check_method(config)
   names.require(config.role, ROLES, 'config.role')
+  if config.student.name in CLASSIFIERS:
+    name = config.student.name
+    raise UserError(
+        f'config.student.name={name} is a classifier, and the labels are of pixels: segmentation '
+        f'needs a head on it, <head>_{name}, as deeplabv3_{name}.')
   for field, least in _AT_LEAST.items():
     value = functools.reduce(getattr, field.split('.'), config)
     if value < least:

@@ -19,7 +19,6 @@ from kdseg_jax.training.experiment import (
     abstract_variables,
     create_model,
     leaves_of_classes,
-    with_sharding,
 )
 from kdseg_jax.training.state import TrainState
 
@@ -104,7 +103,7 @@ def _of_run(experiment, workdir, fresh):
   is_classifier = saved.name in models.CLASSIFIERS and student.name not in models.CLASSIFIERS
   # Else with as many classes as there: so what differs depends on their number alone.
   model = create_model(saved if is_classifier else student, len(saved_classes))
-  like = with_sharding(abstract_variables(model), experiment.mesh)
+  like = parallel.with_sharding(abstract_variables(model), experiment.mesh)
   variables = traverse_util.flatten_dict(checkpointer.restore_model(step, like), sep='/')
   checkpointer.close()
   preprocessing = Preprocessing(tuple(saved.mean), tuple(saved.std), saved.channel_order)

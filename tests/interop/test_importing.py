@@ -8,9 +8,9 @@ import pytest
 
 from kdseg_jax import config_files
 from kdseg_jax.errors import UserError
+from kdseg_jax.inference import load
 from kdseg_jax.interop import download, importing, pretrained
 from kdseg_jax.interop.importing import Request
-from kdseg_jax.training import experiment, parallel
 from kdseg_jax.training.checkpoint import Checkpointer, CheckpointError
 from tests.interop import states
 
@@ -40,7 +40,7 @@ def test_a_classifier_becomes_a_work_directory(mobilenet, tmp_path):
   assert report['left_out'] == report['drawn_anew'] == []
   config = config_files.read(str(tmp_path / 'run'))
   assert (config.student.name, config.student.output_stride) == ('mobilenetv2', 32)
-  model, meta = experiment.load_model(str(tmp_path / 'run'), parallel.create_mesh())
+  model = load(str(tmp_path / 'run'))
   source = states.state_dict('mobilenetv2', MOBILENET, 20)
   np.testing.assert_array_equal(
       leaf(model.variables, 'params', 'backbone', 'stem', 'conv', 'kernel'),
@@ -48,7 +48,7 @@ def test_a_classifier_becomes_a_work_directory(mobilenet, tmp_path):
   np.testing.assert_array_equal(
       leaf(model.variables, 'params', 'head', 'classifier', 'kernel'),
       source['classifier.1.weight'].T)
-  assert list(meta.classes)[:2] == ['class 0', 'class 1']
+  assert list(model.classes)[:2] == ['class 0', 'class 1']
 
 
 def test_no_run_goes_on_from_it(mobilenet, tmp_path):

@@ -87,7 +87,7 @@ def test_a_critic_has_its_own_optimiser_and_steps_or_those_of_the_config():
   config.critic.steps = 5
   config.critic.optimizer.update(momentum=0.0, weight_decay=0.0)
   config.distill.holistic.critic_steps = 2
-  teacher = experiment.Teacher(None, {}, '', 0)
+  teacher = toys.loaded(None)
 
   def rates(optimizer, count):
     one = np.float32(1)
