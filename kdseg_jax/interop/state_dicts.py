@@ -106,6 +106,8 @@ def _read_npy(name, archive, entry):
   if dtype.kind not in 'biufc':
     raise Refusal(f'array {name!a:.100} is of type {dtype}; expected numbers. (numpy cannot save '
                   'bfloat16: save it as float32.)')
+  if min(shape, default=0) < 0:  # numpy takes -1 for as many as there are
+    raise Refusal(f'cannot be unpacked (array {name!a:.100} has the shape {shape}). {AGAIN}')
   with unpacking():
     array = np.ndarray(shape, dtype, content, stream.tell(), order='F' if by_columns else 'C')
     return array.astype(dtype.newbyteorder('='))
