@@ -38,6 +38,7 @@ def load(operations):
     (b'ccollections\nOrderedDict\nK\x01\x85R', 'made of no list'),
     (b'ccollections\nOrderedDict\n]K\x01a\x85R', 'made of no pairs'),
     (b'ccollections\nOrderedDict\n))\x86R', 'other arguments'),
+    (b'ccollections\nOrderedDict\n](](]K\x01ee\x85R', 'key of type list'),
     (b'ctorch._utils\n_rebuild_tensor_v2\n)R', 'arguments'),
     (b'(0', 'more from its stack'), (b'K\x01(\x85', 'more from its'),
     (b't', 'no mark'), (b'K\x01K\x02a', 'appends to no list'), (b'K\x01K\x02K\x03s', 'items of no'),

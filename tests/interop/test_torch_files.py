@@ -25,6 +25,7 @@ FORMS = pytest.mark.parametrize('form', writer.FORMS)
 BFLOAT16 = np.dtype(jax.dtypes.bfloat16)
 SMALL = {'state_dict': writer.state_dict(
     w=np.arange(6, dtype=np.float32).reshape(2, 3), n=np.array(7)), 'epoch': 3}
+LONG = writer.Global('torch', 'LongStorage')
 effects = []
 
 
@@ -142,8 +143,7 @@ def test_storages_of_cuda_tensors_are_read(form, read):
 
 
 def test_views_of_storages_in_old_files_are_read(read):
-  kind = writer.Global('torch', 'LongStorage')
-  storage = writer.Storage(np.arange(10), ('storage', kind, '0', 'cpu', 10, ('7', 4, 3)))
+  storage = writer.Storage(np.arange(10), ('storage', LONG, '0', 'cpu', 10, ('7', 4, 3)))
   assert same(read(writer.legacy([writer.tensor(np.zeros(2, int), storage, 1)])),
               [np.array([5, 6])])
 
@@ -250,23 +250,23 @@ def test_other_names_are_refused(protocol, module, name, refused):
 
 @pytest.mark.parametrize(('identifier', 'words'), [
     (7, 'none of a storage'), ((), 'none of a storage'), (('module', 1, 2, 3), 'whole model'),
-    (('other', writer.Global('torch', 'LongStorage'), '0', 'cpu', 2), 'none of a storage'),
-    (('storage', writer.Global('torch', 'LongStorage'), '0', 'cpu'), 'none of a storage'),
+    (('other', LONG, '0', 'cpu', 2), 'none of a storage'),
+    (('storage', LONG, '0', 'cpu'), 'none of a storage'),
     (('storage', 'LongStorage', '0', 'cpu', 2), 'no type'),
     (('storage', writer.Global('torch', 'int64'), '0', 'cpu', 2), 'no type'),
-    (('storage', writer.Global('torch', 'LongStorage'), 0, 'cpu', 2), 'no type, key'),
-    (('storage', writer.Global('torch', 'LongStorage'), '0', 'cpu', -1), 'number of elements'),
-    (('storage', writer.Global('torch', 'LongStorage'), '0', 'cpu', 2.), 'number of elements'),
-    (('storage', writer.Global('torch', 'LongStorage'), '0', 'cpu', True), 'number of elements'),
-    (('storage', writer.Global('torch', 'LongStorage'), '0', 'cpu', 1 << 60), 'more than are left'),
-    (('storage', writer.Global('torch', 'LongStorage'), '0', 'cpu', 1 << 9999), 'of elements'),
-    (('storage', writer.Global('torch', 'LongStorage'), '5', 'cpu', 2), 'no storage|not those'),
-    (('storage', writer.Global('torch', 'LongStorage'), '../data/0', 'cpu', 2), 'no storage|those'),
+    (('storage', LONG, 0, 'cpu', 2), 'no type, key'),
+    (('storage', LONG, '0', 'cpu', -1), 'number of elements'),
+    (('storage', LONG, '0', 'cpu', 2.), 'number of elements'),
+    (('storage', LONG, '0', 'cpu', True), 'number of elements'),
+    (('storage', LONG, '0', 'cpu', 1 << 60), 'more than are left'),
+    (('storage', LONG, '0', 'cpu', 1 << 9999), 'of elements'),
+    (('storage', LONG, '5', 'cpu', 2), 'no storage|not those'),
+    (('storage', LONG, '../data/0', 'cpu', 2), 'no storage|those'),
     (('storage', writer.Global('torch', 'IntStorage'), '0', 'cpu', 3), 'no storage|another size'),
     (('storage', writer.Global('torch', 'QInt8Storage'), '0', 'cpu', 2), 'QInt8Storage'),
-    (('storage', writer.Global('torch', 'LongStorage'), '0', 'cpu', 2, 'v'), 'no offset'),
-    (('storage', writer.Global('torch', 'LongStorage'), '0', 'cpu', 2, ('v', 0, -1)), 'no offset'),
-    (('storage', writer.Global('torch', 'LongStorage'), '0', 'cpu', 2, ('v', 1, 2)), 'beyond')])
+    (('storage', LONG, '0', 'cpu', 2, 'v'), 'no offset'),
+    (('storage', LONG, '0', 'cpu', 2, ('v', 0, -1)), 'no offset'),
+    (('storage', LONG, '0', 'cpu', 2, ('v', 1, 2)), 'a view reaches beyond')])
 @FORMS
 def test_wrong_persistent_ids_are_refused(form, identifier, words, refused):
   array = np.zeros(2, int)
@@ -275,8 +275,8 @@ def test_wrong_persistent_ids_are_refused(form, identifier, words, refused):
 
 @FORMS
 def test_one_storage_has_one_size(form, refused):
-  array, kind = np.zeros(2, int), writer.Global('torch', 'LongStorage')
-  other = writer.Storage(array, ('storage', kind, '0', 'cpu', 1))
+  array = np.zeros(2, int)
+  other = writer.Storage(array, ('storage', LONG, '0', 'cpu', 1))
   refused(writer.FORMS[form]([array, writer.tensor(array[:1], other)]), 'two types or sizes')
 
 
@@ -307,9 +307,9 @@ def test_expanded_tensors_are_read_up_to_a_limit(read, refused):
 
 @FORMS
 def test_nothing_is_made_of_a_size_that_the_file_cannot_hold(form, refused):
-  array, kind = np.zeros(2, int), writer.Global('torch', 'LongStorage')
+  array = np.zeros(2, int)
   content = writer.FORMS[form]([writer.tensor(array, writer.Storage(
-      array, ('storage', kind, '0', 'cpu', 1 << 24)))])
+      array, ('storage', LONG, '0', 'cpu', 1 << 24)))])
   tracemalloc.start()
   refused(content, 'more than are left of the file')
   peak = tracemalloc.get_traced_memory()[1]
@@ -342,6 +342,12 @@ def test_conjugated_tensors_are_refused(metadata, refused):
 @pytest.mark.parametrize('content', [b'', b'PK', b'<html>', b'\x93NUMPY', b'ustar' * 200])
 def test_other_files_are_refused(content, refused):
   refused(content, 'no file of torch.save')
+
+
+def test_no_room_is_made_for_a_string_that_the_file_cannot_hold(refused):
+  for operation in (b'\x8d', b'\x8e'):
+    length = struct.pack('<Q', 1 << 60)
+    refused(writer.legacy(None, pickled=b'\x80\x04' + operation + length + b'.'), 'cannot be read')
 
 
 def test_other_pickles_are_refused(refused):
