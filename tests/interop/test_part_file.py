@@ -1,5 +1,6 @@
 """Files on their way: whole or not at all, one process at a time."""
 
+import hashlib
 import os
 import resource
 import subprocess
@@ -22,6 +23,7 @@ def test_the_part_becomes_the_file_in_the_end(tmp_path):
   with being_written(str(path)) as part:
     part.start('origin')
     part.write(b'ab')
+    assert part.digest() == hashlib.sha256(b'ab').hexdigest()
     part.write(b'c')
     assert part.size == 3 and part.origin() == 'origin' and not path.exists()
     part.finish()
