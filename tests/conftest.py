@@ -11,6 +11,8 @@ import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from tests import toys  # noqa: E402
+
 # The same examples at every run, however busy the machine is.
 hypothesis.settings.register_profile(
     'same', derandomize=True, deadline=None, database=None,
@@ -21,6 +23,14 @@ hypothesis.settings.load_profile('same')
 def pytest_collection_modifyitems(items):
   """Slow tests run last."""
   items.sort(key=lambda item: item.get_closest_marker('slow') is not None)
+
+
+@pytest.fixture(scope='module')
+def toy_models():
+  """For what is not about models."""
+  with pytest.MonkeyPatch.context() as patch:
+    toys.replace_models(patch)
+    yield
 
 
 @pytest.fixture(scope='session')

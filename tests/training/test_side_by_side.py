@@ -10,7 +10,6 @@ import pytest
 from absl import logging as absl_logging
 
 from configs import common, quickstart
-from kdseg_jax import models
 from kdseg_jax.distillers import methods
 from kdseg_jax.training import loop, parallel, side_by_side, study_plan
 from kdseg_jax.training.preemption import StopSignal
@@ -20,13 +19,11 @@ STEPS = 7
 
 
 @pytest.fixture(scope='module', autouse=True)
-def toy_parts():
-  """A model of one layer, which compiles fast, and a method with all four groups of state."""
+def toy_parts(toy_models):
+  """A method with all four groups of state, and one device."""
   def everything(*, slope=1.0, axis_name=None):
     return toys.everything((slope, 0.5, 2.0), axis_name=axis_name, tap='logits')
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(models, 'create', lambda name, num_classes, axis_name, **_: toys.Model(
-        num_classes=num_classes, axis_name=axis_name))
     patch.setitem(methods.TERMS, 'everything', everything)
     patch.setitem(methods.METHODS, 'everything', {'everything': 0.1})
     patch.setattr(parallel, 'create_mesh', lambda devices=None, original=parallel.create_mesh:
