@@ -21,8 +21,6 @@ from kdseg_jax.training.checkpoint import Checkpointer
 from kdseg_jax.training.state import Optimizers, create_state
 from tests import toys
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 IMAGES, SIDE, CLASSES = 8, 6, 4
 # Not narrower: half of 3 is one channel, and a BatchNorm after a kernel of one channel leaves it a
 # gradient of rounding alone.
