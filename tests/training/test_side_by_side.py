@@ -110,6 +110,7 @@ def test_students_of_a_seed_start_alike_and_seeds_do_not(study):
   assert first('alone', 0) != first('alone', 1)
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_ends_as_if_nothing_had_happened(
     study, teacher, tmp_path, monkeypatch):
   config = study_of(teacher)
@@ -152,6 +153,7 @@ def stop_after(stop, steps):
   return stop
 
 
+@pytest.mark.slow
 def test_a_new_student_and_a_new_seed_are_trained_alone_and_equal_those_of_a_whole_study(
     study, teacher, tmp_path, monkeypatch):
   assert side_by_side.train(study_of(teacher, ('alone', 'pairwise'), (0,)), str(tmp_path))
@@ -171,6 +173,7 @@ def test_a_new_student_and_a_new_seed_are_trained_alone_and_equal_those_of_a_who
   assert last_evaluation(tmp_path, 'alone', 0) == last_evaluation(study, 'alone', 0)
 
 
+@pytest.mark.slow
 def test_seeds_in_one_program_give_the_same(study, teacher, tmp_path):
   students = ('pairwise', 'everything')
   assert side_by_side.train(study_of(teacher, students, vmap_seeds=True), str(tmp_path))
@@ -180,6 +183,7 @@ def test_seeds_in_one_program_give_the_same(study, teacher, tmp_path):
   assert peak(study) > 0 and peak(tmp_path) is None  # of two runs at once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('mode', parallel.MODES)
 def test_eight_devices_give_the_same(study, teacher, tmp_path, mode, monkeypatch):
   monkeypatch.setattr(parallel, 'create_mesh', lambda original=parallel.create_mesh: original(
