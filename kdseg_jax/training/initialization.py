@@ -26,8 +26,8 @@ from kdseg_jax.training.state import TrainState
 PyTree = Any
 
 # Fields of a model's parts that another run may choose otherwise.
-_OF_A_RUN = ('output_stride', 'rates', 'dropout', 'project_dropout', 'dtype', 'remat', 'num_classes',
-             'axis_name', 'parent', 'name')
+_OF_A_RUN = ('output_stride', 'rates', 'dropout', 'project_dropout', 'dtype', 'remat',
+             'num_classes', 'axis_name', 'parent', 'name')
 
 
 class _Weights(NamedTuple):
