@@ -52,7 +52,7 @@ def main(options, arguments):
   split = options.split or config.eval.split
   source = experiment.create_source(config, split)
   mesh = parallel.create_mesh()
-  model = restore(workdir, mesh=mesh, views=views, checkpoint=program.checkpoint(options))
+  model = restore(workdir, mesh=mesh, views=views, checkpoint='best' if options.best else 'latest')
   names.require_same_classes(
       source.classes, model.classes, found_in=f'the data ({split})',
       expected_in=f'the model of {workdir}', allow=options.allow_class_names)

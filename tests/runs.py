@@ -50,6 +50,14 @@ def run(program, *arguments, cache, prelude='', status=0):
   return output
 
 
+def run_here(program, *arguments):
+  """Runs a program, a module, in this process; its exit status."""
+  try:
+    program.PROGRAM.run([program.__name__, *map(str, arguments)])
+  except SystemExit as ended:
+    return ended.code or 0
+
+
 def wait_for_step(process, workdir, step, phase='train'):
   """Waits until a run has logged a step."""
   deadline = time.time() + 300

@@ -10,6 +10,7 @@ from kdseg_jax.distillers import methods
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import experiment as experiments
 from kdseg_jax.training import loop, parallel, run, shapes
+from tests import toys
 
 SINGLE = [name for name in methods.METHODS if name not in ('none', 'cirkd_v2', 'skd')]
 
