@@ -100,6 +100,19 @@ class Model(nn.Module):
     return x, {'x': x, 'logits': x, 'embedding': x}
 
 
+class Classifier(nn.Module):
+  """A classifier of one layer."""
+
+  num_classes: int = 3
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, image, mask=None, index=None, train=False):
+    pooled = (image / 255).mean(axis=(1, 2))
+    x = nn.Dense(self.num_classes)(pooled)
+    return x, {'pooled': pooled, 'embedding': pooled, 'logits': x}
+
+
 class BodyAndHead(nn.Module):
   """A segmenter of two parts, of which the head alone depends on the number of classes."""
 
