@@ -24,8 +24,12 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile('same')
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items):
-  """Slow tests run last."""
+  """Slow tests run last; slow too is what is asked again of pmap, which wraps shard_map."""
+  for item in items:
+    if hasattr(item, 'callspec') and item.callspec.params.get('mode') == 'pmap':
+      item.add_marker(pytest.mark.slow)
   items.sort(key=lambda item: item.get_closest_marker('slow') is not None)
 
 

@@ -140,14 +140,13 @@ def on_one_device(loss):
       lambda scales: loss(scales * student, *rest, None)))(SCALES)
 
 
-@pytest.mark.parametrize(
-    'mapping', ['shard_map', pytest.param('pmap', marks=pytest.mark.slow)])
+@pytest.mark.parametrize('mode', ['shard_map', 'pmap'])
 @pytest.mark.parametrize('loss', [
     cross_entropy, upsampled_cross_entropy, ohem, ohem_downsampled, pixelwise,
     pixelwise_unmasked, pixelwise_same_mask_everywhere, pixelwise_sum, gram, direct, near, one_map,
     decoupled, similarities, scores, cross_image, memory],
     ids=lambda loss: loss.__name__)
-def test_eight_devices_equal_one(loss, mapping):
+def test_eight_devices_equal_one(loss, mode):
   batch, expected = example(), on_one_device(loss)
 
   def step(scales, student, *rest):
@@ -157,7 +156,7 @@ def test_eight_devices_equal_one(loss, mapping):
         lambda scales: one * loss(scales * student, *rest, AXIS))(scales)
     return value[None], lax.pmean(gradient, AXIS)
 
-  if mapping == 'shard_map':
+  if mode == 'shard_map':
     mesh = jax.make_mesh((DEVICES,), (AXIS,), axis_types=(AxisType.Auto,))
     values, gradient = jax.jit(jax.shard_map(
         step, mesh=mesh, in_specs=(P(), P(AXIS), P(AXIS), P(AXIS)), out_specs=(P(AXIS), P()),
