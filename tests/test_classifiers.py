@@ -51,7 +51,7 @@ def test_predict_writes_and_prints_the_most_probable_classes(workdir, tmp_path, 
     rows = written[str(photos / f'{name}.png')]
     assert rows[0]['class'] == CLASSES[want.label] and len(rows) == 5
     assert rows[0]['probability'] == pytest.approx(want.probabilities.max())
-    assert f'| {rows[0]["class"]} ' in text and f'{100 * rows[4]["probability"]:.1f} %' in text
+    assert f' {rows[0]["class"]} |' in text and f'{100 * rows[4]["probability"]:.1f} %' in text
 
 
 @pytest.mark.parametrize('program,options,message', [
