@@ -83,6 +83,23 @@ def test_one_has_it_at_a_time_and_the_next_sees_the_whole_file(tmp_path):
   assert seen == [False] + [True] * 7 and left(tmp_path) == ['file']
 
 
+def test_who_waited_for_a_part_that_was_removed_begins_a_new_one(tmp_path):
+  path = str(tmp_path / 'file')
+
+  def write():
+    with being_written(path) as part:
+      part.write(b'abc')
+      part.finish()
+
+  with being_written(path):
+    waiting = threading.Thread(target=write)
+    waiting.start()
+    waiting.join(0.2)
+    assert waiting.is_alive() and left(tmp_path) == ['file.part']
+  waiting.join()
+  assert (tmp_path / 'file').read_bytes() == b'abc' and left(tmp_path) == ['file']
+
+
 def test_another_process_waits_and_a_killed_one_lets_go(tmp_path):
   code = ('import sys, time\nfrom kdseg_jax.interop.part_file import being_written\n'
           'with being_written(sys.argv[1]) as part:\n'
