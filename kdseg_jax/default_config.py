@@ -42,6 +42,7 @@ def segmentation(method: str = 'none', role: str = 'student') -> ConfigDict:
       'parallel': 'shard_map',         # 'shard_map', or 'pmap' (one process only)
       'method': method,
       'distill': with_placeholders(distillers.terms_of(method)),
+      'task': {'name': 'segmentation'},  # see kdseg_jax.tasks
       'align_corners': True,           # how logits are upsampled to label size
       'auxiliary_weight': 0.4,         # of the auxiliary head's cross-entropy
       'supervised': {
@@ -88,7 +89,8 @@ def segmentation(method: str = 'none', role: str = 'student') -> ConfigDict:
       },
       'teacher': {
           'checkpoint': '',            # work directory of the trained teacher
-          'min_metric': 0.0,           # refuse a teacher that scores below
+          # Refuse a teacher that scores worse; 0 is no limit where less is better.
+          'min_metric': 0.0,
       },
       'train': {
           'steps': 40_000,

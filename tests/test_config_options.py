@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from kdseg_jax import data, default_config
+from kdseg_jax import data, default_config, tasks
 from kdseg_jax.distillers import methods
 from kdseg_jax.training import evaluation, experiment, parallel, programs, run
 from tests import toys
@@ -212,7 +212,8 @@ def evaluation_of(config):
       matrix = np.zeros((11, 11), int)
       matrix[1, 1:3] = 1
       counts = {'confusion_matrix': matrix, 'images': np.sum(batch['index'] >= 0)}
-      return (counts, None) if config.eval.pictures else counts
+      outputs = tasks.Outputs(counts)
+      return (outputs, None) if config.eval.pictures else outputs
     return step
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(evaluation.parallel, 'data_parallel', record)

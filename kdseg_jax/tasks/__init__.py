@@ -1,5 +1,41 @@
-"""Tasks: the supervised loss, the metric, and how predictions are drawn."""
+"""Tasks by name: the fields of a batch, the supervised loss, the metrics.
 
+How their results are shown is in `kdseg_jax.report.presenters`.
+"""
+
+from typing import Any
+
+from kdseg_jax import names
+from kdseg_jax.tasks.base import Accumulator, DataCheck, Field, MainMetric, Outputs, Task
 from kdseg_jax.tasks.segmentation import SegmentationTask
 
-__all__ = ['SegmentationTask']
+TASKS: dict[str, Any] = {'segmentation': SegmentationTask}
+# The metric of checkpoints that were saved before they named theirs.
+FIRST_METRIC = SegmentationTask.main_metric.name
+
+__all__ = ['Accumulator', 'DataCheck', 'Field', 'MainMetric', 'Outputs', 'SegmentationTask', 'Task',
+           'create', 'find']
+
+
+def find(name: str) -> Any:
+  """The class of a task: its `fields` and `main_metric` need no data.
+
+  Raises:
+    UserError: there is no such task (names the nearest).
+  """
+  names.require(name, TASKS, 'task')
+  return TASKS[name]
+
+
+def create(name: str, num_classes: int, **options: Any) -> Task:
+  """A task of data with so many classes.
+
+  Args:
+    name: in `TASKS`.
+    num_classes: number of classes.
+    **options: the task's own.
+
+  Raises:
+    UserError: there is no such task (names the nearest), or as it says.
+  """
+  return find(name)(num_classes=num_classes, **options)

@@ -96,7 +96,8 @@ def test_a_run_reads_the_batches_of_its_config_from_where_it_goes_on(
   wanted = pipeline.train_batches(
       data.create('scenes', 'train'), batch_size=8, start=start,
       seed=seed if phase == 'train' else run._named_seed('prepare', seed),
-      augmentation=augmentation.Augmentation((32, 32), (0.5, 1.5), 0.3))
+      augmentation=augmentation.Augmentation((32, 32), (0.5, 1.5), 0.3,
+                                              fields=started.experiment.task.fields))
   assert len(read) == 12 - start
   for batch, want in zip(read[:3], wanted):
     for name in want:
@@ -276,7 +277,7 @@ def test_evaluate_looks_at_the_split_and_folder_asked_for_as_its_config_says(mon
       assert module == 'module'
       seen.update(task=task, options=options)
 
-    def count(self, variables, given):
+    def accumulate(self, variables, given):
       assert variables == 'variables' and given is source
       raise Seen
   monkeypatch.setattr(evaluate, 'Evaluator', Evaluator)
