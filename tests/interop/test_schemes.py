@@ -12,7 +12,13 @@ from kdseg_jax.interop import conversion, schemes, structure
 from kdseg_jax.interop.layers import Layer
 from tests import official
 
-ALL = [pytest.param(scheme.name, model, marks=[pytest.mark.slow] if 'resnet101' in model else [])
+
+def slow_if_deep(*names):
+  return pytest.param(
+      *names, marks=[pytest.mark.slow] if 'resnet101' in names[-1] else [])
+
+
+ALL = [slow_if_deep(scheme.name, model)
        for scheme in schemes.SCHEMES.values() for model in scheme.models]
 WITH_AUXILIARY = {'cirkd_v1_deeplabv3_resnet18': 'auxlayer', 'skd_pspnet_resnet18': 'dsn'}
 
@@ -25,7 +31,7 @@ def without_counters(arrays):
   return {key: array for key, array in arrays.items() if not key.endswith('num_batches_tracked')}
 
 
-@pytest.mark.parametrize('case', official.CASES)
+@pytest.mark.parametrize('case', [slow_if_deep(case) for case in official.CASES])
 def test_every_array_has_its_place_and_goes_back(case):
   """In names, shapes and values; those of |weight| + eps to rounding."""
   arrays = official.state_dict(case, official.counted)
@@ -45,7 +51,9 @@ def test_every_leaf_of_every_model_has_a_name(scheme, name):
   layers = schemes.named(scheme).layers(name)
   assert max(collections.Counter(layer.ours for layer in layers).values()) == 1
   segmenter = name not in models.CLASSIFIERS and 'resnet' in name
-  options = {'aux': True, 'deep_stem': True} if segmenter else {}
+  options = {'aux': True} if segmenter else {}
+  if 'deep_stem' in models.options_of(name):
+    options['deep_stem'] = True
   model = models.create(name, 7, width=0.125, **options)
   shapes = official.variable_shapes(model)
   arrays = conversion.to_state_dict(filled(shapes), layers)

@@ -103,9 +103,9 @@ def test_dilation_of_first_blocks(options, dilations):
   assert found['stage4_block1'] == 4
 
 
-def test_resnet_d_averages_where_it_strides_or_dilates():
+def test_shortcuts_of_resnet_d_have_the_size_of_its_maps():
   shapes = lambda **options: [taps[f'stage{stage}'].shape for stage in (1, 2, 3, 4) for taps in [
-      jax.eval_shape(lambda: models.create('resnet50d', 3, width=0.125, **options).init_with_output(
+      jax.eval_shape(lambda: models.create('resnet18d', 3, width=0.125, **options).init_with_output(
           jax.random.key(0), np.zeros((1, 70, 64, 3), np.uint8))[0][1])]]
   assert [shape[1:3] for shape in shapes()] == [(18, 16), (9, 8), (5, 4), (3, 2)]
   assert [shape[1:3] for shape in shapes(output_stride=8)] == [(18, 16), (9, 8), (9, 8), (9, 8)]
