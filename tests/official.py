@@ -82,5 +82,5 @@ def load(case, arrays, **options):
   found = structure.read(name, arrays, layers)
   model = models.create(name, found.num_classes, **{**scheme.student, **found.student, **options})
   converted = conversion.to_variables(arrays, layers, variable_shapes(model))
-  assert not converted.absent and not converted.unused and not converted.resized
+  assert not any(converted[1:])  # nothing absent, left out, unknown or of another shape
   return model, traverse_util.unflatten_dict(converted.variables, sep='/')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -66,6 +66,7 @@ class ConvNorm(nn.Module):
     groups: channel groups.
     use_bias: whether the convolution has a bias, which the BatchNorm takes away again.
     activation: function after the BatchNorm, None for none.
+    padding: of `Conv`.
     epsilon: of `BatchNorm`.
     axis_name: of `BatchNorm`.
     dtype: of the computation.
@@ -78,13 +79,14 @@ class ConvNorm(nn.Module):
   groups: int = 1
   use_bias: bool = False
   activation: Callable | None = nn.relu
+  padding: int | Literal['same'] | None = None
   epsilon: float = 1e-5
   axis_name: str | None = None
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    x = Conv(self.features, self.kernel_size, self.strides, self.dilation, groups=self.groups,
-             use_bias=self.use_bias, dtype=self.dtype, name='conv')(x)
+    x = Conv(self.features, self.kernel_size, self.strides, self.dilation, self.padding,
+             groups=self.groups, use_bias=self.use_bias, dtype=self.dtype, name='conv')(x)
     x = BatchNorm(self.axis_name, self.dtype, self.epsilon, name='norm')(x, train)
     return x if self.activation is None else self.activation(x)

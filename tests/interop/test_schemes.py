@@ -61,7 +61,7 @@ def test_every_leaf_of_every_model_has_a_name(scheme, name):
   assert schemes.choose(name, arrays).name in (
       scheme, scheme.replace('timm', 'torchvision'))  # timm's plain ResNets have the same names
   converted = conversion.to_variables(arrays, layers, shapes)
-  assert not converted.absent and not converted.unused
+  assert not (converted.absent or converted.unknown or converted.left_out)
   found = structure.read(name, arrays, layers)
   assert (found.num_classes, found.student['aux']) == (7, segmenter)
 
@@ -153,7 +153,7 @@ def test_missing_and_unused_keys_are_listed():
   like = official.variable_shapes(models.create(name, 19))
   converted = conversion.to_variables(arrays, schemes.named(scheme).layers(name), like)
   assert converted.absent == ['params/backbone/stage2_block1/norm/prelu/slope']
-  assert converted.unused == ['extra.weight']
+  assert converted.unknown == ['extra.weight']
 
 
 @pytest.mark.parametrize('weight, message', [

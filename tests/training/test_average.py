@@ -7,13 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import kdseg_jax
 from configs import quickstart
-from kdseg_jax import models
-from kdseg_jax.training import experiment, loop, parallel
+from kdseg_jax.training import loop
 from kdseg_jax.training.checkpoint import CheckpointError
 from kdseg_jax.training.evaluation import Evaluator
 from kdseg_jax.training.state import move_average
-from tests import runs, toys
+from tests import runs
+
+pytestmark = pytest.mark.usefixtures('toy_models')
 
 
 def test_three_updates_by_hand():
@@ -44,14 +46,6 @@ def config_of():
   config.checkpoint.update(every_steps=1, keep=4)
   config.eval.every_steps = 0
   return config
-
-
-@pytest.fixture(scope='module', autouse=True)
-def toy_model():
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(models, 'create', lambda name, num_classes, axis_name, **_: toys.Model(
-        num_classes=num_classes, axis_name=axis_name))
-    yield
 
 
 @pytest.fixture(scope='module')
@@ -86,7 +80,7 @@ def test_a_resumed_run_evaluates_the_average_and_ends_bit_identical(run, tmp_pat
   assert got.keys() == want.keys()
   for name in want:
     np.testing.assert_array_equal(got[name], want[name], err_msg=name)
-  loaded, _ = experiment.load_model(str(run), parallel.create_mesh(), best=False)
+  loaded = kdseg_jax.load(run, checkpoint='latest')
   for variables in (*evaluated, loaded.variables):
     np.testing.assert_array_equal(
         variables['params']['Conv_0']['kernel'], want['model/params/Conv_0/kernel'])
