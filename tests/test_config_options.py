@@ -262,10 +262,9 @@ CASES = [  # field, another value, where it is seen, fields beside it
     *[(f'student.{field}', value, student, {'student.name': 'deeplabv3_resnet18'})
       for field, value in [('width', 0.5), ('output_stride', 16), ('aux', False),
                            ('project_dropout', 0.3), ('dropout', 0.3), ('dtype', 'bfloat16'),
-                           ('remat', 'everything')]],
+                           ('remat', 'everything'), ('mean', (1.0, 2.0, 3.0)),
+                           ('std', (1.0, 2.0, 3.0)), ('channel_order', 'bgr')]],
     ('student.init', 'missing', start, {}),
-    *[(f'student.{field}', value, student, {}) for field, value in [
-        ('mean', (1.0, 2.0, 3.0)), ('std', (1.0, 2.0, 3.0)), ('channel_order', 'bgr')]],
     ('teacher.checkpoint', 'nowhere', teacher, {'method': 'kd', 'teacher.checkpoint': 'missing'}),
     ('teacher.min_metric', 0.5, measured, {'method': 'kd'}),
     ('train.steps', 30, due, {}), ('train.steps', 30, train_program, {}),
