@@ -21,6 +21,8 @@ usage: ./launch.sh <command> [options]
   data.check <folder> [--layout=folder|camvid]     every problem of images and labels of your own
   data.prepare <name> --manual_dir=<archives> --data_dir=<dir>
                                                    a public data set from its downloaded archives
+  import --source=<file, address or name> --model=<name> --workdir=<dir>
+                                                   published PyTorch weights as a work directory
   test [pytest options]                            installs what the tests need and runs them all
 
 Every field of a config can be overridden: --config.train.steps=1000. --require_accelerator refuses
@@ -142,10 +144,11 @@ absolute() {
 venv=$(absolute "${VENV:-$root/.venv}")
 command=${1:-}
 case "$command" in
-  quickstart|train|evaluate|predict|study|data.check|data.prepare)
+  quickstart|train|evaluate|predict|study|data.check|data.prepare|import)
     shift
     install "$root/requirements.txt"
     find_recipes "$@"
+    if [ "$command" = import ]; then command=interop.import_torch; fi
     run "kdseg_jax.$command" ${arguments[@]+"${arguments[@]}"}
     ;;
   test)

@@ -1,6 +1,7 @@
 """The command `kdseg`: every program of the package by its name.
 
-kdseg <program> [options], as python -m kdseg_jax.<program> [options].
+kdseg <program> [options], as python -m kdseg_jax.<program> [options]; `import`, which is no name in
+Python, as python -m kdseg_jax.interop.import_torch.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ PROGRAMS = {
     'evaluate': 'metrics of a trained work directory on a whole split',
     'predict': 'label PNGs, overlays and comparisons of images or a split',
     'study': 'students x seeds against one teacher pass, as paired differences',
+    'import': 'published PyTorch weights as a work directory',
     'data.check': 'every problem of images and labels of your own',
     'data.prepare': 'a public data set from its downloaded archives',
 }
+_MODULES = {'import': 'interop.import_torch'}  # where a program has another name
 
 
 def main() -> None:
@@ -32,12 +35,17 @@ def main() -> None:
   elif name in PROGRAMS:
     sys.argv = [f'kdseg {name}', *arguments]
     sys.path.append(os.getcwd())  # of methods and recipes of one's own, as `python -m` has it
-    importlib.import_module(f'kdseg_jax.{name}').PROGRAM.run()
+    importlib.import_module(module_of(name)).PROGRAM.run()
   else:
     from kdseg_jax import names
     hint = names.hint(name, PROGRAMS)
     print(f'ERROR: {name!r} is no program.{hint}\n\n{_usage()}', file=sys.stderr)
     sys.exit(2)
+
+
+def module_of(name: str) -> str:
+  """The module of a program."""
+  return f'kdseg_jax.{_MODULES.get(name, name)}'
 
 
 def _usage():

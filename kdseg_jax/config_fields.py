@@ -43,6 +43,10 @@ def _is_seed(value):
   return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _SEEDS
 
 
+def _is_number(value):
+  return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 _PIXELS = 'a height and a width in whole pixels'
 _FIELDS = {
     'data.size': _Values(_is_size, (0, 2), f'{_PIXELS}, or () for the size of each image',
@@ -53,6 +57,10 @@ _FIELDS = {
         '(0.5,2.0)'),
     'eval.window': _Values(_is_size, (0, 2), f'{_PIXELS}, or () for whole images', '(512,512)'),
     'eval.scales': _Values(_is_factor, _SOME, 'one or more factors above 0', '(0.75,1.0,1.25)'),
+    'student.mean': _Values(_is_number, (3,), 'three numbers, RGB in 0-255',
+                            '(123.675,116.28,103.53)'),
+    'student.std': _Values(_is_factor, (3,), 'three numbers above 0, RGB in 0-255',
+                           '(58.395,57.12,57.375)'),
     'train.freeze': _Values(lambda value: isinstance(value, str) and bool(value),
                             _ANY, 'patterns of paths of parameters, or () for none',
                             '("backbone/stage1*",)'),

@@ -79,8 +79,20 @@ def _from_0(fields):
   return {'role': 'student'} | fields
 
 
+def _from_1(fields):
+  """`train.init_from` became `student.init`, which leaves out what does not fit; teachers too."""
+  train, student = dict(fields.get('train', {})), dict(fields.get('student', {}))
+  other = train.pop('init_from', '')
+  student['init'] = student.get('init') or other
+  fields = fields | {'train': train, 'student': student}
+  study = fields.get('study') or {}
+  if study.get('teacher'):
+    fields['study'] = study | {'teacher': _from_1(study['teacher'])}
+  return fields
+
+
 # Function i takes the fields of format i to format i + 1. Add more; never change one that stands.
-_MIGRATIONS: tuple[Callable[[dict], dict], ...] = (_from_0,)
+_MIGRATIONS: tuple[Callable[[dict], dict], ...] = (_from_0, _from_1)
 FORMAT = len(_MIGRATIONS)
 
 

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from kdseg_jax import distillers
+from kdseg_jax.models import normalization
 
 
 def optimizer(**overrides) -> ConfigDict:
@@ -78,7 +79,12 @@ def segmentation(method: str = 'none', role: str = 'student') -> ConfigDict:
           'dropout': 0.1,              # before the classifiers
           'dtype': 'float32',          # of the computation, or 'bfloat16'
           'remat': 'none',             # 'everything' is recomputed, or a jax.checkpoint_policies
-          'init': '',                  # work directory whose weights it starts from
+          'mean': normalization.IMAGENET_MEAN,  # of the images, RGB in 0-255
+          'std': normalization.IMAGENET_STD,
+          'channel_order': 'rgb',      # or 'bgr', of weights that expect it
+          # Weights that it starts from, as far as they fit: a work directory, 'imagenet',
+          # 'imagenet:<variant>' or 'hf:<repository>'; see docs/weights.md.
+          'init': '',
       },
       'teacher': {
           'checkpoint': '',            # work directory of the trained teacher
@@ -92,7 +98,6 @@ def segmentation(method: str = 'none', role: str = 'student') -> ConfigDict:
           'accumulate': 1,             # micro-batches of a step; equal to 1 but for BatchNorm
           'ema_decay': 0.0,            # of averaged weights, then evaluated and saved; 0 is off
           'freeze': (),                # paths of parameters that stay, as 'backbone/stage1*'
-          'init_from': '',             # as student.init, of other data: without its heads
       },
       'optimizer': optimizer(),
       'memory_limit_gb': 8.0,          # refuse a method whose memory (queues) is larger

@@ -10,9 +10,13 @@ from absl import flags
 
 from kdseg_jax import command_line, names, paths, program
 from kdseg_jax.data import files
+from kdseg_jax.errors import UserError
+from kdseg_jax.inference.model import restore
+from kdseg_jax.models import CLASSIFIERS
 from kdseg_jax.report import pictures, tables
 from kdseg_jax.training import experiment, parallel
 from kdseg_jax.training.evaluation import Evaluator
+from kdseg_jax.training.inference import create_inference
 from kdseg_jax.training.writers import finite
 
 
@@ -39,27 +43,30 @@ def main(options, arguments):
   for option in ('json', 'confusion'):
     if options[option].value:
       paths.make_for(options[option].value, option)
-  inference = experiment.create_inference(config)
+  if config.student.name in CLASSIFIERS:
+    raise UserError(f'{workdir}: {config.student.name} is a classifier; evaluating one on a data '
+                    'set is not there yet. `predict` shows what it says of pictures.')
+  views = create_inference(config)
   if options.data_root:
     config.data.root = options.data_root
   split = options.split or config.eval.split
   source = experiment.create_source(config, split)
   mesh = parallel.create_mesh()
-  trained, meta = experiment.load_model(workdir, mesh, best=options.best)
+  model = restore(workdir, mesh=mesh, views=views, checkpoint='best' if options.best else 'latest')
   names.require_same_classes(
-      source.classes, meta.classes, found_in=f'the data ({split})',
+      source.classes, model.classes, found_in=f'the data ({split})',
       expected_in=f'the model of {workdir}', allow=options.allow_class_names)
   task = experiment.create_task(config, len(source.classes))
-  evaluator = Evaluator(task, trained.model, mesh, mode=config.parallel,
+  evaluator = Evaluator(task, model.module, mesh, mode=config.parallel,
                         batch_size=config.eval.batch_size, limit=config.eval.limit,
-                        multiple=config.eval.pad_multiple, inference=inference)
-  counts = evaluator.count(trained.variables, source)
+                        multiple=config.eval.pad_multiple, inference=model.views)
+  counts = evaluator.count(model.variables, source)
   metrics = task.summarize(counts)
   print(tables.per_class(source.classes, metrics['per_class_iou']))
   convention = ('classes that occur nowhere count as 0' if config.eval.absent_as_zero else
                 'mean over the classes that occur')
-  print(f'\n{split}, {metrics["images"]} images, checkpoint {trained.step} of {workdir}\n'
-        f'seen as         {inference}\n'
+  print(f'\n{split}, {metrics["images"]} images, checkpoint {model.step} of {workdir}\n'
+        f'seen as         {model.views}\n'
         f'mean IoU        {metrics["mean_iou"]:.4f}   ({convention})\n'
         f'pixel accuracy  {metrics["pixel_accuracy"]:.4f}')
   if options.json:

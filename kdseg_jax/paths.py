@@ -13,8 +13,9 @@ from ml_collections import ConfigDict
 from kdseg_jax.errors import UserError
 
 # The fields of a config that are paths; at any depth, as a study's teacher has them too.
-CONFIG_FIELDS = (
-    'data.root', 'data.unlabelled', 'teacher.checkpoint', 'student.init', 'train.init_from')
+CONFIG_FIELDS = ('data.root', 'data.unlabelled', 'teacher.checkpoint', 'student.init')
+# Beginnings of names of published weights, which stand in place of a path.
+WEIGHTS = ('imagenet:', 'hf:')
 _ADDRESS = re.compile(r'[A-Za-z][A-Za-z0-9+.-]*:/')
 # What the machine refuses, whatever the program is: never a bug of it.
 _OF_THE_MACHINE = (
@@ -46,7 +47,7 @@ def localize(config: ConfigDict) -> None:
     UserError: as `local`, with the name of the field.
   """
   for section, name, field in _fields(config):
-    if field.endswith(CONFIG_FIELDS) and section[name]:
+    if field.endswith(CONFIG_FIELDS) and section[name] and not section[name].startswith(WEIGHTS):
       try:
         section[name] = local(section[name])
       except UserError as error:

@@ -3,8 +3,11 @@
 python -m kdseg_jax.predict --workdir=runs/student --output=predictions photo.jpg folder/
 python -m kdseg_jax.predict --workdir=runs/distilled --split=val --config.eval.limit=20 \\
     --compare=runs/teacher,alone=runs/student
+
+A classifier writes `predictions.json`: the most probable classes of each image.
 """
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -12,13 +15,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import tqdm
 from absl import flags
+from ml_collections import ConfigDict
 
-from kdseg_jax import command_line, config_files, names, paths, program
+from kdseg_jax import command_line, names, paths, program
 from kdseg_jax.data import files, palettes, subset
 from kdseg_jax.errors import UserError
-from kdseg_jax.training import experiment, parallel
+from kdseg_jax.inference import Model, load
+from kdseg_jax.models import CLASSIFIERS
+from kdseg_jax.report import classification
+from kdseg_jax.training import experiment
 from kdseg_jax.training.evaluation import recorded_mean_iou
-from kdseg_jax.training.inference import make_predictor
+from kdseg_jax.training.inference import create_inference
+from kdseg_jax.training.run import write_json
 
 
 def define_flags(options):
@@ -40,33 +48,63 @@ def define_flags(options):
 
 
 class Example(NamedTuple):
-  """What is predicted: file name of the results, image, and the label if it is known."""
+  """What is predicted: file name of the results, where it is from, image, label if it is known."""
 
   name: str
+  origin: str
   image: np.ndarray
   label: np.ndarray | None
 
 
 def main(options, arguments):
-  """Writes `labels/<name>.png` (class indices with a palette) and `overlays/<name>.png`.
+  """Writes what the model says of every image; the exit status is 1 if one was left out.
 
-  With `--compare` or `--split` also `strips/<name>.png`: the image, its label if that is known,
-  and what every model predicts, with its mIoU where the run was evaluated on the split. Images that
-  cannot be read are left out and listed at the end; the exit status is then 1.
+  Of segmentation `labels/<name>.png` (class indices with a palette) and `overlays/<name>.png`, with
+  `--compare` or `--split` also `strips/<name>.png`: the image, its label if that is known, and what
+  every model predicts, with its mIoU where the run was evaluated on the split. Of a classifier
+  `predictions.json`. Images that cannot be read are left out and listed at the end.
   """
   workdir = program.require_workdir(options, trained=True)
-  named = program.named_workdirs(workdir, options.compare)
-  inference = experiment.create_inference(options.config)
+  output = options.output or os.path.join(workdir, 'predictions')
   left_out: list[str] = []
+  write = _classify if options.config.student.name in CLASSIFIERS else _segment
+  write(options, arguments, workdir, output, left_out)
+  if left_out:
+    print(f'{len(left_out)} were left out:\n  ' + '\n  '.join(left_out))
+  return 1 if left_out else 0
+
+
+def _classify(options, arguments, workdir, output, left_out):
+  """Writes and prints the most probable classes of pictures."""
+  if options.split or options.compare:
+    raise UserError(f'{workdir}: is a classifier; --split and --compare show segmentations. Name '
+                    'files or folders instead.')
+  views = create_inference(options.config)
+  source = _create_source(options, arguments, left_out)
+  paths.check_folder(output, 'output')
+  model = _load(workdir, options, views, options.config)
+  found = {example.origin: classification.most_probable(
+      model.predict(example.image)[0], model.classes)
+           for example in _examples(source, left_out, from_files=True)}
+  file = os.path.join(output, 'predictions.json')
+  write_json(file, found)
+  print(f'{classification.table(found)}\n\n{len(found)} images. Predictions: {file}')
+
+
+def _segment(options, arguments, workdir, output, left_out):
+  """Writes labels, overlays and strips."""
+  named = program.named_workdirs(workdir, options.compare)
+  views = create_inference(options.config)
   source = _create_source(options, arguments, left_out)
   main_name = next(name for name, path in named.items() if program.same_folder(path, workdir))
-  output = options.output or os.path.join(workdir, 'predictions')
   paths.check_folder(output, 'output')
-  predictors, titles, meta = _load_predictors(options, named, main_name, inference)
+  found = _load_models(options, named, main_name, views)
+  titles = {name: palettes.with_score(name, recorded_mean_iou(
+      model, options.config, options.split)) for name, model in found.items()}
   if options.split:
-    _require_same_classes(
-        source.classes, meta, f'the data ({options.split})', workdir, options.allow_class_names)
-  classes, palette = meta.classes, np.asarray(meta.palette, np.uint8)
+    _require_same_classes(source.classes, found[main_name], f'the data ({options.split})',
+                          options.allow_class_names)
+  classes, palette = found[main_name].classes, np.asarray(found[main_name].palette, np.uint8)
 
   def write(folder, name, picture, labels, legend=True):
     if legend:
@@ -74,10 +112,9 @@ def main(options, arguments):
     files.write_png(os.path.join(output, folder, name), picture)
 
   written = 0
-  for name, image, label in tqdm.tqdm(
-      _examples(source, left_out, from_files=not options.split), total=len(source), disable=None):
+  for name, _, image, label in _examples(source, left_out, from_files=not options.split):
     written += 1
-    labels = {model: predict(image) for model, predict in predictors.items()}
+    labels = {model: found[model].predict(image, scores=False)[0].labels for model in found}
     overlays = {model: palettes.overlay(image, predicted, palette)
                 for model, predicted in labels.items()}
     files.write_palette_png(os.path.join(output, 'labels', name), labels[main_name], palette)
@@ -90,34 +127,34 @@ def main(options, arguments):
       write('strips', name, palettes.strip(list(panels.values()), list(panels)),
             [*labels.values(), *([] if label is None else [label])])
   print(f'{written} images. Labels and overlays: {output}')
-  if left_out:
-    print(f'{len(left_out)} were left out:\n  ' + '\n  '.join(left_out))
-  return 1 if left_out else 0
 
 
-def _load_predictors(options, named, main_name, inference):
-  """Of each work directory a predictor, by `config.eval`, and a title; what the main saved."""
-  predictors, metas = {}, {}
-  mesh = parallel.create_mesh()
+def _load(workdir, options, views, config=None):
+  """A model that looks at images as the options say; of its own config, or this one."""
+  model = load(workdir, checkpoint='best' if options.best else 'latest', views=views)
+  if config is None:
+    config = ConfigDict(model.config)
+    config.eval = options.config.eval
+  return dataclasses.replace(model, config=config)
+
+
+def _load_models(options, named, main_name, views):
+  """The models of work directories, by name."""
+  found: dict[str, Model] = {}
   for name, path in named.items():
-    trained, metas[name] = experiment.load_model(path, mesh, best=options.best)
-    config = options.config if name == main_name else config_files.read(path)
-    predictors[name] = make_predictor(
-        experiment.create_task(config, len(metas[name].classes)), trained.model,
-        trained.variables, inference=inference, size=tuple(config.data.size),
-        multiple=options.config.eval.pad_multiple)
-  for name, meta in metas.items():
-    _require_same_classes(meta.classes, metas[main_name], f'the model of {named[name]}',
-                          named[main_name], options.allow_class_names)
-  titles = {name: palettes.with_score(name, recorded_mean_iou(
-      named[name], meta, options.config, options.split)) for name, meta in metas.items()}
-  return predictors, titles, metas[main_name]
+    found[name] = _load(path, options, views, options.config if name == main_name else None)
+    if found[name].task is None:
+      raise UserError(f'--compare={path}: is a classifier, and has no labels to show.')
+  for name, model in found.items():
+    _require_same_classes(model.classes, found[main_name], f'the model of {named[name]}',
+                          options.allow_class_names)
+  return found
 
 
-def _require_same_classes(classes, meta, where, workdir, allow):
+def _require_same_classes(classes, model, where, allow):
   """Raises UserError unless the classes are those of the main model."""
-  names.require_same_classes(classes, meta.classes, found_in=where,
-                             expected_in=f'the model of {workdir}', allow=allow)
+  names.require_same_classes(classes, model.classes, found_in=where,
+                             expected_in=f'the model of {model.workdir}', allow=allow)
 
 
 def _create_source(options, arguments, left_out):
@@ -139,13 +176,18 @@ def _examples(source: Any, left_out: list[str], *, from_files: bool) -> Iterator
   """What can be read; why the others cannot goes into `left_out`."""
   def of_split(index):
     example = source[index]
-    return Example(f'{example["image_id"]}.png', example['image'], example['label'])
+    name = example['image_id']
+    return Example(f'{name}.png', name, example['image'], example['label'])
+
+  def of_file(index):
+    path = source[index]
+    return Example(names_of_files[index], str(path), files.read_image(path), None)
 
   names_of_files = files.png_names(source) if from_files else []
-  for index in range(len(source)):
+  read = of_file if from_files else of_split
+  for index in tqdm.trange(len(source), disable=None):
     try:
-      yield Example(names_of_files[index], files.read_image(source[index]), None) if (
-          from_files) else of_split(index)
+      yield read(index)
     except UserError as error:
       left_out.append(str(error))
 

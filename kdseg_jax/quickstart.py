@@ -8,17 +8,16 @@ import os
 import time
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from absl import flags
 
 from kdseg_jax import models, paths, program
 from kdseg_jax.data import files, palettes
+from kdseg_jax.inference import Model, load
 from kdseg_jax.recipes import quickstart as recipe
 from kdseg_jax.report import tables
-from kdseg_jax.training import experiment, loop, parallel
+from kdseg_jax.training import experiment, loop
 from kdseg_jax.training.evaluation import throughput
-from kdseg_jax.training.inference import apply_frozen
 
 _METHOD = 'pixelwise+pairwise'
 _OVERLAYS = 8
@@ -27,8 +26,7 @@ _OVERLAYS = 8
 class Trained(NamedTuple):
   """One of the three models after its run."""
 
-  model: Any
-  variables: Any
+  model: Model
   metrics: dict[str, Any]
 
 
@@ -61,9 +59,9 @@ def main(options, arguments):
     if trained[name] is None:
       return
   source = experiment.create_source(configs['student'], configs['student'].eval.split)
-  results = _measure(trained, source, configs['student'])
+  results = _measure(trained, source)
   results['seconds'] = time.perf_counter() - start
-  pictures = _write_overlays(workdir, trained, source, configs['student'])
+  pictures = _write_overlays(workdir, trained, source)
   path = os.path.join(workdir, 'quickstart.json')
   with open(path, 'w') as file:
     json.dump(results, file, indent=2)
@@ -83,42 +81,28 @@ def _train(config, workdir, allow_class_names):
   if metrics is None:
     print(f'Stopped; the same command goes on from what was saved. Work directory: {workdir}')
     return None
-  trained, _ = experiment.load_model(workdir, parallel.create_mesh(), best=False)
-  return Trained(trained.model, trained.variables, metrics)
+  return Trained(load(workdir, checkpoint='latest'), metrics)
 
 
-def _measure(trained, source, config):
-  task = experiment.create_task(config, len(source.classes))
+def _measure(trained, source):
   images = np.stack([source[i]['image'] for i in range(8)])
-  results = {}
-  for name, (model, variables, metrics) in trained.items():
-    complexity = models.complexity(model, images.shape[1:3])
-    results[name] = {
-        'mean_iou': metrics['mean_iou'],
-        'params': complexity.params,
-        'macs': complexity.macs,
-        'images_per_second': throughput(task, model, variables, images),
-    }
-  return results
+  return {name: {'mean_iou': metrics['mean_iou'],
+                 **models.complexity(model.module, images.shape[1:3])._asdict(),
+                 'images_per_second': throughput(model, images)}
+          for name, (model, metrics) in trained.items()}
 
 
-def _write_overlays(workdir, trained, source, config):
+def _write_overlays(workdir, trained, source):
   """A picture an image: image, label, what each model predicts, with its mIoU, and a legend."""
-  task = experiment.create_task(config, len(source.classes))
   examples = [source[i] for i in range(_OVERLAYS)]
-  batch = {'image': np.stack([e['image'] for e in examples]),
-           'index': np.arange(_OVERLAYS, dtype=np.int32)}
-  batch['mask'] = np.ones(batch['image'].shape[:3], bool)
+  images = [example['image'] for example in examples]
   predictions = {
-      name: np.asarray(task.predict(
-          jax.jit(apply_frozen, static_argnums=0)(model, variables, batch)[0],
-          batch['image'].shape[1:3]))
-      for name, (model, variables, _) in trained.items()}
+      palettes.with_score(name, metrics['mean_iou']): model.predict(
+          images, batch_size=_OVERLAYS, scores=False)
+      for name, (model, metrics) in trained.items()}
   folder = os.path.join(workdir, 'overlays')
-  titles = {name: palettes.with_score(name, trained[name].metrics['mean_iou'])
-            for name in predictions}
   for i, example in enumerate(examples):
-    predicted = {titles[name]: labels[i].astype(np.uint8) for name, labels in predictions.items()}
+    predicted = {title: found[i].labels for title, found in predictions.items()}
     files.write_png(
         os.path.join(folder, f'{example["image_id"]}.png'),
         palettes.comparison(example['image'], example['label'], predicted, source.classes,

@@ -10,11 +10,11 @@ import sys
 
 import jax
 
-from kdseg_jax import models, program, tasks
+from kdseg_jax import inference, models, program, tasks
 from kdseg_jax.errors import UserError
 from kdseg_jax.report import studies
 from kdseg_jax.training import experiment as experiments
-from kdseg_jax.training import loop, parallel, shapes, side_by_side, study_plan, tuning
+from kdseg_jax.training import loop, shapes, side_by_side, study_plan, tuning
 from kdseg_jax.training.evaluation import throughput
 from kdseg_jax.training.run import read_json, write_json
 from kdseg_jax.training.writers import finite, read_rows
@@ -84,20 +84,20 @@ def tune(config, workdir, *, allow_class_names=False):
 
 def make_report(config, workdir):
   """The report of finished students, from what their work directories hold."""
-  students, inference = {}, {}
+  students, costs = {}, {}
   for name in study_plan.student_names(config):
     runs = [study_plan.student_config(config, name, seed) for seed in config.study.seeds]
     folders = [study_plan.student_workdir(workdir, name, seed) for seed in config.study.seeds]
     rows = [read_rows(folder) for folder in folders]
     model = runs[0].student.to_json()
-    if model not in inference:
-      inference[model] = inference_cost(runs[0], folders[0])
+    if model not in costs:
+      costs[model] = inference_cost(runs[0], folders[0])
     cost = read_json(os.path.join(workdir, 'students', name, 'cost.json'))
     seconds = [row['step_seconds'] for run in rows for row in run
                if row['phase'] == 'train' and 'step_seconds' in row]
     students[name] = {
         'evaluations': [[r for r in run if r['phase'] == 'evaluation'] for run in rows],
-        'training': _training_cost(seconds, cost), 'inference': inference[model]}
+        'training': _training_cost(seconds, cost), 'inference': costs[model]}
   source = experiments.create_source(config, config.eval.split)
   task = experiments.create_task(config, len(source.classes))
   return studies.build(
@@ -122,13 +122,10 @@ def teacher_entry(config, workdir):
 
 def inference_cost(config, workdir):
   """Parameters, multiply-adds and images/s of a trained model on whole images of its data."""
-  trained, meta = experiments.load_model(workdir, parallel.create_mesh(), best=False)
-  source = experiments.create_source(config, config.eval.split)
-  image = source[0]['image'][None]
-  complexity = models.complexity(trained.model, image.shape[1:3])
-  task = experiments.create_task(config, len(meta.classes))
-  return {'params': complexity.params, 'macs': complexity.macs,
-          'images_per_second': throughput(task, trained.model, trained.variables, image)}
+  model = inference.load(workdir, checkpoint='latest', views=inference.Inference())
+  image = experiments.create_source(config, config.eval.split)[0]['image'][None]
+  return {**models.complexity(model.module, image.shape[1:3])._asdict(),
+          'images_per_second': throughput(model, image)}
 
 
 def _training_cost(step_seconds, cost):

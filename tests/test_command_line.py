@@ -19,7 +19,7 @@ QUICKSTART = '--config=configs/quickstart.py:runlocal'
 
 
 def module_of(name):
-  return importlib.import_module(f'kdseg_jax.{name}')
+  return importlib.import_module(cli.module_of(name))
 
 
 def parsed(*arguments, name='train'):
@@ -125,7 +125,7 @@ def test_the_home_folder_is_expanded_in_every_path(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize('argument', [
     '--workdir=gs://bucket/run', '--workdir=s3://bucket/run', '--config.data.root=gs://bucket/x',
-    '--config.teacher.checkpoint=s3://bucket/x', '--config.train.init_from=https://host/x',
+    '--config.teacher.checkpoint=s3://bucket/x', '--config.student.init=https://host/x',
     '--workdir=gs:/bucket/run', '--workdir=~nobody_of_this_name/x'])
 def test_addresses_are_refused_before_anything_is_made(argument, monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)

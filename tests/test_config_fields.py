@@ -33,6 +33,8 @@ def test_sizes_are_two_whole_numbers_of_pixels(field):
 @pytest.mark.parametrize('field, right, wrong', [
     ('augmentation.scale', [(), (0.5, 2.0), (1, 1)], [0.5, (0.5,), (2, 1), (0, 1), ('a', 'b')]),
     ('eval.scales', [(1.0,), (1, 1.5)], [(), 1.5, (0.0,), (-1.0,), ('a',), (float('inf'),)]),
+    ('student.mean', [(0.0, -1.5, 3)], [(), 1.0, (1.0, 2.0), ('a',) * 3]),
+    ('student.std', [(1.0, 2, 3.0)], [(), (0.0, 1.0, 1.0), (1.0, 2.0)]),
     ('train.freeze', [(), ('backbone/*',)], ['backbone/*', (3,), ('',)]),
     ('study.seeds', [(0,), (3, 1)], [(), 3, (1.5,), (-1,), (1, 1), (2**32,)]),
     ('seed', [0, 2**32 - 1], [-1, 2**32]),

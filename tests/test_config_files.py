@@ -40,6 +40,21 @@ def test_a_method_that_is_not_known_any_more_is_no_obstacle(tmp_path):
   assert loaded.method == 'gone' and loaded.distill.gone_term.own == (1, 2)
 
 
+def test_weights_of_other_data_and_of_the_same_became_one_field(tmp_path):
+  saved = json.loads(quickstart.get_config().to_json()) | {'format': 1}
+  del saved['student']['init']
+  saved['train']['init_from'] = 'runs/a'
+  saved['study'] = {'teacher': {'train': {'init_from': 'runs/b'}, 'student': {'init': ''}}}
+  write(tmp_path, saved)
+  loaded = config_files.read(str(tmp_path))
+  assert loaded.student.init == 'runs/a' and 'init_from' not in loaded.train
+  assert loaded.study.teacher.student.init == 'runs/b'
+  assert 'init_from' not in loaded.study.teacher.train
+  saved['student']['init'] = 'runs/c'
+  write(tmp_path, saved)
+  assert config_files.read(str(tmp_path)).student.init == 'runs/c'
+
+
 @pytest.mark.parametrize('text, message', [
     ('{"format": 99, "version": "9.0"}', 'is of format 99, written by kdseg_jax 9.0'),
     ('{"format": "x"}', 'is of format x'), ('[1]', 'holds no config'),

@@ -75,7 +75,7 @@ def teacher_of(config, classes):
   if config.method == 'none' or config.teacher.checkpoint == 'missing':
     return None
   model = Model(classes, parallel.AXIS)
-  return experiment.Teacher(model, toys.variables(model, jnp.zeros((1, 16, 16, 3))), '/teacher', 7)
+  return toys.loaded(model, toys.variables(model, jnp.zeros((1, 16, 16, 3))))
 
 
 def experiment_of(config):
@@ -262,7 +262,9 @@ CASES = [  # field, another value, where it is seen, fields beside it
       for field, value in [('width', 0.5), ('output_stride', 16), ('aux', False),
                            ('project_dropout', 0.3), ('dropout', 0.3), ('dtype', 'bfloat16'),
                            ('remat', 'everything')]],
-    ('student.init', 'missing', start, {}), ('train.init_from', 'missing', start, {}),
+    ('student.init', 'missing', start, {}),
+    *[(f'student.{field}', value, student, {}) for field, value in [
+        ('mean', (1.0, 2.0, 3.0)), ('std', (1.0, 2.0, 3.0)), ('channel_order', 'bgr')]],
     ('teacher.checkpoint', 'nowhere', teacher, {'method': 'kd', 'teacher.checkpoint': 'missing'}),
     ('teacher.min_metric', 0.5, measured, {'method': 'kd'}),
     ('train.steps', 30, due, {}), ('train.steps', 30, train_program, {}),
@@ -291,7 +293,7 @@ CASES = [  # field, another value, where it is seen, fields beside it
     ('checkpoint.every_steps', 7, due, {}), ('checkpoint.keep', 5, start, {}),
     ('log.every_steps', 7, due, {}),
 ]
-REFUSED = {'method', 'student.init', 'train.init_from', 'teacher.checkpoint', 'teacher.min_metric',
+REFUSED = {'method', 'student.init', 'teacher.checkpoint', 'teacher.min_metric',
            'memory_limit_gb'}  # by these values; others must work
 
 

@@ -30,12 +30,14 @@ DEFAULTS = {
     'student': {
         'name': 'deeplabv3_resnet18', 'width': 1.0, 'output_stride': 8, 'aux': True,
         'project_dropout': 0.5, 'dropout': 0.1,  # torchvision's head; PSPNet's code
-        'dtype': 'float32', 'remat': 'none', 'init': ''},
+        'dtype': 'float32', 'remat': 'none', 'init': '', 'channel_order': 'rgb',
+        # 255 times torchvision's
+        'mean': (123.675, 116.28, 103.53), 'std': (58.395, 57.12, 57.375)},
     'teacher': {'checkpoint': '', 'min_metric': 0.0},
     'train': {
         'steps': 40_000, 'batch_size': 16,     # SKD, section 4.1, and CIRKD's scripts
         'split_teacher': False, 'compile_level': 3, 'accumulate': 1, 'ema_decay': 0.0,
-        'freeze': (), 'init_from': ''},
+        'freeze': ()},
     'optimizer': _OPTIMIZER,
     'memory_limit_gb': 8.0,
     'critic': {'steps': 1, 'optimizer': _OPTIMIZER | {'learning_rate': 4e-4}},  # SKD's code

@@ -47,7 +47,8 @@ def named(*lists):
 
 
 def test_the_project_requires_what_the_requirement_files_say():
-  assert PROJECT['dependencies'] + EXTRAS['data'] + EXTRAS['report'] == entries('requirements.txt')
+  extras = [entry for extra in ('data', 'report', 'hub') for entry in EXTRAS[extra]]
+  assert PROJECT['dependencies'] + extras == entries('requirements.txt')
   assert EXTRAS['test'] == entries('tests/requirements.txt')
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from kdseg_jax import distillers
+from kdseg_jax import default_config, distillers, inference
 from kdseg_jax.distillers import DistillerState, Requires
 from kdseg_jax.models.layers import ConvNorm
 
@@ -26,6 +26,12 @@ def variables(module, *args):
 
   shapes = jax.eval_shape(lambda: module.init({'params': jax.random.key(0)}, *args))
   return jax.tree_util.tree_map_with_path(make, shapes)
+
+
+def loaded(module, variables=None, **fields):
+  """A model as it is loaded, of three classes."""
+  return inference.Model(module, variables or {}, tuple('abc'), default_config.segmentation(),
+                         **fields)
 
 
 def projected(axis_name=None, tap='x'):

@@ -27,13 +27,15 @@ class Conversion(NamedTuple):
   Attributes:
     variables: our arrays by path, as 'params/backbone/stem/conv/kernel'.
     absent: paths of ours whose layers the source does not have.
-    unused: keys of the source that no layer has asked for.
+    left_out: keys of the source whose layers the scheme names and our model does not have.
+    unknown: keys of the source that the scheme does not name.
     resized: paths whose shapes differ, of a head with another number of classes.
   """
 
   variables: dict[str, np.ndarray]
   absent: list[str]
-  unused: list[str]
+  left_out: list[str]
+  unknown: list[str]
   resized: list[str]
 
 
@@ -52,7 +54,7 @@ def to_variables(
   Raises:
     WeightsError: an array whose shape differs from ours, or that is not finite; says which.
   """
-  shapes = traverse_util.flatten_dict(like, sep='/')
+  layers, shapes = list(layers), traverse_util.flatten_dict(like, sep='/')
   found, used, wrong, resized = {}, set(), [], []
   for layer, leaf, path in _leaves_of(layers, shapes):
     key = layer.key(leaf)
@@ -71,8 +73,28 @@ def to_variables(
     raise WeightsError(
         f'{len(wrong)} arrays are of another shape than in the model:\n' + _listed(wrong))
   absent = [path for path in shapes if path not in found and path not in resized]
-  unused = [key for key in state_dict if key not in used and not _COUNTER.search(key)]
-  return Conversion(found, absent, unused, resized)
+  rest = [key for key in state_dict if key not in used and not _COUNTER.search(key)]
+  named = {layer.source for layer in layers}
+  left_out = [key for key in rest if key.rpartition('.')[0] in named]
+  unknown = [key for key in rest if key not in set(left_out)]
+  return Conversion(found, absent, left_out, unknown, resized)
+
+
+def require_all(conversion: Conversion, where: str) -> None:
+  """Checks that a conversion accounts for every array on either side.
+
+  Args:
+    conversion: what a state dict gave.
+    where: whose it is, for errors.
+
+  Raises:
+    WeightsError: paths of ours that it lacks, or keys that the scheme does not name; lists them.
+  """
+  for rows, what in ((conversion.absent, 'does not hold these arrays of the model'),
+                     (conversion.unknown, 'holds arrays that are no part of the model')):
+    if rows:
+      raise WeightsError(f'{where}: {what} ({len(rows)}); it is of another architecture, or of '
+                         'other options of it:\n' + _listed([f'  {row}' for row in rows]))
 
 
 def to_state_dict(variables: PyTree, layers: Iterable[Layer]) -> dict[str, np.ndarray]:
@@ -112,6 +134,15 @@ def _checked(key, array):
     raise WeightsError(f'{key} holds numbers that are not finite: the file is damaged, or the '
                        'training that it is from had diverged.')
   return array
+
+
+def summarized(paths: Iterable[str], most: int = 6) -> str:
+  """Paths of leaves, for people: of a part of the model with more than so many, their number."""
+  parts: dict[str, list[str]] = {}
+  for path in sorted(paths):
+    parts.setdefault(path.split('/')[1], []).append(path)
+  return ', '.join(f'{len(leaves)} arrays of {part}' if len(leaves) > most else ', '.join(leaves)
+                   for part, leaves in parts.items())
 
 
 def _listed(rows: Sequence[str], limit: int = 8) -> str:

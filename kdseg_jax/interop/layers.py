@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kdseg_jax.errors import UserError
+
 _LEAVES = {'kernel': 'weight', 'scale': 'weight', 'slope': 'weight', 'bias': 'bias',
            'mean': 'running_mean', 'var': 'running_var'}
 _STATISTICS = ('mean', 'var')
@@ -55,12 +57,21 @@ class Layer(NamedTuple):
     return array
 
   def to_source(self, leaf: str, array: np.ndarray) -> np.ndarray:
-    """The inverse of `to_ours`; of a magnitude the weight that is not negative."""
+    """The inverse of `to_ours`; of a magnitude the weight that is not negative.
+
+    Raises:
+      UserError: a negative scale, which no magnitude is.
+    """
     if leaf == 'kernel':
       return _untransposed(np.roll(array, -self.roll, axis=-2) if self.roll else array,
                            self.transposed)
     if leaf == 'scale' and self.magnitude is not None:
-      return array - np.float32(self.magnitude)
+      if (array < 0).any():
+        raise UserError(
+            f'{self.path(leaf)} has negative numbers, and the scale of {self.source} is |weight| + '
+            f'{self.magnitude}: a model that was trained on here need not fit back into the '
+            "source's code. Export it under another naming scheme.")
+      return np.maximum(array - np.float32(self.magnitude), 0)
     return array
 
 

@@ -26,7 +26,8 @@ from kdseg_jax.models.pspnet import AuxiliaryHead, PSPNetHead
 from kdseg_jax.models.rematerialization import check_policy
 from kdseg_jax.models.segmenter import Segmenter
 
-__all__ = ['CLASSIFIERS', 'NAMES', 'Complexity', 'backbone_of', 'complexity', 'create']
+__all__ = ['CLASSIFIERS', 'NAMES', 'Complexity', 'backbone_of', 'complexity', 'create',
+           'options_of']
 
 
 class _Head(NamedTuple):
@@ -51,6 +52,8 @@ _SEGMENTERS = {
 }
 CLASSIFIERS = tuple(BACKBONES)  # names of models that are a backbone with its classifier
 NAMES = (*_SEGMENTERS, *CLASSIFIERS)  # of all models that `create` knows
+# Of a backbone's fields, those that are arguments of `create` for all models.
+_COMMON_OPTIONS = {'width', 'output_stride', 'axis_name', 'dtype', 'remat'}
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 _ATROUS_RATES = (96, 192, 288)  # over the output stride (DeepLabV3, section 3.3)
 
@@ -69,6 +72,9 @@ def create(
     std: tuple[float, float, float] = IMAGENET_STD,
     channel_order: str = 'rgb',
     head_channels: int | None = None,
+    aux_channels: int | None = None,
+    aux_bias: bool = False,
+    negative_slope: float = 0.0,
     project_dropout: float = 0.5,
     dropout: float = 0.1,
     **backbone: Any,
@@ -83,7 +89,7 @@ def create(
     output_stride: 8, 16 or 32; reached by dilation instead of striding, which in turn scales the
       rates of atrous pyramids; None is 8, and 32 of classifiers. Logits of deeplabv3plus are at
       stride 4 and those of espnet at 1, whatever it is; the ESPNets have 8 only.
-    aux: whether there is an auxiliary head on stage 3, a quarter as wide as that.
+    aux: whether there is an auxiliary head on stage 3.
     axis_name: mapped axis over which BatchNorm statistics are synchronised in training.
     dtype: of the computation, also as 'float32' or 'bfloat16'; parameters, statistics and logits
       are float32.
@@ -95,18 +101,21 @@ def create(
     channel_order: 'rgb', or 'bgr' of weights that expect the channels in that order.
     head_channels: channels of the head; None is CIRKD's 128 (on ResNet-50 and 101 256, 512 in
       PSPNet) * width.
+    aux_channels: channels of the auxiliary head, if there is one; None is a quarter of stage 3's.
+      Structured distillation has half of them.
+    aux_bias: whether the 3x3 convolution of the auxiliary head has a bias, as there.
+    negative_slope: of the activations in pspnet and its auxiliary head, 0.01 there; 0 is ReLU.
     project_dropout: rate after the projection of the atrous pyramid, in the heads that have one.
     dropout: rate before the classifiers, in all heads but ESPNet's.
-    **backbone: further fields of the backbone (`deep_stem` and `ceil_mode` of the ResNets, `blocks`
-      of ESPNet).
+    **backbone: further fields of the backbone, see `options_of`: `deep_stem`, `ceil_mode` and
+      `dilate_first` of the ResNets, `blocks` of ESPNet.
 
   Raises:
     ValueError: unknown name, policy, dtype or field of the backbone (names the nearest); a width,
       output stride or `head_channels` that the model cannot have.
   """
-  names.require(name, NAMES, 'model')
+  spec, head = _parts(name)
   names.require(channel_order, CHANNEL_ORDERS, 'channel_order')
-  spec, head = _SEGMENTERS.get(name) or (BACKBONES[name], None)
   output_stride = output_stride or (32 if head is None else 8)
   if width <= 0:
     raise UserError(f'width={width} of {name} must be positive.')
@@ -120,15 +129,23 @@ def create(
   common = {'axis_name': axis_name, 'dtype': dtype}
   options = {'width': width, 'output_stride': output_stride, 'remat': remat, **common}
   for option in backbone:
-    names.require(option, sorted(spec.options - set(options)), f'option of {name}')
+    names.require(option, sorted(options_of(name)), f'option of {name}')
+  if negative_slope and (head is None or head.module is not PSPNetHead):
+    raise UserError(f'negative_slope={negative_slope}: {name} has no leaky activations in its '
+                    'head, only pspnet can. Leave it 0.')
   network = {'backbone': _build(spec.build, spec.options, options | backbone),
              'preprocessing': Preprocessing(tuple(mean), tuple(std), channel_order)}
   if head is None:
     return _classifier(name, spec, network, num_classes, width, aux, head_channels,
                        dropout=dropout, **common)
-  return _segmenter(name, spec, head, network, num_classes, width, aux, head_channels,
-                    output_stride=output_stride, project_dropout=project_dropout,
-                    dropout=dropout, **common)
+  common |= {'num_classes': num_classes, 'dropout': dropout, 'negative_slope': negative_slope}
+  return Segmenter(
+      **network,
+      head=_head(name, spec, head, width, head_channels, output_stride=output_stride,
+                 project_dropout=project_dropout, **common),
+      auxiliary_head=AuxiliaryHead(
+          channels=aux_channels or scale_channels(spec.channels[2] / 4, width),
+          use_bias=aux_bias, **common) if aux else None)
 
 
 def backbone_of(name: str) -> tuple[str, BackboneSpec]:
@@ -144,23 +161,33 @@ def backbone_of(name: str) -> tuple[str, BackboneSpec]:
   raise UserError(f'{name} has a backbone of its own; the others are {", ".join(BACKBONES)}.')
 
 
-def _segmenter(name, spec, head, network, num_classes, width, aux, head_channels, *,
-               output_stride, project_dropout, dropout, **common):
+def options_of(name: str) -> frozenset[str]:
+  """Names of the further fields that a model's backbone has, and `create` takes.
+
+  Raises:
+    ValueError: an unknown model.
+  """
+  return _parts(name)[0].options - _COMMON_OPTIONS
+
+
+def _parts(name):
+  """A model's backbone and head; a classifier has no head of `_HEADS`."""
+  names.require(name, NAMES, 'model')
+  return _SEGMENTERS.get(name) or (BACKBONES[name], None)
+
+
+def _head(name, spec, head, width, head_channels, *, output_stride, **common):
   if head_channels is not None and head.channels is None:
     raise UserError(f'head_channels={head_channels}: the channels of {name} follow from its '
                     'classes. Leave it None.')
   scale = functools.partial(scale_channels, width=width)
   options = {
-      'num_classes': num_classes,
       'low_level_channels': scale(48),
       'rates': tuple(rate // output_stride for rate in _ATROUS_RATES),
-      'project_dropout': project_dropout, 'dropout': dropout, **common}
+      **common}
   if head.channels is not None:
     options['channels'] = head_channels or scale(head.channels[spec.wide])
-  auxiliary_head = AuxiliaryHead(
-      num_classes, scale(spec.channels[2] / 4), dropout, **common) if aux else None
-  return Segmenter(**network, head=_build(head.module, _fields(head.module), options),
-                   auxiliary_head=auxiliary_head)
+  return _build(head.module, _fields(head.module), options)
 
 
 def _classifier(name, spec, network, num_classes, width, aux, head_channels, *, dropout, **common):

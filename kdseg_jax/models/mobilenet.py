@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -23,7 +24,7 @@ _STAGES = (
 
 
 class InvertedResidual(nn.Module):
-  """1x1 expansion, 3x3 depthwise, linear 1x1; the input is added where shapes allow (table 1).
+  """1x1 expansion, depthwise, linear 1x1; the input is added where shapes allow (table 1).
 
   Attributes:
     channels: of the output.
@@ -31,6 +32,7 @@ class InvertedResidual(nn.Module):
     strides: of the depthwise convolution.
     dilation: of the depthwise convolution.
     conv: makes a `ConvNorm`.
+    kernel_size: of the depthwise convolution.
   """
 
   channels: int
@@ -38,6 +40,7 @@ class InvertedResidual(nn.Module):
   strides: int
   dilation: int
   conv: Any
+  kernel_size: int = 3
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -45,9 +48,41 @@ class InvertedResidual(nn.Module):
     y = x
     if self.expansion > 1:
       y = self.conv(hidden, 1, name='expand')(y, train)
-    y = self.conv(hidden, 3, self.strides, self.dilation, groups=hidden, name='depthwise')(y, train)
+    y = self.conv(hidden, self.kernel_size, self.strides, self.dilation, groups=hidden,
+                  name='depthwise')(y, train)
     y = self.conv(self.channels, 1, activation=None, name='project')(y, train)
     return x + y if self.strides == 1 and x.shape[-1] == self.channels else y
+
+
+def inverted_residual_stages(
+    x: jax.Array,
+    train: bool,
+    stages: Sequence[Sequence[Callable]],
+    output_stride: int,
+) -> dict[str, jax.Array]:
+  """The four stages of the calling module, `stage<i>_block<j>`, and their taps.
+
+  Stages beyond the output stride are dilated, their first block by half.
+
+  Args:
+    x: input of the first stage, at stride 2.
+    train: of the blocks.
+    stages: what makes each block, given strides, dilation and name, by stage.
+    output_stride: 8, 16 or 32.
+
+  Returns:
+    `stage<i>` and `stage<i>_preactivation`: both are the output of the stage's last block.
+  """
+  taps = {}
+  steps = [(2, 1), *late_strides(output_stride)]
+  for stage, (blocks, (strides, dilation)) in enumerate(zip(stages, steps), start=1):
+    for i, block in enumerate(blocks):
+      first = i == 0
+      x = block(
+          strides=strides if first else 1, dilation=first_dilation(dilation) if first else dilation,
+          name=f'stage{stage}_block{i}')(x, train)
+    taps |= {f'stage{stage}': x, f'stage{stage}_preactivation': x}
+  return taps
 
 
 class MobileNetV2(nn.Module):
@@ -80,17 +115,9 @@ class MobileNetV2(nn.Module):
     conv = functools.partial(
         ConvNorm, activation=nn.relu6, axis_name=self.axis_name, dtype=self.dtype)
     scale = functools.partial(scale_channels, width=self.width)
-    block = rematerialized(InvertedResidual, self.remat)
+    block = functools.partial(rematerialized(InvertedResidual, self.remat), conv=conv)
     x = conv(scale(32), 3, 2, name='stem')(x, train)
-    x = block(scale(16), 1, 1, 1, conv, name='stem_block')(x, train)
-    taps = {}
-    stages = zip(_STAGES, [(2, 1), *late_strides(self.output_stride)])
-    for stage, (channels, (strides, dilation)) in enumerate(stages, start=1):
-      for i, features in enumerate(channels):
-        first = i == 0
-        x = block(
-            scale(features), 6, strides if first else 1,
-            first_dilation(dilation) if first else dilation, conv,
-            name=f'stage{stage}_block{i}')(x, train)
-      taps |= {f'stage{stage}': x, f'stage{stage}_preactivation': x}
-    return taps
+    x = block(scale(16), 1, 1, 1, name='stem_block')(x, train)
+    stages = [
+        [functools.partial(block, scale(channels), 6) for channels in stage] for stage in _STAGES]
+    return inverted_residual_stages(x, train, stages, self.output_stride)

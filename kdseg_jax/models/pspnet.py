@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from kdseg_jax.losses.resizing import adaptive_average_pool, resize_bilinear
 from kdseg_jax.models.dropout import Dropout
-from kdseg_jax.models.layers import ConvNorm, classify
+from kdseg_jax.models.layers import ConvNorm, classify, rectifier
 
 
 class PSPNetHead(nn.Module):
@@ -26,6 +26,7 @@ class PSPNetHead(nn.Module):
     channels: of the 3x3 convolution.
     pool_sizes: bins along each side.
     dropout: rate before the classifier.
+    negative_slope: of the activations; 0 is ReLU.
     axis_name: of `BatchNorm`.
     dtype: of the computation; the classifier computes in float32.
   """
@@ -34,6 +35,7 @@ class PSPNetHead(nn.Module):
   channels: int
   pool_sizes: tuple[int, ...] = (1, 2, 3, 6)
   dropout: float = 0.1
+  negative_slope: float = 0.0
   axis_name: str | None = None
   dtype: Any = jnp.float32
 
@@ -43,7 +45,8 @@ class PSPNetHead(nn.Module):
   ) -> tuple[jax.Array, jax.Array]:
     """`(logits, embedding)` of `stage4`; embedding is the classifier's input."""
     x = taps['stage4']
-    conv = functools.partial(ConvNorm, axis_name=self.axis_name, dtype=self.dtype)
+    conv = functools.partial(ConvNorm, activation=rectifier(self.negative_slope),
+                             axis_name=self.axis_name, dtype=self.dtype)
     branches = [x]
     for size in self.pool_sizes:
       pooled = adaptive_average_pool(x, (size, size))
@@ -61,6 +64,8 @@ class AuxiliaryHead(nn.Module):
     num_classes: number of classes.
     channels: of the 3x3 convolution.
     dropout: rate before the classifier.
+    negative_slope: of the activation; 0 is ReLU.
+    use_bias: whether the 3x3 convolution has a bias.
     axis_name: of `BatchNorm`.
     dtype: of the computation; the classifier computes in float32.
   """
@@ -68,6 +73,8 @@ class AuxiliaryHead(nn.Module):
   num_classes: int
   channels: int
   dropout: float = 0.1
+  negative_slope: float = 0.0
+  use_bias: bool = False
   axis_name: str | None = None
   dtype: Any = jnp.float32
 
@@ -75,5 +82,6 @@ class AuxiliaryHead(nn.Module):
   def __call__(self, x: jax.Array, index: jax.Array, train: bool) -> jax.Array:
     """Logits of a map `(N, h, w, C)`."""
     x = ConvNorm(
-        self.channels, 3, axis_name=self.axis_name, dtype=self.dtype, name='conv')(x, train)
+        self.channels, 3, use_bias=self.use_bias, activation=rectifier(self.negative_slope),
+        axis_name=self.axis_name, dtype=self.dtype, name='conv')(x, train)
     return classify(self.num_classes, Dropout(self.dropout, name='dropout')(x, index, train))

@@ -23,6 +23,8 @@ class BasicBlock(nn.Module):
     strides: of the first convolution.
     dilation: of the stage, and so of the second convolution.
     first_dilation: of the first convolution.
+    pooled_shortcut: a shortcut that strides averages 2x2 pixels first; one in a dilated stage
+      averages too, at stride 1.
     conv: makes a `ConvNorm`.
   """
 
@@ -30,6 +32,7 @@ class BasicBlock(nn.Module):
   strides: int
   dilation: int
   first_dilation: int
+  pooled_shortcut: bool
   conv: Any
   expansion = 1
 
@@ -51,6 +54,7 @@ class Bottleneck(nn.Module):
   strides: int
   dilation: int
   first_dilation: int
+  pooled_shortcut: bool
   conv: Any
   expansion = 4
 
@@ -67,8 +71,15 @@ def _shortcut(block, x, train):
   features = block.expansion * block.channels
   if block.strides == 1 and x.shape[-1] == features:
     return x
-  return block.conv(
-      features, 1, block.strides, activation=None, name='shortcut')(x, train)
+  strides = block.strides
+  if block.pooled_shortcut and (strides > 1 or block.dilation > 1):
+    x, strides = _average(x, strides), 1
+  return block.conv(features, 1, strides, activation=None, name='shortcut')(x, train)
+
+
+def _average(x, strides):
+  """Of 2x2 pixels, as timm's: what is padded at the bottom and right counts at stride 1 alone."""
+  return nn.avg_pool(x, (2, 2), (strides, strides), 'SAME', count_include_pad=strides == 1)
 
 
 _DEPTHS = {
@@ -84,15 +95,22 @@ class ResNet(nn.Module):
 
   Stages beyond the output stride are dilated, the first convolution of their first block by half
   (DeepLab; Chen et al., 2017, arXiv:1706.05587, section 3.1, and the official code of CIRKD).
+  Deep stem and pooled shortcuts together are ResNet-D (He et al., 2019, arXiv:1812.01187, section
+  4).
 
   Attributes:
     depth: 18, 34, 50 or 101.
     width: multiplies every channel count, see `scale_channels`.
     output_stride: 8, 16 or 32.
-    deep_stem: three 3x3 convolutions (64, 64, 128 channels) instead of one 7x7 (64).
+    deep_stem: three 3x3 convolutions instead of one 7x7 of 64 channels.
+    stem_channels: of those three.
     ceil_mode: the stem's pooling keeps a partial last window (PyTorch's `ceil_mode=True`): one row
       and column more where the map it pools is of even size, so that at stride 8 an image of 512
       pixels has 65. SKD's official code.
+    dilate_first: the first convolution of a dilated stage is dilated in full, not by half. SKD's
+      official code.
+    pooled_shortcuts: shortcuts that stride are averages of 2x2 pixels and a 1x1 convolution, not
+      one of every second pixel.
     axis_name: of `BatchNorm`.
     dtype: of the computation.
     remat: what training keeps of each block, see `rematerialized`.
@@ -102,7 +120,10 @@ class ResNet(nn.Module):
   width: float = 1.0
   output_stride: int = 8
   deep_stem: bool = False
+  stem_channels: tuple[int, int, int] = (64, 64, 128)
   ceil_mode: bool = False
+  dilate_first: bool = False
+  pooled_shortcuts: bool = False
   axis_name: str | None = None
   dtype: Any = jnp.float32
   remat: str = 'none'
@@ -122,17 +143,16 @@ class ResNet(nn.Module):
         first = i == 0
         preactivation = block(
             scale(channels), strides if first else 1, dilation,
-            first_dilation(dilation) if first else dilation, conv,
-            name=f'stage{stage}_block{i}')(x, train)
+            first_dilation(dilation) if first and not self.dilate_first else dilation,
+            self.pooled_shortcuts, conv, name=f'stage{stage}_block{i}')(x, train)
         x = nn.relu(preactivation)
       taps |= {f'stage{stage}': x, f'stage{stage}_preactivation': preactivation}
     return taps
 
   def _stem(self, x, train, conv, scale):
     if self.deep_stem:
-      x = conv(scale(64), 3, 2, name='stem1')(x, train)
-      x = conv(scale(64), 3, name='stem2')(x, train)
-      x = conv(scale(128), 3, name='stem3')(x, train)
+      for i, channels in enumerate(self.stem_channels, start=1):
+        x = conv(scale(channels), 3, 2 if i == 1 else 1, name=f'stem{i}')(x, train)
     else:
       x = conv(scale(64), 7, 2, name='stem')(x, train)
     return _pool(x, self.ceil_mode)

@@ -22,8 +22,9 @@ DeepLabV3-ResNet18 with method=none 33.9, with method=cirkd 35.4. At settings=ci
 43.8; the same student with method=none 36.9, with method=cirkd_v2+context 39.8.
 CIRKD's code pushes pixels of any class where ours follows the paper, and has its pairs among the
 two images of each of 8 devices, ours among all 16.
-The papers start from ImageNet weights, which are not included: expect less from scratch. Not run at
-full size yet. model=<name> takes another student, or teacher. Images are evaluated whole, each at
+Every figure needs ImageNet weights, for teacher and student: init=imagenet (torchvision's; those of
+the papers have another stem, see papers.py). Not run at full size yet. model=<name> takes another
+student, or teacher. Images are evaluated whole, each at
 its own size, which compiles a program a size; --config.eval.pad_multiple=128 makes them few by
 padding, which changes the result: see kdseg_jax/default_config.py.
 """
@@ -32,5 +33,5 @@ from kdseg_jax.recipes import papers
 
 
 def get_config(arg=None):
-  """Arguments: role=teacher|student, method, settings=<of papers.SETTINGS>, model, runlocal."""
+  """Arguments: role=teacher|student, method, settings=<papers.SETTINGS>, model, init, runlocal."""
   return papers.recipe(arg, data='ade20k')

@@ -27,14 +27,15 @@ pixelwise 59.8, pixelwise+pairwise 61.4; with unlabelled images as well
 (--config.data.unlabelled=<folder>) 63.2 and 65.1. It released no training script, so its weights,
 crops and steps are unknown, and its code averages the pixel-wise term over the classes too: these
 figures belong to no recipe exactly.
-The papers start from ImageNet weights, which are not included: expect less from scratch. Not run at
-full size yet. model=<name> takes another student, or teacher.
+Every figure needs ImageNet weights, for teacher and student: init=imagenet (torchvision's; those of
+the papers have another stem, see papers.py). Not run at full size yet. model=<name> takes another
+student, or teacher.
 """
 
 from kdseg_jax.recipes import papers
 
 
 def get_config(arg=None):
-  """Arguments: role=teacher|student, method, settings=<of papers.SETTINGS>, model, runlocal."""
+  """Arguments: role=teacher|student, method, settings=<papers.SETTINGS>, model, init, runlocal."""
   return papers.recipe(arg, data='camvid', own={
       settings: {'crop': (360, 360)} for settings in papers.SETTINGS})

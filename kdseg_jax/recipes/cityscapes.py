@@ -33,15 +33,16 @@ On test at settings=cirkd_v2, teacher 78.3, DeepLabV3-ResNet18: method=none 73.6
 75.6, the queue and the pairs (of one image a device) as in (c).
 On val at settings=skd, teacher 78.3, PSPNet-ResNet18: method=none 69.1; skd_journal 74.1, with
 --config.distill.holistic.weight=0 71.8, and --config.distill.pairwise.weight=0 besides 70.5.
-The papers start from ImageNet weights, which are not included: expect less from scratch. Not run at
-full size yet. model=<name> takes another student, or teacher.
+Every figure needs ImageNet weights, for teacher and student: init=imagenet (torchvision's; those of
+the papers have another stem, see papers.py). Not run at full size yet. model=<name> takes another
+student, or teacher.
 """
 
 from kdseg_jax.recipes import papers
 
 
 def get_config(arg=None):
-  """Arguments: role=teacher|student, method, settings=<of papers.SETTINGS>, model, runlocal."""
+  """Arguments: role=teacher|student, method, settings=<papers.SETTINGS>, model, init, runlocal."""
   return papers.recipe(arg, data='cityscapes', own={
       'cirkd': {'crop': (512, 1024)},
       'cirkd_v2': {'crop': (512, 1024), 'batch_size': 8, 'learning_rate': 0.01}})

@@ -1,8 +1,9 @@
 """What the recipes of the papers share: pairs of models, and the settings of SKD and CIRKD.
 
-Where they do not follow the papers: those start from ImageNet weights, subtract the mean of the
-images without dividing by their deviation, and draw the scale in steps of 0.1. SKD's PSPNet has
-pooled branches four times and an auxiliary head twice as wide, leaky ReLUs in both, Dropout of
+Where they do not follow the papers: those start from ImageNet weights of their own, with a deep
+stem (init=imagenet are torchvision's, whose ResNets have one convolution there), subtract the mean
+of the images without dividing by their deviation, and draw the scale in steps of 0.1. SKD's PSPNet
+has pooled branches four times and an auxiliary head twice as wide, leaky ReLUs in both, Dropout of
 whole channels, and dilates the first block of a stage like the others; its teacher was given as
 weights, and is trained like the student here. CIRKD reports the best of an evaluation every 800
 steps.
@@ -14,8 +15,9 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from kdseg_jax import names
+from kdseg_jax import models, names
 from kdseg_jax.errors import UserError
+from kdseg_jax.interop import pretrained
 from kdseg_jax.recipes import common
 
 # One learning rate for all parameters, no warm-up, poly power 0.9, SGD with momentum 0.9, Dropout
@@ -56,7 +58,7 @@ def recipe(
   Args:
     arg: of the recipe: role=teacher|student, method=<methods>, settings=<one of `SETTINGS`;
       default: those of the method's script>, model=<name of the model that is trained; default: the
-      paper's>, runlocal.
+      paper's>, init=<weights that it starts from, see `student.init`>, runlocal.
     data: name of the data set.
     own: settings -> the fields of `SETTINGS` that differ on this data set; `distill` among them is
       term -> options, of every method that has the term.
@@ -64,7 +66,7 @@ def recipe(
   Raises:
     ValueError: as `common.parse_arg`, or unknown settings or role.
   """
-  arg = common.parse_recipe_arg(arg, settings='', model='')
+  arg = common.parse_recipe_arg(arg, settings='', model='', init='')
   arg.settings = arg.settings or _settings_of(arg.method)
   names.require(arg.settings, SETTINGS, 'settings')
   settings = SETTINGS[arg.settings] | (own or {}).get(arg.settings, {})
@@ -76,6 +78,7 @@ def recipe(
   for optimizer in (config.optimizer, config.critic.optimizer):
     optimizer.update(weight_decay=settings['weight_decay'], decay='all')
   _set_model(config.student, arg.model or settings[arg.role], settings, small=arg.runlocal)
+  _set_init(config.student, arg.init)
   for term, options in settings['distill'].items():
     if term in config.distill:
       config.distill[term].update(options)
@@ -99,9 +102,18 @@ def _set_model(student, name, settings, small):
   student.name = name
   student.aux = 'resnet' in name
   if student.aux:
-    student.update(settings['backbone'])
+    options = models.options_of(name)  # ResNet-D has its deep stem anyway
+    student.update({option: value for option, value in settings['backbone'].items()
+                    if option in options})
   if name in settings['head_channels'] and not small:  # no width shrinks what is given
     student.head_channels = settings['head_channels'][name]
+
+
+def _set_init(student, init):
+  """Published ResNets have one convolution in their stem."""
+  student.init = init
+  if pretrained.is_name(init) and 'deep_stem' in student:
+    student.deep_stem = False
 
 
 def _adapt_to_espnet(distill):

@@ -19,8 +19,9 @@ Commands:
       --config.data.root=<data> --config.teacher.checkpoint=runs/pascal_context_teacher \\
       --workdir=runs/pascal_context_distilled
 Expected: neither paper reports this data set at these settings, so there is no figure to expect.
-The papers start from ImageNet weights, which are not included: expect less from scratch. Not run at
-full size yet. model=<name> takes another student, or teacher. Images are evaluated whole, each at
+Every figure needs ImageNet weights, for teacher and student: init=imagenet (torchvision's; those of
+the papers have another stem, see papers.py). Not run at full size yet. model=<name> takes another
+student, or teacher. Images are evaluated whole, each at
 its own size, which compiles a program a size; --config.eval.pad_multiple=128 makes them few by
 padding, which changes the result: see kdseg_jax/default_config.py.
 """
@@ -29,5 +30,5 @@ from kdseg_jax.recipes import papers
 
 
 def get_config(arg=None):
-  """Arguments: role=teacher|student, method, settings=<of papers.SETTINGS>, model, runlocal."""
+  """Arguments: role=teacher|student, method, settings=<papers.SETTINGS>, model, init, runlocal."""
   return papers.recipe(arg, data='pascal_context')

@@ -24,8 +24,9 @@ two images of each of 8 devices, ours among all 16.
 Both memory weights are the 0.01 of CIRKD's scripts for this data set, and 0.1 at settings=cirkd_v2,
 as in those of its second version. There the teacher has 77.8, and the students are MobileNetV3,
 which is not here.
-The papers start from ImageNet weights, which are not included: expect less from scratch. Not run at
-full size yet. model=<name> takes another student, or teacher. Images are evaluated whole, each at
+Every figure needs ImageNet weights, for teacher and student: init=imagenet (torchvision's; those of
+the papers have another stem, see papers.py). Not run at full size yet. model=<name> takes another
+student, or teacher. Images are evaluated whole, each at
 its own size, which compiles a program a size; --config.eval.pad_multiple=128 makes them few by
 padding, which changes the result: see kdseg_jax/default_config.py.
 """
@@ -36,5 +37,5 @@ MEMORY = {'distill': {'memory': {'pixel_weight': 0.01, 'region_weight': 0.01}}}
 
 
 def get_config(arg=None):
-  """Arguments: role=teacher|student, method, settings=<of papers.SETTINGS>, model, runlocal."""
+  """Arguments: role=teacher|student, method, settings=<papers.SETTINGS>, model, init, runlocal."""
   return papers.recipe(arg, data='voc', own={'cirkd': MEMORY, 'skd': MEMORY})

@@ -108,6 +108,13 @@ class Checkpointer:
               model=ocp.args.StandardSave(model), training=ocp.args.StandardSave(training),
               meta=ocp.args.JsonSave(meta | {'metric': self._metric})))
 
+  def save_model(self, variables: PyTree, meta: dict) -> None:
+    """Writes a model that was not trained here, as checkpoint 0: no run can go on from it."""
+    with self._library('written', 0):
+      self._manager.save(0, force=True, args=ocp.args.Composite(
+          model=ocp.args.StandardSave(variables),
+          meta=ocp.args.JsonSave(meta | {'metric': self._metric})))
+
   def read_meta(self, step: int) -> dict:
     """The `meta` item of a checkpoint."""
     return self._restore(step, meta=ocp.args.JsonRestore())['meta']
@@ -159,7 +166,12 @@ class Checkpointer:
 
   def _saved(self, step, item):
     with self._library('read', step):
-      saved = self._manager.item_metadata(step)[item]
+      items = self._manager.item_metadata(step)
+      saved = items[item] if item in items else None
+    if saved is None and 'data' not in self.read_meta(step):
+      raise CheckpointError(
+          f'{self._path(step)} holds a model that was imported, and no run that could go on. Train '
+          f'in another work directory, with config.student.init={self._workdir}.')
     if saved is None:
       raise CheckpointError(f'{self._path(step)}: cannot be read: {_REASONS["read"]} (It has no '
                             f'item {item!r}.)')

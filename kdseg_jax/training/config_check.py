@@ -11,6 +11,8 @@ from ml_collections import ConfigDict
 from kdseg_jax import config_fields, distillers, names
 from kdseg_jax.data import pipeline
 from kdseg_jax.errors import UserError
+from kdseg_jax.interop import pretrained
+from kdseg_jax.models import CLASSIFIERS, backbone_of
 from kdseg_jax.training import parallel
 
 ROLES = ('student', 'teacher')
@@ -31,6 +33,11 @@ def check_config(config: ConfigDict, mesh: Mesh) -> None:
   config_fields.check(config)
   check_method(config)
   names.require(config.role, ROLES, 'config.role')
+  if config.student.name in CLASSIFIERS:
+    name = config.student.name
+    raise UserError(
+        f'config.student.name={name} is a classifier, and the labels are of pixels: segmentation '
+        f'needs a head on it, <head>_{name}, as deeplabv3_{name}.')
   for field, least in _AT_LEAST.items():
     value = functools.reduce(getattr, field.split('.'), config)
     if value < least:
@@ -51,10 +58,16 @@ def check_config(config: ConfigDict, mesh: Mesh) -> None:
   if not 0 <= config.train.ema_decay < 1:
     raise UserError(f'config.train.ema_decay={config.train.ema_decay} must be at least 0 (off) '
                     'and less than 1.')
-  if config.student.init and config.train.init_from:
-    raise UserError(
-        'config.student.init and config.train.init_from are both set. Set the first to start from '
-        'a run on the same classes, or the second to start from one on others.')
+  if pretrained.is_name(config.student.init):
+    _check_published(config.student)
+
+
+def _check_published(student):
+  """Refuses a model that no published weights fit."""
+  backbone_of(student.name)
+  if student.width != 1:
+    raise UserError(f'config.student.init={student.init}: published weights are of width 1, and '
+                    f'config.student.width={student.width}.')
 
 
 def _check_unlabelled_share(config):

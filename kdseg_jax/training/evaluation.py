@@ -13,8 +13,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from kdseg_jax.data import pipeline, subset
-from kdseg_jax.training import compiling, experiment, parallel
-from kdseg_jax.training.inference import WHOLE_IMAGE, Inference, make_scorer
+from kdseg_jax.inference.model import Model
+from kdseg_jax.training import compiling, parallel
+from kdseg_jax.training.inference import WHOLE_IMAGE, Inference, create_inference, make_scorer
 from kdseg_jax.training.step import make_evaluation_step
 from kdseg_jax.training.writers import read_rows
 
@@ -103,13 +104,11 @@ def _predictions(batch, predicted):
   return found
 
 
-def recorded_mean_iou(workdir: str, meta: ConfigDict, config: ConfigDict,
-                      split: str | None) -> float | None:
+def recorded_mean_iou(model: Model, config: ConfigDict, split: str | None) -> float | None:
   """The mIoU that a run logged for a checkpoint, where it was measured as a config says.
 
   Args:
-    workdir: of the run.
-    meta: of the checkpoint, from `experiment.load_model`.
+    model: that was loaded from the checkpoint.
     config: whose data and way of looking at images must be those of the run's evaluation.
     split: likewise.
 
@@ -119,31 +118,32 @@ def recorded_mean_iou(workdir: str, meta: ConfigDict, config: ConfigDict,
   def measured(config, split):
     return (split, config.data.name, config.data.root, tuple(config.data.size),
             config.data.tfds.to_dict(), config.eval.pad_multiple,
-            config.eval.absent_as_zero, config.align_corners, experiment.create_inference(config))
+            config.eval.absent_as_zero, config.align_corners, create_inference(config))
 
-  if meta.config.eval.limit not in (0, config.eval.limit) or (
-      measured(meta.config, meta.config.eval.split) != measured(config, split)):
+  own = model.config
+  if own.eval.limit not in (0, config.eval.limit) or (
+      measured(own, own.eval.split) != measured(config, split)):
     return None
-  return next((row['mean_iou'] for row in reversed(read_rows(workdir))
-               if row['phase'] == 'evaluation' and row['step'] == meta.data.next_batch), None)
+  return next((row['mean_iou'] for row in reversed(read_rows(model.workdir))
+               if row['phase'] == 'evaluation' and row['step'] == model.train_step), None)
 
 
-def throughput(task: Any, model: Any, variables: Any, image: np.ndarray, *,
-               seconds: float = 1.0, inference: Inference = WHOLE_IMAGE) -> float:
-  """Images/s of whole predictions (forward, upsampling, argmax) on one device.
+def throughput(model: Model, image: np.ndarray, *, seconds: float = 1.0) -> float:
+  """Images/s of whole predictions (forward, upsampling, argmax), by the model's views.
 
   Args:
+    model: a segmenter.
     image: `(N, H, W, 3)` uint8, the batch that is timed.
     seconds: for how long, after the program is compiled and warm.
-    inference: what the model is shown of an image.
   """
   batch = {'image': jnp.asarray(image), 'mask': jnp.ones(image.shape[:3], bool),
            'index': jnp.arange(len(image))}
-  size, score = image.shape[1:3], make_scorer(task, model, inference)
+  task, size = model.task, image.shape[1:3]
+  score = make_scorer(task, model.module, model.views)
   predict = jax.jit(lambda variables, batch: task.predict(score(variables, batch, size), size))
-  predict(variables, batch).block_until_ready()
+  predict(model.variables, batch).block_until_ready()
   start, runs = time.perf_counter(), 0
   while time.perf_counter() - start < seconds:
-    predict(variables, batch).block_until_ready()
+    predict(model.variables, batch).block_until_ready()
     runs += 1
   return runs * len(image) / (time.perf_counter() - start)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,16 +10,17 @@ import jax
 import jax.numpy as jnp
 import optax
 from absl import logging
+from flax import traverse_util
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kdseg_jax import config_fields, config_files, data, distillers, models, names, tasks
+from kdseg_jax import data, distillers, names, tasks
 from kdseg_jax.data import subset
 from kdseg_jax.distillers.core import fold_in_name
 from kdseg_jax.errors import UserError
+from kdseg_jax.inference.model import Model, abstract_variables, create_module, restore
 from kdseg_jax.training import config_check, freezing, parallel
-from kdseg_jax.training.checkpoint import Checkpointer
-from kdseg_jax.training.inference import Inference
+from kdseg_jax.training.inference import Inference, create_inference
 from kdseg_jax.training.normalization_check import check_normalization
 from kdseg_jax.training.optimizers import create_optimizer, create_schedule
 from kdseg_jax.training.state import Optimizers, TrainState, create_state
@@ -28,15 +28,6 @@ from kdseg_jax.training.state import Optimizers, TrainState, create_state
 PyTree = Any
 
 REST = 'rest'  # of the training split, in place of a folder
-
-
-class Teacher(NamedTuple):
-  """A frozen model with its variables, and where they are from."""
-
-  model: Any
-  variables: PyTree
-  workdir: str
-  step: int
 
 
 class Experiment(NamedTuple):
@@ -49,7 +40,7 @@ class Experiment(NamedTuple):
     evaluation_source: the split `config.eval.split`.
     task: the task.
     student: the model that is trained.
-    teacher: `Teacher`, or None.
+    teacher: the frozen teacher, or None.
     distiller: the method; without terms for 'none'.
     optimizers: `Optimizers`.
     schedule: learning rate of the student as a function of the step.
@@ -64,7 +55,7 @@ class Experiment(NamedTuple):
   evaluation_source: Any
   task: Any
   student: Any
-  teacher: Teacher | None
+  teacher: Model | None
   distiller: distillers.Distiller
   optimizers: Optimizers
   schedule: optax.Schedule
@@ -106,28 +97,12 @@ def create_task(config: ConfigDict, num_classes: int) -> tasks.SegmentationTask:
       ohem_min_kept=config.supervised.ohem_min_kept, absent_as_zero=config.eval.absent_as_zero)
 
 
-def create_inference(config: ConfigDict) -> Inference:
-  """How models are run by `config.eval`, for evaluation and prediction.
-
-  Raises:
-    ValueError: a field of `config.eval` cannot be used; says which and what was expected.
-  """
-  config_fields.check(config)
-  inference = Inference(
-      window=tuple(config.eval.window), overlap=config.eval.overlap,
-      scales=tuple(config.eval.scales), flip=config.eval.flip)
-  if config.data.size:
-    inference.check_size(tuple(config.data.size))
-  return inference
-
-
 def create_model(model_config: ConfigDict, num_classes: int) -> Any:
   """A model of a config's section `student`, BatchNorm over the mesh axis."""
-  fields = {name: value for name, value in model_config.items() if name != 'init'}
-  return models.create(num_classes=num_classes, axis_name=parallel.AXIS, **fields)
+  return create_module(model_config, num_classes, axis_name=parallel.AXIS)
 
 
-def create_experiment(config: ConfigDict, *, teacher: Teacher | None = None,
+def create_experiment(config: ConfigDict, *, teacher: Model | None = None,
                       allow_class_names: bool = False) -> Experiment:
   """Builds and checks all parts; what cannot work is refused here, before compiling.
 
@@ -200,7 +175,7 @@ def _with_own_schedule(critic, config):
 
 
 def load_teacher(config: ConfigDict, classes: Sequence[str], mesh: Mesh, *,
-                 allow_class_names: bool = False) -> Teacher:
+                 allow_class_names: bool = False) -> Model:
   """The best checkpoint of a teacher's work directory; its architecture comes from there.
 
   Raises:
@@ -208,54 +183,18 @@ def load_teacher(config: ConfigDict, classes: Sequence[str], mesh: Mesh, *,
     UserError: the teacher's classes are others than these.
   """
   workdir = config.teacher.checkpoint
-  teacher, meta = load_model(workdir, mesh, check=lambda found: names.require_same_classes(
+  teacher = restore(workdir, mesh=mesh, check=lambda found: names.require_same_classes(
       found, classes, found_in=f'the teacher {workdir}', expected_in='the data',
       allow=allow_class_names))
-  logging.info('Teacher: %s of %s, step %d.', meta.config.student.name, workdir, teacher.step)
+  logging.info('Teacher: %s of %s, step %d.', teacher.config.student.name, workdir, teacher.step)
   return teacher
 
 
-def load_model(workdir: str, mesh: Mesh, *, best: bool = True,
-               check: Callable[[Sequence[str]], None] | None = None) -> tuple[Teacher, ConfigDict]:
-  """A trained model of a work directory, replicated over the mesh, and what was saved with it.
-
-  Args:
-    workdir: work directory of `train`.
-    mesh: devices.
-    best: the checkpoint with the best metric rather than the newest.
-    check: called with the model's classes before anything is restored.
-
-  Returns:
-    The model with its variables, and the checkpoint's `meta`: `config`, `classes`, `palette`.
-
-  Raises:
-    CheckpointError: none there, or it does not fit.
-  """
-  checkpointer = Checkpointer(workdir)
-  step = checkpointer.best_step() if best else checkpointer.latest_step()
-  meta = checkpointer.read_meta(step)
-  config = config_files.from_dict(meta['config'], where=f'checkpoint {step} of {workdir}')
-  meta = ConfigDict(meta | {'config': config})
-  if check is not None:
-    check(meta.classes)
-  model = create_model(meta.config.student, len(meta.classes))
-  variables = checkpointer.restore_model(step, with_sharding(abstract_variables(model), mesh))
-  checkpointer.close()
-  return Teacher(model, variables, os.path.abspath(workdir), step), meta
-
-
-def abstract_variables(model: Any) -> PyTree:
-  """`{'params', 'batch_stats'}` of a model as ShapeDtypeStructs."""
-  variables = jax.eval_shape(lambda: dict(model.init(
-      {'params': jax.random.key(0)}, jnp.zeros((1, 64, 64, 3), jnp.uint8))))
-  return {'params': variables['params'], 'batch_stats': variables.get('batch_stats', {})}
-
-
-def with_sharding(tree: PyTree, mesh: Mesh) -> PyTree:
-  """ShapeDtypeStructs of a tree that is to be the same on every device."""
-  sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-  return jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+def leaves_of_classes(model_config: ConfigDict, num_classes: int) -> set[str]:
+  """Paths of a model's leaves whose shapes follow from the number of classes."""
+  ours, others = (traverse_util.flatten_dict(abstract_variables(
+      create_model(model_config, count)), sep='/') for count in (num_classes, num_classes + 1))
+  return {path for path, leaf in ours.items() if leaf.shape != others[path].shape}
 
 
 def abstract_inputs(experiment: Experiment) -> distillers.DistillInputs:
@@ -273,7 +212,7 @@ def abstract_inputs(experiment: Experiment) -> distillers.DistillInputs:
 
   inputs = distillers.DistillInputs(
       student=_abstract_taps(experiment.student, size),
-      teacher=_abstract_taps(experiment.teacher.model, size) if experiment.teacher else {},
+      teacher=_abstract_taps(experiment.teacher.module, size) if experiment.teacher else {},
       batch=batch, rng=jax.random.key(0), step=jax.ShapeDtypeStruct((), jnp.int32))
   distillers.check_requires(experiment.distiller.requires, inputs)
   return inputs

@@ -17,7 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from ml_collections import ConfigDict
 
+from kdseg_jax import config_fields
 from kdseg_jax.data import files, pipeline
 from kdseg_jax.errors import UserError
 from kdseg_jax.losses import resizing
@@ -84,6 +86,21 @@ class Inference:
 WHOLE_IMAGE = Inference()
 
 
+def create_inference(config: ConfigDict) -> Inference:
+  """How models are run by `config.eval`, for evaluation and prediction.
+
+  Raises:
+    ValueError: a field of `config.eval` cannot be used; says which and what was expected.
+  """
+  config_fields.check(config)
+  inference = Inference(
+      window=tuple(config.eval.window), overlap=config.eval.overlap,
+      scales=tuple(config.eval.scales), flip=config.eval.flip)
+  if config.data.size:
+    inference.check_size(tuple(config.data.size))
+  return inference
+
+
 def apply_frozen(model: Any, variables: PyTree, batch: dict) -> tuple[jax.Array, dict]:
   """`(prediction, taps)` of a model in evaluation mode, without gradient."""
   outputs = model.apply(variables, batch['image'], mask=batch['mask'], index=batch['index'])
@@ -125,18 +142,17 @@ def make_scorer(task: Any, model: Any, inference: Inference = WHOLE_IMAGE) -> Ca
   return score
 
 
-def make_predictor(task: Any, model: Any, variables: PyTree, *,
-                   inference: Inference = WHOLE_IMAGE, size: tuple[int, ...] = (),
-                   multiple: int = 1) -> Callable:
-  """A function from an image `(H, W, 3)` uint8 to labels `(H, W)` uint8, numpy both.
+def make_predictor(task: Any, model: Any, *, inference: Inference = WHOLE_IMAGE,
+                   size: tuple[int, ...] = (), multiple: int = 1) -> Callable:
+  """`predict(variables, images, *, with_scores=False) -> (labels, scores)`, on the host.
 
-  One compiled program for each image size, padded to `multiple`; for each size that is asked for
-  where images are resized to `size` and the inference is not plain.
+  Images are `(N, H, W, 3)` uint8, labels `(N, H, W)` uint8, and scores `(N, H, W, C)` float32
+  probabilities, or None. One compiled program for each shape of images, padded to `multiple`; for
+  each size that is asked for where images are resized to `size` and the inference is not plain.
 
   Args:
     task: the segmentation task.
     model: the model.
-    variables: of the model.
     inference: what the model is shown.
     size: (height, width) at which the model sees images, as in training; () is their own.
     multiple: of which their own sizes become a multiple by padding, as in evaluation, where an
@@ -146,29 +162,38 @@ def make_predictor(task: Any, model: Any, variables: PyTree, *,
   sizes = compiling.Sizes(None if size else multiple)
 
   @functools.partial(jax.jit, static_argnames='output_size')
-  def scores_of(variables, image, mask, output_size):
-    batch = {'image': image, 'mask': mask, 'index': jnp.zeros(1, jnp.int32)}
+  def scores_of(variables, images, masks, output_size):
+    batch = {'image': images, 'mask': masks, 'index': jnp.arange(len(images), dtype=jnp.int32)}
     return score(variables, batch, output_size)
 
-  # A program of its own, so that what is shown at one `size` compiles the model once.
+  # Programs of their own, so that what is shown at one `size` compiles the model once.
   @functools.partial(jax.jit, static_argnames='output_size')
   def labels_of(scores, output_size):
-    return task.predict(scores, output_size)[0].astype(jnp.uint8)
+    return task.predict(scores, output_size).astype(jnp.uint8)
 
-  def look(image, mask, output_size):
-    of_model = mask.shape if inference.is_plain else output_size  # plain scores do not read it
+  @functools.partial(jax.jit, static_argnames='output_size')
+  def probabilities_of(scores, output_size):
+    scores = task.upsample(scores, output_size)
+    return jax.nn.softmax(scores) if inference.is_plain else scores
+
+  def predict(variables, images, *, with_scores=False):
+    count, *own = images.shape[:3]
+    shown, masks = images, np.ones((count, *(size or own)), bool)
+    if size:
+      shown = np.stack([files.resize_image(image, size) for image in images])
+    else:
+      shown, masks = (np.stack([pipeline.pad_to_multiple(x, multiple, 0) for x in stack])
+                      for stack in (images, masks))
+    output_size = tuple(own) if size else masks.shape[1:]
+    # Plain scores do not depend on the size that is asked for.
+    of_model = masks.shape[1:] if inference.is_plain else output_size
     call = functools.partial(scores_of, output_size=of_model)
     if sizes.is_first(of_model):
       call = functools.partial(compiling.announced, 'the model', call)
-    return np.asarray(labels_of(call(variables, image[None], mask[None]), output_size))
-
-  def predict(image):
-    height, width = image.shape[:2]
-    mask = np.ones(size or (height, width), bool)
-    if size:
-      return look(files.resize_image(image, size), mask, (height, width))
-    image, mask = (pipeline.pad_to_multiple(x, multiple, 0) for x in (image, mask))
-    return look(image, mask, mask.shape)[:height, :width]
+    scores = call(variables, shown, masks)
+    cut = lambda x: np.asarray(x)[:, :own[0], :own[1]]
+    return (cut(labels_of(scores, output_size)),
+            cut(probabilities_of(scores, output_size)) if with_scores else None)
   return predict
 
 

@@ -1,92 +1,137 @@
-"""The weights that a student starts from, where they are another run's."""
+"""The weights that a student starts from: another run's, or published ones."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
+import numpy as np
 from absl import logging
+from flax import traverse_util
 
-from kdseg_jax import names
+from kdseg_jax import config_files, models, names
+from kdseg_jax.errors import UserError
+from kdseg_jax.interop import conversion, pretrained
+from kdseg_jax.models.normalization import Preprocessing
 from kdseg_jax.training import parallel
-from kdseg_jax.training.checkpoint import Checkpointer, CheckpointError
+from kdseg_jax.training.checkpoint import Checkpointer, CheckpointError, describe_differences
 from kdseg_jax.training.experiment import (
     Experiment,
     abstract_variables,
     create_model,
-    with_sharding,
+    leaves_of_classes,
 )
 from kdseg_jax.training.state import TrainState
 
 PyTree = Any
 
 
-def load_initial_weights(experiment: Experiment, state: TrainState) -> TrainState:
-  """A fresh state with the weights of another run, if the config names one.
+class _Weights(NamedTuple):
+  """Arrays by path, what is not to be taken of them, and why.
 
-  `config.student.init`: a run of the same architecture on as many classes; every leaf must fit.
-  `config.train.init_from`: one on other data; the leaves whose shapes depend on the number of
-  classes keep their fresh values where the classes differ in number or names, and the log names
-  them; every other leaf must fit. Of either, the best checkpoint, and the moving average if it
-  holds one.
+  Attributes:
+    variables: 'params/...' and 'batch_stats/...'.
+    preprocessing: of the images that they were trained on.
+    left_out: paths of ours that keep their fresh values.
+    reason: why, for people.
+    where: whose they are.
+  """
+
+  variables: dict[str, Any]
+  preprocessing: Preprocessing
+  left_out: list[str]
+  reason: str
+  where: str
+
+
+def load_initial_weights(experiment: Experiment, state: TrainState) -> TrainState:
+  """A fresh state with the weights of `config.student.init`, if it names some.
+
+  A work directory of `train` or `import`, whose best checkpoint is taken (the moving average if it
+  holds one), or published weights, see `interop.pretrained`. What follows from the classes keeps
+  its fresh values where these differ in number or names; of a classifier the backbone alone is
+  taken. The log names what is left out; every other leaf must fit.
 
   Raises:
     CheckpointError: there is no checkpoint, or leaves differ; says which.
-    UserError: `student.init`, and as many classes with other names.
+    UserError: the weights expect images that are normalised otherwise; or as `pretrained.load`.
   """
-  config, classes = experiment.config, experiment.train_source.classes
-  workdir = config.student.init or config.train.init_from
-  if not workdir:
+  init = experiment.config.student.init
+  if not init:
     return state
-  field = 'student.init' if config.student.init else 'train.init_from'
+  fresh = traverse_util.flatten_dict(
+      {'params': state.params, 'batch_stats': state.batch_stats}, sep='/')
   try:
-    saved, saved_classes = _load(experiment, workdir)
-  except CheckpointError as error:
-    raise CheckpointError(f'config.{field}: {error}') from None
-  fresh = {'params': state.params, 'batch_stats': state.batch_stats}
-  same_number = len(saved_classes) == len(classes)
-  heads = [] if same_number else _differing(fresh, saved)
-  if config.train.init_from and same_number and not experiment.allow_class_names and (
-      [names.composed(name) for name in saved_classes] != list(map(names.composed, classes))):
-    heads = _differing(abstract_variables(create_model(config.student, len(classes) + 1)), saved)
-  if heads and config.student.init:
-    raise CheckpointError(
-        f'config.{field}: {workdir} was trained on {len(saved_classes)} classes, and these data '
-        f'have {len(classes)}, so that these leaves differ: {", ".join(heads)}. Set '
-        'config.train.init_from instead, to start without them.')
-  if heads:
-    logging.warning('Not taken from there, for they are of its classes (%d there, %d here%s): %s.',
-                    len(saved_classes), len(classes), ', of other names' if same_number else '',
-                    ', '.join(heads))
-  else:
-    names.require_same_classes(
-        saved_classes, classes, found_in=f'{workdir} (config.{field})', expected_in='the data',
-        allow=experiment.allow_class_names)
-  variables = jax.tree_util.tree_map_with_path(
-      lambda path, new, old: new if _name(path) in heads else old, fresh, saved)
+    weights = _published(experiment, fresh) if pretrained.is_name(init) else (
+        _of_run(experiment, init, fresh))
+    _require_same_images(weights, experiment.config.student)
+    wanted = {path: leaf for path, leaf in fresh.items() if path not in weights.left_out}
+    given = {path: leaf for path, leaf in weights.variables.items()
+             if path not in weights.left_out}
+    differences = describe_differences(given, wanted)
+    if differences:
+      raise CheckpointError(f'{weights.where} does not fit the student, by these leaves:\n'
+                            + differences)
+  except (CheckpointError, UserError) as error:
+    raise type(error)(f'config.student.init: {error}') from None
+  logging.info('Starting from %s.', weights.where)
+  if weights.left_out:
+    logging.warning('Not taken from there, for %s: %s.', weights.reason,
+                    conversion.summarized(weights.left_out))
+  variables = traverse_util.unflatten_dict(parallel.replicate(
+      {path: given.get(path, leaf) for path, leaf in fresh.items()}, experiment.mesh), sep='/')
+  variables.setdefault('batch_stats', {})
   average = parallel.replicate(variables, experiment.mesh) if state.average else {}
   return state._replace(**variables, average=average)
 
 
-def _load(experiment, workdir):
-  """The variables of the best checkpoint and its classes; the architecture is the student's."""
+def _published(experiment, fresh):
+  """The backbone of published weights; its classifier is left out."""
+  student = experiment.config.student
+  backbone, _ = models.backbone_of(student.name)
+  found = pretrained.load(student.init, backbone)
+  return _backbone_alone(found.variables, found.preprocessing, fresh, found.where)
+
+
+def _of_run(experiment, workdir, fresh):
+  """The best checkpoint of a work directory."""
+  student, classes = experiment.config.student, experiment.train_source.classes
   checkpointer = Checkpointer(workdir)
   step = checkpointer.best_step()
-  classes = checkpointer.read_meta(step)['classes']
-  # With as many classes as there: so what differs from the student depends on their number alone.
-  model = create_model(experiment.config.student, len(classes))
-  saved = checkpointer.restore_model(
-      step, with_sharding(abstract_variables(model), experiment.mesh))
+  meta = checkpointer.read_meta(step)
+  where, saved_classes = f'checkpoint {step} of {workdir}', meta['classes']
+  saved = config_files.from_dict(meta['config'], where=where).student
+  is_classifier = saved.name in models.CLASSIFIERS and student.name not in models.CLASSIFIERS
+  # Else with as many classes as there: so what differs depends on their number alone.
+  model = create_model(saved if is_classifier else student, len(saved_classes))
+  like = parallel.with_sharding(abstract_variables(model), experiment.mesh)
+  variables = traverse_util.flatten_dict(checkpointer.restore_model(step, like), sep='/')
   checkpointer.close()
-  logging.info('Starting from the weights of %s, step %d.', workdir, step)
-  return saved, classes
+  preprocessing = Preprocessing(tuple(saved.mean), tuple(saved.std), saved.channel_order)
+  if is_classifier:
+    return _backbone_alone(variables, preprocessing, fresh, where)
+  same_number = len(saved_classes) == len(classes)
+  other_names = same_number and not experiment.allow_class_names and (
+      list(map(names.composed, saved_classes)) != list(map(names.composed, classes)))
+  left_out = [] if same_number and not other_names else sorted(
+      leaves_of_classes(student, len(classes)))
+  reason = (f'they are of its classes ({len(saved_classes)} there, {len(classes)} here'
+            + (', of other names' if other_names else '') + ')')
+  return _Weights(variables, preprocessing, left_out, reason, where)
 
 
-def _differing(fresh, saved):
-  """Paths of the leaves whose shapes differ."""
-  leaves = zip(jax.tree_util.tree_leaves_with_path(fresh), jax.tree.leaves(saved))
-  return [_name(path) for (path, new), old in leaves if new.shape != old.shape]
+def _backbone_alone(variables, preprocessing, fresh, where):
+  taken = {path: leaf for path, leaf in variables.items() if path.split('/')[1] == 'backbone'}
+  left_out = [path for path in fresh if path.split('/')[1] != 'backbone']
+  return _Weights(taken, preprocessing, left_out, 'only the backbone is in a classifier', where)
 
 
-def _name(path):
-  return jax.tree_util.keystr(path, simple=True, separator='/')
+def _require_same_images(weights, student):
+  """Refuses weights for images that are normalised otherwise: nothing else would tell."""
+  ours = Preprocessing(tuple(student.mean), tuple(student.std), student.channel_order)
+  for field, theirs, here in zip(Preprocessing._fields, weights.preprocessing, ours):
+    equal = theirs == here if isinstance(here, str) else np.allclose(theirs, here, rtol=1e-3)
+    if not equal:
+      shown = theirs if isinstance(theirs, str) else tuple(round(x, 4) for x in theirs)
+      raise UserError(
+          f'{weights.where} expects {field}={shown}, and config.student.{field}={here}. Set '
+          f'--config.student.{field}="{shown}".')

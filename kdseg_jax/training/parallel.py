@@ -34,6 +34,13 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
   return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P()))(tree)
 
 
+def with_sharding(tree: PyTree, mesh: Mesh) -> PyTree:
+  """ShapeDtypeStructs of a tree that is to be the same on every device."""
+  sharding = NamedSharding(mesh, P())
+  return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
 def check_batch_size(batch_size: int, mesh: Mesh, field: str) -> None:
   """Raises ValueError if a global batch cannot be spread evenly over the mesh."""
   if batch_size < 1 or batch_size % mesh.size:

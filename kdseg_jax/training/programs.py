@@ -23,7 +23,7 @@ PyTree = Any
 def teacher_program(experiment: Experiment, names: tuple[str, ...]) -> Program:
   """The teacher's pass alone, `(variables, {}, batch) -> taps` of these names, on the devices."""
   return parallel.data_parallel(
-      make_teacher_step(experiment.teacher.model, names), experiment.mesh,
+      make_teacher_step(experiment.teacher.module, names), experiment.mesh,
       mode=experiment.config.parallel, sharded=True,
       compile_level=experiment.config.train.compile_level)
 
@@ -40,7 +40,7 @@ def student_program(
     stacked: the state is that of several runs, stacked along a leading axis (`jax.vmap`), and so
       are the metrics.
   """
-  teacher = experiment.teacher.model if with_teacher and experiment.teacher else None
+  teacher = experiment.teacher.module if with_teacher and experiment.teacher else None
   config = experiment.config
   step = make_train_step(
       experiment.task, experiment.student, teacher, experiment.distiller, experiment.optimizers,
@@ -53,7 +53,7 @@ def student_program(
 def prepare_program(experiment: Experiment) -> Program:
   """The prepare step `(teacher variables, state, batch) -> (state, metrics)`."""
   return _donating(experiment, make_prepare_step(
-      experiment.teacher.model, experiment.distiller, experiment.optimizers,
+      experiment.teacher.module, experiment.distiller, experiment.optimizers,
       axis_name=parallel.AXIS))
 
 

@@ -327,7 +327,7 @@ def measure_teacher(experiment: Experiment, workdir: str,
   path = os.path.join(workdir, 'teacher.json')
   known = read_json(path)
   if known.get('key') != key:
-    metrics = create_evaluator(experiment, teacher.model)(
+    metrics = create_evaluator(experiment, teacher.module)(
         teacher.variables, experiment.evaluation_source, should_stop=should_stop)
     if metrics is None:
       return None

@@ -12,9 +12,10 @@ from ml_collections import ConfigDict
 
 from kdseg_jax.distillers import DistillInputs
 from kdseg_jax.errors import UserError
+from kdseg_jax.inference.model import Model
 from kdseg_jax.training import experiment as experiments
 from kdseg_jax.training import parallel
-from kdseg_jax.training.experiment import Experiment, Teacher
+from kdseg_jax.training.experiment import Experiment
 
 
 def check_losses(experiment: Experiment) -> None:
@@ -45,8 +46,8 @@ def check_study(config: ConfigDict, runs: dict[str, ConfigDict]) -> None:
   own = config.study.teacher
   if config.teacher.checkpoint or not own:
     return
-  classes = len(experiments.create_train_source(own).classes)
-  teacher = Teacher(experiments.create_model(own.student, classes), {}, '', 0)
+  classes = experiments.create_train_source(own).classes
+  teacher = Model(experiments.create_model(own.student, len(classes)), {}, classes, own)
   for name, run in runs.items():
     run = run.copy_and_resolve_references()
     run.teacher.checkpoint = 'teacher'  # where it will be; nothing is read from there

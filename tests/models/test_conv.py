@@ -184,6 +184,21 @@ def test_conv_module_keeps_size_and_is_he_normal():
   assert layer.apply(variables, jnp.zeros((1, 9, 8, 16))).shape == (1, 9, 8, 256)
 
 
+@pytest.mark.parametrize('kernel_size, stride, dilation, groups', [
+    (3, 2, 1, 1), (5, 2, 1, 4), (5, 1, 2, 4), (3, 3, 2, 1), (2, 1, 1, 1), (1, 2, 1, 1)])
+@pytest.mark.parametrize('size', [(8, 7), (1, 6)])
+def test_conv_module_pads_as_tensorflow(size, kernel_size, stride, dilation, groups):
+  """`lax` has TensorFlow's rule by its name."""
+  layer = conv.Conv(4, kernel_size, stride, dilation, 'same', groups)
+  x, kernel = _operands(
+      (2, *size, 4), (kernel_size, kernel_size, 4 // groups, 4), np.float32)
+  expected = jax.lax.conv_general_dilated(
+      x, kernel, (stride, stride), 'SAME', rhs_dilation=(dilation, dilation),
+      feature_group_count=groups, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+  actual = layer.apply({'params': {'kernel': kernel}}, x)
+  np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_conv_module_computes_in_its_dtype():
   layer = conv.Conv(8, 1, use_bias=True, dtype=jnp.bfloat16)
   y, variables = layer.init_with_output(jax.random.key(0), jnp.ones((1, 2, 2, 3)))

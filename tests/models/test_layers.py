@@ -41,3 +41,13 @@ def test_conv_norm(activation):
   assert (np.min(y) >= 0) == (activation is not None)
   assert 'bias' not in variables['params']['conv']
   assert variables['params']['norm']['norm']['scale'].dtype == jnp.float32
+
+
+def test_conv_norm_passes_on_padding_and_epsilon():
+  layer = layers.ConvNorm(1, 1, padding=1, epsilon=3.0, activation=None)
+  variables = {
+      'params': {'conv': {'kernel': jnp.ones((1, 1, 1, 1))},
+                 'norm': {'norm': {'scale': jnp.ones(1), 'bias': jnp.zeros(1)}}},
+      'batch_stats': {'norm': {'norm': {'mean': jnp.zeros(1), 'var': jnp.ones(1)}}}}
+  y = layer.apply(variables, jnp.ones((1, 1, 1, 1)), False)
+  np.testing.assert_allclose(y[0, ..., 0], [[0, 0, 0], [0, 0.5, 0], [0, 0, 0]])  # 1 / sqrt(1 + 3)

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import kdseg_jax
 from configs import quickstart
 from kdseg_jax import models
-from kdseg_jax.training import experiment, loop, parallel
+from kdseg_jax.training import loop
 from kdseg_jax.training.checkpoint import CheckpointError
 from kdseg_jax.training.evaluation import Evaluator
 from kdseg_jax.training.state import move_average
@@ -86,7 +87,7 @@ def test_a_resumed_run_evaluates_the_average_and_ends_bit_identical(run, tmp_pat
   assert got.keys() == want.keys()
   for name in want:
     np.testing.assert_array_equal(got[name], want[name], err_msg=name)
-  loaded, _ = experiment.load_model(str(run), parallel.create_mesh(), best=False)
+  loaded = kdseg_jax.load(run, checkpoint='latest')
   for variables in (*evaluated, loaded.variables):
     np.testing.assert_array_equal(
         variables['params']['Conv_0']['kernel'], want['model/params/Conv_0/kernel'])

@@ -35,8 +35,8 @@ def open_run(workdir, method, changes=()):
   config.teacher.checkpoint = 'teacher'
   config.optimizer.update(name='sgd')
   config.update_from_flattened_dict(dict(changes))
-  experiment = experiments.create_experiment(config, teacher=experiments.Teacher(
-      toys.BodyAndHead(num_classes=11, axis_name='data'), {}, 'teacher', 1))
+  experiment = experiments.create_experiment(config, teacher=toys.loaded(
+      toys.BodyAndHead(num_classes=11, axis_name='data'), workdir='teacher', step=1))
   inputs = experiments.abstract_inputs(experiment)
   state = jax.eval_shape(
       lambda rng: create_state(rng, experiment.student, experiment.distiller,

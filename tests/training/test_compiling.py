@@ -78,26 +78,27 @@ def images(count):
 
 
 def test_prediction_says_it_too_and_pads_to_few(caplog):
-  predict = make_predictor(TASK, Shapes(), {})
+  predict = make_predictor(TASK, Shapes())
   for image in images(6):
-    predict(image)
+    predict({}, image[None])
   assert len(warnings(caplog)) == 1
   assert sum('Compiling the model' in r.getMessage() for r in caplog.records) == 1
   caplog.clear()
-  padded = make_predictor(TASK, Shapes(), {}, multiple=16)
+  padded = make_predictor(TASK, Shapes(), multiple=16)
   for image in images(6):
-    padded(image)
+    padded({}, image[None])
   assert not warnings(caplog)
 
 
 def test_images_that_are_resized_compile_the_model_once(caplog):
   model = Shapes()
-  predict = make_predictor(TASK, model, {}, size=(6, 6))
-  assert [predict(image).shape for image in images(6)] == [(8, 8 + i) for i in range(6)]
+  predict = make_predictor(TASK, model, size=(6, 6))
+  assert [predict({}, image[None])[0].shape for image in images(6)] == [
+      (1, 8, 8 + i) for i in range(6)]
   assert model.traced == 1 and not warnings(caplog)
-  mirrored = make_predictor(TASK, model, {}, size=(6, 6), inference=Inference(flip=True))
+  mirrored = make_predictor(TASK, model, size=(6, 6), inference=Inference(flip=True))
   for image in images(5):
-    mirrored(image)
+    mirrored({}, image[None])
   (message,) = warnings(caplog)
   assert 'pad_multiple' not in message  # it would not help: nothing is padded here
 

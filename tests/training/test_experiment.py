@@ -61,10 +61,14 @@ def test_pmap_on_several_processes_is_refused(monkeypatch):
     config_check.check_config(config_with('parallel', 'pmap'), parallel.create_mesh())
 
 
-def test_two_starts_are_refused():
-  config = config_with('student.init', 'runs/a')
-  config.train.init_from = 'runs/b'
-  with pytest.raises(ValueError, match='student.init and config.train.init_from are both set'):
+@pytest.mark.parametrize('fields, message', [
+    ({'name': 'espnet_c'}, 'espnet_c has a backbone of its own'),
+    ({'width': 0.5}, r'student.init=imagenet: published weights are of width 1, and .*0\.5')])
+def test_published_weights_that_fit_no_such_student_are_refused(fields, message):
+  config = config_with('student.init', 'imagenet')
+  config.student.update(width=1.0)
+  config.student.update(fields)
+  with pytest.raises(ValueError, match=message):
     config_check.check_config(config, parallel.create_mesh())
 
 
@@ -83,7 +87,7 @@ def test_a_critic_has_its_own_optimiser_and_steps_or_those_of_the_config():
   config.critic.steps = 5
   config.critic.optimizer.update(momentum=0.0, weight_decay=0.0)
   config.distill.holistic.critic_steps = 2
-  teacher = experiment.Teacher(None, {}, '', 0)
+  teacher = toys.loaded(None)
 
   def rates(optimizer, count):
     one = np.float32(1)

@@ -224,15 +224,16 @@ def test_evaluation_counts_the_same_on_any_number_of_devices_with_ragged_batches
 
 def test_predictor_and_throughput_see_images_alike():
   model, variables = pixelwise()
-  image = batch_of()['image'][0]
-  labels = make_predictor(TASK, model, variables, inference=EVERYTHING)(image)
-  assert labels.shape == (13, 11) and labels.dtype == np.uint8
-  scores = score_of(model, batch_of((1, 13, 11)) | {'image': image[None]}, EVERYTHING, variables)
-  np.testing.assert_array_equal(labels, np.argmax(scores[0], axis=-1))
+  images = batch_of()['image'][:1]
+  labels, scores = make_predictor(TASK, model, inference=EVERYTHING)(
+      variables, images, with_scores=True)
+  assert labels.shape == (1, 13, 11) and labels.dtype == np.uint8
+  wanted = score_of(model, batch_of((1, 13, 11)) | {'image': images}, EVERYTHING, variables)
+  np.testing.assert_array_equal(labels, np.argmax(wanted, axis=-1))
+  np.testing.assert_allclose(scores, wanted, rtol=1e-6)
   shown = Function(lambda image, mask: jnp.zeros((*mask.shape, 3)))
-  assert make_predictor(TASK, shown, {}, size=(8, 6))(image).shape == (13, 11)
-  assert throughput(TASK, shown, {}, image[None], seconds=0.01,
-                    inference=Inference(window=(4, 4))) > 0
+  assert make_predictor(TASK, shown, size=(8, 6))({}, images)[0].shape == (1, 13, 11)
+  assert throughput(toys.loaded(shown, views=Inference(window=(4, 4))), images, seconds=0.01) > 0
   assert [shape for shape, _ in shown.shown[:1] + shown.shown[-1:]] == [(1, 8, 6, 3), (1, 4, 4, 3)]
 
 
@@ -240,7 +241,7 @@ def test_predictor_pads_to_a_multiple_and_cuts_its_labels_out():
   # Labels tell the position; what is padded is masked.
   shown = Function(lambda image, mask: jax.nn.one_hot(
       jnp.where(mask, 1 + (jnp.arange(mask.shape[2]) > 4), 0), 3))
-  labels = make_predictor(TASK, shown, {}, multiple=8)(batch_of((1, 13, 11))['image'][0])
+  labels = make_predictor(TASK, shown, multiple=8)({}, batch_of((1, 13, 11))['image'])[0][0]
   assert shown.shown[0][0] == (1, 16, 16, 3)
   np.testing.assert_array_equal(labels, np.tile([1] * 5 + [2] * 6, (13, 1)))
 

@@ -133,12 +133,11 @@ def test_the_teacher_is_the_best_checkpoint_and_not_the_newest(tmp_path, monkeyp
   config = config_of(steps=4)
   config.eval.every_steps = 2
   loop.train(config, str(tmp_path))
-  mesh = parallel.create_mesh()
-  for best, step in ((True, 2), (False, 4)):
-    loaded, _ = experiment.load_model(str(tmp_path), mesh, best=best)
-    kernel = loaded.variables['params']['Conv_0']['kernel']
-    np.testing.assert_array_equal(kernel, runs.saved(tmp_path, step)['model/params/Conv_0/kernel'])
-    assert loaded.step == step
+  teacher = experiment.load_teacher(
+      config_of('pixelwise', tmp_path), scenes.Scenes.classes, parallel.create_mesh())
+  kernel = teacher.variables['params']['Conv_0']['kernel']
+  np.testing.assert_array_equal(kernel, runs.saved(tmp_path, 2)['model/params/Conv_0/kernel'])
+  assert teacher.step == 2 and len(kernel.devices()) == len(jax.devices())
 
 
 def test_a_teacher_of_another_number_of_classes_is_refused_before_it_is_restored(

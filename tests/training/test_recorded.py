@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from ml_collections import ConfigDict
 
 from configs import quickstart
+from kdseg_jax.inference import Model
 from kdseg_jax.training.evaluation import recorded_mean_iou
 
 
@@ -21,8 +21,8 @@ def recorded(tmp_path):
   def look(step, split='test', **changes):
     config = saved.copy_and_resolve_references()
     config.update_from_flattened_dict(changes)
-    meta = ConfigDict({'config': saved, 'data': {'next_batch': step}})
-    return recorded_mean_iou(str(tmp_path), meta, config, split)
+    model = Model(None, {}, (), saved, workdir=str(tmp_path), step=step + 1, train_step=step)
+    return recorded_mean_iou(model, config, split)
   return look
 
 
@@ -42,10 +42,10 @@ def test_that_of_a_few_images_is_not_that_of_the_split(tmp_path):
   (tmp_path / 'metrics.jsonl').write_text('{"phase": "evaluation", "step": 20, "mean_iou": 0.2}\n')
   saved, asked = quickstart.get_config(), quickstart.get_config()
   saved.eval.limit = 8
-  meta = ConfigDict({'config': saved, 'data': {'next_batch': 20}})
-  assert recorded_mean_iou(str(tmp_path), meta, asked, 'test') is None
+  model = Model(None, {}, (), saved, workdir=str(tmp_path), train_step=20)
+  assert recorded_mean_iou(model, asked, 'test') is None
   asked.eval.limit = 8
-  assert recorded_mean_iou(str(tmp_path), meta, asked, 'test') == 0.2
+  assert recorded_mean_iou(model, asked, 'test') == 0.2
 
 
 def test_how_images_are_batched_does_not_matter(recorded):

@@ -10,6 +10,7 @@ from kdseg_jax.distillers import methods
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import experiment as experiments
 from kdseg_jax.training import loop, parallel, run, shapes
+from tests import toys
 
 SINGLE = [name for name in methods.METHODS if name not in ('none', 'cirkd_v2', 'skd')]
 
@@ -39,7 +40,7 @@ def experiment_of(method, student, teacher, **options):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(models, 'create', lambda **_: student)
     return experiments.create_experiment(
-        config, teacher=experiments.Teacher(teacher, {}, 'teacher', 1))
+        config, teacher=toys.loaded(teacher))
 
 
 @pytest.mark.parametrize('method', SINGLE)
@@ -79,7 +80,7 @@ def test_a_run_is_refused_before_its_teacher_is_measured_or_anything_is_compiled
     tmp_path, monkeypatch):
   config = quickstart.get_config('method=pairwise,runlocal')
   config.teacher.checkpoint = 'teacher'
-  teacher = experiments.Teacher(Strided(stride=8), {}, 'teacher', 1)
+  teacher = toys.loaded(Strided(stride=8))
   monkeypatch.setattr(models, 'create', lambda **_: Strided(stride=4))
   monkeypatch.setattr(experiments, 'load_teacher', lambda *_, **__: teacher)
   for module, name in ((loop, 'measure_teacher'), (run, 'measure_teacher'),

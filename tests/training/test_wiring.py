@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from configs import common, quickstart
 from kdseg_jax import data, distillers, evaluate, study
 from kdseg_jax.data import augmentation, pipeline
+from kdseg_jax.inference import model
 from kdseg_jax.training import experiment, initialization, loop, parallel, run, study_plan
 from kdseg_jax.training.state import TrainState
 from tests import runs, toys
@@ -134,9 +135,9 @@ def test_the_critic_is_scheduled_over_its_own_updates():
 def test_teachers_and_starts_are_the_best_checkpoints_of_their_own_architecture(
     tmp_path, monkeypatch):
   sizes = []
-  monkeypatch.setattr(experiment, 'create_model', lambda config, classes: (
+  monkeypatch.setattr(model, 'create_module', lambda config, classes: (
       sizes.append((config.width, classes)), toys.Model(classes))[1])
-  monkeypatch.setattr(experiment, 'Checkpointer', Checkpoints)
+  monkeypatch.setattr(model, 'Checkpointer', Checkpoints)
   monkeypatch.setattr(initialization, 'Checkpointer', Checkpoints)
   mesh = parallel.create_mesh()
   config = config_of(teacher={'checkpoint': 'somewhere'})
@@ -144,8 +145,6 @@ def test_teachers_and_starts_are_the_best_checkpoints_of_their_own_architecture(
   assert teacher.step == 2 and teacher.variables['params'] == {'from': 2}
   assert teacher.workdir.endswith('somewhere')
   assert sizes == [(quickstart.get_config('role=teacher').student.width, 3)]
-  newest, _ = experiment.load_model('somewhere', mesh, best=False)
-  assert newest.step == 9 and newest.variables['params'] == {'from': 9}
   saved, _ = initialization._load(experiment.create_experiment(config), 'elsewhere')
   assert saved['params'] == {'from': 2}
 
@@ -191,7 +190,7 @@ def test_a_teacher_is_measured_again_where_anything_of_the_measurement_changed(
               else (value or 0) * 2 + 1 if name != 'overlap' else 0.7)
     before = len(calls)
     run.measure_teacher(types.SimpleNamespace(
-        teacher=types.SimpleNamespace(**teacher, model=None, variables=None), config=config,
+        teacher=types.SimpleNamespace(**teacher, module=None, variables=None), config=config,
         inference=experiment.create_inference(config), evaluation_source=None,
         task=experiment.create_task(config, 3)), str(tmp_path))
     return len(calls) > before
@@ -267,13 +266,14 @@ def test_evaluate_looks_at_the_split_and_folder_asked_for_as_its_config_says(mon
   source = types.SimpleNamespace(classes=tuple('abc'))
   monkeypatch.setattr(data, 'create', lambda name, split, root, **_: (
       seen.update(source=(name, split, root)), source)[1])
-  monkeypatch.setattr(experiment, 'load_model', lambda workdir, mesh, best=True: (
-      seen.update(model=(workdir, best)), (types.SimpleNamespace(
-          model='model', variables='variables', step=2), ConfigDict({'classes': tuple('abc')})))[1])
+  monkeypatch.setattr(evaluate, 'restore', lambda workdir, *, checkpoint, views, mesh: (
+      seen.update(model=(workdir, checkpoint)),
+      toys.loaded('module', 'variables', views=views, step=2))[1])
 
   class Evaluator:
 
-    def __init__(self, task, model, mesh, **options):
+    def __init__(self, task, module, mesh, **options):
+      assert module == 'module'
       seen.update(task=task, options=options)
 
     def count(self, variables, given):
@@ -286,7 +286,7 @@ def test_evaluate_looks_at_the_split_and_folder_asked_for_as_its_config_says(mon
       allow_class_names=False)
   with pytest.raises(Seen):
     evaluate.main(options, [])
-  assert seen['source'] == ('folder', 'extra', 'elsewhere') and seen['model'] == ('work', True)
+  assert seen['source'] == ('folder', 'extra', 'elsewhere') and seen['model'] == ('work', 'best')
   assert seen['options'] == {
       'mode': 'pmap', 'batch_size': 24, 'limit': 5, 'multiple': 16,
       'inference': experiment.Inference((16, 24), 0.25, (0.5, 1.0), True)}

@@ -7,12 +7,14 @@ from typing import Any
 
 from kdseg_jax import names
 from kdseg_jax.interop.conversion import WeightsError
-from kdseg_jax.interop.schemes import torchvision
+from kdseg_jax.interop.schemes import cirkd, efficientnet_lite, structured, timm, torchvision
 from kdseg_jax.interop.schemes.base import Scheme
 
-__all__ = ['SCHEMES', 'Scheme', 'choose', 'named']
+__all__ = ['SCHEMES', 'Scheme', 'choose', 'fits', 'named']
 
-SCHEMES = {scheme.name: scheme for scheme in (*torchvision.SCHEMES,)}
+SCHEMES = {scheme.name: scheme for scheme in (
+    *torchvision.SCHEMES, *timm.SCHEMES, *efficientnet_lite.SCHEMES, *cirkd.SCHEMES,
+    *structured.SCHEMES)}
 _FITS = 0.5  # share of the source's keys that a scheme must name to be the one that is meant
 
 
@@ -44,6 +46,12 @@ def choose(model: str, state_dict: Mapping[str, Any]) -> Scheme:
         f'The keys are not those of {model}: schemes that were tried, with the share of keys that '
         f'each names: {tried}.{hint} The first keys are {", ".join(list(state_dict)[:4])}.')
   return SCHEMES[best]
+
+
+def fits(model: str, state_dict: Mapping[str, Any]) -> bool:
+  """Whether a scheme of a model names half of a state dict's keys or more."""
+  return any(_share(scheme, model, state_dict) >= _FITS
+             for scheme in SCHEMES.values() if model in scheme.models)
 
 
 def _share(scheme, model, state_dict):

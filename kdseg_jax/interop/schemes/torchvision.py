@@ -1,28 +1,42 @@
-"""torchvision's names: ResNet and MobileNetV2, as classifiers; timm's ResNets have the same."""
+"""torchvision's names: ResNet and MobileNetV2, as classifiers; those of others build on them."""
 
 from __future__ import annotations
 
 from kdseg_jax.interop.layers import Layer, conv_norm
 from kdseg_jax.interop.schemes.base import Scheme
 
-_RESNETS = {'resnet18': ((2, 2, 2, 2), 2), 'resnet34': ((3, 4, 6, 3), 2),
-            'resnet50': ((3, 4, 6, 3), 3), 'resnet101': ((3, 4, 23, 3), 3)}
+# By name: blocks of each stage, and convolutions of a block.
+RESNETS = {'resnet18': ((2, 2, 2, 2), 2), 'resnet34': ((3, 4, 6, 3), 2),
+           'resnet50': ((3, 4, 6, 3), 3), 'resnet101': ((3, 4, 23, 3), 3)}
 _MOBILENET_STAGES = (2, 3, 7, 4)  # blocks, after the stem's
 
 
-def resnet(backbone: str, prefix: str = '', *, deep_stem: bool = False) -> list[Layer]:
-  """The layers of a ResNet; `deep_stem` has three convolutions, `conv1` to `conv3`."""
-  blocks, convolutions = _RESNETS[backbone]
+def resnet(backbone: str, prefix: str = '') -> list[Layer]:
+  """The layers of a ResNet."""
+  return [*conv_norm(f'{prefix}conv1', f'{prefix}bn1', 'backbone/stem'),
+          *resnet_stages(backbone, prefix)]
+
+
+def resnet_with_deep_stem(backbone: str, prefix: str = '') -> list[Layer]:
+  """The layers of a ResNet whose stem is `conv1` to `conv3`, as many codes have it."""
+  stem = [layer for i in (1, 2, 3)
+          for layer in conv_norm(f'{prefix}conv{i}', f'{prefix}bn{i}', f'backbone/stem{i}')]
+  return [*stem, *resnet_stages(backbone, prefix)]
+
+
+def resnet_stages(
+    backbone: str, prefix: str = '', shortcut: tuple[str, str] = ('downsample.0', 'downsample.1'),
+) -> list[Layer]:
+  """The layers of the four stages; `shortcut` names a block's convolution and BatchNorm there."""
+  blocks, convolutions = RESNETS[backbone]
   layers = []
-  for i in ('1', '2', '3') if deep_stem else ('',):
-    number = i or '1'
-    layers += conv_norm(f'{prefix}conv{number}', f'{prefix}bn{number}', f'backbone/stem{i}')
   for stage, count in enumerate(blocks, 1):
     for block in range(count):
       source, ours = f'{prefix}layer{stage}.{block}', f'backbone/stage{stage}_block{block}'
       for i in range(1, convolutions + 1):
         layers += conv_norm(f'{source}.conv{i}', f'{source}.bn{i}', f'{ours}/conv{i}')
-      layers += conv_norm(f'{source}.downsample.0', f'{source}.downsample.1', f'{ours}/shortcut')
+      layers += conv_norm(
+          f'{source}.{shortcut[0]}', f'{source}.{shortcut[1]}', f'{ours}/shortcut')
   return layers
 
 
@@ -50,7 +64,7 @@ def mobilenetv2(prefix: str = '') -> list[Layer]:
 
 
 SCHEMES = (
-    Scheme('torchvision_resnet', tuple(_RESNETS),
+    Scheme('torchvision_resnet', tuple(RESNETS),
            lambda model: [*resnet(model), Layer('fc', 'head/classifier')]),
     Scheme('torchvision_mobilenetv2', ('mobilenetv2',),
            lambda model: [*mobilenetv2(), *conv_norm('features.18.0', 'features.18.1', 'head/conv'),

@@ -1,0 +1,219 @@
+"""Weights of PyTorch as a model of ours, with the config that makes it compute the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+import kdseg_jax
+from kdseg_jax import config_files, models, names, paths
+from kdseg_jax.data import class_names
+from kdseg_jax.default_config import segmentation
+from kdseg_jax.errors import UserError
+from kdseg_jax.interop import (
+    conversion,
+    download,
+    pretrained,
+    schemes,
+    state_dicts,
+    structure,
+)
+from kdseg_jax.interop.schemes import Scheme
+from kdseg_jax.training import experiment, parallel
+from kdseg_jax.training.checkpoint import Checkpointer
+
+REPORT = 'import.json'
+
+
+class Request(NamedTuple):
+  """What is to be imported.
+
+  Attributes:
+    source: a file, an http(s) address, or a name of published weights, see `pretrained`.
+    model: of ours; one of `models.NAMES`.
+    num_classes: None is the source's.
+    allow_head_mismatch: the layers that depend on the number of classes may be drawn anew.
+    data: data set whose classes they are, see `class_names.of`; None if unknown.
+    scheme: of the names in the source; None is the one that fits.
+    student: fields of `config.student` that differ from the scheme's, as `mean`.
+  """
+
+  source: str
+  model: str
+  num_classes: int | None = None
+  allow_head_mismatch: bool = False
+  data: str | None = None
+  scheme: str | None = None
+  student: Mapping[str, Any] = {}
+
+
+class Imported(NamedTuple):
+  """A model from elsewhere.
+
+  Attributes:
+    variables: `{'params', 'batch_stats'}`.
+    config: of a run, as far as it concerns the model.
+    classes: their names.
+    palette: `(C, 3)` uint8; empty for more than 255 classes.
+    report: where it is from, the scheme, and what was left out or drawn anew.
+  """
+
+  variables: Any
+  config: ConfigDict
+  classes: tuple[str, ...]
+  palette: np.ndarray
+  report: dict[str, Any]
+
+
+def read(request: Request) -> Imported:
+  """Reads, converts and checks; nothing is written but a download to the cache.
+
+  Raises:
+    UserError: the source cannot be had or read, or does not fit the model; says why.
+  """
+  names.require(request.model, models.NAMES, 'model')
+  path, preprocessing = _find(request)
+  state_dict = state_dicts.read(path)
+  scheme, named_model = _scheme(request, state_dict)
+  layers = scheme.layers(named_model)
+  found_in = structure.read(named_model, state_dict, layers)
+  there = found_in.num_classes
+  backbone_alone = named_model != request.model
+  count = request.num_classes or (_count(request) if backbone_alone else there)
+  classes, palette = class_names.of(request.data, count)
+  config = _config(request, scheme, found_in.student, preprocessing)
+  model = experiment.create_model(config.student, count)
+  like = experiment.abstract_variables(model)
+  if backbone_alone:
+    like = {part: {'backbone': tree['backbone']} for part, tree in like.items()}
+  head = set() if backbone_alone or there == count else (
+      experiment.leaves_of_classes(config.student, count))
+  found = conversion.to_variables(state_dict, layers, like, head=head)
+  conversion.require_all(found, request.source)
+  if found.resized and not request.allow_head_mismatch:
+    raise UserError(
+        f'{request.source} has {there} classes, not {count}: leave --num_classes out, or draw the '
+        'layers that depend on it anew with --allow_head_mismatch.')
+  variables, drawn = _completed(found.variables, model)
+  return Imported(variables, config, classes, palette, {
+      'source': request.source, 'file': os.path.basename(path), 'sha256': download.digest_of(path),
+      'scheme': scheme.name, 'model': request.model, 'left_out': sorted(found.left_out),
+      'drawn_anew': drawn, 'kdseg_jax': kdseg_jax.__version__})
+
+
+def write(imported: Imported, workdir: str) -> None:
+  """Writes a work directory: `config.json`, `import.json`, a checkpoint; all of it or nothing.
+
+  Raises:
+    UserError: there is something of this name that is not empty.
+    CheckpointError: it cannot be written.
+  """
+  workdir = os.path.abspath(workdir)
+  if os.path.isdir(workdir) and os.listdir(workdir):
+    raise UserError(f'{workdir} is not empty; give a new work directory.')
+  parent, name = os.path.split(workdir)
+  os.makedirs(parent, exist_ok=True)
+  with tempfile.TemporaryDirectory(prefix=f'.{name}-', dir=parent) as folder:
+    whole = os.path.join(folder, name)
+    _write(imported, whole)
+    if os.path.isdir(workdir):
+      os.rmdir(workdir)
+    shutil.move(whole, workdir)
+
+
+def _write(imported, workdir):
+  saved = config_files.to_dict(imported.config)
+  checkpointer = Checkpointer(workdir, metric='mean_iou')
+  checkpointer.save_model(imported.variables, {
+      'config': saved, 'classes': list(imported.classes), 'palette': imported.palette.tolist(),
+      'jax': jax.__version__})
+  checkpointer.close()
+  for name, content in ((config_files.FILE, saved), (REPORT, imported.report)):
+    with open(os.path.join(workdir, name), 'w') as file:
+      json.dump(content, file, indent=2)
+
+
+def _find(request):
+  """Path of the source on this machine, and its preprocessing where that is known."""
+  if pretrained.is_name(request.source):
+    return pretrained.find(request.source, models.backbone_of(request.model)[0])
+  if request.source.startswith(('http://', 'https://')):
+    return download.fetch_url(request.source), None
+  return paths.local(request.source), None
+
+
+def _scheme(request, state_dict) -> tuple[Scheme, str]:
+  """The naming scheme, and the model that it names: ours, or its backbone with a classifier."""
+  backbone = next((name for name in models.CLASSIFIERS if request.model.endswith(f'_{name}')), None)
+  named = [request.model, *([backbone] if backbone else [])]
+  if request.scheme:
+    scheme = schemes.named(request.scheme)
+    for model in named:
+      if model in scheme.models:
+        return scheme, model
+    raise UserError(f'--scheme={request.scheme} names no layers of {request.model}; it does of '
+                    f'{", ".join(scheme.models)}.')
+  if backbone and schemes.fits(backbone, state_dict) and not schemes.fits(
+      request.model, state_dict):
+    return schemes.choose(backbone, state_dict), backbone
+  return schemes.choose(request.model, state_dict), request.model
+
+
+def _count(request):
+  """Number of classes of a model of whose head the source tells nothing."""
+  if request.data is None:
+    raise UserError(f'{request.source} is a classifier, of which {request.model} takes the '
+                    'backbone: give --num_classes, or --data, of the head that is drawn.')
+  return class_names.count_of(request.data)
+
+
+def _config(request, scheme, structural, preprocessing):
+  config = segmentation(role='teacher')
+  student = config.student
+  is_classifier = request.model in models.CLASSIFIERS
+  student.update(name=request.model, output_stride=32 if is_classifier else 8)
+  _update(student, structural)
+  _update(student, scheme.student)
+  _update(config, scheme.config)
+  if preprocessing is not None:
+    _update(student, preprocessing._asdict())
+  _update(student, request.student)
+  if request.data in class_names.NAMES and request.data != class_names.IMAGENET:
+    config.data.name = request.data
+  return config
+
+
+def _update(section, fields):
+  with section.unlocked():
+    for name, value in fields.items():
+      section[name] = value
+
+
+def _completed(found, model):
+  """All variables, those that were not found drawn from seed 0, and the paths of these."""
+  drawn = sorted(set(_flat(experiment.abstract_variables(model))) - set(found))
+  if not drawn:
+    return _unflat(found), drawn
+  image = np.zeros((1, 64, 64, 3), np.uint8)
+
+  def draw():  # what is not returned is not computed
+    fresh = _flat(model.init({'params': jax.random.key(0)}, image))
+    return {path: fresh[path] for path in drawn}
+  return _unflat(found | jax.jit(draw, compiler_options=parallel.compiler_options(0))()), drawn
+
+
+def _flat(tree):
+  return traverse_util.flatten_dict(tree, sep='/')
+
+
+def _unflat(arrays):
+  return {'batch_stats': {}} | traverse_util.unflatten_dict(arrays, sep='/')

@@ -1,0 +1,34 @@
+"""Classes of public data sets without their images."""
+
+import pytest
+
+from kdseg_jax.data import camvid, class_names, palettes
+from kdseg_jax.errors import UserError
+
+
+def test_imagenet():
+  names = class_names.imagenet()
+  assert len(names) == len(set(names)) == 1000
+  assert (names[0], names[207], names[698], names[985], names[-1]) == (
+      'tench', 'golden retriever', 'palace', 'daisy', 'toilet tissue')
+  assert class_names.of(None, 1000)[0] == names == class_names.of('imagenet', 1000)[0]
+
+
+def test_of_a_data_set():
+  classes, palette = class_names.of('camvid', 11)
+  assert classes == camvid.CLASSES and (palette == palettes.CAMVID).all()
+  assert class_names.of('cityscapes', 19)[0][:2] == ('road', 'sidewalk')
+  assert class_names.count_of('voc') == 21
+  with pytest.raises(UserError, match='--data=camvid has 11 classes, and the model 19'):
+    class_names.of('camvid', 19)
+  with pytest.raises(UserError, match="'camvdi'. Did you mean 'camvid'"):
+    class_names.of('camvdi', 11)
+
+
+def test_of_nothing_known_and_of_a_list(tmp_path):
+  classes, palette = class_names.of(None, 3)
+  assert classes == ('class 0', 'class 1', 'class 2') and palette.shape == (3, 3)
+  assert class_names.of(None, 300)[1].shape == (0, 3)
+  (tmp_path / 'classes.txt').write_text('road  #010203\ncar\n')
+  classes, palette = class_names.of(str(tmp_path / 'classes.txt'), 2)
+  assert classes == ('road', 'car') and palette[0].tolist() == [1, 2, 3]

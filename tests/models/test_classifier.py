@@ -1,0 +1,88 @@
+"""Backbones with a classifier."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdseg_jax import models
+from kdseg_jax.models.backbones import BACKBONES
+
+
+def shapes(name, size=(64, 64), **options):
+  model = models.create(name, 7, **options)
+  image = jax.ShapeDtypeStruct((2, *size, 3), jnp.uint8)
+  return jax.eval_shape(
+      lambda x: model.init_with_output({'params': jax.random.key(0)}, x), image)
+
+
+@pytest.mark.parametrize('name', models.CLASSIFIERS)
+def test_shapes_and_what_the_registry_says_of_channels(name):
+  (logits, taps), _ = shapes(name)
+  assert logits.shape == (2, 7) and logits.dtype == jnp.float32
+  assert tuple(taps[f'stage{i}'].shape for i in (1, 2, 3, 4)) == tuple(
+      (2, 64 // stride, 64 // stride, channels)
+      for stride, channels in zip((4, 8, 16, 32), BACKBONES[name].channels, strict=True))
+  assert taps['pooled'].shape == taps['embedding'].shape and taps['logits'].shape == (2, 7)
+
+
+@pytest.mark.parametrize('name, parameters', [  # of torchvision and timm, with 1000 classes
+    ('resnet18', 11_689_512), ('resnet34', 21_797_672), ('resnet50', 25_557_032),
+    ('resnet101', 44_549_160), ('mobilenetv2', 3_504_872), ('efficientnet_lite0', 4_652_008)])
+def test_parameters(name, parameters):
+  assert models.complexity(models.create(name, 1000), (64, 64)).params == parameters
+
+
+def test_logits_are_linear_in_the_mean_over_positions():
+  model = models.create('resnet18', 7, width=0.125, dropout=0.3)
+  image = np.random.default_rng(0).integers(0, 256, (2, 40, 48, 3), np.uint8)
+  (logits, taps), variables = jax.jit(model.init_with_output)(
+      {'params': jax.random.key(0)}, image)
+  classifier = variables['params']['head']['classifier']
+  mean = np.mean(taps['stage4'], axis=(1, 2))
+  np.testing.assert_allclose(taps['pooled'], mean, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(
+      logits, mean @ classifier['kernel'] + classifier['bias'], rtol=1e-4, atol=1e-5)
+  dropped = jax.jit(lambda key: model.apply(
+      variables, image, train=True, rngs={'dropout': key}, mutable=['batch_stats'])[0][1])(
+          jax.random.key(1))
+  share = np.mean(np.asarray(dropped['embedding']) == 0) - np.mean(
+      np.asarray(dropped['pooled']) == 0)
+  assert 0.05 < share < 0.6
+  kept = np.asarray(dropped['embedding']) != 0
+  np.testing.assert_allclose(np.asarray(dropped['embedding'])[kept],
+                             np.asarray(dropped['pooled'])[kept] / 0.7, rtol=1e-5)
+
+
+@pytest.mark.parametrize('options', [{'aux': True}, {'head_channels': 64}])
+def test_what_only_segmenters_have_is_refused(options):
+  with pytest.raises(ValueError, match='resnet18 is a classifier'):
+    models.create('resnet18', 7, **options)
+
+
+def test_the_last_convolution_stays_wide():
+  assert models.create('mobilenetv2', 7, width=0.5).head.channels == 1280
+  assert models.create('mobilenetv2', 7, width=1.5).head.channels == 1920
+
+
+@pytest.mark.parametrize('name, backbone', [
+    ('deeplabv3_efficientnet_lite0', 'efficientnet_lite0'), ('pspnet_resnet50', 'resnet50'),
+    ('mobilenetv2', 'mobilenetv2')])
+def test_backbone_of(name, backbone):
+  assert models.backbone_of(name) == (backbone, BACKBONES[backbone])
+
+
+def test_espnets_have_no_backbone_of_the_registry():
+  with pytest.raises(ValueError, match='espnet_c has a backbone of its own; the others are resnet'):
+    models.backbone_of('espnet_c')
+
+
+def test_channels_in_the_other_order():
+  image = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), np.uint8)
+  make = lambda order: models.create('resnet18', 7, channel_order=order, mean=(1, 2, 3),
+                                     std=(4, 5, 6)).preprocessing
+  np.testing.assert_array_equal(make('bgr')(image), make('rgb')(image)[..., ::-1])
+  np.testing.assert_allclose(make('rgb')(image)[0, 0, 0], (image[0, 0, 0] - [1., 2, 3]) / [4, 5, 6],
+                             rtol=1e-6)
+  with pytest.raises(ValueError, match="Did you mean 'bgr'"):
+    make('bgrr')
