@@ -156,7 +156,8 @@ case "$command" in
     install "$root/requirements.txt" "$root/tests/requirements.txt"
     find_tests "$@"
     cd -- "$root"
-    run pytest -n logical --maxprocesses 8 ${arguments[@]+"${arguments[@]}"}
+    # Neighbours, which share what they compiled, go to one process.
+    run pytest -n logical --maxprocesses 8 --dist worksteal ${arguments[@]+"${arguments[@]}"}
     ;;
   ''|-h|--help|help)
     usage

@@ -2,8 +2,9 @@
 
 Commands:
   export KDSEG_DATA=<folder>
-  ./launch.sh train --config=configs/folder.py:role=teacher --workdir=runs/folder_teacher
-  ./launch.sh train --config=configs/folder.py:method=pixelwise+pairwise \\
+  ./launch.sh train --config=configs/folder.py:role=teacher,init=imagenet \\
+      --workdir=runs/folder_teacher
+  ./launch.sh train --config=configs/folder.py:method=pixelwise+pairwise,init=imagenet \\
       --config.teacher.checkpoint=runs/folder_teacher --workdir=runs/folder_distilled
   ./launch.sh evaluate --workdir=runs/folder_distilled --split=val
 Settings, data, sources and expected results: kdseg_jax/recipes/folder.py.

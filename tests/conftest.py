@@ -11,6 +11,12 @@ import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from tests import toys  # noqa: E402
+
+# LLVM's optimisations are left out, and with them half of what the tests' time is spent on, for
+# slower code that runs a few times: XLA's own passes, fusion among them, are the same.
+jax.config.update('jax_disable_most_optimizations', True)
+
 # The same examples at every run, however busy the machine is.
 hypothesis.settings.register_profile(
     'same', derandomize=True, deadline=None, database=None,
@@ -18,24 +24,32 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile('same')
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items):
-  """Slow tests run last."""
+  """Slow tests run last; slow too is what is asked again of pmap, which wraps shard_map."""
+  for item in items:
+    if hasattr(item, 'callspec') and item.callspec.params.get('mode') == 'pmap':
+      item.add_marker(pytest.mark.slow)
   items.sort(key=lambda item: item.get_closest_marker('slow') is not None)
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module')
+def toy_models():
+  """For what is not about models."""
+  with pytest.MonkeyPatch.context() as patch:
+    toys.replace_models(patch)
+    yield
+
+
+@pytest.fixture(scope='session', autouse=True)
 def cache(tmp_path_factory):
-  """Folder of compiled programs that all training processes of a test run share."""
+  """Folder of compiled programs that all processes of a test run share."""
   base = tmp_path_factory.getbasetemp()
   base = base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base
   folder = base / 'compiled'
   folder.mkdir(exist_ok=True)
+  if jax.config.jax_compilation_cache_dir is None:  # JAX_COMPILATION_CACHE_DIR keeps them
+    jax.config.update('jax_compilation_cache_dir', str(folder))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+  jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
   return folder
-
-
-@pytest.fixture
-def quick_compilation():
-  """Compiles in half the time to slower code: for large programs that run a few times."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)

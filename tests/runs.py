@@ -11,13 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 # One device and one compilation cache for all processes of a test session, for speed.
 ENVIRONMENT = os.environ | {
     'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '', 'PYTHONPATH': str(ROOT),
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.5'}
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1'}
 
 # A method with all four groups of a distiller's state, on logits.
 TOY_METHOD = '''
@@ -48,6 +50,13 @@ def run(program, *arguments, cache, prelude='', status=0):
   output, _ = process.communicate(timeout=600)
   assert process.returncode == status, output
   return output
+
+
+def run_here(capsys, program, *arguments):
+  """Exit status and output of a `Program` in this process, which has it imported."""
+  with pytest.raises(SystemExit) as error:
+    program.run(['program', *map(str, arguments)])
+  return error.value.code, ''.join(capsys.readouterr())
 
 
 def wait_for_step(process, workdir, step, phase='train'):

@@ -27,13 +27,6 @@ def parsed(*arguments, name='train'):
   return command_line.parse(['program', *arguments], start._define_flags, start.config)
 
 
-def started(capsys, start, *arguments):
-  """Exit status and output of a program in this process."""
-  with pytest.raises(SystemExit) as error:
-    start.run(['program', *map(str, arguments)])
-  return error.value.code, ''.join(capsys.readouterr())
-
-
 @pytest.fixture(autouse=True)
 def in_the_checkout(monkeypatch):
   monkeypatch.chdir(runs.ROOT)
@@ -45,17 +38,17 @@ def test_all_programs_live_in_one_process_and_run_one_after_the_other(capsys, tm
     start._define_flags(flags.FlagValues())  # none is defined twice
     assert not {'workdir', 'split', 'best', 'json', 'layout'} & set(flags.FLAGS)
   check = module_of('data.check').PROGRAM
-  assert started(capsys, check, tmp_path, '--layout=camvid')[0] == 2
+  assert runs.run_here(capsys, check, tmp_path, '--layout=camvid')[0] == 2
   train = module_of('train').PROGRAM
   for steps in (3, 4):
-    status, output = started(
+    status, output = runs.run_here(
         capsys, train, QUICKSTART, f'--config.train.steps={steps}', '--print_config')
     assert status == 0 and f'config.train.steps={steps}\n' in output
-  assert 'config.train.steps=2\n' in started(capsys, train, QUICKSTART, '--print_config')[1]
+  assert 'config.train.steps=2\n' in runs.run_here(capsys, train, QUICKSTART, '--print_config')[1]
 
 
 def test_print_config_shows_every_field_sorted_with_overrides_and_does_nothing(capsys, tmp_path):
-  status, output = started(
+  status, output = runs.run_here(
       capsys, module_of('train').PROGRAM, '--config.optimizer.learning_rate=0.5', QUICKSTART,
       '--config.augmentation.crop=(48,32)', '--noconfig.student.aux', '--print_config',
       f'--workdir={tmp_path / "work"}')
@@ -70,7 +63,7 @@ def test_print_config_shows_every_field_sorted_with_overrides_and_does_nothing(c
 @pytest.mark.parametrize('name', cli.PROGRAMS)
 def test_help_is_short_and_names_every_option_of_the_program(name, capsys):
   start = module_of(name).PROGRAM
-  status, output = started(capsys, start, '--help')
+  status, output = runs.run_here(capsys, start, '--help')
   own = flags.FlagValues()
   start.define_flags(own)
   assert status == 0 and len(output.splitlines()) <= 20
@@ -79,7 +72,7 @@ def test_help_is_short_and_names_every_option_of_the_program(name, capsys):
     assert f'\n  --{flag} ' in output, flag
   assert '--helpfull' in output and ('--print_config' in output) == (start.config is not None)
   assert '--verbosity' not in output
-  assert '--verbosity' in started(capsys, start, '--helpfull')[1]
+  assert '--verbosity' in runs.run_here(capsys, start, '--helpfull')[1]
 
 
 def test_kdseg_lists_its_programs_without_importing_them():
@@ -146,7 +139,7 @@ def test_a_bug_of_a_recipe_keeps_its_traceback_and_a_wrong_argument_is_a_message
     with pytest.raises(error, match='bug'):
       start.run(['train', recipe(
           tmp_path, f'def get_config(arg=None):\n  raise {error.__name__}("bug")')])
-  status, output = started(capsys, start, recipe(
+  status, output = runs.run_here(capsys, start, recipe(
       tmp_path, 'from kdseg_jax.errors import UserError\ndef get_config(arg=None):\n'
       '  raise UserError("the argument")'))
   assert status == 2 and output == 'ERROR: the argument\n'
@@ -197,7 +190,8 @@ def test_what_the_machine_refuses_is_a_message_and_a_missing_file_of_the_program
       raise error
     return program.Program(main, lambda options: None, config=None, devices=False)
   for number in (errno.EACCES, errno.ENOSPC, errno.EISDIR, errno.ENOTDIR):
-    status, output = started(capsys, fail(OSError(number, os.strerror(number), '/data/x.png')))
+    status, output = runs.run_here(
+        capsys, fail(OSError(number, os.strerror(number), '/data/x.png')))
     assert status == 2 and output == f'ERROR: /data/x.png: {os.strerror(number)}.\n'
   with pytest.raises(FileNotFoundError):
     fail(FileNotFoundError(errno.ENOENT, 'No such file', 'x')).run(['x'])
@@ -205,7 +199,7 @@ def test_what_the_machine_refuses_is_a_message_and_a_missing_file_of_the_program
     fail(ValueError('a bug')).run(['x'])
   with pytest.raises(UserError, match='wrong'):
     fail(UserError('wrong')).run(['x', '--debug'])
-  assert started(capsys, fail(KeyboardInterrupt()))[0] == 130
+  assert runs.run_here(capsys, fail(KeyboardInterrupt()))[0] == 130
 
 
 def test_places_of_results_are_checked_before_the_work(tmp_path):

@@ -157,8 +157,8 @@ def test_tests_run_in_the_checkout_in_parallel_unless_told_otherwise(checkout):
   checkout.launch('test', 'losses', '-k', 'losses', '-n', '0', '--junitxml=x.xml', cwd=tests)
   _, folder, _, arguments = checkout.calls()[-1]
   assert folder == str(checkout.root)
-  assert arguments == (f'-P -m pytest -n logical --maxprocesses 8 {tests}/losses -k losses -n 0 '
-                       f'--junitxml={tests}/x.xml')
+  assert arguments == ('-P -m pytest -n logical --maxprocesses 8 --dist worksteal '
+                       f'{tests}/losses -k losses -n 0 --junitxml={tests}/x.xml')
 
 
 RECIPE = '''

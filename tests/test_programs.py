@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from kdseg_jax import data
+from kdseg_jax import data, train
 from kdseg_jax.data import files, palettes, prepare
 from tests import runs
 from tests.data import archives
@@ -230,15 +230,15 @@ def test_quickstart_trains_three_models_and_writes_figures_and_overlays(cache, t
     (['--config=configs/quickstart.py', '--workdir=BROKEN/run'], 'broken.py is no folder'),
 ])
 def test_wrong_input_of_train_is_one_clear_error_and_leaves_nothing(
-    arguments, message, cache, tmp_path):
+    arguments, message, capsys, monkeypatch, tmp_path):
+  monkeypatch.chdir(runs.ROOT)
   work = tmp_path / 'work'
   broken = tmp_path / 'broken.py'
   broken.write_text('def get_config(arg=None):\n  return (\n')
   arguments = [argument.replace('WORK', str(work)).replace('BROKEN', str(broken))
                for argument in arguments]
-  output = runs.run('train', *arguments, cache=cache, status=2)
-  assert 'ERROR: ' in output and message in output.partition('ERROR: ')[2]
-  assert 'Traceback' not in output
+  status, output = runs.run_here(capsys, train.PROGRAM, *arguments)
+  assert status == 2 and message in output.partition('ERROR: ')[2]
   assert not work.exists()
 
 

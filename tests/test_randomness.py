@@ -22,8 +22,6 @@ from kdseg_jax.training.step import make_prepare_step, make_train_step
 from tests import toys
 from tests.test_term_options import Critic
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 DRAWS = ('uniform', 'normal', 'bits', 'bernoulli', 'permutation', 'randint', 'choice')
 TERMS = {
     'memory': {'pixel_slots': 9, 'region_slots': 7, 'pixel_samples': 6, 'region_samples': 6,

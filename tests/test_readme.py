@@ -10,12 +10,13 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 import pytest
 from ml_collections import ConfigDict
 
 import kdseg_jax
-from kdseg_jax import default_config, distillers, recipes
-from tests import runs
+from kdseg_jax import default_config, distillers, models, recipes
+from tests import runs, toys, workdirs
 
 PAGES = [runs.ROOT / 'README.md', runs.ROOT / 'CONTRIBUTING.md',
          *sorted((runs.ROOT / 'docs').glob('*.md'))]
@@ -32,7 +33,7 @@ def reader():
       'my_student': lambda params, image: (image @ params['head'], image @ params['features']),
       'params': {'head': normal(3, 3), 'features': normal(3, 4)}, 'batch': batch,
       'teacher_logits': normal(2, 8, 8, 3), 'teacher_features': normal(2, 8, 8, 6),
-      'rng': jax.random.key(0),
+      'images': normal(2, 8, 8, 3), 'rng': jax.random.key(0),
       'inputs': distillers.DistillInputs(
           student=taps(), teacher=taps(), batch=batch, rng=jax.random.key(1))}
 
@@ -41,7 +42,13 @@ def blocks(page, language):
   return re.findall(rf'^```{language}\n(.*?)^```', page.read_text(), re.M | re.S)
 
 
-def test_python_blocks_of_the_readme_run():
+def test_python_blocks_of_the_readme_run(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(models, 'create', lambda name, num_classes, axis_name, **_: toys.Model(
+      num_classes, axis_name))
+  workdirs.save(tmp_path / 'runs' / 'student', workdirs.config_of())
+  photo = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+  PIL.Image.fromarray(photo).save('photo.jpg')
   names = reader()
   code = blocks(runs.ROOT / 'README.md', 'python')
   assert code
@@ -51,6 +58,8 @@ def test_python_blocks_of_the_readme_run():
       *(names[name] for name in ('params', 'batch', 'teacher_logits', 'teacher_features')))
   assert np.isfinite(value) and all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
   assert np.isfinite(names['loss']) and names['loss'] > 0  # of the combined distillers
+  assert names['prediction'].scores.shape == (12, 16, len(names['model'].classes))
+  assert names['logits'] is names['taps']['logits']
   assert {'pixelwise/raw', 'pairwise/weighted'} <= set(names['metrics'])
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import scenes_core
+from kdseg_jax import study
 from kdseg_jax.training.study_plan import student_workdir
 from tests import runs
 
@@ -88,7 +89,10 @@ def test_another_config_of_the_teacher_is_refused(uninterrupted, cache):
     (['--config=experiments/scenes_core.py:runlocal', '--config.study.teacher.eval.split=tset'],
      "Did you mean 'test'"),
 ])
-def test_wrong_input_is_one_clear_error(arguments, message, cache, tmp_path):
-  output = runs.run('study', *arguments, f'--workdir={tmp_path / "work"}', cache=cache, status=2)
-  assert message in output.partition('ERROR: ')[2] and 'Traceback' not in output
+def test_wrong_input_is_one_clear_error(
+    arguments, message, capsys, monkeypatch, tmp_path):
+  monkeypatch.chdir(runs.ROOT)
+  status, output = runs.run_here(
+      capsys, study.PROGRAM, *arguments, f'--workdir={tmp_path / "work"}')
+  assert status == 2 and message in output.partition('ERROR: ')[2]
   assert not (tmp_path / 'work').exists()

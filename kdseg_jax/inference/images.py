@@ -10,7 +10,7 @@ import numpy as np
 
 from kdseg_jax import paths
 from kdseg_jax.data import files
-from kdseg_jax.errors import UserError
+from kdseg_jax.errors import NotFoundError, UserError
 
 
 def as_list(images: Any) -> list[np.ndarray | str]:
@@ -22,6 +22,7 @@ def as_list(images: Any) -> list[np.ndarray | str]:
 
   Raises:
     UserError: one is no such array; says which, its type and shape.
+    NotFoundError: there is no such file.
   """
   if isinstance(images, (str, os.PathLike)):
     images = [images]
@@ -62,7 +63,10 @@ def _stacked(group):
 
 def _checked(image, index):
   if isinstance(image, (str, os.PathLike)):
-    return paths.local(image)
+    path = paths.local(image)
+    if not os.path.exists(path):  # said before the others are read
+      raise NotFoundError(f'{path}: no such file.')
+    return path
   array = np.asarray(image)
   if array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3 and array.size:
     return array

@@ -65,7 +65,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
       raise Refusal(_unknown(start))
     if not found:
       raise Refusal(f'holds no tensors; {_EXPECTED} with the state dict of a model.')
-  return _without_prefixes(found)
+  return {name: np.asarray(array, order='C') for name, array in _without_prefixes(found).items()}
 
 
 def description(path: str | os.PathLike) -> dict[str, Any] | None:
@@ -126,9 +126,11 @@ def _read_npy(name, archive, entry):
   if dtype.kind not in 'biufc':
     raise Refusal(f'array {name!a:.100} is of type {dtype}; expected numbers. (numpy cannot save '
                   'bfloat16: save it as float32.)')
+  if min(shape, default=0) < 0:  # numpy takes -1 for as many as there are
+    raise Refusal(f'cannot be unpacked (array {name!a:.100} has the shape {shape}). {AGAIN}')
   with unpacking():
-    array = np.frombuffer(content, dtype, offset=stream.tell())
-    return array.reshape(shape, order='F' if by_columns else 'C')
+    array = np.ndarray(shape, dtype, content, stream.tell(), order='F' if by_columns else 'C')
+    return array.astype(dtype.newbyteorder('='))
 
 
 def _unwrapped(tree: Any, path) -> dict[str, np.ndarray]:
@@ -150,8 +152,7 @@ def _unwrapped(tree: Any, path) -> dict[str, np.ndarray]:
     others = [other for other in found if other != where]
     logging.info('%s: took %s%s.', path, '.'.join(where), '' if not others else
                  f' and not {", ".join(map(".".join, others))}')
-  return {name: np.ascontiguousarray(value).reshape(value.shape)
-          for name, value in _tensors(state).items()}
+  return _tensors(state)
 
 
 def _candidates(tree, where=()):

@@ -9,7 +9,7 @@ Commands:
   export KDSEG_DATA=<folder>
   ./launch.sh train --config=configs/folder.py:role=teacher,init=imagenet \\
       --workdir=runs/folder_teacher
-  ./launch.sh train --config=configs/folder.py:method=pixelwise+pairwise \\
+  ./launch.sh train --config=configs/folder.py:method=pixelwise+pairwise,init=imagenet \\
       --config.teacher.checkpoint=runs/folder_teacher --workdir=runs/folder_distilled
   ./launch.sh evaluate --workdir=runs/folder_distilled --split=val
 Images of many sizes compile a program a size when they are evaluated:

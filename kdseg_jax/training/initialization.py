@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,10 @@ from kdseg_jax.training.experiment import (
 from kdseg_jax.training.state import TrainState
 
 PyTree = Any
+
+# Fields of a model's parts that another run may choose otherwise.
+_OF_A_RUN = ('output_stride', 'rates', 'dropout', 'project_dropout', 'dtype', 'remat',
+             'num_classes', 'axis_name', 'parent', 'name')
 
 
 class _Weights(NamedTuple):
@@ -101,8 +106,11 @@ def _of_run(experiment, workdir, fresh):
   where, saved_classes = f'checkpoint {step} of {workdir}', meta['classes']
   saved = config_files.from_dict(meta['config'], where=where).student
   is_classifier = saved.name in models.CLASSIFIERS and student.name not in models.CLASSIFIERS
-  # Else with as many classes as there: so what differs depends on their number alone.
-  model = create_model(saved if is_classifier else student, len(saved_classes))
+  # As many classes as there: so what differs depends on their number alone.
+  there = create_model(saved, len(saved_classes))
+  model = there if is_classifier else create_model(student, len(saved_classes))
+  for convention in _other_conventions(there, model):
+    logging.warning('config.student.init: %s was trained with %s.', where, convention)
   like = parallel.with_sharding(abstract_variables(model), experiment.mesh)
   variables = traverse_util.flatten_dict(checkpointer.restore_model(step, like), sep='/')
   checkpointer.close()
@@ -117,6 +125,18 @@ def _of_run(experiment, workdir, fresh):
   reason = (f'they are of its classes ({len(saved_classes)} there, {len(classes)} here'
             + (', of other names' if other_names else '') + ')')
   return _Weights(variables, preprocessing, left_out, reason, where)
+
+
+def _other_conventions(there, here):
+  """What differs between the parts of two models and may not show in shapes, for people."""
+  for part in ('backbone', 'head', 'auxiliary_head'):
+    theirs, ours = getattr(there, part, None), getattr(here, part, None)
+    if theirs is None or type(theirs) is not type(ours):
+      continue
+    for field in dataclasses.fields(ours):
+      values = [getattr(module, field.name) for module in (theirs, ours)]
+      if field.name not in _OF_A_RUN and values[0] != values[1]:
+        yield f'{part}.{field.name}={values[0]}, and here it is {values[1]}'
 
 
 def _backbone_alone(variables, preprocessing, fresh, where):

@@ -36,8 +36,8 @@ def inputs_of(n=2, student_width=4, teacher_width=8):
 
 
 def value_of(distiller, inputs):
-  state = distiller.init(jax.random.key(0), inputs)
-  return jax.jit(distiller.loss)(state, inputs)[0]
+  return jax.jit(lambda inputs: distiller.loss(
+      distiller.init(jax.random.key(0), inputs), inputs)[0])(inputs)
 
 
 def with_size(inputs, size):
@@ -62,7 +62,7 @@ def test_every_term_is_its_loss_on_the_taps_it_names():
   inputs = inputs_of()
   student, teacher, label = inputs.student, inputs.teacher, inputs.batch['label']
   distiller = distillers.create(distillers.terms_of('+'.join(BASELINES)))
-  state = distiller.init(jax.random.key(0), inputs)
+  state = jax.jit(distiller.init)(jax.random.key(0), inputs)
   _, (_, metrics) = jax.jit(distiller.loss)(state, inputs)
   layers = lambda taps: [taps['aux_logits'], taps['embedding'], taps['logits']]
   project = lambda term: student['embedding'] @ state.params[term]['projection']['kernel'][0, 0]
@@ -85,8 +85,9 @@ def test_every_term_is_its_loss_on_the_taps_it_names():
         'double_similarity_category': losses.double_similarity_category(*logits),
         'decoupled': losses.decoupled_kd(*logits, label[:, ::2, ::2]),
     }
-  assert {name for name in metrics if name.endswith('/raw')} == {f'{n}/raw' for n in expected()}
-  for name, value in expected().items():
+  values = expected()
+  assert {name for name in metrics if name.endswith('/raw')} == {f'{n}/raw' for n in values}
+  for name, value in values.items():
     np.testing.assert_allclose(metrics[f'{name}/raw'], value, rtol=1e-5, err_msg=name)
 
 
@@ -123,15 +124,15 @@ def test_a_projection_is_a_convolution_without_bias_that_learns(factory):
 
 def test_where_widths_are_equal_a_projection_can_be_left_out():
   wide = inputs_of(student_width=8)
-  has_params = lambda distiller, inputs: bool(
-      jax.tree.leaves(distiller.init(jax.random.key(0), inputs).params))
+  has_params = lambda distiller, inputs: bool(jax.tree.leaves(
+      jax.eval_shape(distiller.init, jax.random.key(0), inputs).params))
   assert not has_params(distillers.fitnets(projection=False), wide)
   assert has_params(distillers.fitnets(), wide)
   assert not has_params(distillers.channel_wise_features(), wide)
   assert has_params(distillers.channel_wise_features(projection=True), wide)
   np.testing.assert_allclose(
       value_of(distillers.fitnets(projection=False), wide),
-      losses.fitnets(wide.student['embedding'], wide.teacher['embedding']), rtol=1e-6)
+      jax.jit(losses.fitnets)(wide.student['embedding'], wide.teacher['embedding']), rtol=1e-6)
   for factory in (distillers.fitnets, distillers.channel_wise_features):
     with pytest.raises(ValueError, match='4 wide.*8, which projection=False.*projection=True'):
       factory(projection=False).init(jax.random.key(0), inputs_of())
@@ -147,12 +148,13 @@ def test_official_channel_count_is_the_width_before_the_projection():
 def test_kd_and_fitnets_of_knowledge_adaptation_resize_the_student():
   small = with_size(inputs_of(student_width=8), (3, 4))
   up = lambda name: losses.resize_bilinear(small.student[name], (6, 7), align_corners=True)
+  kd, fitnets = jax.jit(lambda: (
+      losses.pixelwise_kl(up('logits'), small.teacher['logits'], temperature=2.0),
+      losses.fitnets(up('embedding'), small.teacher['embedding'])))()
   np.testing.assert_allclose(
-      value_of(distillers.kd(temperature=2.0, resize=True), small),
-      losses.pixelwise_kl(up('logits'), small.teacher['logits'], temperature=2.0), rtol=1e-6)
+      value_of(distillers.kd(temperature=2.0, resize=True), small), kd, rtol=1e-6)
   np.testing.assert_allclose(
-      value_of(distillers.fitnets(projection=False, resize=True), small),
-      losses.fitnets(up('embedding'), small.teacher['embedding']), rtol=1e-6)
+      value_of(distillers.fitnets(projection=False, resize=True), small), fitnets, rtol=1e-6)
   for distiller in (distillers.kd(), distillers.fitnets()):
     with pytest.raises(ValueError, match=r'resize=True'):
       value_of(distiller, small)
@@ -177,7 +179,7 @@ def test_without_auxiliary_head_double_similarity_compares_two_taps():
   two = distillers.double_similarity_pixel(taps=['embedding', 'logits'])
   distillers.check_requires(two.requires, without)
   layers = lambda taps: [taps['embedding'], taps['logits']]
-  np.testing.assert_allclose(value_of(two, without), losses.double_similarity_pixel(
+  np.testing.assert_allclose(value_of(two, without), jax.jit(losses.double_similarity_pixel)(
       layers(inputs.student), layers(inputs.teacher)), rtol=1e-5)
   for recipe in (quickstart, camvid):
     config = recipe.get_config('method=double_similarity')
@@ -200,7 +202,7 @@ def test_composite_factories_are_their_methods(factory, method):
 def test_all_baselines_on_eight_devices_equal_one():
   inputs = inputs_of(n=8)
   terms = distillers.terms_of('+'.join(BASELINES))
-  params = distillers.create(terms).init(jax.random.key(0), inputs).params
+  params = jax.jit(distillers.create(terms).init)(jax.random.key(0), inputs).params
   trained = {'scale': jnp.float32(1.5), 'params': params}
   batch = {'student': inputs.student, 'teacher': inputs.teacher, 'label': inputs.batch['label']}
 

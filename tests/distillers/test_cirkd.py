@@ -39,12 +39,16 @@ def labels_of(images=2):
 
 
 @functools.cache
-def loss_of(anchors_per_image=None):
-  """`((loss, (memory, metrics)), gradient of the params)` of a state and inputs, compiled once."""
-  loss = distillers.memory(**SMALL, anchors_per_image=anchors_per_image).loss
-  differentiated = jax.jit(jax.value_and_grad(
+def fresh_state():
+  return jax.jit(distillers.memory(**SMALL).init)(jax.random.key(0), inputs_of(labels_of()))
+
+
+@functools.cache
+def differentiated():
+  """`(params, state, inputs) -> ((loss, (memory, metrics)), gradient of the params)`."""
+  loss = distillers.memory(**SMALL).loss
+  return jax.jit(jax.value_and_grad(
       lambda params, state, inputs: loss(state._replace(params=params), inputs), has_aux=True))
-  return lambda state, inputs: differentiated(state.params, state, inputs)
 
 
 @pytest.mark.parametrize('queue', ['pixel', 'region'])
@@ -89,9 +93,8 @@ def test_method_has_the_weights_and_sizes_of_the_paper():
 
 
 def test_parts_are_pushed_before_they_are_sampled_and_are_reported():
-  inputs = inputs_of(labels_of())
-  state = distillers.memory(**SMALL).init(jax.random.key(0), inputs)
-  (loss, (memory, metrics)), _ = loss_of()(state, inputs)
+  state = fresh_state()
+  (loss, (memory, metrics)), _ = differentiated()(state.params, state, inputs_of(labels_of()))
   assert metrics['pixel/raw'] > 0 and metrics['region/raw'] > 0
   np.testing.assert_allclose(metrics['pixel/weighted'], 0.1 * metrics['pixel/raw'], rtol=1e-6)
   np.testing.assert_allclose(
@@ -105,20 +108,21 @@ def test_parts_are_pushed_before_they_are_sampled_and_are_reported():
 def test_a_part_of_weight_zero_has_no_queue_and_no_loss():
   inputs = inputs_of(labels_of())
   method = distillers.memory(**SMALL, region_weight=0.0)
-  state = method.init(jax.random.key(0), inputs)
+  state = jax.eval_shape(method.init, jax.random.key(0), inputs)
   assert set(state.memory) == {'batch_stats', 'pixel'}
   shapes = jax.eval_shape(method.loss, state, inputs)
   assert set(shapes[1][1]) == {'pixel/raw', 'pixel/weighted'}
   with pytest.raises(ValueError, match='both 0'):
     distillers.memory(pixel_weight=0, region_weight=0)
   parts = distillers.cirkd(kd_weight=0, pixel_weight=0, region_weight=0)
-  assert set(parts.init(jax.random.key(0), inputs).memory) == {'cross_image'}
+  state = jax.eval_shape(parts.init, jax.random.key(0), inputs)
+  assert set(state.memory) == {'cross_image'}
 
 
 def test_an_all_ignored_batch_gives_zero_with_zero_gradient_and_pushes_nothing():
-  inputs = inputs_of(np.full((2, 8, 8), 255, np.uint8))
-  state = distillers.memory(**SMALL).init(jax.random.key(0), inputs)
-  (loss, (memory, _)), gradient = loss_of()(state, inputs)
+  state = fresh_state()
+  (loss, (memory, _)), gradient = differentiated()(
+      state.params, state, inputs_of(np.full((2, 8, 8), 255, np.uint8)))
   assert loss == 0
   jax.tree.map(lambda x: np.testing.assert_array_equal(x, 0), gradient)
   for name in ('pixel', 'region'):
@@ -126,9 +130,9 @@ def test_an_all_ignored_batch_gives_zero_with_zero_gradient_and_pushes_nothing()
 
 
 def test_anchors_may_be_drawn_from_the_labelled_pixels():
-  inputs = inputs_of(labels_of())
-  state = distillers.memory(**SMALL).init(jax.random.key(0), inputs)
-  every, all_drawn, some = (loss_of(count)(state, inputs)[0][0] for count in (None, 100, 4))
+  every, all_drawn, some = (
+      jax.jit(distillers.memory(**SMALL, anchors_per_image=count).loss)(
+          fresh_state(), inputs_of(labels_of()))[0] for count in (None, 100, 4))
   np.testing.assert_allclose(all_drawn, every, rtol=1e-5)
   assert some != every and 0.5 < some / every < 2
 

@@ -22,7 +22,7 @@ def inputs_of():
 def test_channels_are_the_weighted_sum_of_their_parts():
   inputs = inputs_of()
   method = distillers.channels(**SMALL, mse_weight=10.0)
-  state = method.init(jax.random.key(0), inputs)
+  state = jax.jit(method.init)(jax.random.key(0), inputs)
   assert state.memory['queue'].embeddings.shape == (1, 300, 4)  # 2 x 2 pooled positions
   (loss, (memory, metrics)), gradient = jax.jit(jax.value_and_grad(
       lambda params: method.loss(state._replace(params=params), inputs), has_aux=True))(
@@ -32,7 +32,7 @@ def test_channels_are_the_weighted_sum_of_their_parts():
   np.testing.assert_allclose(loss, np.dot([1, 10, 0.1], raw), rtol=1e-5)
   assert all(np.any(x) for x in jax.tree.leaves(gradient))
   np.testing.assert_array_equal(memory['queue'].filled, 10)  # all there are: 2 images, 5 channels
-  known = np.asarray(losses.channel_vectors(inputs.teacher['embedding'])).reshape(10, 4)
+  known = np.asarray(jax.jit(losses.channel_vectors)(inputs.teacher['embedding'])).reshape(10, 4)
   stored = np.asarray(memory['queue'].embeddings[0, :10])
   np.testing.assert_allclose(np.sort(stored[:, 0]), np.sort(known[:, 0]), atol=1e-6)
 
@@ -40,7 +40,7 @@ def test_channels_are_the_weighted_sum_of_their_parts():
 def test_a_part_of_weight_zero_is_not_computed():
   inputs = inputs_of()
   method = distillers.channels(memory_weight=0.0, cross_weight=0.0)
-  state = method.init(jax.random.key(0), inputs)
+  state = jax.eval_shape(method.init, jax.random.key(0), inputs)
   assert set(state.memory) == {'batch_stats'}
   metrics = jax.eval_shape(method.loss, state, inputs)[1][1]
   assert set(metrics) == {'mse/raw', 'mse/weighted'}
@@ -51,8 +51,8 @@ def test_a_part_of_weight_zero_is_not_computed():
 def test_context_block_equals_its_equation():
   x = inputs_of().student['embedding']
   block = ContextBlock(block_size=9)
-  variables = block.init(jax.random.key(0), x)
-  got, _ = block.apply(variables, x, mutable=['batch_stats'])
+  variables = jax.jit(block.init)(jax.random.key(0), x)
+  got, _ = jax.jit(lambda variables: block.apply(variables, x, mutable=['batch_stats']))(variables)
   matrix = lambda *path: np.asarray(_at(variables['params'], *path, 'kernel'))[0, 0]
 
   def norm_relu(y, name):
@@ -76,13 +76,16 @@ def test_context_changes_what_the_method_reads_and_is_trained():
   inputs = inputs_of()
   terms = {'cross_image': {'weight': 1.0}, 'context': {'weight': 1.0, 'tap': 'embedding'}}
   method = distillers.create(terms)
-  state = method.init(jax.random.key(0), inputs)
+  state = jax.jit(method.init)(jax.random.key(0), inputs)
   loss = lambda params: method.loss(state._replace(params=params), inputs)[0]
   value, gradient = jax.jit(jax.value_and_grad(loss))(state.params)
-  seen, _ = ContextBlock().apply(
-      {'params': state.params['context']}, inputs.student['embedding'], mutable=['batch_stats'])
-  np.testing.assert_allclose(
-      value, losses.cross_image_pixel(seen, inputs.teacher['embedding']), rtol=1e-5)
+
+  @jax.jit
+  def expected(params):
+    seen, _ = ContextBlock().apply(
+        {'params': params}, inputs.student['embedding'], mutable=['batch_stats'])
+    return losses.cross_image_pixel(seen, inputs.teacher['embedding'])
+  np.testing.assert_allclose(value, expected(state.params['context']), rtol=1e-5)
   assert all(np.any(x) for x in jax.tree.leaves(gradient['context']))
   terms['context']['weight'] = 0.0
   assert distillers.create(terms).init(jax.random.key(0), inputs).memory == {'cross_image': {}}

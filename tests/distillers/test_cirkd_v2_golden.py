@@ -138,11 +138,12 @@ def test_channels_in_evaluation(golden):
   """By the running statistics, which a distiller never uses: the losses alone, on pooled maps."""
   call = 'channels/eval/step0'
   state, inputs = channels_of(golden, 0)
-  teacher = pooling.pool(inputs.teacher['embedding'], (4, 4), 'mean')
+  teacher = jax.jit(lambda x: pooling.pool(x, (4, 4), 'mean'))(inputs.teacher['embedding'])
   hidden = {'params': state.params['hidden'],
             'batch_stats': state.memory['batch_stats']['hidden']}
-  pushed = push(state.memory['queue'], losses.channel_vectors(teacher, pool=None).reshape(
-      -1, teacher.shape[1] * teacher.shape[2])[golden[f'{call}/push_order']])
+  pushed = jax.jit(lambda queue: push(queue, losses.channel_vectors(teacher, pool=None).reshape(
+      -1, teacher.shape[1] * teacher.shape[2])[golden[f'{call}/push_order']]))(
+          state.memory['queue'])
   np.testing.assert_allclose(pushed.embeddings[0], golden[f'{call}/queue'], atol=1e-6)
 
   def values(student):
@@ -155,7 +156,7 @@ def test_channels_in_evaluation(golden):
             'memory': losses.memory_similarity(
                 *anchors, pushed.embeddings[0][golden[f'{call}/slots']])}
   student = inputs.student['embedding']
-  got, gradients = jax.jit(values)(student), jax.jit(jax.jacrev(values))(student)
+  got, gradients = jax.jit(lambda x: (values(x), jax.jacrev(values)(x)))(student)
   for name in WEIGHTS:
     np.testing.assert_allclose(got[name], golden[f'{call}/{name}'], rtol=1e-5)
     assert_close(np.moveaxis(gradients[name], -1, 1).ravel()[::7],

@@ -21,8 +21,6 @@ from kdseg_jax.training.checkpoint import Checkpointer
 from kdseg_jax.training.state import Optimizers, create_state
 from tests import toys
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 IMAGES, SIDE, CLASSES = 8, 6, 4
 # Not narrower: half of 3 is one channel, and a BatchNorm after a kernel of one channel leaves it a
 # gradient of rounding alone.
@@ -67,9 +65,8 @@ def subjects():
 
 SUBJECTS = subjects()
 METHODS = [name for name in SUBJECTS if name.startswith('method=')]
-# What compiles much is asked of the terms alone in a quick run: a method is a sum of them.
-TERMS_FIRST = [pytest.param(name, marks=pytest.mark.slow) if name in METHODS else name
-               for name in SUBJECTS]
+# To compile is what takes the time, and a method is a sum of terms: a quick run asks the terms.
+SLOW_METHODS = [pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
 
 
 def batch_of(seed=0):
@@ -168,12 +165,9 @@ def subject_of(terms):
   return _made[repr(terms)]
 
 
-@pytest.fixture(params=SUBJECTS)
+@pytest.fixture(params=[name for name in SUBJECTS if name not in METHODS] + SLOW_METHODS)
 def subject(request):
   return subject_of(SUBJECTS[request.param])
-
-
-of_terms_first = pytest.mark.parametrize('subject', TERMS_FIRST, indirect=True)
 
 
 def assert_close(got, want):
@@ -217,7 +211,7 @@ def test_steps_are_compiled_once(subject):
     subject.run({}, (state._replace(memory=memory), rng, number), batch_of(step))
 
 
-@of_terms_first
+@pytest.mark.slow
 def test_values_are_the_same_without_compilation(subject):
   memory, results = objectives_of(subject.distiller, gradients=False)(
       {}, subject.state(), batch_of())
@@ -253,7 +247,7 @@ def test_losses_and_gradients_are_finite(subject, kind):
   assert_finite(subject.run({}, subject.state(), batch))
 
 
-@of_terms_first
+@pytest.mark.slow
 def test_two_seeds_at_once_on_eight_devices_are_each_alone_on_one(subject):
   """`jax.vmap` inside the map over devices, as studies have it, with unlike label counts."""
   distiller = distillers.create(subject.terms, axis_name=parallel.AXIS)
@@ -268,7 +262,6 @@ def test_two_seeds_at_once_on_eight_devices_are_each_alone_on_one(subject):
     assert_close(one_of(together), (memory, results))
 
 
-@of_terms_first
 def test_bfloat16_taps(subject):
   """Losses are still float32 and near those of float32 taps, gradients finite."""
   batch = batch_of()
@@ -297,7 +290,7 @@ def test_a_state_comes_back_from_a_checkpoint_bit_for_bit(subject, tmp_path):
   assert_equal(bits(restored), bits(state))
 
 
-@pytest.mark.parametrize('name', METHODS)
+@pytest.mark.parametrize('name', SLOW_METHODS)
 def test_a_method_is_the_weighted_sum_of_its_terms(name):
   """With the draws, the memory and the critics that each term has alone."""
   terms = SUBJECTS[name]

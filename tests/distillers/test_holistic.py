@@ -17,8 +17,6 @@ from kdseg_jax.training.state import Optimizers, create_state
 from kdseg_jax.training.step import make_train_step
 from tests import toys
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 AXIS = parallel.AXIS
 TINY = 1 / 8
 

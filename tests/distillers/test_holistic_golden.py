@@ -17,8 +17,6 @@ from kdseg_jax import distillers, losses
 from kdseg_jax.models import critic
 from kdseg_jax.models.critic import Critic
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 PATH = pathlib.Path(__file__).parents[1] / 'golden' / 'holistic.npz'
 
 # Path of a parameter here -> its official name.

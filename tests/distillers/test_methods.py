@@ -39,10 +39,10 @@ def test_created_distiller_is_the_weighted_sum_of_its_losses():
   terms['pixelwise']['temperature'] = 2.0
   method = distillers.create(terms)
   inputs = inputs_of()
-  loss, (_, metrics) = method.loss(method.init(jax.random.key(0), inputs), inputs)
-  pixelwise = losses.pixelwise_kl(
-      inputs.student['logits'], inputs.teacher['logits'], temperature=2.0)
-  pairwise = losses.pairwise_affinity(inputs.student['embedding'], inputs.teacher['embedding'])
+  loss, (_, metrics) = jax.jit(method.loss)(method.init(jax.random.key(0), inputs), inputs)
+  pixelwise, pairwise = jax.jit(lambda: (
+      losses.pixelwise_kl(inputs.student['logits'], inputs.teacher['logits'], temperature=2.0),
+      losses.pairwise_affinity(inputs.student['embedding'], inputs.teacher['embedding'])))()
   np.testing.assert_allclose(loss, 10 * pixelwise + 3 * pairwise, rtol=1e-6)
   np.testing.assert_allclose(metrics['pairwise/raw'], pairwise, rtol=1e-6)
 

@@ -11,8 +11,6 @@ from configs import voc
 from kdseg_jax import distillers, losses
 from kdseg_jax.distillers import resizing
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 TERMS = ('pixelwise', 'kd', 'fitnets', 'holistic', 'adversarial')
 
 

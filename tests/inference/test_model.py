@@ -13,8 +13,10 @@ from kdseg_jax.data import files
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import Classification, Inference, Segmentation
 from kdseg_jax.training.checkpoint import CheckpointError
-from tests import toys, workdirs
+from tests import runs, toys, workdirs
 
+CREATE = models.create
+CLASSES = tuple('abcdefg')
 RNG = np.random.default_rng(0)
 
 
@@ -22,18 +24,30 @@ def image_of(height, width):
   return RNG.integers(0, 256, (height, width, 3), np.uint8)
 
 
-@pytest.fixture
-def toy_model(monkeypatch):
-  """A model of one layer, where nothing depends on which."""
-  monkeypatch.setattr(models, 'create', lambda name, num_classes, axis_name, **_: toys.Model(
-      num_classes, axis_name))
+@pytest.fixture(scope='module', autouse=True)
+def toy_models():
+  """Models of one layer, where nothing depends on which."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(models, 'create', lambda name, num_classes, axis_name, **_: (
+        toys.Classifier if name in models.CLASSIFIERS else toys.Model)(num_classes, axis_name))
+    yield
 
 
-@pytest.fixture
-def workdir(toy_model, tmp_path):
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
   """Checkpoints 1, 2, 3, of which 2 is the best."""
-  workdirs.save(tmp_path / 'run', workdirs.config_of(), scores=(0.1, 0.3, 0.2))
-  return tmp_path / 'run'
+  folder = tmp_path_factory.mktemp('run')
+  workdirs.save(folder, workdirs.config_of(), scores=(0.1, 0.3, 0.2))
+  return folder
+
+
+@pytest.fixture(scope='module')
+def classifier(tmp_path_factory):
+  """A work directory as `import` makes them: no palette."""
+  folder = tmp_path_factory.mktemp('classifier')
+  config = workdirs.config_of('resnet18', **{'student.output_stride': 32})
+  workdirs.save(folder, config, classes=CLASSES, palette=None)
+  return folder
 
 
 @pytest.mark.parametrize('checkpoint,step', [('best', 2), ('latest', 3), (1, 1)])
@@ -141,10 +155,10 @@ def test_models_of_one_architecture_share_their_programs(workdir):
     (np.zeros((0, 5, 3), np.uint8), r'\(0, 5, 3\)'),
     (np.zeros((3, 4, 5, 6, 3), np.uint8), r'\(3, 4, 5, 6, 3\)'),
     ([np.zeros((4, 5, 3), np.uint8), np.zeros((3, 4, 5), np.uint8)], r'images\[1\] .*\(3, 4, 5\)'),
-    ([np.zeros((4, 5, 3), np.uint8), 'nowhere.png'], 'nowhere.png: no such file'),
+    ([np.zeros((4, 5, 3), np.uint8)] * 2 + ['nowhere.png'], 'nowhere.png: no such file'),
     (iter(()), r'images\[0\] is object'),
 ])
-def test_what_is_no_image_is_named_before_anything_is_computed(toy_model, image, message):
+def test_what_is_no_image_is_named_before_anything_is_computed(image, message):
   shapes = []
   model = toys.loaded(Shown(None, shapes))
   with pytest.raises(UserError, match=message):
@@ -152,7 +166,7 @@ def test_what_is_no_image_is_named_before_anything_is_computed(toy_model, image,
   assert not shapes
 
 
-def test_no_batch_without_images(toy_model):
+def test_no_batch_without_images():
   with pytest.raises(UserError, match='batch_size=0 must be at least 1'):
     toys.loaded(None).predict(image_of(4, 4), batch_size=0)
 
@@ -185,54 +199,66 @@ def test_gradients_reach_the_variables_and_the_images(workdir):
   assert np.abs(of_images).max() > 0
 
 
-@pytest.mark.parametrize('fields,views', [
-    ({}, None), ({'data.size': (8, 6)}, None), ({'eval.pad_multiple': 16}, None),
-    ({'eval.scales': (0.5, 1.0), 'eval.flip': True}, Inference(scales=(0.5, 1.0), flip=True)),
-    ({}, Inference(window=(6, 6)))])
-def test_predictions_are_those_that_predict_writes(toy_model, fields, views, tmp_path):
+@pytest.mark.parametrize('fields,options,views', [
+    ({}, [], None), ({'data.size': (8, 6)}, [], None), ({'eval.pad_multiple': 16}, [], None),
+    ({'eval.scales': (0.5, 1.0), 'eval.flip': True}, [], None),
+    ({}, ['--config.eval.window=(6,6)'], Inference(window=(6, 6)))])
+def test_predictions_are_those_that_predict_writes(fields, options, views, tmp_path, capsys):
   workdirs.save(tmp_path / 'run', workdirs.config_of(**fields))
   image = image_of(9, 7)
   files.write_png(tmp_path / 'a.png', image)
-  options = [f'--workdir={tmp_path / "run"}', str(tmp_path / 'a.png')]
-  if views and views.window:
-    options.append(f'--config.eval.window={views.window}')
-  with pytest.raises(SystemExit) as ended:
-    predict.PROGRAM.run(['predict', *options])
-  assert not ended.value.code
-  (found,) = kdseg_jax.load(
-      tmp_path / 'run', views=views if views and views.window else None).predict(image)
+  status, _ = runs.run_here(
+      capsys, predict.PROGRAM, f'--workdir={tmp_path / "run"}', tmp_path / 'a.png', *options)
+  assert not status
+  (found,) = kdseg_jax.load(tmp_path / 'run', views=views).predict(image)
   written = files.read_label(tmp_path / 'run' / 'predictions' / 'labels' / 'a.png')
   np.testing.assert_array_equal(found.labels, written)
-  if not fields and views is None:
-    logits = kdseg_jax.load(tmp_path / 'run').apply(image[None])[0]
+  if not fields and not options:
+    logits, _ = kdseg_jax.load(tmp_path / 'run').apply(image[None])
     np.testing.assert_array_equal(written, np.argmax(logits[0], axis=-1))
 
 
-def test_views_are_those_of_the_config_or_those_that_are_given(toy_model, tmp_path):
+def test_views_are_those_of_the_config_or_those_that_are_given(tmp_path):
   workdirs.save(tmp_path, workdirs.config_of(**{'eval.window': (8, 8), 'eval.flip': True}))
   assert kdseg_jax.load(tmp_path).views == Inference(window=(8, 8), flip=True)
   assert kdseg_jax.load(tmp_path, views=Inference()).views == Inference()
 
 
-@pytest.fixture(scope='module')
-def classifier(tmp_path_factory):
-  """A work directory as `import` makes it, of a narrow network of seven classes."""
-  workdir = tmp_path_factory.mktemp('classifier')
-  config = workdirs.config_of('resnet18', **{'student.output_stride': 32})
-  workdirs.save(workdir, config, classes=tuple('abcdefg'), palette=None)
-  return workdir
-
-
-def test_a_classifier(classifier, tmp_path, capsys):
+def test_a_classifier_says_probabilities(classifier):
   model = kdseg_jax.load(classifier)
   assert model.palette is None and model.task is None
-  images = [image_of(32, 40), image_of(32, 40)]
-  found = model.predict(images, batch_size=2)
-  logits = np.asarray(model.apply(np.stack(images))[0])
-  for prediction in found:
-    assert isinstance(prediction, Classification)
-    assert prediction.probabilities.shape == (7,)
-    assert prediction.probabilities.sum() == pytest.approx(1)
-    assert prediction.label == prediction.probabilities.argmax()
-  np.testing.assert_allclose(np.stack([x.probabilities for x in found]),
-                             jax.nn.softmax(logits), rtol=1e-4)
+  images = [image_of(12, 10) for _ in range(3)]
+  wanted = jax.nn.softmax(model.apply(np.stack(images))[0])
+  for found, want in zip(model.predict(images, batch_size=2), wanted, strict=True):
+    assert isinstance(found, Classification)
+    np.testing.assert_allclose(found.probabilities, want, rtol=1e-5)
+    assert found.label == want.argmax() and found.probabilities.dtype == np.float32
+
+
+def test_a_classifier_sees_images_at_the_size_of_its_config(classifier):
+  model, image = kdseg_jax.load(classifier), image_of(12, 10)
+  config = workdirs.config_of('resnet18', **{'data.size': (6, 6)})
+  (found,) = dataclasses.replace(model, config=config).predict(image)
+  (want,) = model.predict(files.resize_image(image, (6, 6)))
+  np.testing.assert_array_equal(found.probabilities, want.probabilities)
+  with pytest.raises(UserError, match='whole images only, and not flip'):
+    kdseg_jax.load(classifier, views=Inference(flip=True)).predict(image)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['espnet_c', 'mobilenetv2'])
+def test_models_of_the_package(name, tmp_path, monkeypatch):
+  monkeypatch.setattr(models, 'create', CREATE)
+  workdirs.save(tmp_path, workdirs.config_of(name, **{
+      'student.output_stride': 32 if name in models.CLASSIFIERS else 8}))
+  model = kdseg_jax.load(tmp_path)
+  images = np.stack([image_of(40, 48) for _ in range(2)])
+  logits, taps = jax.jit(type(model).apply)(model, images)
+  assert logits.shape == ((2, 3) if name in models.CLASSIFIERS else (2, 5, 6, 3))
+  assert {'stage1', 'embedding', 'logits'} <= set(taps)
+  for found, row in zip(model.predict(images, batch_size=2), logits):
+    if name in models.CLASSIFIERS:
+      assert found.label == row.argmax()
+    else:
+      np.testing.assert_array_equal(
+          found.labels, model.task.predict(row[None], (40, 48))[0])

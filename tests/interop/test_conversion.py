@@ -1,5 +1,6 @@
 """State dicts to variables and back: everything is accounted for, and nothing else is taken."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
@@ -79,10 +80,7 @@ def test_no_weights(array, message):
 
 @pytest.mark.parametrize('dtype', ['float16', 'float64', 'bfloat16'])
 def test_other_precisions_become_float32(dtype):
-  array = np.array([0.5, -1.0, 2.0, 0.0]).astype(dtype if dtype != 'bfloat16' else 'float32')
-  if dtype == 'bfloat16':
-    import ml_dtypes
-    array = array.astype(ml_dtypes.bfloat16)
+  array = np.array([0.5, -1.0, 2.0, 0.0]).astype(jnp.dtype(dtype))
   found = conversion.to_variables(source(**{'bn1.bias': array}), LAYERS, variables())
   got = found.variables['params/backbone/stem/norm/norm/bias']
   assert got.dtype == np.float32 and got.tolist() == [0.5, -1.0, 2.0, 0.0]

@@ -99,7 +99,7 @@ def test_a_repository_without_weights_is_named(server):
     (404, 'RepoNotFound', 'there is no such repository, or it is private'),
     (404, 'RevisionNotFound', 'has no revision v9'),
     (403, 'GatedRepo', 'its owner has to grant access'),
-    (400, 'Internal', 'cannot be downloaded: .*400')])
+    (400, 'Odd', 'cannot be downloaded: Bad request: Odd')])
 def test_what_the_server_refuses_is_named(server, status, code, message):
   server.missing = refusal(status, code)
   with pytest.raises(UserError, match=f'hf:{REPOSITORY}: {message}'):

@@ -1,5 +1,6 @@
 """Files on their way: whole or not at all, one process at a time."""
 
+import hashlib
 import os
 import resource
 import subprocess
@@ -22,6 +23,7 @@ def test_the_part_becomes_the_file_in_the_end(tmp_path):
   with being_written(str(path)) as part:
     part.start('origin')
     part.write(b'ab')
+    assert part.digest() == hashlib.sha256(b'ab').hexdigest()
     part.write(b'c')
     assert part.size == 3 and part.origin() == 'origin' and not path.exists()
     part.finish()
@@ -79,6 +81,23 @@ def test_one_has_it_at_a_time_and_the_next_sees_the_whole_file(tmp_path):
   for thread in threads:
     thread.join()
   assert seen == [False] + [True] * 7 and left(tmp_path) == ['file']
+
+
+def test_who_waited_for_a_part_that_was_removed_begins_a_new_one(tmp_path):
+  path = str(tmp_path / 'file')
+
+  def write():
+    with being_written(path) as part:
+      part.write(b'abc')
+      part.finish()
+
+  with being_written(path):
+    waiting = threading.Thread(target=write)
+    waiting.start()
+    waiting.join(0.2)
+    assert waiting.is_alive() and left(tmp_path) == ['file.part']
+  waiting.join()
+  assert (tmp_path / 'file').read_bytes() == b'abc' and left(tmp_path) == ['file']
 
 
 def test_another_process_waits_and_a_killed_one_lets_go(tmp_path):

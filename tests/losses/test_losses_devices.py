@@ -1,5 +1,7 @@
 """The value and gradient of every loss are those of one device, however the batch is spread."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -118,22 +120,34 @@ def memory(student, teacher, where, axis_name):
       student, teacher, contrast, where=where, axis_name=axis_name, block_size=20)
 
 
-@pytest.mark.parametrize('mapping', ['shard_map', 'pmap'])
-@pytest.mark.parametrize('loss', [
-    cross_entropy, upsampled_cross_entropy, ohem, ohem_downsampled, pixelwise,
-    pixelwise_unmasked, pixelwise_same_mask_everywhere, pixelwise_sum, gram, direct, near, one_map,
-    decoupled, similarities, scores, cross_image, memory],
-    ids=lambda loss: loss.__name__)
-def test_eight_devices_equal_one(loss, mapping):
+SCALES = np.arange(1, 6, dtype=np.float32)  # parameters, the same on every device
+
+
+def example():
+  """Student, teacher and mask of an image a device."""
   rng = np.random.default_rng(0)
   student, teacher = (
       rng.normal(size=(DEVICES, 6, 7, 5)).astype(np.float32) for _ in range(2))
   # Unequal counts: the first device has no valid pixel at all.
   share = np.arange(DEVICES)[:, None, None] / DEVICES
-  batch = (student, teacher, rng.random((DEVICES, 6, 7)) < share)
-  scales = jnp.arange(1., 6.)  # parameters, the same on every device
-  expected = jax.jit(jax.value_and_grad(
-      lambda scales: loss(scales * student, *batch[1:], None)))(scales)
+  return student, teacher, rng.random((DEVICES, 6, 7)) < share
+
+
+@functools.cache
+def on_one_device(loss):
+  student, *rest = example()
+  return jax.jit(jax.value_and_grad(
+      lambda scales: loss(scales * student, *rest, None)))(SCALES)
+
+
+@pytest.mark.parametrize('mode', ['shard_map', 'pmap'])
+@pytest.mark.parametrize('loss', [
+    cross_entropy, upsampled_cross_entropy, ohem, ohem_downsampled, pixelwise,
+    pixelwise_unmasked, pixelwise_same_mask_everywhere, pixelwise_sum, gram, direct, near, one_map,
+    decoupled, similarities, scores, cross_image, memory],
+    ids=lambda loss: loss.__name__)
+def test_eight_devices_equal_one(loss, mode):
+  batch, expected = example(), on_one_device(loss)
 
   def step(scales, student, *rest):
     scales = lax.pcast(scales, AXIS, to='varying')
@@ -142,15 +156,15 @@ def test_eight_devices_equal_one(loss, mapping):
         lambda scales: one * loss(scales * student, *rest, AXIS))(scales)
     return value[None], lax.pmean(gradient, AXIS)
 
-  if mapping == 'shard_map':
+  if mode == 'shard_map':
     mesh = jax.make_mesh((DEVICES,), (AXIS,), axis_types=(AxisType.Auto,))
     values, gradient = jax.jit(jax.shard_map(
         step, mesh=mesh, in_specs=(P(), P(AXIS), P(AXIS), P(AXIS)), out_specs=(P(AXIS), P()),
-        check_vma=True))(scales, *batch)
+        check_vma=True))(SCALES, *batch)
   else:
     values, gradient = jax.pmap(
         step, AXIS, in_axes=(None, 0, 0, 0), out_axes=(0, None))(
-            scales, *(x[:, None] for x in batch))
+            SCALES, *(x[:, None] for x in batch))
   # The global value arrives on every device.
   np.testing.assert_allclose(
       np.ravel(values), np.full(DEVICES, expected[0]), rtol=1e-6)

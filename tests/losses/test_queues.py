@@ -173,8 +173,8 @@ def test_the_official_rule_draws_the_same_slots_of_all_classes():
     queues.sample(queue, jax.random.key(0), SIZE + 1, only_filled=False)
 
 
-@pytest.mark.parametrize('mapping', ['shard_map', 'pmap'])
-def test_eight_devices_push_what_one_does(mapping):
+@pytest.mark.parametrize('mode', ['shard_map', 'pmap'])
+def test_eight_devices_push_what_one_does(mode):
   rng = np.random.default_rng(0)
   embeddings = rng.normal(size=(16, 4, 4, DIM)).astype(np.float32)
   labels = rng.integers(0, CLASSES, (16, 8, 8)).astype(np.uint8)
@@ -186,7 +186,7 @@ def test_eight_devices_push_what_one_does(mapping):
     queue = queues.push_regions(queue, embeddings, labels, axis_name=axis_name)
     return queues.push_drawn(queue, embeddings[:, 0], jax.random.key(4), 13, axis_name=axis_name)
   expected = jax.jit(lambda *args: both(*args, axis_name=None))(empty(20), embeddings, labels)
-  if mapping == 'pmap':
+  if mode == 'pmap':
     split = lambda x: x.reshape(8, 2, *x.shape[1:])
     got = jax.pmap(both, AXIS, in_axes=(None, 0, 0), out_axes=None)(
         empty(20), split(embeddings), split(labels))

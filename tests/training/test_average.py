@@ -9,12 +9,13 @@ import pytest
 
 import kdseg_jax
 from configs import quickstart
-from kdseg_jax import models
 from kdseg_jax.training import loop
 from kdseg_jax.training.checkpoint import CheckpointError
 from kdseg_jax.training.evaluation import Evaluator
 from kdseg_jax.training.state import move_average
-from tests import runs, toys
+from tests import runs
+
+pytestmark = pytest.mark.usefixtures('toy_models')
 
 
 def test_three_updates_by_hand():
@@ -45,14 +46,6 @@ def config_of():
   config.checkpoint.update(every_steps=1, keep=4)
   config.eval.every_steps = 0
   return config
-
-
-@pytest.fixture(scope='module', autouse=True)
-def toy_model():
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(models, 'create', lambda name, num_classes, axis_name, **_: toys.Model(
-        num_classes=num_classes, axis_name=axis_name))
-    yield
 
 
 @pytest.fixture(scope='module')

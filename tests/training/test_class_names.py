@@ -3,21 +3,12 @@
 import pytest
 
 from configs import quickstart
-from kdseg_jax import models
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import experiment, loop
-from tests import toys
+
+pytestmark = pytest.mark.usefixtures('toy_models')
 
 MESSAGE = r'different classes, (other names|the same names in another order)(.|\n)*0 digit'
-
-
-@pytest.fixture(scope='module', autouse=True)
-def toy_model():
-  """What is compared needs no large model."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(models, 'create', lambda name, num_classes, axis_name, **_: toys.Model(
-        num_classes=num_classes, axis_name=axis_name))
-    yield
 
 
 @pytest.fixture(scope='module')

@@ -11,12 +11,13 @@ from configs import quickstart
 from kdseg_jax import config_files, models
 from kdseg_jax.distillers import DistillerState
 from kdseg_jax.errors import UserError
-from kdseg_jax.training import experiment, loop
+from kdseg_jax.training import experiment, initialization, loop
 from kdseg_jax.training.checkpoint import Checkpointer, CheckpointError
 from kdseg_jax.training.initialization import load_initial_weights
 from kdseg_jax.training.state import TrainState
 from tests import toys
 
+real_create = models.create  # the others have toys
 HEAD = ['params/head/bias', 'params/head/kernel']
 
 
@@ -140,3 +141,11 @@ def test_a_missing_run_is_an_error_before_anything_is_written(tmp_path):
   with pytest.raises(CheckpointError, match='config.student.init: .* has no checkpoint'):
     loop.train(config, str(tmp_path / 'work'))
   assert not (tmp_path / 'work').exists()
+
+
+def test_conventions_that_no_shape_shows_are_warned_of():
+  there = real_create('pspnet_resnet18', 5, ceil_mode=True, output_stride=16, dropout=0.3)
+  here = real_create('pspnet_resnet18', 5)
+  assert list(initialization._other_conventions(there, here)) == [
+      'backbone.ceil_mode=True, and here it is False']
+  assert not list(initialization._other_conventions(here, here))

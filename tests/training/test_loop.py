@@ -9,7 +9,6 @@ import optax
 import pytest
 
 from configs import quickstart
-from kdseg_jax import models
 from kdseg_jax.data import scenes
 from kdseg_jax.training import experiment, loop, parallel
 from kdseg_jax.training.checkpoint import Checkpointer
@@ -17,14 +16,7 @@ from kdseg_jax.training.evaluation import Evaluator
 from kdseg_jax.training.run import Diverged, TeacherTooWeak, training_batches
 from tests import runs, toys
 
-
-@pytest.fixture(scope='module', autouse=True)
-def toy_model():
-  """The loop is what is tested here: a model of one layer compiles fast."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(models, 'create', lambda name, num_classes, axis_name, **_: toys.Model(
-        num_classes=num_classes, axis_name=axis_name))
-    yield
+pytestmark = pytest.mark.usefixtures('toy_models')
 
 
 def config_of(method='none', teacher=None, **train):

@@ -10,7 +10,6 @@ import pytest
 from absl import logging as absl_logging
 
 from configs import common, quickstart
-from kdseg_jax import models
 from kdseg_jax.distillers import methods
 from kdseg_jax.training import loop, parallel, side_by_side, study_plan
 from kdseg_jax.training.preemption import StopSignal
@@ -20,13 +19,11 @@ STEPS = 7
 
 
 @pytest.fixture(scope='module', autouse=True)
-def toy_parts():
-  """A model of one layer, which compiles fast, and a method with all four groups of state."""
+def toy_parts(toy_models):
+  """A method with all four groups of state, and one device."""
   def everything(*, slope=1.0, axis_name=None):
     return toys.everything((slope, 0.5, 2.0), axis_name=axis_name, tap='logits')
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(models, 'create', lambda name, num_classes, axis_name, **_: toys.Model(
-        num_classes=num_classes, axis_name=axis_name))
     patch.setitem(methods.TERMS, 'everything', everything)
     patch.setitem(methods.METHODS, 'everything', {'everything': 0.1})
     patch.setattr(parallel, 'create_mesh', lambda devices=None, original=parallel.create_mesh:
@@ -113,6 +110,7 @@ def test_students_of_a_seed_start_alike_and_seeds_do_not(study):
   assert first('alone', 0) != first('alone', 1)
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_ends_as_if_nothing_had_happened(
     study, teacher, tmp_path, monkeypatch):
   config = study_of(teacher)
@@ -155,6 +153,7 @@ def stop_after(stop, steps):
   return stop
 
 
+@pytest.mark.slow
 def test_a_new_student_and_a_new_seed_are_trained_alone_and_equal_those_of_a_whole_study(
     study, teacher, tmp_path, monkeypatch):
   assert side_by_side.train(study_of(teacher, ('alone', 'pairwise'), (0,)), str(tmp_path))
@@ -174,6 +173,7 @@ def test_a_new_student_and_a_new_seed_are_trained_alone_and_equal_those_of_a_who
   assert last_evaluation(tmp_path, 'alone', 0) == last_evaluation(study, 'alone', 0)
 
 
+@pytest.mark.slow
 def test_seeds_in_one_program_give_the_same(study, teacher, tmp_path):
   students = ('pairwise', 'everything')
   assert side_by_side.train(study_of(teacher, students, vmap_seeds=True), str(tmp_path))
@@ -183,6 +183,7 @@ def test_seeds_in_one_program_give_the_same(study, teacher, tmp_path):
   assert peak(study) > 0 and peak(tmp_path) is None  # of two runs at once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('mode', parallel.MODES)
 def test_eight_devices_give_the_same(study, teacher, tmp_path, mode, monkeypatch):
   monkeypatch.setattr(parallel, 'create_mesh', lambda original=parallel.create_mesh: original(

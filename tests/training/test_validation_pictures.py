@@ -11,13 +11,11 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from configs import quickstart
-from kdseg_jax import models
 from kdseg_jax.data import palettes
 from kdseg_jax.tasks.segmentation import SegmentationTask
 from kdseg_jax.training import experiment, loop, parallel
 from kdseg_jax.training.evaluation import Evaluator
 from kdseg_jax.training.writers import MetricWriter
-from tests import toys
 
 TASK = SegmentationTask(num_classes=3)
 
@@ -95,11 +93,9 @@ def test_pictures_are_events_of_the_first_process(tmp_path, monkeypatch):
   assert not (tmp_path / '1').exists()
 
 
+@pytest.mark.usefixtures('toy_models')
 @pytest.mark.parametrize('pictures', [2, 0])
-def test_a_run_writes_image_label_and_prediction_at_each_evaluation(
-    pictures, tmp_path, monkeypatch):
-  monkeypatch.setattr(models, 'create', lambda name, num_classes, axis_name, **_: toys.Model(
-      num_classes=num_classes, axis_name=axis_name))
+def test_a_run_writes_image_label_and_prediction_at_each_evaluation(pictures, tmp_path):
   config = quickstart.get_config('role=teacher,runlocal')
   assert config.eval.pictures == 4
   config.eval.update(every_steps=1, pictures=pictures)
