@@ -1,7 +1,7 @@
 """Exports the trained model of a work directory: StableHLO, ONNX, or PyTorch-named safetensors.
 
 python -m kdseg_jax.export --workdir=runs/student --format=stablehlo --output=exports/student
-python -m kdseg_jax.export --workdir=runs/student --format=onnx --size=512,1024 --output=onnx/student
+python -m kdseg_jax.export --workdir=runs/student --format=onnx --size=64,96 --output=exports/onnx
 
 What is written is loaded again and compared with the trained model before it is kept.
 """

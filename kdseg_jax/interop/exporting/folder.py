@@ -108,7 +108,7 @@ def _write_weights(model, folder, options):
   description = manifest.describe(model, 'safetensors', None) | {'scheme': scheme.name}
   weights.write(model, scheme, folder, description)
   difference = graph.compare(
-      model, graph.compiled(weights.read(model, scheme, folder)), Sizes(batch=1).examples())
+      model, [graph.compiled(weights.read(model, scheme, folder))], Sizes(batch=1).examples())
   _require_none(difference)
   return description, difference
 
@@ -134,8 +134,7 @@ def _first_that_works(model, options, write):
 
 def _checked(model, sizes, write):
   description, functions = write(sizes)
-  differences = [graph.compare(model, function, sizes.examples()) for function in functions]
-  difference = max(differences, key=lambda found: (not found.is_none, found.largest))
+  difference = graph.compare(model, functions, sizes.examples())
   _require_none(difference)
   return description, difference
 

@@ -53,24 +53,25 @@ def logits_of(model: Model) -> Callable[[jax.Array], jax.Array]:
   return logits
 
 
-def compare(model: Model, exported: Callable[[np.ndarray], np.ndarray],
+def compare(model: Model, exported: Sequence[Callable[[np.ndarray], np.ndarray]],
             shapes: Sequence[tuple[int, int, int]]) -> Difference:
-  """How far an exported model is from the live one, on fixed images of these `(N, H, W)`.
+  """How far exported functions are from the live model, on fixed images of these `(N, H, W)`.
 
-  Both compute on the CPU, in full precision, wherever the export is to be used.
+  All compute on the CPU, in full precision, wherever the export is to be used.
 
   Raises:
     UserError: jax has no CPU here.
   """
-  live, pairs = compiled(logits_of(model)), []
-  for shape in shapes:
-    images = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
-    with on_cpu():
-      pairs.append((np.asarray(live(images)), np.asarray(exported(images))))
-  largest = max(_largest(wanted, found) for wanted, found in pairs)
-  deviation = float(np.std(np.concatenate([wanted.ravel() for wanted, _ in pairs])))
-  allowed = _TOLERANCES[model.config.student.dtype] * deviation
-  return Difference(largest, deviation, allowed, [(*shape, 3) for shape in shapes])
+  live, wanted, largest = compiled(logits_of(model)), [], []
+  with on_cpu():
+    for shape in shapes:
+      images = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+      wanted.append(np.asarray(live(images)))
+      largest += [_largest(wanted[-1], np.asarray(function(images))) for function in exported]
+  deviation = float(np.std(np.concatenate([logits.ravel() for logits in wanted])))
+  return Difference(float(np.max(largest)), deviation,
+                    _TOLERANCES[model.config.student.dtype] * deviation,
+                    [(*shape, 3) for shape in shapes])
 
 
 def compiled(function: Callable) -> Callable:

@@ -9,13 +9,14 @@ import importlib.util
 import json
 import logging
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from kdseg_jax import extras
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import Model
 from kdseg_jax.inference.model import create_module
@@ -25,18 +26,20 @@ from kdseg_jax.interop.exporting.sizes import Sizes
 from kdseg_jax.models import conv
 
 FILE = 'model.onnx'
-_CONVERTER = 'jax2onnx'
+_VERSION = '0.17.1'  # of jax2onnx, that was tested
+_WRONG = 'remove_redundant_transpose_pairs'
 _KEY = 'kdseg_jax'  # of the description among the metadata
 
 
 def require() -> None:
-  """Raises UserError, with the commands that install it, unless ONNX can be written and run."""
-  for module in ('onnx', 'onnxruntime'):
-    extras.require('onnx', module, '--format=onnx')
-  if importlib.util.find_spec(_CONVERTER) is None:
-    # It asks for an orbax-checkpoint older than ours, which it does not use.
-    raise UserError(f'--format=onnx needs {_CONVERTER}, which is not installed: '
-                    f'pip install --no-deps {_CONVERTER}')
+  """Raises UserError, with the commands that install them, unless ONNX can be written and run."""
+  missing = [name for name in ('jax2onnx', 'onnxruntime') if importlib.util.find_spec(name) is None]
+  if missing:
+    pip = f'{sys.executable} -m pip install'
+    raise UserError(
+        f'--format=onnx needs {" and ".join(missing)}, which is not installed. In this order:\n'
+        f'  {pip} onnx onnx-ir onnxruntime\n  {pip} --no-deps jax2onnx=={_VERSION}\n'
+        '(jax2onnx asks for an older orbax-checkpoint than kdseg_jax, and does not use it.)')
 
 
 def in_float32(model: Model) -> Model:
@@ -55,8 +58,7 @@ def write(model: Model, sizes: Sizes, folder: str, description: dict[str, Any]) 
   Raises:
     UserError: a symbolic size stands where jax2onnx needs a number, or a layer is unknown to it.
   """
-  with _quiet():
-    to_onnx = importlib.import_module(_CONVERTER).to_onnx
+  with _converter() as to_onnx:
     try:
       with conv.lowered_for('onnx'):
         proto = to_onnx(logits_of(model), [sizes.abstract()], model_name=description['model'],
@@ -73,8 +75,7 @@ def write(model: Model, sizes: Sizes, folder: str, description: dict[str, Any]) 
 
 def read(path: str) -> Callable[[np.ndarray], np.ndarray]:
   """The function of a file, by onnxruntime on the CPU."""
-  import onnxruntime
-
+  onnxruntime = importlib.import_module('onnxruntime')
   options = onnxruntime.SessionOptions()
   options.log_severity_level = 3
   session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
@@ -82,12 +83,21 @@ def read(path: str) -> Callable[[np.ndarray], np.ndarray]:
 
 
 @contextlib.contextmanager
-def _quiet():
-  """Without what jax2onnx logs of the parts that it cannot import, as equinox's."""
-  logger = logging.getLogger(_CONVERTER)
+def _converter() -> Iterator[Callable]:
+  """`jax2onnx.to_onnx`, without what is wrong in it and without its log.
+
+  Version 0.17.1 takes pairs of transpositions away although an addition between them has another
+  side, which is then of the wrong order: residual networks come out wrong. onnxruntime does the
+  same by itself, rightly. The log is of parts that it cannot import, as those for equinox.
+  """
+  logger = logging.getLogger('jax2onnx')
   level = logger.level
   logger.setLevel(logging.ERROR)
   try:
-    yield
+    to_onnx = importlib.import_module('jax2onnx').to_onnx
+    optimizer = importlib.import_module('jax2onnx.converter.ir_optimizations')
+    passes = [step for step in optimizer._OPTIMIZER_PASSES if step.name != _WRONG]
+    with mock.patch.object(optimizer, '_OPTIMIZER_PASSES', tuple(passes)):
+      yield to_onnx
   finally:
     logger.setLevel(level)
