@@ -160,4 +160,7 @@ class ResNet(nn.Module):
 
 def _pool(x, ceil_mode):
   """3x3, stride 2; what is padded never counts."""
-  return nn.max_pool(x, (3, 3), (2, 2), [(1, 1 + ceil_mode)] * 2)
+  # Padded apart and by keyword: jax2onnx loses the padding that flax's max_pool is given.
+  margins = [(0, 0), *[(1, 1 + ceil_mode)] * 2, (0, 0)]
+  x = jnp.pad(x, margins, constant_values=-jnp.inf)
+  return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
