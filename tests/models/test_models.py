@@ -127,7 +127,8 @@ def test_size_of_the_maps(options, sizes):
 def test_names():
   heads = 'pspnet', 'deeplabv3', 'deeplabv3plus'
   backbones = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet18d', 'resnet34d',
-               'resnet50d', 'resnet101d', 'mobilenetv2')
+               'resnet50d', 'resnet101d', 'mobilenetv2',
+               *(f'efficientnet_lite{variant}' for variant in range(5)))
   assert set(models.NAMES) == {
       'espnet', 'espnet_c', *backbones,
       *(f'{head}_{backbone}' for head in heads for backbone in backbones)}
