@@ -4,7 +4,8 @@ python -m kdseg_jax.predict --workdir=runs/student --output=predictions photo.jp
 python -m kdseg_jax.predict --workdir=runs/distilled --split=val --config.eval.limit=20 \\
     --compare=runs/teacher,alone=runs/student
 
-A classifier writes `predictions.json`: the most probable classes of each image.
+A classifier writes `predictions.json`: the most probable classes of each image. A StableHLO export
+predicts by --exported=<folder> --output=<folder>, without the code of its model.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ from kdseg_jax import command_line, names, paths, program
 from kdseg_jax.data import files, palettes, subset
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import Model, load
+from kdseg_jax.interop import exported
 from kdseg_jax.models import CLASSIFIERS
 from kdseg_jax.report import classification
 from kdseg_jax.training import experiment
@@ -41,6 +43,8 @@ def define_flags(options):
       'compare', [], 'Further work directories, [<name>=]<directory>,...: strips show what each '
       'predicts. One that is --workdir gives it its name and place; else it comes first.',
       flag_values=options)
+  command_line.define_path(
+      'exported', 'Folder of a StableHLO export that predicts, instead of --workdir.', options)
   flags.DEFINE_bool(
       'legend', True, 'A legend below overlays; without it they are of the size of the image.',
       flag_values=options)
@@ -64,25 +68,48 @@ def main(options, arguments):
   every model predicts, with its mIoU where the run was evaluated on the split. Of a classifier
   `predictions.json`. Images that cannot be read are left out and listed at the end.
   """
-  workdir = program.require_workdir(options, trained=True)
-  output = options.output or os.path.join(workdir, 'predictions')
   left_out: list[str] = []
-  write = _classify if options.config.student.name in CLASSIFIERS else _segment
-  write(options, arguments, workdir, output, left_out)
+  if options.exported:
+    _predict_with_export(options, arguments, left_out)
+  else:
+    workdir = program.require_workdir(options, trained=True)
+    output = options.output or os.path.join(workdir, 'predictions')
+    predict = _classify if options.config.student.name in CLASSIFIERS else _segment
+    predict(options, arguments, workdir, output, left_out)
   if left_out:
     print(f'{len(left_out)} were left out:\n  ' + '\n  '.join(left_out))
   return 1 if left_out else 0
 
 
+def _predict_with_export(options, arguments, left_out):
+  """Writes what an export says."""
+  for name in ('workdir', 'split', 'compare', 'best'):
+    if options[name].value:
+      raise UserError(f'--{name} is for work directories; --exported predicts files and folders.')
+  if not options.output:
+    raise UserError('--output is missing: give the folder of the results.')
+  source = _create_source(options, arguments, left_out)
+  paths.check_folder(options.output, 'output')
+  model = exported.load(options.exported)
+  if model.is_classifier:
+    _write_classes(model, source, options.output, left_out)
+  else:
+    _write_pictures(options, {'export': model}, 'export', {}, source, options.output, left_out)
+
+
 def _classify(options, arguments, workdir, output, left_out):
-  """Writes and prints the most probable classes of pictures."""
+  """What a classifier says of pictures."""
   if options.split or options.compare:
     raise UserError(f'{workdir}: is a classifier; --split and --compare show segmentations. Name '
                     'files or folders instead.')
   views = create_inference(options.config)
   source = _create_source(options, arguments, left_out)
   paths.check_folder(output, 'output')
-  model = _load(workdir, options, views, options.config)
+  _write_classes(_load(workdir, options, views, options.config), source, output, left_out)
+
+
+def _write_classes(model, source, output, left_out):
+  """Writes and prints the most probable classes of pictures."""
   found = {example.origin: classification.most_probable(
       model.predict(example.image)[0], model.classes)
            for example in _examples(source, left_out, from_files=True)}
@@ -92,7 +119,7 @@ def _classify(options, arguments, workdir, output, left_out):
 
 
 def _segment(options, arguments, workdir, output, left_out):
-  """Writes labels, overlays and strips."""
+  """What segmenters say of pictures or of a split."""
   named = program.named_workdirs(workdir, options.compare)
   views = create_inference(options.config)
   source = _create_source(options, arguments, left_out)
@@ -104,6 +131,11 @@ def _segment(options, arguments, workdir, output, left_out):
   if options.split:
     _require_same_classes(source.classes, found[main_name], f'the data ({options.split})',
                           options.allow_class_names)
+  _write_pictures(options, found, main_name, titles, source, output, left_out)
+
+
+def _write_pictures(options, found, main_name, titles, source, output, left_out):
+  """Writes labels, overlays and strips of models by name."""
   classes, palette = found[main_name].classes, np.asarray(found[main_name].palette, np.uint8)
 
   def write(folder, name, picture, labels, legend=True):

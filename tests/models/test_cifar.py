@@ -1,21 +1,18 @@
 """Classifiers of small images, against their official code; see tests/golden/README.md."""
 
-import functools
-import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import traverse_util
 
 from kdseg_jax import models
-from kdseg_jax.interop import conversion, schemes
 from kdseg_jax.models import cifar
 from kdseg_jax.models.shufflenet import shuffle
-from tests.interop import states
+from tests import official
 
-GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'cifar.npz'
+GOLDEN = official.FOLDER / 'cifar.npz'
 FAMILIES = ('cifar_resnet8', 'cifar_wrn_16_1', 'cifar_vgg8', 'cifar_mobilenetv2_half',
             'cifar_shufflenetv1', 'cifar_shufflenetv2')
 
@@ -57,39 +54,28 @@ def test_shapes_are_those_of_the_registry(name):
   assert {'stem', 'pooled', 'embedding', 'logits'} <= set(taps)
 
 
-@functools.cache
-def official(name):
-  """Taps on the official input with the weights that are drawn from the official names."""
+@pytest.mark.parametrize('case', [
+    'reviewkd_resnet8x4', 'reviewkd_wrn_16_2', 'mdistiller_vgg8', *slow(
+        ('reviewkd_resnet20',), ('mdistiller_mobilenetv2_half',), ('reviewkd_shufflev1',),
+        ('reviewkd_shufflev2',), ('reviewkd_imagenet_mobilenet',))])
+def test_equals_the_official_net(case):
+  """Logits, and the means over positions of both lists of features."""
   with np.load(GOLDEN) as golden:
-    expected = {key.removeprefix(f'{name}/'): array for key, array in golden.items()
-                if key.startswith(f'{name}/')}
-  classes = expected['logits'].shape[1]
-  (scheme,) = (scheme for scheme in schemes.SCHEMES.values() if name in scheme.models)
-  model = models.create(name, classes, mean=(0, 0, 0), std=(1, 1, 1))
+    expected = {key.removeprefix(f'{case}/'): array for key, array in golden.items()
+                if key.startswith(f'{case}/')}
+  model, variables = official.load(
+      case, official.state_dict(case, official.drawn), mean=(0, 0, 0), std=(1, 1, 1))
   image = np.moveaxis(expected.pop('x'), 1, -1).astype(np.float32)
-  like = jax.eval_shape(lambda: model.init({'params': jax.random.key(0)}, image))
-  found = conversion.to_variables(
-      states.state_dict(name, scheme.name, classes), scheme.layers(name), like)
-  conversion.require_all(found, name)
-  _, taps = jax.jit(model.apply)(traverse_util.unflatten_dict(found.variables, sep='/'), image)
-  return taps, expected
-
-
-@pytest.mark.parametrize('name', [
-    'cifar_resnet8x4', 'cifar_wrn_16_2', 'cifar_vgg8', *slow(
-        ('cifar_resnet20',), ('cifar_mobilenetv2_half',), ('cifar_shufflenetv1',),
-        ('cifar_shufflenetv2',), ('mobilenetv1',))])
-def test_equals_the_official_net(name):
-  """Logits and the means over positions of both lists of features."""
-  taps, expected = official(name)
-  stages = sum(tap.startswith('stage') and '_' not in tap for tap in taps)
-  assert {'logits', 'pooled', f'stage{stages}'} <= set(expected)
-  for tap, array in expected.items():
-    if tap.endswith('/map'):
-      tap, found = tap.removesuffix('/map'), np.moveaxis(taps[tap[:-4]], -1, 1)[..., 4:12, 4:12]
-    else:
-      found = taps[tap] if taps[tap].ndim == 2 else np.mean(taps[tap], axis=(1, 2))
-    np.testing.assert_allclose(found, array, rtol=0, atol=2e-5 * array.std(), err_msg=tap)
+  _, taps = jax.jit(model.apply)(variables, image)
+  assert {'logits', 'pooled'} | {tap for tap in taps if re.fullmatch(r'stage\d', tap)} <= set(expected)
+  for key, array in expected.items():
+    tap, _, whole = key.partition('/')
+    found = np.asarray(taps[tap])
+    if whole:
+      found = np.moveaxis(found, -1, 1)[..., 4:12, 4:12]
+    elif found.ndim == 4:
+      found = found.mean((1, 2))
+    np.testing.assert_allclose(found, array, rtol=0, atol=2e-5 * array.std(), err_msg=key)
 
 
 def test_features_of_the_wide_resnet():
