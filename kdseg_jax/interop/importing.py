@@ -203,8 +203,9 @@ def _classes(request, own, count):
 def _config(request, scheme, structural, preprocessing):
   config = segmentation(role='teacher')
   student = config.student
-  is_classifier = request.model in models.CLASSIFIERS
-  student.update(name=request.model, output_stride=32 if is_classifier else 8)
+  mean, std, _ = models.preprocessing_of(request.model)
+  student.update(name=request.model, output_stride=models.output_stride_of(request.model),
+                 mean=mean, std=std)
   _update(student, scheme.student)
   _update(student, structural)
   _update(config, scheme.config)

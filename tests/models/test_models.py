@@ -126,13 +126,14 @@ def test_size_of_the_maps(options, sizes):
 
 def test_names():
   heads = 'pspnet', 'deeplabv3', 'deeplabv3plus'
-  backbones = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet18d', 'resnet34d',
-               'resnet50d', 'resnet101d', 'mobilenetv2',
-               *(f'efficientnet_lite{variant}' for variant in range(5)))
+  backbones = {'mobilenetv1', 'mobilenetv2', *(f'efficientnet_lite{i}' for i in range(5)),
+               *(f'resnet{depth}{kind}' for depth in (18, 34, 50, 101) for kind in ('', 'd'))}
+  small = {name for name in models.NAMES if name.startswith('cifar_')}
+  assert len(small) == 18 and len(models.NAMES) == len(set(models.NAMES))
   assert set(models.NAMES) == {
-      'espnet', 'espnet_c', *backbones,
+      'espnet', 'espnet_c', *backbones, *small,
       *(f'{head}_{backbone}' for head in heads for backbone in backbones)}
-  assert set(models.CLASSIFIERS) == set(backbones)
+  assert set(models.CLASSIFIERS) == backbones | small
 
 
 @pytest.mark.parametrize('name, channels', [
