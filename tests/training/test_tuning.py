@@ -10,6 +10,8 @@ from configs import common, quickstart
 from kdseg_jax.training import side_by_side, study_plan, tuning
 from kdseg_jax.training.run import Diverged
 
+pytestmark = pytest.mark.usefixtures('toy_models')
+
 TUNE = {'field': 'optimizer.learning_rate', 'grid': (0.1, 0.2, 0.4), 'extend': 2, 'split': 'val',
         'seeds': (10, 11), 'data_seed': 10}
 

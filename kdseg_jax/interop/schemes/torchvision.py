@@ -12,16 +12,11 @@ _MOBILENET_STAGES = (2, 3, 7, 4)  # blocks, after the stem's
 
 
 def resnet(backbone: str, prefix: str = '') -> list[Layer]:
-  """The layers of a ResNet."""
-  return [*conv_norm(f'{prefix}conv1', f'{prefix}bn1', 'backbone/stem'),
-          *resnet_stages(backbone, prefix)]
-
-
-def resnet_with_deep_stem(backbone: str, prefix: str = '') -> list[Layer]:
-  """The layers of a ResNet whose stem is `conv1` to `conv3`, as many codes have it."""
-  stem = [layer for i in (1, 2, 3)
-          for layer in conv_norm(f'{prefix}conv{i}', f'{prefix}bn{i}', f'backbone/stem{i}')]
-  return [*stem, *resnet_stages(backbone, prefix)]
+  """The layers of a ResNet; a deep stem is `conv1` to `conv3`, which torchvision itself lacks."""
+  layers = conv_norm(f'{prefix}conv1', f'{prefix}bn1', 'backbone/stem')
+  for i in (1, 2, 3):
+    layers += conv_norm(f'{prefix}conv{i}', f'{prefix}bn{i}', f'backbone/stem{i}')
+  return [*layers, *resnet_stages(backbone, prefix)]
 
 
 def resnet_stages(
