@@ -16,6 +16,7 @@ usage: ./launch.sh <command> [options]
            [--confusion=<file>.png]
   predict --workdir=<dir> [--output=<dir>] [--compare=<name>=<dir>,...]
           <images or folders> | --split=<split>
+  predict --exported=<dir> --output=<dir> <images or folders>
   study --config=experiments/<study>.py:<args> --workdir=<dir>
                                                    students x seeds against one teacher pass
   data.check <folder> [--layout=folder|camvid]     every problem of images and labels of your own
@@ -23,6 +24,9 @@ usage: ./launch.sh <command> [options]
                                                    a public data set from its downloaded archives
   import --source=<file, address or name> --model=<name> --workdir=<dir>
                                                    published PyTorch weights as a work directory
+  export --workdir=<dir> --format=stablehlo|onnx|safetensors --output=<dir>
+         [--size=<height>,<width>] [--push_to=<user>/<name>]
+                                                   the trained model for other programs
   test [pytest options]                            installs what the tests need and runs them all
 
 Every field of a config can be overridden: --config.train.steps=1000. --require_accelerator refuses
@@ -144,7 +148,7 @@ absolute() {
 venv=$(absolute "${VENV:-$root/.venv}")
 command=${1:-}
 case "$command" in
-  quickstart|train|evaluate|predict|study|data.check|data.prepare|import)
+  quickstart|train|evaluate|predict|study|data.check|data.prepare|import|export)
     shift
     install "$root/requirements.txt"
     find_recipes "$@"

@@ -4,7 +4,8 @@ python -m kdseg_jax.predict --workdir=runs/student --output=predictions photo.jp
 python -m kdseg_jax.predict --workdir=runs/distilled --split=val --config.eval.limit=20 \\
     --compare=runs/teacher,alone=runs/student
 
-A classifier writes `predictions.json`: the most probable classes of each image.
+A classifier writes `predictions.json`: the most probable classes of each image. A StableHLO export
+predicts by --exported=<folder> --output=<folder>, without the code of its model.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ from kdseg_jax import command_line, names, paths, program
 from kdseg_jax.data import files, subset
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import Model, load
+from kdseg_jax.interop import exported
 from kdseg_jax.models import CLASSIFIERS
 from kdseg_jax.report import presenters
 from kdseg_jax.report.base import Example
@@ -40,6 +42,8 @@ def define_flags(options):
       'compare', [], 'Further work directories, [<name>=]<directory>,...: strips show what each '
       'predicts. One that is --workdir gives it its name and place; else it comes first.',
       flag_values=options)
+  command_line.define_path(
+      'exported', 'Folder of a StableHLO export that predicts, instead of --workdir.', options)
   flags.DEFINE_bool(
       'legend', True, 'A legend below overlays; without it they are of the size of the image.',
       flag_values=options)
@@ -54,17 +58,36 @@ def main(options, arguments):
   what every model predicts, with its mIoU where the run was evaluated on the split. Of a classifier
   `predictions.json`. Images that cannot be read are left out and listed at the end.
   """
-  workdir = program.require_workdir(options, trained=True)
-  output = options.output or os.path.join(workdir, 'predictions')
   left_out: list[str] = []
-  _predict(options, arguments, workdir, output, left_out)
+  if options.exported:
+    _predict_with_export(options, arguments, left_out)
+  else:
+    workdir = program.require_workdir(options, trained=True)
+    _predict(options, arguments, workdir, left_out)
   if left_out:
     print(f'{len(left_out)} were left out:\n  ' + '\n  '.join(left_out))
   return 1 if left_out else 0
 
 
-def _predict(options, arguments, workdir, output, left_out):
-  """What the models say of pictures or of a split."""
+def _predict_with_export(options, arguments, left_out):
+  """What an export says of pictures."""
+  for name in ('workdir', 'split', 'compare', 'best'):
+    if options[name].value:
+      raise UserError(f'--{name} is for work directories; --exported predicts files and folders.')
+  if not options.output:
+    raise UserError('--output is missing: give the folder of the results.')
+  source = _create_source(options, arguments, left_out)
+  paths.check_folder(options.output, 'output')
+  model = exported.load(options.exported)
+  presenter = presenters.create(model.description['task'], model)
+  writer = presenter.writer(options.output, main='export', titles={}, strips=False,
+                            legend=options.legend)
+  _write(writer, {'export': model}, _examples(source, left_out, (), from_files=True))
+
+
+def _predict(options, arguments, workdir, left_out):
+  """What the models of work directories say of pictures or of a split."""
+  output = options.output or os.path.join(workdir, 'predictions')
   task = 'classification' if options.config.student.name in CLASSIFIERS else (
       options.config.task.name)
   if not presenters.find(task).compares and (options.split or options.compare):
@@ -79,7 +102,12 @@ def _predict(options, arguments, workdir, output, left_out):
   if options.split:
     _require_same_classes(source.classes, found[main_name], f'the data ({options.split})',
                           options.allow_class_names)
-  _write(options, task, found, main_name, _titles(options, found), source, output, left_out)
+  model = found[main_name]
+  writer = presenters.create(task, model).writer(
+      output, main=main_name, titles=_titles(options, found),
+      strips=bool(options.compare or options.split), legend=options.legend)
+  fields = model.task.fields if options.split else ()
+  _write(writer, found, _examples(source, left_out, fields, from_files=not options.split))
 
 
 def _titles(options, found):
@@ -92,16 +120,11 @@ def _titles(options, found):
   return titles
 
 
-def _write(options, task, found, main_name, titles, source, output, left_out):
-  """Writes what models, by name, say of what can be read."""
-  model = found[main_name]
-  writer = presenters.create(task, model).writer(
-      output, main=main_name, titles=titles, strips=bool(options.compare or options.split),
-      legend=options.legend)
-  fields = model.task.fields if options.split else ()
-  for example in _examples(source, left_out, fields, from_files=not options.split):
-    writer.add(example, {name: other.predict(example.image, scores=False)[0]
-                         for name, other in found.items()})
+def _write(writer, found, examples):
+  """Writes what models, by name, say of examples."""
+  for example in examples:
+    writer.add(example, {name: model.predict(example.image, scores=False)[0]
+                         for name, model in found.items()})
   print(writer.close())
 
 

@@ -33,6 +33,14 @@ def pytest_collection_modifyitems(items):
   items.sort(key=lambda item: item.get_closest_marker('slow') is not None)
 
 
+@pytest.fixture
+def optimizations():
+  """For programs that run longer than they compile."""
+  jax.config.update('jax_disable_most_optimizations', False)
+  yield
+  jax.config.update('jax_disable_most_optimizations', True)
+
+
 @pytest.fixture(scope='module')
 def toy_models():
   """For what is not about models."""

@@ -15,7 +15,8 @@ from tests import runs
 
 PROJECT = tomllib.loads((runs.ROOT / 'pyproject.toml').read_text())['project']
 EXTRAS = PROJECT['optional-dependencies']
-NOT_IMPORTED = {'importlib-resources'}  # by tensorflow-datasets, which does not require it
+# By tensorflow-datasets and by jax.export, which do not require them.
+NOT_IMPORTED = {'importlib-resources', 'flatbuffers'}
 
 
 def entries(file):

@@ -22,7 +22,8 @@ _FORMATS = ('PNG', 'JPEG', 'BMP', 'WEBP')
 _LONGEST_REASON = 200
 _PNG_GRAYSCALE, _PNG_PALETTE = 0, 3
 # What cannot be decoded is raised here with the file's name; OpenCV's own lines say less.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+# OpenCV 4 has the function elsewhere; 0 is silence.
+(cv2.setLogLevel if hasattr(cv2, 'setLogLevel') else cv2.utils.logging.setLogLevel)(0)
 _ALPHA_MODES = ('RGBA', 'LA', 'PA', 'La', 'RGBa')
 # Pictures that are not read: left in a folder without a word, they would silently not count.
 _OTHER_PICTURES = ('.tif', '.tiff', '.gif', '.jp2', '.jfif', '.heic', '.avif', '.ppm', '.pgm')

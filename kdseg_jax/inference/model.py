@@ -7,7 +7,7 @@ import functools
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,9 @@ from kdseg_jax.inference.predictions import Prediction, predictor
 from kdseg_jax.training import parallel
 from kdseg_jax.training.checkpoint import Checkpointer, CheckpointError, saved_steps
 from kdseg_jax.training.inference import WHOLE_IMAGE, Inference, create_inference
+
+if TYPE_CHECKING:
+  from kdseg_jax.interop.exported import Exported
 
 PyTree = Any
 _STATIC = ('module', 'classes', 'config', 'palette', 'views', 'workdir', 'step', 'train_step')
@@ -121,20 +124,27 @@ class Model:
 
 
 def load(path: str | os.PathLike, *, checkpoint: str | int = 'best',
-         views: Inference | None = None) -> Model:
-  """The trained model of a work directory, on the first device.
+         views: Inference | None = None) -> Model | Exported:
+  """The trained model of a work directory, on the first device; or a StableHLO export.
 
   Args:
-    path: work directory of `train`.
+    path: work directory of `train`, or folder of `export`, which has one checkpoint and one view.
     checkpoint: 'best' by the metric of the run (the newest where none was evaluated), 'latest', or
       the number of one that is kept.
     views: what `Model.predict` shows it of an image, an `Inference`; None is `config.eval`.
 
   Raises:
     CheckpointError: no such checkpoint, or it does not fit its config.
-    UserError: it was written by a newer version.
+    UserError: it was written by a newer version, or an export cannot be read or run here.
   """
-  return restore(path, checkpoint=checkpoint, views=views)
+  from kdseg_jax.interop import exported  # which knows what this module defines
+
+  if not exported.is_export(paths.local(path)):
+    return restore(path, checkpoint=checkpoint, views=views)
+  if checkpoint != 'best' or views is not None:
+    raise UserError(f'{path}: is an export, of one checkpoint and for whole images; leave '
+                    'checkpoint and views out.')
+  return exported.load(path)
 
 
 def restore(path: str | os.PathLike, *, checkpoint: str | int = 'best',

@@ -159,7 +159,7 @@ def fetch_hf(
                     'that it has.')
   blob = os.path.realpath(path)
   sha256 = os.path.basename(blob)  # huggingface_hub names weights by it
-  if len(sha256) == 64 and _digest_of(blob) != sha256:
+  if len(sha256) == 64 and digest_of(blob) != sha256:
     raise UserError(f'{path}: is damaged: its sha256 is not {sha256}. Delete {blob}, and run it '
                     'again to download it anew.')
   logging.info('hf:%s: from %s.', repository, path)
@@ -179,7 +179,7 @@ def _hf_reason(error, errors, revision):
   return f'cannot be downloaded: {" ".join(str(cause).split())}'
 
 
-def _digest_of(path):
+def digest_of(path):
   """The sha256 of a file, 64 digits; UserError if it cannot be read."""
   try:
     with open(path, 'rb') as file:
@@ -232,7 +232,7 @@ def _from_url(source, part):
 
 
 def _is_there(path, sha256):
-  return os.path.isfile(path) and _digest_of(path).startswith(sha256)
+  return os.path.isfile(path) and digest_of(path).startswith(sha256)
 
 
 def _is_usable(path, sha256):
@@ -246,7 +246,7 @@ def _is_usable(path, sha256):
 def _explicit(source, file):
   if not os.path.exists(file):
     raise NotFoundError(f'{file}: there is no such file; expected {source.name}.')
-  digest = _digest_of(file)
+  digest = digest_of(file)
   if not digest.startswith(source.sha256):
     raise UserError(f'{file}: is not {source.name}, or is damaged: its sha256 is {digest}; '
                     f'expected {source.sha256}.')

@@ -28,6 +28,7 @@ from kdseg_jax.interop import (
     structure,
 )
 from kdseg_jax.interop.schemes import Scheme
+from kdseg_jax.models.normalization import Preprocessing
 from kdseg_jax.training import experiment, parallel
 from kdseg_jax.training.checkpoint import Checkpointer
 
@@ -82,6 +83,8 @@ def read(request: Request) -> Imported:
   """
   names.require(request.model, models.NAMES, 'model')
   path, preprocessing = _find(request)
+  own = _own(path, request.model)
+  request = request._replace(scheme=request.scheme or own.get('scheme'))
   state_dict = state_dicts.read(path)
   scheme, named_model = _scheme(request, state_dict)
   layers = scheme.layers(named_model)
@@ -89,8 +92,9 @@ def read(request: Request) -> Imported:
   there = found_in.num_classes
   backbone_alone = named_model != request.model
   count = request.num_classes or (_count(request) if backbone_alone else there)
-  classes, palette = class_names.of(request.data, count)
-  config = _config(request, scheme, found_in.student, preprocessing)
+  classes, palette = _classes(request, own, count)
+  config = _config(request, scheme, found_in.student | own.get('student', {}), preprocessing)
+  _update(config, own.get('config', {}))
   model = experiment.create_model(config.student, count)
   like = experiment.abstract_variables(model)
   if backbone_alone:
@@ -176,13 +180,34 @@ def _count(request):
   return class_names.count_of(request.data)
 
 
+def _own(path, model):
+  """What `export` wrote beside the weights; of another model, how its images are normalised."""
+  found = state_dicts.description(path)
+  if not found:
+    return {}
+  student = {field: tuple(value) if isinstance(value, list) else value
+             for field, value in found['student'].items()}
+  if found['model'] == model:
+    return found | {'student': student}
+  return {'student': {field: student[field] for field in Preprocessing._fields}}
+
+
+def _classes(request, own, count):
+  """Names and palette: of the data set that is asked for, or what the file says."""
+  if request.data is None and len(own.get('classes', ())) == count:
+    palette = np.array(own['palette'] or (), np.uint8).reshape(-1, 3)
+    return tuple(own['classes']), palette
+  return class_names.of(request.data, count)
+
+
 def _config(request, scheme, structural, preprocessing):
   config = segmentation(role='teacher')
   student = config.student
-  is_classifier = request.model in models.CLASSIFIERS
-  student.update(name=request.model, output_stride=32 if is_classifier else 8)
-  _update(student, structural)
+  mean, std, _ = models.preprocessing_of(request.model)
+  student.update(name=request.model, output_stride=models.output_stride_of(request.model),
+                 mean=mean, std=std)
   _update(student, scheme.student)
+  _update(student, structural)
   _update(config, scheme.config)
   if preprocessing is not None:
     _update(student, preprocessing._asdict())

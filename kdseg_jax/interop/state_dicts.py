@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import zipfile
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import safetensors
 import safetensors.numpy
 from absl import logging
 
 from kdseg_jax.interop import torch_files
 from kdseg_jax.interop.file_errors import AGAIN, Refusal, StateDictError, reading, unpacking
 
-__all__ = ['StateDictError', 'WRAPPERS', 'read']
+__all__ = ['OURS', 'StateDictError', 'WRAPPERS', 'description', 'read']
 
 # Under which names the scripts of training save a state dict beside other things.
 WRAPPERS = ('state_dict', 'model_state_dict', 'model', 'net', 'params', 'state_dict_ema')
+OURS = 'kdseg_jax'  # in the metadata of the safetensors that `export` writes
 _PREFIXES = ('module.', '_orig_mod.')  # of DataParallel and torch.compile
 _EXPECTED = 'expected a .pth or .pt file of torch.save, .safetensors, or .npz'
 _DEEPEST = 3
@@ -63,6 +66,23 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     if not found:
       raise Refusal(f'holds no tensors; {_EXPECTED} with the state dict of a model.')
   return {name: np.asarray(array, order='C') for name, array in _without_prefixes(found).items()}
+
+
+def description(path: str | os.PathLike) -> dict[str, Any] | None:
+  """What `export` wrote beside the weights of a safetensors file; None of any other file.
+
+  Raises:
+    StateDictError: it is damaged.
+    NotFoundError: there is no such file.
+  """
+  with reading(path):
+    with open(path, 'rb') as file:
+      if not _is_safetensors(file.read(64)):
+        return None
+    with unpacking(), safetensors.safe_open(path, framework='numpy') as file:
+      text = (file.metadata() or {}).get(OURS)
+    with unpacking():
+      return None if text is None else json.loads(text)
 
 
 def _is_safetensors(start):

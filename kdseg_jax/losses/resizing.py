@@ -14,6 +14,7 @@ def resize_bilinear(x: jax.Array, size: tuple[int, int], *, align_corners: bool)
   Output row i reads the input at row `i * (h - 1) / (H - 1)` if `align_corners`, else at
   `(i + 0.5) * h / H - 0.5`, clipped to the image; columns alike. As two matrix products with
   constant weights: their gradient is again two products, where gathers would need scatters.
+  Sizes may be symbolic (`jax.export.symbolic_shape`); the weights are then computed when it runs.
   Equal to `torch.nn.functional.interpolate(mode='bilinear', antialias=False)` in both modes.
 
   Args:
@@ -28,7 +29,7 @@ def resize_bilinear(x: jax.Array, size: tuple[int, int], *, align_corners: bool)
   Raises:
     ValueError: x is not of rank 4, or a size is not positive.
   """
-  if x.ndim != 4 or len(size) != 2 or min(size) < 1:
+  if x.ndim != 4 or len(size) != 2 or not _positive(size):
     raise ValueError(
         f'resize_bilinear takes (N, h, w, C) and a size (H, W) of at least 1, got shape {x.shape} '
         f'and size {tuple(size)}.')
@@ -48,7 +49,7 @@ def adaptive_average_pool(x: jax.Array, size: tuple[int, int]) -> jax.Array:
 
   Args:
     x: `(N, H, W, C)`, any float dtype.
-    size: bins along (rows, columns); may exceed the image.
+    size: bins along (rows, columns); may exceed the image, whose size may be symbolic.
 
   Returns:
     `(N, *size, C)` in the dtype of x, averaged in float32 (float64 for float64).
@@ -92,20 +93,38 @@ def resize_nearest(labels: jax.Array, size: tuple[int, int]) -> jax.Array:
   return labels[:, rows][:, :, columns]
 
 
-def _bins(source: int, target: int) -> np.ndarray:
+def _positive(size):
+  """Whether the sides that are known are at least 1, as symbolic ones always are."""
+  return all(side >= 1 for side in size if isinstance(side, (int, np.integer)))
+
+
+def _numbers(*sides):
+  """numpy and the sides themselves, or jax.numpy and arrays for them if one is symbolic."""
+  if all(isinstance(side, (int, np.integer)) for side in sides):
+    return np, *sides
+  return jnp, *(jnp.asarray(side, jnp.int32) for side in sides)
+
+
+def _bins(source, target: int):
   """Averaging weights `(target, source)` of each bin."""
-  starts = np.arange(target) * source // target
-  ends = -(-np.arange(1, target + 1) * source // target)
-  positions = np.arange(source)
+  numbers, count = _numbers(source)
+  starts = numbers.arange(target) * count // target
+  ends = -(-numbers.arange(1, target + 1) * count // target)
+  positions = numbers.arange(source)
   inside = (positions >= starts[:, None]) & (positions < ends[:, None])
   return inside / (ends - starts)[:, None]
 
 
-def _tents(source: int, target: int, align_corners: bool) -> np.ndarray:
+def _tents(source, target, align_corners: bool):
   """Interpolation weights `(target, source)`: tents of width 1 around each read position."""
-  steps = np.arange(target)
+  # In whole numbers up to the last division, and so exact in 32 bits too.
+  numbers, count, targets = _numbers(source, target)
+  steps = numbers.arange(target)
   if align_corners:
-    positions = steps * ((source - 1) / max(target - 1, 1))
+    scale = numbers.maximum(targets - 1, 1)
+    positions = steps * (count - 1)
   else:
-    positions = np.clip((steps + 0.5) * (source / target) - 0.5, 0, source - 1)
-  return np.maximum(0, 1 - np.abs(positions[:, None] - np.arange(source)))
+    scale = 2 * targets
+    positions = numbers.clip((2 * steps + 1) * count - targets, 0, scale * (count - 1))
+  distances = numbers.abs(positions[:, None] - scale * numbers.arange(source))
+  return numbers.maximum(0, scale - distances) / scale

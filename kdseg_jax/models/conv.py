@@ -8,9 +8,11 @@ the map, as in ASPP); these are written out there as matrix products and shifted
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -30,6 +32,23 @@ he_normal_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 # Uniform in +-1 / sqrt(fan_in), PyTorch's default: the logits of an untrained model are small.
 uniform_fan_in = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+
+
+# The platform that is compiled for; None is that of the default backend.
+_platform: contextvars.ContextVar[str | None] = contextvars.ContextVar('platform', default=None)
+
+
+@contextlib.contextmanager
+def lowered_for(platform: str) -> Iterator[None]:
+  """Within it convolutions are traced for a platform ('cpu', 'cuda', 'tpu', ...) other than ours.
+
+  For what is exported. What was traced before, as a compiled function, stays as it is.
+  """
+  token = _platform.set(platform)
+  try:
+    yield
+  finally:
+    _platform.reset(token)
 
 
 class Geometry(NamedTuple):
@@ -57,7 +76,7 @@ def conv2d(
   rounding.
 
   Args:
-    x: `(N, H, W, C)`.
+    x: `(N, H, W, C)`; N, H and W may be symbolic (`jax.export.symbolic_shape`).
     kernel: `(kh, kw, C / groups, O)`, of the dtype of x.
     strides: s, an integer or (rows, columns).
     dilation: d, likewise.
@@ -72,7 +91,8 @@ def conv2d(
   """
   geometry = Geometry(_pair(strides), _pair(dilation), _pair(padding), groups)
   _check(x.shape, kernel.shape, geometry)
-  lowering = choose_lowering(x.shape, kernel.shape, geometry, jax.default_backend())
+  platform = _platform.get() or jax.default_backend()
+  lowering = choose_lowering(x.shape, kernel.shape, geometry, platform)
   return lowering(x, kernel, geometry)
 
 
@@ -82,7 +102,7 @@ def choose_lowering(
     geometry: Geometry,
     backend: str,
 ) -> Callable[[Array, Array, Geometry], Array]:
-  """The function that computes a convolution, chosen from static shapes and the backend."""
+  """The function that computes a convolution, chosen from its shapes and the backend."""
   if backend != 'cpu':
     return lower_general
   channels, outputs = x_shape[3], kernel_shape[3]
@@ -92,6 +112,8 @@ def choose_lowering(
     return lower_general
   if kernel_shape[:2] == (1, 1) and geometry.padding == (0, 0):
     return lower_pointwise
+  if not all(isinstance(side, int) for side in x_shape[1:3]):
+    return lower_general  # symbolic: which taps read the image is not known
   if 0 < valid_share(x_shape, kernel_shape, geometry) <= _MAX_VALID_SHARE:
     return lower_taps
   return lower_general
@@ -107,7 +129,10 @@ def lower_general(x: Array, kernel: Array, geometry: Geometry) -> Array:
 
 def lower_pointwise(x: Array, kernel: Array, geometry: Geometry) -> Array:
   """A 1x1 kernel without padding: one matrix product, on the pixels that the stride keeps."""
-  x = x[:, ::geometry.strides[0], ::geometry.strides[1]]
+  # With its end, so that a symbolic size comes out as the same expression as elsewhere.
+  rows, columns = (slice(0, (size - 1) * stride + 1, stride) for size, stride in zip(
+      _output_size(x.shape, kernel.shape, geometry), geometry.strides))
+  x = x[:, rows, columns]
   return _matmul(x, kernel[0, 0]).astype(x.dtype)
 
 
@@ -244,7 +269,8 @@ def _check(x_shape, kernel_shape, geometry):
     raise ValueError(
         f'conv2d: an image of {channels} channels in {groups} group(s) does not fit the kernel '
         f'{kernel_shape}: (kh, kw, {channels} / {groups}, a multiple of {groups}) is expected.')
-  if min(_output_size(x_shape, kernel_shape, geometry)) < 1:
+  sides = _output_size(x_shape, kernel_shape, geometry)
+  if any(side < 1 for side in sides if isinstance(side, int)):
     raise ValueError(
         f'conv2d: the image {x_shape} is smaller than the kernel {kernel_shape} with dilation '
         f'{geometry.dilation} and padding {geometry.padding}. Use a larger image.')

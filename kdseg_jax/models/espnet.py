@@ -13,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from kdseg_jax.errors import UserError
 from kdseg_jax.models.conv import Conv, ConvTranspose, uniform_fan_in
@@ -135,7 +136,9 @@ class ESPNetEncoder(nn.Module):
 
 def _half_size(x):
   """The mean of 3x3 pixels, those beyond the border being 0, at every second one."""
-  return nn.avg_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
+  # Not flax's avg_pool, whose padding jax2onnx loses.
+  return lax.reduce_window(
+      x, 0.0, lax.add, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0))) / 9
 
 
 class ESPNetCHead(nn.Module):

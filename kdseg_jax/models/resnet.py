@@ -23,17 +23,17 @@ class BasicBlock(nn.Module):
     strides: of the first convolution.
     dilation: of the stage, and so of the second convolution.
     first_dilation: of the first convolution.
+    conv: makes a `ConvNorm`.
     pooled_shortcut: a shortcut that strides averages 2x2 pixels first; one in a dilated stage
       averages too, at stride 1.
-    conv: makes a `ConvNorm`.
   """
 
   channels: int
   strides: int
   dilation: int
   first_dilation: int
-  pooled_shortcut: bool
   conv: Any
+  pooled_shortcut: bool = False
   expansion = 1
 
   @nn.compact
@@ -54,8 +54,8 @@ class Bottleneck(nn.Module):
   strides: int
   dilation: int
   first_dilation: int
-  pooled_shortcut: bool
   conv: Any
+  pooled_shortcut: bool = False
   expansion = 4
 
   @nn.compact
@@ -144,7 +144,7 @@ class ResNet(nn.Module):
         preactivation = block(
             scale(channels), strides if first else 1, dilation,
             first_dilation(dilation) if first and not self.dilate_first else dilation,
-            self.pooled_shortcuts, conv, name=f'stage{stage}_block{i}')(x, train)
+            conv, self.pooled_shortcuts, name=f'stage{stage}_block{i}')(x, train)
         x = nn.relu(preactivation)
       taps |= {f'stage{stage}': x, f'stage{stage}_preactivation': preactivation}
     return taps
@@ -160,4 +160,7 @@ class ResNet(nn.Module):
 
 def _pool(x, ceil_mode):
   """3x3, stride 2; what is padded never counts."""
-  return nn.max_pool(x, (3, 3), (2, 2), [(1, 1 + ceil_mode)] * 2)
+  # Padded apart and by keyword: jax2onnx loses the padding that flax's max_pool is given.
+  margins = [(0, 0), *[(1, 1 + ceil_mode)] * 2, (0, 0)]
+  x = jnp.pad(x, margins, constant_values=-jnp.inf)
+  return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))

@@ -96,6 +96,13 @@ def test_models_are_those_of_the_scripts(settings, name):
     assert model.backbone.ceil_mode == (settings == 'skd')  # pspnet_combine.py alone
 
 
+def test_resnet_d_has_its_own_stem():
+  student = voc.get_config('settings=skd,model=pspnet_resnet50d').student
+  assert student.ceil_mode and student.aux and 'deep_stem' not in student
+  assert models.create(num_classes=21, **{
+      k: v for k, v in student.items() if k != 'init'}).backbone.stem_channels == (32, 32, 64)
+
+
 # term -> weight and the constants of the loss, by the sources named.
 ADVERSARIAL = {  # CIRKD, train_kd.py: --lambda-adv 0.001 --lambda-d 0.1; losses/adv.py
     'weight': 0.001, 'critic_weight': 0.1, 'critic_loss': 'hinge', 'conditional': False,

@@ -6,6 +6,7 @@ A new term or method is asked them by being registered.
 import dataclasses
 import functools
 import inspect
+import zlib
 
 import chex
 import jax
@@ -136,7 +137,8 @@ class Subject:
   def __init__(self, terms):
     self.terms, self.distiller = terms, distillers.create(terms)
     step = objectives_of(self.distiller)
-    step.__name__ = f'step_of_{terms}'  # chex counts by it
+    # chex counts by it, and the cache of compiled programs has it as the name of a file.
+    step.__name__ = f'step_{zlib.crc32(repr(terms).encode())}'
     self.run = jax.jit(chex.assert_max_traces(step, 1))
     shapes = jax.eval_shape(
         lambda: inputs_of(self.distiller, batch_of(), jax.random.key(0), jnp.int32(0)))

@@ -11,9 +11,7 @@ import pytest
 from kdseg_jax import distillers
 from kdseg_jax.distillers import core
 
-pytestmark = pytest.mark.slow
-
-STEPS = 100
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('optimizations')]
 
 
 @pytest.mark.parametrize('term,options,grows', [
@@ -49,7 +47,8 @@ def test_the_critic_learns_to_tell_separable_maps(term, options, grows):
       updates, opt_state = critic.optimizer.update(gradient, opt_state, state.critic)
       params = optax.apply_updates(state.critic, updates)
       return (state._replace(critic=params, memory=memory), opt_state), metrics['score_gap']
-    return jax.lax.scan(step, (state, critic.optimizer.init(state.critic)), jnp.arange(STEPS))[1]
+    steps = jnp.arange(100 if grows else 50)
+    return jax.lax.scan(step, (state, critic.optimizer.init(state.critic)), steps)[1]
   gap = train(jax.random.key(1))
   if grows:
     assert gap[-10:].min() > 10 * np.abs(gap[:5]).max(), gap[::10]

@@ -51,6 +51,14 @@ def test_a_classifier_becomes_a_work_directory(mobilenet, tmp_path):
   assert list(model.classes)[:2] == ['class 0', 'class 1']
 
 
+def test_a_classifier_of_small_images(tmp_path):
+  """The config has what its network and the images of its source need."""
+  np.savez(tmp_path / 'resnet8.npz', **states.state_dict('cifar_resnet8', 'cifar', 20))
+  student = importing.read(Request(str(tmp_path / 'resnet8.npz'), 'cifar_resnet8')).config.student
+  assert (student.output_stride, student.dropout) == (4, 0)
+  np.testing.assert_allclose(student.mean, 255 * np.array([0.5071, 0.4867, 0.4408]))
+
+
 def test_no_run_goes_on_from_it(mobilenet, tmp_path):
   importing.write(importing.read(Request(mobilenet, 'mobilenetv2')), str(tmp_path / 'run'))
   checkpointer = Checkpointer(str(tmp_path / 'run'))

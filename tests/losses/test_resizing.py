@@ -1,6 +1,7 @@
 """Resizing and pooling against hand-computed values and jax.image."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -118,3 +119,26 @@ def test_nearest_reads_the_pixel_below_the_exact_position(source, target, expect
 def test_nearest_refuses_other_shapes():
   with pytest.raises(ValueError, match=r'\(N, h, w\).*\(2, 3\)'):
     resizing.resize_nearest(jnp.zeros((2, 3), jnp.int32), (1, 1))
+
+
+def symbolic(function):
+  """A function of images whose batch, height and width were symbolic when it was traced."""
+  shape = jax.export.symbolic_shape('n, h, w, 3')
+  return jax.export.export(jax.jit(function))(jax.ShapeDtypeStruct(shape, jnp.float32)).call
+
+
+@pytest.mark.parametrize('align_corners', [True, False])
+def test_sizes_may_be_symbolic(align_corners):
+  back_and_forth = lambda x: resizing.resize_bilinear(
+      resizing.resize_bilinear(x, (3, 20), align_corners=align_corners),
+      (2 * x.shape[1], x.shape[2]), align_corners=align_corners)
+  call = symbolic(back_and_forth)
+  for shape in ((1, 1, 5, 3), (2, 300, 7, 3)):
+    np.testing.assert_allclose(call(noise(shape)), back_and_forth(noise(shape)), atol=1e-5)
+
+
+def test_bins_of_a_symbolic_size():
+  pool = lambda x: resizing.adaptive_average_pool(x, (2, 6))
+  call = symbolic(pool)
+  for shape in ((1, 1, 5, 3), (2, 13, 12, 3)):
+    np.testing.assert_allclose(call(noise(shape)), pool(noise(shape)), atol=1e-6)

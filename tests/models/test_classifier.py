@@ -16,7 +16,7 @@ def shapes(name, size=(64, 64), **options):
       lambda x: model.init_with_output({'params': jax.random.key(0)}, x), image)
 
 
-@pytest.mark.parametrize('name', models.CLASSIFIERS)
+@pytest.mark.parametrize('name', BACKBONES)
 def test_shapes_and_what_the_registry_says_of_channels(name):
   (logits, taps), _ = shapes(name)
   assert logits.shape == (2, 7) and logits.dtype == jnp.float32
@@ -28,7 +28,8 @@ def test_shapes_and_what_the_registry_says_of_channels(name):
 
 @pytest.mark.parametrize('name, parameters', [  # of torchvision and timm, with 1000 classes
     ('resnet18', 11_689_512), ('resnet34', 21_797_672), ('resnet50', 25_557_032),
-    ('resnet101', 44_549_160), ('mobilenetv2', 3_504_872), ('efficientnet_lite0', 4_652_008)])
+    ('resnet101', 44_549_160), ('mobilenetv1', 4_231_976),
+    ('mobilenetv2', 3_504_872), ('efficientnet_lite0', 4_652_008)])
 def test_parameters(name, parameters):
   assert models.complexity(models.create(name, 1000), (64, 64)).params == parameters
 

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -204,3 +205,34 @@ def test_conv_module_computes_in_its_dtype():
   y, variables = layer.init_with_output(jax.random.key(0), jnp.ones((1, 2, 2, 3)))
   assert y.dtype == jnp.bfloat16
   assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
+
+
+@pytest.mark.parametrize('platform,has,lacks', [
+    ('cuda', 'stablehlo.convolution', 'stablehlo.dot_general'),
+    ('cpu', 'stablehlo.dot_general', 'stablehlo.convolution')])
+def test_what_is_compiled_for_another_platform_is_lowered_for_it(platform, has, lacks):
+  kernel = np.ones((1, 1, 3, 4), np.float32)
+  with conv.lowered_for(platform):
+    exported = jax.export.export(
+        jax.jit(lambda x: conv.conv2d(x, kernel)), platforms=[platform])(
+            jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32))
+  text = exported.mlir_module()
+  assert has in text and lacks not in text
+  with pytest.raises(RuntimeError), conv.lowered_for('cuda'):
+    raise RuntimeError
+  assert 'dot_general' in str(jax.make_jaxpr(lambda x: conv.conv2d(x, kernel))(
+      jnp.ones((2, 8, 8, 3))))
+
+
+@pytest.mark.parametrize('kernel_shape,strides,dilation,padding,groups', [
+    ((1, 1, 4, 6), 2, 1, 0, 1), ((3, 3, 1, 4), 2, 1, 1, 4), ((3, 3, 1, 4), 1, 2, 2, 4),
+    ((3, 3, 4, 6), 1, 12, 12, 1), ((7, 7, 4, 6), 2, 1, 3, 1)])
+def test_sizes_may_be_symbolic(kernel_shape, strides, dilation, padding, groups):
+  kernel = _operands((1,), kernel_shape, np.float32)[1]
+  convolve = jax.jit(lambda x: conv.conv2d(
+      x, kernel, strides=strides, dilation=dilation, padding=padding, groups=groups))
+  shape = jax.export.symbolic_shape('n, h, w, 4')
+  exported = jax.export.export(convolve)(jax.ShapeDtypeStruct(shape, jnp.float32))
+  for size in ((1, 9, 8, 4), (3, 16, 13, 4)):
+    x = _operands(size, (1,), np.float32)[0]
+    np.testing.assert_allclose(exported.call(x), convolve(x), rtol=1e-4, atol=1e-4)

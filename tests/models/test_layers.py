@@ -27,6 +27,12 @@ def test_first_dilation():
   assert [layers.first_dilation(d) for d in (1, 2, 4)] == [1, 1, 2]
 
 
+def test_rectifier():
+  x = jnp.array([-2.0, 0.0, 3.0])
+  assert layers.rectifier(0.0) is jax.nn.relu
+  np.testing.assert_allclose(layers.rectifier(0.1)(x), [-0.2, 0, 3])
+
+
 def test_unknown_output_stride():
   with pytest.raises(ValueError, match=r'output_stride=4 .* \(8, 16, 32\)'):
     layers.late_strides(4)
@@ -40,6 +46,8 @@ def test_conv_norm(activation):
   assert y.shape == (2, 3, 3, 8)
   assert (np.min(y) >= 0) == (activation is not None)
   assert 'bias' not in variables['params']['conv']
+  _, biased = layer.clone(use_bias=True).init_with_output(jax.random.key(1), x, False)
+  assert biased['params']['conv']['bias'].shape == (8,)
   assert variables['params']['norm']['norm']['scale'].dtype == jnp.float32
 
 

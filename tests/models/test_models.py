@@ -1,5 +1,6 @@
 """The registry."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +33,23 @@ def test_dropout_rates():
       0.0, 0.2, 0.2)
 
 
+def test_structured_distillation_has_other_heads():
+  create = lambda **options: models.create(
+      'pspnet_resnet18', 11, width=0.125, aux=True, **options)
+  model = create(aux_channels=24, aux_bias=True, negative_slope=0.01)
+  assert model.auxiliary_head.channels == 24 and model.auxiliary_head.use_bias
+  assert model.head.negative_slope == model.auxiliary_head.negative_slope == 0.01
+  assert create().auxiliary_head.channels == 8 and not create().auxiliary_head.use_bias
+  assert create().head.negative_slope == create().auxiliary_head.negative_slope == 0
+
+
+def test_options_of():
+  assert {'deep_stem', 'ceil_mode', 'dilate_first'} <= models.options_of('pspnet_resnet18')
+  assert 'deep_stem' not in models.options_of('resnet18d')  # as it always has one
+  assert models.options_of('espnet_c') == {'blocks'}
+  assert models.options_of('mobilenetv2') == set()
+
+
 def test_models_are_hashable_and_equal():
   create = lambda: models.create('deeplabv3_mobilenetv2', 11, mean=[1, 2, 3], std=[1, 1, 1])
   assert create() == create() and hash(create()) == hash(create())
@@ -56,6 +74,43 @@ def test_pooling_of_the_stem_keeps_a_partial_last_window_in_ceil_mode(ceil_mode)
     np.testing.assert_array_equal(resnet._pool(x, ceil_mode)[0, :, :, 0], expected)
 
 
+@pytest.mark.parametrize('rows, columns', [(6, 5), (1, 4)])
+def test_averages_of_pooled_shortcuts(rows, columns):
+  """Of what there is in each 2x2; at stride 1, as timm has it, with zeros beyond the border."""
+  x = np.random.default_rng(0).uniform(1, 2, (1, rows, columns, 1)).astype(np.float32)
+  image = x[0, :, :, 0]
+  halves = [[image[i:i + 2, j:j + 2].mean() for j in range(0, columns, 2)]
+            for i in range(0, rows, 2)]
+  np.testing.assert_allclose(resnet._average(x, 2)[0, :, :, 0], halves, rtol=1e-6)
+  same = [[image[i:i + 2, j:j + 2].sum() / 4 for j in range(columns)] for i in range(rows)]
+  np.testing.assert_allclose(resnet._average(x, 1)[0, :, :, 0], same, rtol=1e-6)
+
+
+@pytest.mark.parametrize('options, dilations', [
+    ({}, [1, 1, 1, 2]), ({'dilate_first': True}, [1, 1, 2, 4])])
+def test_dilation_of_first_blocks(options, dilations):
+  found = {}
+
+  def note(call, args, kwargs, context):
+    if isinstance(context.module, resnet.BasicBlock):
+      found[context.module.name] = context.module.first_dilation
+    return call(*args, **kwargs)
+
+  model = models.create('pspnet_resnet18', 3, width=0.125, **options)
+  with nn.intercept_methods(note):
+    jax.eval_shape(lambda: model.init(jax.random.key(0), np.zeros((1, 64, 64, 3), np.uint8)))
+  assert [found[f'stage{stage}_block0'] for stage in (1, 2, 3, 4)] == dilations
+  assert found['stage4_block1'] == 4
+
+
+def test_shortcuts_of_resnet_d_have_the_size_of_its_maps():
+  shapes = lambda **options: [taps[f'stage{stage}'].shape for stage in (1, 2, 3, 4) for taps in [
+      jax.eval_shape(lambda: models.create('resnet18d', 3, width=0.125, **options).init_with_output(
+          jax.random.key(0), np.zeros((1, 70, 64, 3), np.uint8))[0][1])]]
+  assert [shape[1:3] for shape in shapes()] == [(18, 16), (9, 8), (5, 4), (3, 2)]
+  assert [shape[1:3] for shape in shapes(output_stride=8)] == [(18, 16), (9, 8), (9, 8), (9, 8)]
+
+
 @pytest.mark.parametrize('options, sizes', [
     ({}, {512: 64, 513: 65, 360: 45, 63: 8}),
     ({'ceil_mode': True}, {512: 65, 513: 65, 360: 46, 63: 9, 62: 8})])
@@ -71,11 +126,14 @@ def test_size_of_the_maps(options, sizes):
 
 def test_names():
   heads = 'pspnet', 'deeplabv3', 'deeplabv3plus'
-  backbones = 'resnet18', 'resnet34', 'resnet50', 'resnet101', 'mobilenetv2'
+  backbones = {'mobilenetv1', 'mobilenetv2', *(f'efficientnet_lite{i}' for i in range(5)),
+               *(f'resnet{depth}{kind}' for depth in (18, 34, 50, 101) for kind in ('', 'd'))}
+  small = {name for name in models.NAMES if name.startswith('cifar_')}
+  assert len(small) == 18 and len(models.NAMES) == len(set(models.NAMES))
   assert set(models.NAMES) == {
-      'espnet', 'espnet_c', *backbones,
+      'espnet', 'espnet_c', *backbones, *small,
       *(f'{head}_{backbone}' for head in heads for backbone in backbones)}
-  assert set(models.CLASSIFIERS) == set(backbones)
+  assert set(models.CLASSIFIERS) == backbones | small
 
 
 @pytest.mark.parametrize('name, channels', [
@@ -110,6 +168,9 @@ def test_dtype_by_name():
      "Unknown option of pspnet_resnet18: 'deepstem'. Did you mean 'deep_stem'"),
     ('pspnet_mobilenetv2', {'deep_stem': True}, 'Unknown option of pspnet_mobilenetv2'),
     ('espnet', {'output_stride': 16}, r'output_stride=16 is unknown to espnet; .* \(8,\)'),
+    ('pspnet_resnet18d', {'deep_stem': True}, 'Unknown option of pspnet_resnet18d'),
+    ('deeplabv3_resnet18', {'negative_slope': 0.01}, 'deeplabv3_resnet18 has no leaky activations'),
+    ('resnet18', {'negative_slope': 0.01}, 'resnet18 has no leaky activations'),
     ('espnet_c', {'head_channels': 64}, 'head_channels=64: the channels of espnet_c follow')])
 def test_bad_options(name, options, message):
   with pytest.raises(ValueError, match=message):

@@ -124,7 +124,7 @@ def test_a_missing_checkpoint_is_a_clear_error(tmp_path):
 @pytest.mark.parametrize('damage', ['cut', 'gone'])
 def test_a_damaged_checkpoint_is_one_message_that_names_it(pattern, damage, tmp_path):
   checkpointer = Checkpointer(tmp_path, metric='mean_iou')
-  checkpointer.save(1, state_of(1), {'classes': []})
+  checkpointer.save(1, state_of(1), {'classes': [], 'data': {'next_batch': 1}})
   checkpointer.close()
   found = list((tmp_path / 'checkpoints').glob(pattern))
   assert found

@@ -11,6 +11,8 @@ from kdseg_jax import tasks
 from kdseg_jax.training import side_by_side, study_plan, tuning
 from kdseg_jax.training.run import Diverged
 
+pytestmark = pytest.mark.usefixtures('toy_models')
+
 METRIC = tasks.SegmentationTask.main_metric
 TUNE = {'field': 'optimizer.learning_rate', 'grid': (0.1, 0.2, 0.4), 'extend': 2, 'split': 'val',
         'seeds': (10, 11), 'data_seed': 10}

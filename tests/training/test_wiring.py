@@ -146,8 +146,8 @@ def test_teachers_and_starts_are_the_best_checkpoints_of_their_own_architecture(
   assert teacher.step == 2 and teacher.variables['params'] == {'from': 2}
   assert teacher.workdir.endswith('somewhere')
   assert sizes == [(quickstart.get_config('role=teacher').student.width, 3)]
-  saved, _ = initialization._load(experiment.create_experiment(config), 'elsewhere')
-  assert saved['params'] == {'from': 2}
+  saved = initialization._of_run(experiment.create_experiment(config), 'elsewhere', {})
+  assert saved.variables == {'params/from': 2}
 
 
 # Fields that say nothing of how a teacher scores; a new field of eval or data is to be in

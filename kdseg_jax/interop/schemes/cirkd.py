@@ -20,8 +20,7 @@ def _layers(model):
 
 
 def _resnet(backbone):
-  return [*torchvision.resnet_with_deep_stem(backbone, 'pretrained.'),
-          *conv_norm('pretrained.conv1', 'pretrained.bn1', 'backbone/stem'),
+  return [*torchvision.resnet(backbone, 'pretrained.'),
           *conv_norm('auxlayer.block.0', 'auxlayer.block.1', 'auxiliary_head/conv'),
           Layer('auxlayer.block.4', 'auxiliary_head/classifier')]
 

@@ -17,7 +17,7 @@ _DILATIONS = (1, 2, 4, 8, 16)
 
 def _pspnet(model):
   backbone, spec = models.backbone_of(model)
-  layers = torchvision.resnet_with_deep_stem(backbone)
+  layers = torchvision.resnet(backbone)
   for i, size in enumerate((1, 2, 3, 6)):
     layers += conv_norm(
         f'pspmodule.stages.{i}.1', f'pspmodule.stages.{i}.2', f'head/pool{size}')

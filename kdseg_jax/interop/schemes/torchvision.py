@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kdseg_jax.interop.layers import Layer, conv_norm
 from kdseg_jax.interop.schemes.base import Scheme
 
@@ -12,23 +14,25 @@ _MOBILENET_STAGES = (2, 3, 7, 4)  # blocks, after the stem's
 
 
 def resnet(backbone: str, prefix: str = '') -> list[Layer]:
-  """The layers of a ResNet."""
-  return [*conv_norm(f'{prefix}conv1', f'{prefix}bn1', 'backbone/stem'),
-          *resnet_stages(backbone, prefix)]
-
-
-def resnet_with_deep_stem(backbone: str, prefix: str = '') -> list[Layer]:
-  """The layers of a ResNet whose stem is `conv1` to `conv3`, as many codes have it."""
-  stem = [layer for i in (1, 2, 3)
-          for layer in conv_norm(f'{prefix}conv{i}', f'{prefix}bn{i}', f'backbone/stem{i}')]
-  return [*stem, *resnet_stages(backbone, prefix)]
+  """The layers of a ResNet; a deep stem is `conv1` to `conv3`, which torchvision itself lacks."""
+  layers = conv_norm(f'{prefix}conv1', f'{prefix}bn1', 'backbone/stem')
+  for i in (1, 2, 3):
+    layers += conv_norm(f'{prefix}conv{i}', f'{prefix}bn{i}', f'backbone/stem{i}')
+  return [*layers, *resnet_stages(backbone, prefix)]
 
 
 def resnet_stages(
     backbone: str, prefix: str = '', shortcut: tuple[str, str] = ('downsample.0', 'downsample.1'),
 ) -> list[Layer]:
   """The layers of the four stages; `shortcut` names a block's convolution and BatchNorm there."""
-  blocks, convolutions = RESNETS[backbone]
+  return residual_stages(*RESNETS[backbone], prefix, shortcut)
+
+
+def residual_stages(
+    blocks: Sequence[int], convolutions: int, prefix: str = '',
+    shortcut: tuple[str, str] = ('downsample.0', 'downsample.1'),
+) -> list[Layer]:
+  """As `resnet_stages`, of so many blocks in each stage, and convolutions in each block."""
   layers = []
   for stage, count in enumerate(blocks, 1):
     for block in range(count):

@@ -1,0 +1,116 @@
+"""`export.json`: what an export is, and the sums of its files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+
+import kdseg_jax
+from kdseg_jax import paths
+from kdseg_jax.errors import NotFoundError, UserError
+from kdseg_jax.inference import Model
+from kdseg_jax.interop.exporting.graph import Difference
+from kdseg_jax.interop.exporting.sizes import Sizes
+
+FILE = 'export.json'
+FORMAT = 1
+SEGMENTATION, CLASSIFICATION = 'segmentation', 'classification'
+INPUT, OUTPUT = 'images', 'logits'
+
+
+def describe(model: Model, kind: str, sizes: Sizes | None) -> dict[str, Any]:
+  """What an export is, but for its files and how it was checked.
+
+  Args:
+    model: that is exported.
+    kind: 'stablehlo', 'onnx' or 'safetensors'.
+    sizes: of the images; None where weights alone are exported.
+  """
+  student = model.config.student
+  description = {
+      'format': FORMAT, 'kind': kind, 'kdseg_jax': kdseg_jax.__version__, 'jax': jax.__version__,
+      'model': student.name,
+      'task': CLASSIFICATION if model.task is None else SEGMENTATION,
+      'classes': list(model.classes),
+      'palette': None if model.palette is None else [list(color) for color in model.palette],
+      'preprocessing': {'mean': list(student.mean), 'std': list(student.std),
+                        'channel_order': student.channel_order, 'inside': sizes is not None},
+      'resize': list(model.config.data.size) or None,
+      'dtype': student.dtype,
+      'source': {'workdir': os.path.basename(model.workdir), 'checkpoint': model.step}}
+  if sizes is None:
+    return description
+  sides = [] if model.task is None else ['height', 'width']
+  return description | {
+      'input': {'name': INPUT, 'dtype': 'uint8', 'shape': ['batch', 'height', 'width', 3],
+                'channels': 'RGB, 0-255', **sizes._asdict()},
+      'output': {'name': OUTPUT, 'dtype': 'float32', 'shape': ['batch', *sides,
+                                                               len(model.classes)]}}
+
+
+def verified(difference: Difference) -> dict[str, Any]:
+  """How an export was checked."""
+  return {'largest_difference': difference.largest,
+          'standard_deviation': difference.deviation,
+          'inputs': [list(shape) for shape in difference.shapes]}
+
+
+def write(folder: str, description: Mapping[str, Any], names: Iterable[str],
+          platforms: Mapping[str, list[str]]) -> None:
+  """Writes `export.json` with the sums of the named files, and the platforms some are for."""
+  files = {}
+  for name in names:
+    path = os.path.join(folder, name)
+    files[name] = {'sha256': _digest(path), 'bytes': os.path.getsize(path)}
+    if name in platforms:
+      files[name]['platforms'] = platforms[name]
+  with open(os.path.join(folder, FILE), 'w') as file:
+    json.dump({**description, 'files': files}, file, indent=2)
+
+
+def read(folder: str) -> dict[str, Any]:
+  """The description of an export.
+
+  Raises:
+    NotFoundError: there is none.
+    UserError: it is damaged, or a newer kdseg_jax wrote it.
+  """
+  path = os.path.join(folder, FILE)
+  if not os.path.isfile(path):
+    raise NotFoundError(f'{path}: no such file; expected the folder of an export.')
+  with paths.reading(path), open(path, encoding='utf-8') as file:
+    description = json.load(file)
+  number = description.get('format') if isinstance(description, dict) else None
+  if not isinstance(number, int):
+    raise UserError(f'{path}: describes no export; it is damaged or was edited.')
+  if number > FORMAT:
+    raise UserError(
+        f'{path}: is of format {number}, written by kdseg_jax {description.get("kdseg_jax")}; this '
+        f'one is {kdseg_jax.__version__} and reads formats up to {FORMAT}. Update kdseg_jax.')
+  return description
+
+
+def check_file(folder: str, description: Mapping[str, Any], name: str) -> str:
+  """The path of a file of an export.
+
+  Raises:
+    NotFoundError: it is missing.
+    UserError: it is not the file that was written.
+  """
+  path = os.path.join(folder, name)
+  if not os.path.isfile(path):
+    raise NotFoundError(f'{path}: is missing; copy the whole folder of the export again.')
+  if _digest(path) != description['files'][name]['sha256']:
+    raise UserError(f'{path}: is not the file that was exported: its sha256 is not that of '
+                    f'{FILE}. It is damaged or was changed; copy it again, or export again.')
+  return path
+
+
+def _digest(path):
+  with open(path, 'rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()

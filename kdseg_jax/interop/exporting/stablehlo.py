@@ -1,0 +1,65 @@
+"""StableHLO by `jax.export`: one file for the CPU, one for accelerators."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.export
+import numpy as np
+
+from kdseg_jax.errors import UserError
+from kdseg_jax.inference import Model
+from kdseg_jax.interop.exporting.graph import logits_of
+from kdseg_jax.interop.exporting.sizes import Sizes
+from kdseg_jax.models import conv
+
+PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
+
+
+def write(model: Model, sizes: Sizes, folder: str, platforms: Sequence[str]
+          ) -> dict[str, list[str]]:
+  """Writes `model.<platforms>.stablehlo`; returns the platforms of each file.
+
+  Convolutions are lowered for the platform that a file is for (see `models.conv`), so that those of
+  the CPU have a file of their own.
+  """
+  groups = [[name for name in platforms if (name == 'cpu') is alone] for alone in (True, False)]
+  written = {}
+  for group in filter(None, groups):
+    with conv.lowered_for(group[0]):
+      exported = jax.export.export(jax.jit(logits_of(model)), platforms=group)(sizes.abstract())
+    name = f'model.{"-".join(group)}.stablehlo'
+    with open(os.path.join(folder, name), 'wb') as file:
+      file.write(exported.serialize())
+    written[name] = group
+  return written
+
+
+def read(path: str, written_by: str, *, anywhere: bool = False
+         ) -> Callable[[np.ndarray], jax.Array]:
+  """The function of a file, to be called or jitted.
+
+  Args:
+    path: the file.
+    written_by: version of the jax that wrote it.
+    anywhere: it may run on a platform that it is not for.
+
+  Raises:
+    UserError: this jax cannot read it.
+  """
+  with open(path, 'rb') as file:
+    content = bytearray(file.read())
+  try:
+    exported = jax.export.deserialize(content)
+  except Exception as error:  # of flatbuffers, of versions, of the compiler
+    raise UserError(
+        f'{path}: was exported by jax {written_by}, and jax {jax.__version__} cannot read it '
+        f'({type(error).__name__}: {error}). Export it again with this jax, or install '
+        f'jax=={written_by}.') from error
+  if anywhere:
+    exported = dataclasses.replace(
+        exported, disabled_safety_checks=(jax.export.DisabledSafetyCheck.platform(),))
+  return exported.call

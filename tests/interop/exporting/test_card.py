@@ -1,0 +1,75 @@
+"""Model cards: their head, what they tell, and that their code for jax is true."""
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+
+import kdseg_jax
+from kdseg_jax import models
+from kdseg_jax.data import files
+from kdseg_jax.interop import exporting
+from kdseg_jax.interop.exporting import card, manifest
+from kdseg_jax.training.writers import METRICS_FILE
+from tests import toys, workdirs
+
+
+@pytest.fixture
+def trained(monkeypatch, tmp_path):
+  monkeypatch.setattr(models, 'create', lambda name, num_classes, axis_name, **_: toys.Model(
+      num_classes, axis_name))
+  config = workdirs.config_of(**{'data.size': (48, 64), 'teacher.checkpoint': '/secret/teacher/'})
+  config.method = 'kd'
+  workdirs.save(tmp_path / 'run', config)
+  rows = [{'phase': 'evaluation', 'step': step, 'mean_iou': score, 'pixel_accuracy': 0.9}
+          for step, score in ((1, 0.25), (2, 0.5))]
+  (tmp_path / 'run' / METRICS_FILE).write_text('\n'.join(map(json.dumps, rows)) + '\n')
+  return kdseg_jax.load(tmp_path / 'run')
+
+
+def test_a_card_tells_what_the_model_is(trained, tmp_path):
+  exporting.export(trained, str(tmp_path / 'out'), exporting.Options('stablehlo'))
+  text = (tmp_path / 'out' / card.FILE).read_text()
+  head = text.split('---')[1]
+  for line in ('library_name: kdseg_jax', 'pipeline_tag: image-segmentation', 'license: unknown',
+               '- stablehlo', '- jax'):
+    assert line in head.splitlines()
+  for part in ('3 classes, distilled', '| method | kd |', '| teacher | teacher |',
+               '| mean_iou (val) | 0.2500 |', 'any number of images of any size',
+               'subtract (123.675, 116.28, 103.53)', 'resized to 48x64', '0 sky, 1 road, 2 tree',
+               '`model.cpu.stablehlo`', 'Whoever publishes these weights'):
+    assert part in text
+  assert 'secret' not in text and str(tmp_path) not in text
+
+
+def test_the_code_of_a_card_runs(trained, tmp_path, monkeypatch):
+  exporting.export(trained, str(tmp_path / 'out'), exporting.Options('stablehlo'))
+  files.write_png(tmp_path / 'photo.jpg.png', np.zeros((8, 9, 3), np.uint8))
+  (code,) = re.findall('```python\n(.*?)```', (tmp_path / 'out' / card.FILE).read_text(), re.S)
+  code = code.replace('<this folder>', str(tmp_path / 'out')).replace(
+      'photo.jpg', str(tmp_path / 'photo.jpg.png'))
+  names = {'images': np.zeros((2, 8, 9, 3), np.uint8)}
+  exec(compile(code, card.FILE, 'exec'), names)
+  assert names['labels'].shape == (2, 8, 9) and names['prediction'].labels.shape == (8, 9)
+
+
+@pytest.mark.parametrize('kind,parts', [
+    ('onnx', ('onnxruntime.InferenceSession("model.onnx")', '- onnx')),
+    ('safetensors', ('load_state_dict(load_file("model.safetensors"))', '"width": 0.125',
+                     './launch.sh import --source=model.safetensors --model=espnet_c'))])
+def test_how_other_programs_use_it(kind, parts, trained):
+  sizes = None if kind == 'safetensors' else exporting.folder.Sizes()
+  description = manifest.describe(trained, kind, sizes) | {
+      'scheme': 'skd_espnet', 'verified': {'largest_difference': 0.0, 'standard_deviation': 1.0}}
+  text = card.text(trained, description, [f'model.{kind}'])
+  assert all(part in text for part in parts)
+
+
+def test_many_classes_and_an_import(trained):
+  description = manifest.describe(trained, 'onnx', exporting.folder.Sizes()) | {
+      'classes': [f'c{i}' for i in range(1000)],
+      'verified': {'largest_difference': 0.0, 'standard_deviation': 1.0}}
+  text = card.text(dataclasses.replace(trained, train_step=0), description, [])
+  assert '149 c149 and 850 more' in text and 'weights that were imported' in text

@@ -1,0 +1,132 @@
+"""Exports are written whole, and only if they compute what the model does."""
+
+import json
+import os
+
+import jax.export
+import numpy as np
+import pytest
+
+import kdseg_jax
+from kdseg_jax import models
+from kdseg_jax.errors import NotFoundError, UserError
+from kdseg_jax.interop import exported, exporting
+from kdseg_jax.interop.exporting import folder, graph, manifest, stablehlo
+from tests import toys, workdirs
+
+STABLEHLO = exporting.Options('stablehlo')
+
+
+def content(path):
+  return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+@pytest.fixture
+def model(monkeypatch, tmp_path):
+  """A model of one layer, loaded."""
+  monkeypatch.setattr(models, 'create', lambda name, num_classes, axis_name, **_: toys.Model(
+      num_classes, axis_name))
+  workdirs.save(tmp_path / 'run', workdirs.config_of())
+  return kdseg_jax.load(tmp_path / 'run')
+
+
+def test_a_folder_says_what_it_holds(model, tmp_path):
+  description = exporting.export(model, str(tmp_path / 'out'), STABLEHLO)
+  assert description == json.loads((tmp_path / 'out/export.json').read_text())
+  assert sorted(os.listdir(tmp_path)) == ['out', 'run']
+  assert set(description['files']) == {'model.cpu.stablehlo', 'model.cuda-tpu.stablehlo'}
+  assert set(content(tmp_path / 'out')) == {*description['files'], 'README.md', 'export.json'}
+  assert description['classes'] == list(workdirs.CLASSES)
+  assert description['palette'] == [list(color) for color in workdirs.PALETTE]
+  assert description['source'] == {'workdir': 'run', 'checkpoint': 1}
+  assert description['input']['shape'] == ['batch', 'height', 'width', 3]
+  assert description['output']['shape'] == ['batch', 'height', 'width', 3]
+  assert description['preprocessing']['mean'] == list(model.config.student.mean)
+  checked = description['verified']
+  assert checked['largest_difference'] <= 1e-4 * checked['standard_deviation']
+  assert checked['inputs'] == [[1, 64, 96, 3], [2, 75, 90, 3]]
+  assert str(tmp_path) not in (tmp_path / 'out/export.json').read_text()
+
+
+def test_files_are_for_their_platforms(model, tmp_path):
+  exporting.export(model, str(tmp_path / 'out'), exporting.Options(
+      'stablehlo', size=(8, 8), platforms=('tpu', 'cpu')))
+  for name, platforms in (('cpu', ('cpu',)), ('tpu', ('tpu',))):
+    blob = (tmp_path / f'out/model.{name}.stablehlo').read_bytes()
+    assert jax.export.deserialize(bytearray(blob)).platforms == platforms
+  with pytest.raises(UserError, match="Unknown platform: 'gpu'"):
+    exporting.export(model, str(tmp_path / 'b'), STABLEHLO._replace(platforms=('gpu',)))
+
+
+def test_what_computes_something_else_is_not_kept(model, tmp_path, monkeypatch):
+  exporting.export(model, str(tmp_path / 'out'), STABLEHLO)
+  before = content(tmp_path / 'out')
+  read = stablehlo.read
+  monkeypatch.setattr(stablehlo, 'read', lambda *args, **options: (
+      lambda images: 1.01 * read(*args, **options)(images)))
+  with pytest.raises(UserError, match='logits differ by up to .* Nothing is kept'):
+    exporting.export(model, str(tmp_path / 'out'), STABLEHLO)
+  with pytest.raises(UserError, match='does not compute what the model does'):
+    exporting.export(model, str(tmp_path / 'new'), STABLEHLO)
+  assert sorted(os.listdir(tmp_path)) == ['out', 'run'] and content(tmp_path / 'out') == before
+
+
+@pytest.mark.parametrize('wrong', [np.nan, 'shape'])
+def test_neither_is_what_has_no_numbers_or_another_shape(wrong, model, monkeypatch):
+  change = (lambda x: x[:, :1]) if wrong == 'shape' else (lambda x: x * wrong)
+  function = lambda images: change(graph.compiled(graph.logits_of(model))(images))
+  assert not graph.compare(model, [function], [(1, 8, 8)]).is_none
+  good = graph.compiled(graph.logits_of(model))
+  assert graph.compare(model, [good], [(1, 8, 8)]).is_none
+  assert not graph.compare(model, [good, function], [(1, 8, 8)]).is_none
+
+
+def test_an_export_is_replaced_and_nothing_else(model, tmp_path):
+  (tmp_path / 'mine').mkdir()
+  (tmp_path / 'mine/notes').touch()
+  with pytest.raises(UserError, match='mine is not empty and holds no export'):
+    exporting.export(model, str(tmp_path / 'mine'), STABLEHLO)
+  (tmp_path / 'out').mkdir()
+  exporting.export(model, str(tmp_path / 'out'), STABLEHLO)
+  exporting.export(model, str(tmp_path / 'out'), STABLEHLO._replace(platforms=('cpu',)))
+  assert set(content(tmp_path / 'out')) == {'model.cpu.stablehlo', 'README.md', 'export.json'}
+  assert sorted(os.listdir(tmp_path)) == ['mine', 'out', 'run']
+
+
+def test_fixed_sizes_where_free_ones_cannot_be_traced(model, tmp_path, monkeypatch):
+  upsample = type(model.task).upsample
+
+  def needs_numbers(task, scores, size):
+    assert all(isinstance(side, int) for side in size), 'no number'
+    return upsample(task, scores, size)
+  monkeypatch.setattr(type(model.task), 'upsample', needs_numbers)
+  description = exporting.export(model, str(tmp_path / 'out'), STABLEHLO)
+  assert description['input']['size'] == list(model.config.augmentation.crop)
+  assert description['input']['batch'] is None
+  images = np.zeros((3, 9, 7, 3), np.uint8)
+  assert [found.labels.shape for found in kdseg_jax.load(tmp_path / 'out').predict(images)] == [
+      (9, 7)] * 3
+
+
+def test_damage_is_said(model, tmp_path):
+  exporting.export(model, str(tmp_path / 'out'), STABLEHLO)
+  path = tmp_path / 'out/model.cpu.stablehlo'
+  path.write_bytes(path.read_bytes()[:-1] + b'x')
+  with pytest.raises(UserError, match='model.cpu.stablehlo: is not the file that was exported'):
+    exported.load(tmp_path / 'out')
+  path.unlink()
+  with pytest.raises(NotFoundError, match='copy the whole folder'):
+    exported.load(tmp_path / 'out')
+  file = tmp_path / 'out' / manifest.FILE
+  for text, message in (('{"format": 2, "kdseg_jax": "9.0"}', 'format 2, written by kdseg_jax 9.0'),
+                        ('[]', 'describes no export'), ('{', 'is no JSON')):
+    file.write_text(text)
+    with pytest.raises(UserError, match=message):
+      exported.load(tmp_path / 'out')
+  with pytest.raises(NotFoundError, match='expected the folder of an export'):
+    manifest.read(str(tmp_path))
+
+
+def test_an_unknown_format(model, tmp_path):
+  with pytest.raises(UserError, match="Unknown format: 'tflite'"):
+    folder.export(model, str(tmp_path / 'out'), exporting.Options('tflite'))
