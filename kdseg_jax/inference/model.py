@@ -69,8 +69,7 @@ class Model:
     """What it does, a task of `kdseg_jax.tasks`; None for a classifier."""
     if self.config.student.name in models.CLASSIFIERS:
       return None
-    return tasks.create(
-        self.config.task.name, len(self.classes), align_corners=self.config.align_corners)
+    return tasks.create(num_classes=len(self.classes), **self.config.task)
 
   def apply(self, images: jax.Array, *, mask: jax.Array | None = None
             ) -> tuple[jax.Array, dict[str, jax.Array]]:

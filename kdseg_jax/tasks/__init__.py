@@ -3,6 +3,7 @@
 How their results are shown is in `kdseg_jax.report.presenters`.
 """
 
+import dataclasses
 from typing import Any
 
 from kdseg_jax import names
@@ -14,7 +15,7 @@ TASKS: dict[str, Any] = {'segmentation': SegmentationTask}
 FIRST_METRIC = SegmentationTask.main_metric.name
 
 __all__ = ['Accumulator', 'DataCheck', 'Field', 'MainMetric', 'Outputs', 'SegmentationTask', 'Task',
-           'create', 'find']
+           'create', 'find', 'options_of']
 
 
 def find(name: str) -> Any:
@@ -25,6 +26,12 @@ def find(name: str) -> Any:
   """
   names.require(name, TASKS, 'task')
   return TASKS[name]
+
+
+def options_of(name: str) -> dict[str, Any]:
+  """The options of a task with their defaults: the fields of `config.task` beside `name`."""
+  return {field.name: field.default for field in dataclasses.fields(find(name))
+          if field.name != 'num_classes'}
 
 
 def create(name: str, num_classes: int, **options: Any) -> Task:
@@ -38,4 +45,7 @@ def create(name: str, num_classes: int, **options: Any) -> Task:
   Raises:
     UserError: there is no such task (names the nearest), or as it says.
   """
-  return find(name)(num_classes=num_classes, **options)
+  task = find(name)
+  for option in options:
+    names.require(option, options_of(name), f'field of config.task for the task {name}')
+  return task(num_classes=num_classes, **options)

@@ -90,11 +90,7 @@ def create_train_source(config: ConfigDict) -> Any:
 
 def create_task(config: ConfigDict, num_classes: int) -> tasks.Task:
   """The task of a config."""
-  return tasks.create(
-      config.task.name, num_classes, align_corners=config.align_corners,
-      auxiliary_weight=config.auxiliary_weight, supervised_loss=config.supervised.loss,
-      ohem_threshold=config.supervised.ohem_threshold,
-      ohem_min_kept=config.supervised.ohem_min_kept, absent_as_zero=config.eval.absent_as_zero)
+  return tasks.create(num_classes=num_classes, **config.task)
 
 
 def create_model(model_config: ConfigDict, num_classes: int) -> Any:

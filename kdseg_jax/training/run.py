@@ -30,7 +30,7 @@ PHASES = ('prepare', 'train')
 # The fields on which the form of a state depends.
 _SHAPING = tuple(f'config.{field}' for field in (
     'student', 'method', 'distill', 'optimizer', 'critic', 'prepare', 'train.ema_decay',
-    'train.freeze', 'augmentation.crop', 'data.name', 'data.root'))
+    'train.freeze', 'task', 'augmentation.crop', 'data.name', 'data.root'))
 
 
 class Diverged(UserError, FloatingPointError):
@@ -325,8 +325,7 @@ def measure_teacher(experiment: Experiment, workdir: str,
   data = json.loads(config.data.to_json())
   key = {'workdir': teacher.workdir, 'step': teacher.step, 'split': config.eval.split,
          'limit': config.eval.limit, 'inference': str(experiment.inference),
-         'pad_multiple': config.eval.pad_multiple,
-         'absent_as_zero': config.eval.absent_as_zero, 'align_corners': config.align_corners,
+         'pad_multiple': config.eval.pad_multiple, 'task': config.task.to_dict(),
          'data': {field: data[field] for field in ('name', 'root', 'size', 'tfds')}}
   path = os.path.join(workdir, 'teacher.json')
   known = read_json(path)

@@ -33,7 +33,7 @@ def test_it_is_that_of_the_step(recorded):
 
 @pytest.mark.parametrize('changes', [
     {'split': 'val'}, {'split': None}, {'eval.flip': True}, {'eval.pad_multiple': 32},
-    {'data.root': 'elsewhere'}, {'data.size': (32, 32)}, {'eval.absent_as_zero': True}])
+    {'data.root': 'elsewhere'}, {'data.size': (32, 32)}, {'task.absent_as_zero': True}])
 def test_what_was_measured_otherwise_is_not_shown(recorded, changes):
   assert recorded(20, **changes) is None
 
