@@ -170,6 +170,7 @@ def _prepare(run, workdir, create, stop):
   source = create(
       run.config, os.path.join(workdir, 'prepared', _prepare_key(run.config)), time.perf_counter)
   loop.prepare(source, stop)
+  source.checkpointer.wait()  # another student may open the folder, which clears half-written saves
   made = source.state
   run.state = run.state._replace(
       prepare_step=made.prepare_step,
