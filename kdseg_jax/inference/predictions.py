@@ -11,7 +11,7 @@ import numpy as np
 
 from kdseg_jax import tasks
 from kdseg_jax.data import files
-from kdseg_jax.errors import UserError
+from kdseg_jax.tasks.classification import check_views
 from kdseg_jax.training.inference import Inference, make_predictor
 
 
@@ -43,12 +43,12 @@ Prediction = Segmentation | Classification
 
 
 @functools.lru_cache(maxsize=16)  # so that models of one architecture share their programs
-def predictor(task: tasks.SegmentationTask | None, module: Any, *, views: Inference,
+def predictor(task: tasks.Task, module: Any, *, views: Inference,
               size: tuple[int, ...], multiple: int) -> Callable:
   """`predict(variables, images (N, H, W, 3), *, scores) -> list[Prediction]`.
 
   Args:
-    task: of a segmenter; None for a classifier.
+    task: of the model, segmentation or classification.
     module: the model.
     views: what it is shown of an image.
     size: see `make_predictor`.
@@ -57,7 +57,7 @@ def predictor(task: tasks.SegmentationTask | None, module: Any, *, views: Infere
   Raises:
     UserError: views that are not those of a classifier.
   """
-  if task is None:
+  if task.name == tasks.ClassificationTask.name:
     return _classifier(module, views, size)
   predict = make_predictor(task, module, inference=views, size=size, multiple=multiple)
 
@@ -69,8 +69,7 @@ def predictor(task: tasks.SegmentationTask | None, module: Any, *, views: Infere
 
 
 def _classifier(module, views, size):
-  if not views.is_plain:
-    raise UserError(f'A classifier sees whole images only, and not {views}.')
+  check_views(views)
   probabilities_of = jax.jit(
       lambda variables, images: jax.nn.softmax(module.apply(variables, images)[0]))
 

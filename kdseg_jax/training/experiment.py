@@ -90,7 +90,7 @@ def create_train_source(config: ConfigDict) -> Any:
 
 def create_task(config: ConfigDict, num_classes: int) -> tasks.Task:
   """The task of a config."""
-  return tasks.create(num_classes=num_classes, **config.task)
+  return tasks.of(config, num_classes)
 
 
 def create_model(model_config: ConfigDict, num_classes: int) -> Any:
