@@ -38,6 +38,10 @@ TERMS: dict[str, Callable[..., core.Distiller]] = {
     'channels': channels,
 }
 
+# Terms that also take vectors `(N, C)`. The others compare pixels with pixels: of one pixel they
+# could teach nothing, or are not defined.
+OF_VECTORS = ('pixelwise', 'kd', 'decoupled', 'fitnets')
+
 # What wraps the combination of all terms; its weight only switches it on.
 WRAPPERS: dict[str, Callable[..., core.Distiller]] = {'context': with_context}
 
@@ -137,8 +141,10 @@ def create(
     if weight and term in WRAPPERS:
       wrappers.append(functools.partial(WRAPPERS[term], **options))
     elif weight:
-      parts[term] = (weight, TERMS[term](**options))
-  return functools.reduce(lambda method, wrap: wrap(method), wrappers, core.combine(parts))
+      distiller = TERMS[term](**options)
+      parts[term] = (weight, distiller if term in OF_VECTORS else core.of_maps(distiller))
+  return functools.reduce(
+      lambda method, wrap: core.of_maps(wrap(method)), wrappers, core.combine(parts))
 
 
 def channel_wise(*, axis_name: str | None = None) -> core.Distiller:

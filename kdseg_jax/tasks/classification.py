@@ -20,6 +20,11 @@ NO_LABEL = -1  # of padding examples, and of images whose class is not known
 _TOP = 5
 
 
+def _one(size):  # no lambda: sources that hold a field are pickled
+  del size
+  return ()
+
+
 @dataclasses.dataclass(frozen=True)
 class ClassificationTask:
   """One class an image: mean cross-entropy; how often the label is the first, or among five.
@@ -32,7 +37,7 @@ class ClassificationTask:
 
   name: ClassVar[str] = 'classification'
   fields: ClassVar[Mapping[str, Field]] = {'label': Field(
-      shape=lambda size: (), dtype=np.int32, padding=NO_LABEL)}
+      shape=_one, dtype=np.int32, padding=NO_LABEL)}
   main_metric: ClassVar[MainMetric] = MainMetric(
       'top1', 'top-1', scale=100, unit='%', per_class='per_class_accuracy')
 

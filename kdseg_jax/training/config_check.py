@@ -20,7 +20,7 @@ ROLES = ('student', 'teacher')
 _AT_LEAST = {
     'train.steps': 1, 'train.accumulate': 1, 'prepare.steps': 0, 'critic.steps': 0,
     'eval.batch_size': 1, 'data.train_limit': 0,
-    'eval.limit': 0, 'eval.pad_multiple': 1, 'checkpoint.keep': 1,
+    'augmentation.pad': 0, 'eval.limit': 0, 'eval.pad_multiple': 1, 'checkpoint.keep': 1,
 }
 
 
