@@ -190,6 +190,8 @@ def _prepare_key(config):
   for term in config.distill.values():
     if term.weight:  # a term of weight 0 is left out of the method, and of its state
       term.weight = 1.0
+    if 'warmup_steps' in term:
+      term.warmup_steps = 0
   read = {section: json.loads(config[section].to_json()) for section in (
       'distill', 'prepare', 'data', 'augmentation', 'student', 'teacher')}
   read |= {'seed': config.seed, 'batch_size': config.train.batch_size}
@@ -207,6 +209,7 @@ class _Shared:
           next(iter(of_seeds.values())), teacher=teacher, allow_class_names=allow_class_names)
       shapes.check_losses(self.experiments[name])
       teacher = teacher or self.experiments[name].teacher
+    _require_one_teacher(self.experiments)
     begun = any(has_checkpoint(study_plan.student_workdir(workdir, name, seed))
                 for name, of_seeds in configs.items() for seed in of_seeds)
     by_data = {e.config.data.to_json(): e for e in self.experiments.values()}
@@ -223,6 +226,19 @@ class _Shared:
     if key not in self._evaluators:
       self._evaluators[key] = create_evaluator(experiment, experiment.student)
     return self._evaluators[key]
+
+
+def _require_one_teacher(experiments):
+  """Refuses students of which some only have the teacher normalise by the batch."""
+  requires = {name: experiment.distiller.requires for name, experiment in experiments.items()}
+  by_batch, by_statistics = (
+      [name for name, own in requires.items()
+       if own.teacher and own.teacher_batch_statistics == value] for value in (True, False))
+  if by_batch and by_statistics:
+    raise UserError(
+        f'teacher_batch_statistics is True for {by_batch[0]!r} and False for {by_statistics[0]!r}, '
+        'and one pass of the teacher serves all students of a study. Make it the same for all, or '
+        'put them into two studies.')
 
 
 def _by_data(cohorts):
@@ -259,7 +275,8 @@ class _TeacherPass:
     self._path = os.path.join(workdir, 'teacher_cost.json')
     self._seconds = []
     if reading is not None:
-      self._program = programs.teacher_program(reading.experiment, names_of_taps)
+      requires = reading.experiment.distiller.requires._replace(teacher=names_of_taps)
+      self._program = programs.teacher_program(reading.experiment, requires)
       self._variables = reading.experiment.teacher.variables
 
   def __call__(self, batch):
