@@ -45,8 +45,8 @@ TERMS: dict[str, Callable[..., core.Distiller]] = {
 # What wraps the combination of all terms; its weight only switches it on.
 WRAPPERS: dict[str, Callable[..., core.Distiller]] = {'context': with_context}
 
-# method -> term -> weight of the paper, or {'weight': it, and those fields of the term that are not the
-# defaults: options of its factory, 'warmup_steps'}.
+# method -> term -> weight of the paper, or {'weight': it, and the fields of the term in which the
+# method differs from their defaults: options of its factory, 'warmup_steps'}.
 METHODS: dict[str, dict[str, Any]] = {
     'none': {},
     'pixelwise': {'pixelwise': 10.0},  # CVPR 2019, section 3.3: lambda_1 = 10
