@@ -62,8 +62,9 @@ OF_PARTS = [
         'pool', 'student_tap', 'teacher_tap')],
     *[('channels', 'temperature', part) for part in ('cross', 'memory')]]
 CASES = [(term, option) for term, factory in FACTORIES.items() for option in [
-    'weight', *['warmup_steps'] * (term in methods.TERMS), *(name for name, parameter in inspect.signature(factory).parameters.items()
-                if parameter.kind is parameter.KEYWORD_ONLY and name != 'axis_name')]]
+    'weight', *['warmup_steps'] * (term in methods.TERMS),
+    *(name for name, parameter in inspect.signature(factory).parameters.items()
+      if parameter.kind is parameter.KEYWORD_ONLY and name != 'axis_name')]]
 
 
 def defaults_of(term):

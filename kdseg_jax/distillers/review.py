@@ -90,9 +90,8 @@ def review(
     compared, memory = fusion.apply(
         {'params': state.params, 'batch_stats': state.memory['batch_stats']}, student, train=True,
         mutable=['batch_stats'])
-    value = losses.hierarchical_context(
-        [x for _, x in compared], [teacher[stage] for stage, _ in compared], levels=levels,
-        axis_name=axis_name)
+    pairs = [(x, target) for maps, target in zip(compared, teacher) for x in maps]
+    value = losses.hierarchical_context(*zip(*pairs), levels=levels, axis_name=axis_name)
     return value, (dict(memory), {})
 
   return core.Distiller(

@@ -134,10 +134,8 @@ class Review(nn.Module):
   axis_name: str | None = None
 
   @nn.compact
-  def __call__(
-      self, features: Sequence[jax.Array], *, train: bool
-  ) -> list[tuple[int, jax.Array]]:
-    """`(stage of the teacher, map in its shape)` of each comparison, the shallowest first.
+  def __call__(self, features: Sequence[jax.Array], *, train: bool) -> list[list[jax.Array]]:
+    """For each stage of the teacher, from shallow to deep, the maps that are compared with it.
 
     Args:
       features: the student's maps `(N, H, W, C)`, one for each of `widths`.
@@ -159,25 +157,25 @@ class Review(nn.Module):
 
   def _single_stage(self, features, train):
     last = len(features) - 1
-    return [(last, self._block(last, f'stage{last}')(features[last], train=train)[0])]
+    return [[]] * last + [[self._block(last, f'stage{last}')(features[last], train=train)[0]]]
 
   def _multi_stage(self, features, train):
-    return [(j, self._block(j, f'stage{j}')(x, train=train)[0]) for j, x in enumerate(features)]
+    return [[self._block(j, f'stage{j}')(x, train=train)[0]] for j, x in enumerate(features)]
 
   def _all_pairs(self, features, train):
-    return [(j, self._block(j, f'stage{j}_from{i}')(features[i], train=train)[0])
-            for j in range(len(features)) for i in range(j, len(features))]
+    return [[self._block(j, f'stage{j}_from{i}')(features[i], train=train)[0]
+             for i in range(j, len(features))] for j in range(len(features))]
 
   def _fused(self, features, train):
     deeper = [LinearConvNorm(self.channels, 1, self.axis_name, name=f'reduce{i}')(x, train)
               for i, x in enumerate(features[1:], start=1)]
-    return [(j, self._block(j, f'stage{j}')(x, deeper[j:], train=train)[0])
+    return [[self._block(j, f'stage{j}')(x, deeper[j:], train=train)[0]]
             for j, x in enumerate(features)]
 
   def _residual(self, features, train):
     compared, left = [], ()
     for j in reversed(range(len(features))):
       x, fused = self._block(j, f'stage{j}')(features[j], left, train=train)
-      compared.insert(0, (j, x))
+      compared.insert(0, [x])
       left = (fused,)
     return compared

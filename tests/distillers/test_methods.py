@@ -27,11 +27,11 @@ def inputs_of():
 def test_terms_hold_the_weight_of_the_paper_and_every_option_of_the_factory():
   terms = distillers.terms_of('pixelwise+pairwise')
   assert terms['pixelwise'] == {
-      'weight': 10.0, 'warmup_steps': 0, 'temperature': 1.0, 'form': 'kl', 'reduction': 'mean', 'resize': False,
-      'align_corners': True, 'tap': 'logits'}
+      'weight': 10.0, 'warmup_steps': 0, 'temperature': 1.0, 'form': 'kl', 'reduction': 'mean',
+      'resize': False, 'align_corners': True, 'tap': 'logits'}
   assert terms['pairwise'] == {
-      'weight': 10.0, 'warmup_steps': 0, 'node_scale': None, 'node_size': None, 'pool': 'max', 'norm_gradient': True,
-      'norm': 'add_eps', 'eps': 1e-8, 'neighbourhood': None, 'student_tap': 'embedding',
+      'weight': 10.0, 'warmup_steps': 0, 'node_scale': None, 'node_size': None, 'pool': 'max',
+      'norm_gradient': True, 'norm': 'add_eps', 'eps': 1e-8, 'neighbourhood': None, 'student_tap': 'embedding',
       'teacher_tap': 'embedding'}
   assert distillers.terms_of('none') == {}
 
@@ -83,7 +83,8 @@ def test_a_weight_is_warmed_up_as_in_the_official_code_of_knowledge_review():
   for epoch, factor in zip(epochs, factors, strict=True):
     metrics = run(jnp.int32(7 * epoch))
     np.testing.assert_allclose(metrics['kd/weighted'], 3 * factor * metrics['kd/raw'], rtol=1e-6)
-    np.testing.assert_allclose(metrics['pixelwise/weighted'], 10 * metrics['pixelwise/raw'], rtol=1e-6)
+    np.testing.assert_allclose(
+        metrics['pixelwise/weighted'], 10 * metrics['pixelwise/raw'], rtol=1e-6)
   assert 0 < run(jnp.int32(1))['kd/weighted'] < run(jnp.int32(6))['kd/weighted']
   with pytest.raises(ValueError, match='kd: warmup_steps=-1 is negative'):
     distillers.create({'kd': {'weight': 1.0, 'warmup_steps': -1}})
