@@ -11,6 +11,7 @@ from kdseg_jax.errors import UserError
 from kdseg_jax.models.fusion import FORMS, Review
 
 _STAGES = ('stage1', 'stage2', 'stage3', 'stage4')
+_PREACTIVATIONS = tuple(f'{stage}_preactivation' for stage in _STAGES)
 _MOST_CHANNELS = 512
 
 
@@ -22,7 +23,7 @@ def review(
     channels: int | None = None,
     teacher_batch_statistics: bool = False,
     student_taps: tuple[str, ...] = _STAGES,
-    teacher_taps: tuple[str, ...] = tuple(f'{stage}_preactivation' for stage in _STAGES),
+    teacher_taps: tuple[str, ...] = _PREACTIVATIONS,
     axis_name: str | None = None,
 ) -> core.Distiller:
   """Knowledge review: the student's stages, fused from deep to shallow, against the teacher's.

@@ -209,7 +209,6 @@ class _Shared:
           next(iter(of_seeds.values())), teacher=teacher, allow_class_names=allow_class_names)
       shapes.check_losses(self.experiments[name])
       teacher = teacher or self.experiments[name].teacher
-    _require_one_teacher(self.experiments)
     begun = any(has_checkpoint(study_plan.student_workdir(workdir, name, seed))
                 for name, of_seeds in configs.items() for seed in of_seeds)
     by_data = {e.config.data.to_json(): e for e in self.experiments.values()}
@@ -226,19 +225,6 @@ class _Shared:
     if key not in self._evaluators:
       self._evaluators[key] = create_evaluator(experiment, experiment.student)
     return self._evaluators[key]
-
-
-def _require_one_teacher(experiments):
-  """Refuses students of which some only have the teacher normalise by the batch."""
-  requires = {name: experiment.distiller.requires for name, experiment in experiments.items()}
-  by_batch, by_statistics = (
-      [name for name, own in requires.items()
-       if own.teacher and own.teacher_batch_statistics == value] for value in (True, False))
-  if by_batch and by_statistics:
-    raise UserError(
-        f'teacher_batch_statistics is True for {by_batch[0]!r} and False for {by_statistics[0]!r}, '
-        'and one pass of the teacher serves all students of a study. Make it the same for all, or '
-        'put them into two studies.')
 
 
 def _by_data(cohorts):

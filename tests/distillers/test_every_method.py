@@ -6,6 +6,7 @@ A new term or method is asked them by being registered.
 import dataclasses
 import functools
 import inspect
+import zlib
 
 import chex
 import jax
@@ -39,7 +40,8 @@ FACTORIES = methods.TERMS | methods.WRAPPERS
 def options_of(term):
   """A term as `distillers.create` takes it, with weight 1, in small."""
   parameters = inspect.signature(FACTORIES[term]).parameters.values()
-  return {'weight': 1.0} | {
+  own = {'weight': 1.0, 'warmup_steps': 0} if term in methods.TERMS else {'weight': 1.0}
+  return own | {
       p.name: SMALL.get(p.name, p.default) for p in parameters
       if p.kind is p.KEYWORD_ONLY and p.name != 'axis_name'}
 
@@ -139,7 +141,8 @@ class Subject:
   def __init__(self, terms):
     self.terms, self.distiller = terms, distillers.create(terms)
     step = objectives_of(self.distiller)
-    step.__name__ = f'step_of_{terms}'  # chex counts by it
+    digits = f'{zlib.crc32(repr(terms).encode()):x}'
+    step.__name__ = f'step_of_{"_".join(terms)}_{digits}'  # chex counts by it, a cache has its files
     self.run = jax.jit(chex.assert_max_traces(step, 1))
     shapes = jax.eval_shape(
         lambda: inputs_of(self.distiller, batch_of(), jax.random.key(0), jnp.int32(0)))

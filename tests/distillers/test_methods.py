@@ -31,8 +31,8 @@ def test_terms_hold_the_weight_of_the_paper_and_every_option_of_the_factory():
       'resize': False, 'align_corners': True, 'tap': 'logits'}
   assert terms['pairwise'] == {
       'weight': 10.0, 'warmup_steps': 0, 'node_scale': None, 'node_size': None, 'pool': 'max',
-      'norm_gradient': True, 'norm': 'add_eps', 'eps': 1e-8, 'neighbourhood': None, 'student_tap': 'embedding',
-      'teacher_tap': 'embedding'}
+      'norm_gradient': True, 'norm': 'add_eps', 'eps': 1e-8, 'neighbourhood': None,
+      'student_tap': 'embedding', 'teacher_tap': 'embedding'}
   assert distillers.terms_of('none') == {}
 
 
