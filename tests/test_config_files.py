@@ -55,6 +55,18 @@ def test_weights_of_other_data_and_of_the_same_became_one_field(tmp_path):
   assert config_files.read(str(tmp_path)).student.init == 'runs/c'
 
 
+def test_terms_of_before_warm_ups_have_none_as_they_are_made_today(tmp_path):
+  config = quickstart.get_config('method=kd+fitnets+context')
+  common.study(config, title='', description='', students={'alone': {}, 'kd': {'method': 'kd'}},
+               seeds=(0,))
+  saved = json.loads(config.to_json()) | {'format': 2}
+  for distill in (saved['distill'], saved['study']['students']['kd']['distill']):
+    for options in distill.values():
+      options.pop('warmup_steps', None)
+  write(tmp_path, saved)
+  assert config_files.read(str(tmp_path)).to_json() == config.to_json()
+
+
 @pytest.mark.parametrize('text, message', [
     ('{"format": 99, "version": "9.0"}', 'is of format 99, written by kdseg_jax 9.0'),
     ('{"format": "x"}', 'is of format x'), ('[1]', 'holds no config'),
