@@ -105,8 +105,26 @@ def _from_2(fields):
   return fields
 
 
+def _from_3(fields):
+  """What segmentation alone has moved into the section `task`; in teachers of studies too."""
+  fields = dict(fields)
+  supervised = dict(fields.pop('supervised', {}))
+  if 'loss' in supervised:
+    supervised['supervised_loss'] = supervised.pop('loss')
+  if 'eval' in fields:
+    fields['eval'] = dict(fields['eval'])
+  moved = [(fields, 'align_corners'), (fields, 'auxiliary_weight'),
+           (fields.get('eval', {}), 'absent_as_zero')]
+  fields['task'] = {'name': 'segmentation'} | fields.get('task', {}) | supervised | {
+      name: section.pop(name) for section, name in moved if name in section}
+  study = fields.get('study') or {}
+  if study.get('teacher'):
+    fields['study'] = study | {'teacher': _from_3(study['teacher'])}
+  return fields
+
+
 # Function i takes the fields of format i to format i + 1. Add more; never change one that stands.
-_MIGRATIONS: tuple[Callable[[dict], dict], ...] = (_from_0, _from_1, _from_2)
+_MIGRATIONS: tuple[Callable[[dict], dict], ...] = (_from_0, _from_1, _from_2, _from_3)
 FORMAT = len(_MIGRATIONS)
 
 

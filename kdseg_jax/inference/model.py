@@ -65,12 +65,11 @@ class Model:
       object.__setattr__(self, 'config', FrozenConfigDict(self.config))
 
   @property
-  def task(self) -> tasks.SegmentationTask | None:
-    """What it does: segmentation; None for a classifier."""
+  def task(self) -> Any:
+    """What it does, a task of `kdseg_jax.tasks`; None for a classifier."""
     if self.config.student.name in models.CLASSIFIERS:
       return None
-    return tasks.SegmentationTask(
-        num_classes=len(self.classes), align_corners=self.config.align_corners)
+    return tasks.create(num_classes=len(self.classes), **self.config.task)
 
   def apply(self, images: jax.Array, *, mask: jax.Array | None = None
             ) -> tuple[jax.Array, dict[str, jax.Array]]:

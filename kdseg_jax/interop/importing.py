@@ -94,7 +94,7 @@ def read(request: Request) -> Imported:
   count = request.num_classes or (_count(request) if backbone_alone else there)
   classes, palette = _classes(request, own, count)
   config = _config(request, scheme, found_in.student | own.get('student', {}), preprocessing)
-  _update(config, own.get('config', {}))
+  config.update(own.get('config', {}))
   model = experiment.create_model(config.student, count)
   like = experiment.abstract_variables(model)
   if backbone_alone:
@@ -208,7 +208,7 @@ def _config(request, scheme, structural, preprocessing):
                  mean=mean, std=std)
   _update(student, scheme.student)
   _update(student, structural)
-  _update(config, scheme.config)
+  config.update(scheme.config)
   if preprocessing is not None:
     _update(student, preprocessing._asdict())
   _update(student, request.student)

@@ -88,13 +88,9 @@ def create_train_source(config: ConfigDict) -> Any:
   return data.Concatenated(source, unlabelled, share=config.data.unlabelled_share)
 
 
-def create_task(config: ConfigDict, num_classes: int) -> tasks.SegmentationTask:
+def create_task(config: ConfigDict, num_classes: int) -> tasks.Task:
   """The task of a config."""
-  return tasks.SegmentationTask(
-      num_classes=num_classes, align_corners=config.align_corners,
-      auxiliary_weight=config.auxiliary_weight, supervised_loss=config.supervised.loss,
-      ohem_threshold=config.supervised.ohem_threshold,
-      ohem_min_kept=config.supervised.ohem_min_kept, absent_as_zero=config.eval.absent_as_zero)
+  return tasks.create(num_classes=num_classes, **config.task)
 
 
 def create_model(model_config: ConfigDict, num_classes: int) -> Any:
@@ -206,9 +202,10 @@ def abstract_inputs(experiment: Experiment) -> distillers.DistillInputs:
   config = experiment.config
   size = (config.train.batch_size, *config.augmentation.crop)
   batch = {'image': jax.ShapeDtypeStruct((*size, 3), jnp.uint8),
-           'label': jax.ShapeDtypeStruct(size, jnp.uint8),
            'mask': jax.ShapeDtypeStruct(size, jnp.bool_),
-           'index': jax.ShapeDtypeStruct(size[:1], jnp.int32)}
+           'index': jax.ShapeDtypeStruct(size[:1], jnp.int32)} | {
+      name: jax.ShapeDtypeStruct((size[0], *field.shape(size[1:])), field.dtype)
+      for name, field in experiment.task.fields.items()}
 
   inputs = distillers.DistillInputs(
       student=_abstract_taps(experiment.student, size),

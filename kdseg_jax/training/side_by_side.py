@@ -22,15 +22,9 @@ from kdseg_jax.training import experiment as experiments
 from kdseg_jax.training.checkpoint import has_checkpoint
 from kdseg_jax.training.data_check import check_data
 from kdseg_jax.training.preemption import StopSignal
-from kdseg_jax.training.run import (
-    Run,
-    create_evaluator,
-    measure_teacher,
-    read_json,
-    training_batches,
-    write_json,
-)
+from kdseg_jax.training.run import Run, create_evaluator, measure_teacher, training_batches
 from kdseg_jax.training.step import TEACHER_TAPS
+from kdseg_jax.training.writers import read_json, write_json
 
 
 class Stopwatch:

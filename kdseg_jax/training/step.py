@@ -17,8 +17,9 @@ from jax import lax
 
 from kdseg_jax import distillers
 from kdseg_jax.distillers.core import fold_in_name, state_of_part, with_own_key
+from kdseg_jax.tasks import Outputs
 from kdseg_jax.training import parallel
-from kdseg_jax.training.inference import WHOLE_IMAGE, Inference, apply_frozen, make_scorer
+from kdseg_jax.training.inference import WHOLE_IMAGE, Inference, apply_frozen
 from kdseg_jax.training.state import Optimizers, TrainState, move_average
 
 PyTree = Any
@@ -186,20 +187,30 @@ def make_prepare_step(
 def make_evaluation_step(task: Any, model: Any, *, inference: Inference = WHOLE_IMAGE,
                          with_predictions: bool = False,
                          axis_name: str | None = None) -> Callable:
-  """The evaluation step `(variables, {}, batch) -> counts`, integer counts over all devices.
+  """The evaluation step `(variables, {}, batch) -> Outputs`, of all devices.
 
-  With `with_predictions` it returns `(counts, labels)`, the latter uint8 of the device's images.
+  Beside what stays with its example (`Outputs.examples`) stands its `index`, -1 for padding. With
+  `with_predictions` it returns `(Outputs, predictions)`, the latter those of the device's images.
   """
-  score = make_scorer(task, model, inference)
+  score = task.scorer(model, inference)
 
   def evaluation_step(variables, _, batch):
-    size = batch['image'].shape[1:3]
-    scores = score(variables, batch, size)
-    counts = task.count(scores, batch)
-    counts = lax.psum(counts, axis_name) if axis_name else counts
-    return (counts, task.predict(scores, size).astype(jnp.uint8)) if with_predictions else counts
+    scores = score(variables, batch)
+    outputs = _of_all_devices(task.outputs(scores, batch), batch['index'], axis_name)
+    return (outputs, task.predictions(scores, batch)) if with_predictions else outputs
 
   return evaluation_step
+
+
+def _of_all_devices(outputs, index, axis_name):
+  """Sums over devices, and what stays with its example put together, with the examples' index."""
+  sums, examples = dict(outputs.sums), dict(outputs.examples)
+  if examples:
+    examples['index'] = index
+  if axis_name:
+    gather = lambda x: lax.all_gather(x, axis_name, tiled=True, to='invarying')
+    sums, examples = lax.psum(sums, axis_name), jax.tree.map(gather, examples)
+  return Outputs(sums, examples)
 
 
 def _teacher_taps(teacher, distiller, variables, batch):

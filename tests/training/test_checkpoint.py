@@ -42,7 +42,8 @@ def test_everything_comes_back_with_its_types(tmp_path):
                        jax.tree.leaves(state_of(7)._replace(rng=0)), strict=True):
     np.testing.assert_array_equal(got, want)
   assert jax.random.normal(restored.rng) == jax.random.normal(jax.random.key(5))
-  assert checkpointer.read_meta(7) == {'config': {'a': [1, 2]}, 'metric': 'mean_iou'}
+  assert checkpointer.read_meta(7) == {
+      'config': {'a': [1, 2]}, 'metric': 'mean_iou', 'maximize': True}
 
 
 def test_a_run_from_before_critics_had_optimisers_of_their_own_goes_on(tmp_path):

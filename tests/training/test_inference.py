@@ -203,7 +203,8 @@ def counts_of_one_image_at_a_time():
     example = source[index]
     batch = {'image': example['image'][None], 'mask': np.ones((1, *example['label'].shape), bool),
              'index': np.array([index]), 'label': example['label'][None]}
-    total += TASK.count(score(variables, batch, example['label'].shape), batch)['confusion_matrix']
+    outputs = TASK.outputs(score(variables, batch, example['label'].shape), batch)
+    total += outputs.sums['confusion_matrix']
   return variables, np.asarray(total)
 
 
@@ -215,11 +216,11 @@ def test_evaluation_counts_the_same_on_any_number_of_devices_with_ragged_batches
   evaluator = Evaluator(TASK, toys.Model(axis_name=parallel.AXIS), mesh, mode=mode, batch_size=8,
                         inference=EVERYTHING)
   variables = parallel.replicate(variables, mesh)
-  counts = evaluator.count(variables, Source())
-  assert counts['images'] == 11
-  np.testing.assert_array_equal(counts['confusion_matrix'], expected)
+  found = evaluator.accumulate(variables, Source())
+  assert found.images == 11
+  np.testing.assert_array_equal(found.matrix, expected)
   if devices == 1:
-    assert evaluator(variables, Source()) == TASK.summarize(counts)
+    assert evaluator(variables, Source()) == found.summarize()
 
 
 def test_predictor_and_throughput_see_images_alike():

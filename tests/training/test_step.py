@@ -256,7 +256,9 @@ def test_evaluation_counts_each_valid_pixel_once_on_any_number_of_devices():
   for devices in (1, 8):
     mesh = parallel.create_mesh(jax.devices()[:devices])
     run = parallel.data_parallel(make_evaluation_step(TASK, model, axis_name=AXIS), mesh)
-    counts.append(jax.device_get(run(parallel.replicate(variables, mesh), {}, batch)))
+    outputs = run(parallel.replicate(variables, mesh), {}, batch)
+    counts.append(jax.device_get(outputs.sums))
+    assert outputs.examples == {}
   np.testing.assert_array_equal(counts[0]['confusion_matrix'], counts[1]['confusion_matrix'])
   assert counts[0]['images'] == counts[1]['images'] == 11
   assert counts[0]['confusion_matrix'].sum() == np.sum(batch['label'] != 255)
