@@ -141,8 +141,8 @@ class Subject:
   def __init__(self, terms):
     self.terms, self.distiller = terms, distillers.create(terms)
     step = objectives_of(self.distiller)
-    digits = f'{zlib.crc32(repr(terms).encode()):x}'
-    step.__name__ = f'step_of_{"_".join(terms)}_{digits}'  # chex counts by it, a cache has its files
+    digits = f'{zlib.crc32(repr(terms).encode()):x}'  # in full, a cache's file names are too long
+    step.__name__ = f'step_of_{"_".join(terms)}_{digits}'  # chex counts by it
     self.run = jax.jit(chex.assert_max_traces(step, 1))
     shapes = jax.eval_shape(
         lambda: inputs_of(self.distiller, batch_of(), jax.random.key(0), jnp.int32(0)))
