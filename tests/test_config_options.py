@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from kdseg_jax import data, default_config, tasks
+from kdseg_jax import data, default_config, distillers, tasks
 from kdseg_jax.distillers import methods
 from kdseg_jax.training import evaluation, experiment, parallel, programs, run
 from tests import toys
@@ -193,7 +193,8 @@ def compiled_step(config):
 
 
 def compiled_teacher(config):
-  return compiler_options(config, lambda built: programs.teacher_program(built, ('logits',)))
+  return compiler_options(config, lambda built: programs.teacher_program(
+      built, distillers.Requires(teacher=('logits',))))
 
 
 def compiled_preparation(config):

@@ -48,7 +48,7 @@ class CifarResNet(nn.Module):
       for i in range((self.depth - 2) // 6):
         strides = 2 if stage > 1 and i == 0 else 1
         preactivation = block(
-            channels, strides, 1, 1, False, conv, name=f'stage{stage}_block{i}')(x, train)
+            channels, strides, 1, 1, conv, name=f'stage{stage}_block{i}')(x, train)
         x = nn.relu(preactivation)
       taps |= {f'stage{stage}': x, f'stage{stage}_preactivation': preactivation}
     return taps

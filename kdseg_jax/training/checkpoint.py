@@ -162,10 +162,14 @@ class Checkpointer:
     self._check(step, 'model', like)
     return self._restore(step, model=ocp.args.StandardRestore(like))['model']
 
-  def close(self) -> None:
+  def wait(self) -> None:
     """Waits for what is being written."""
     with self._library('written'):
       self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits for what is being written, and ends."""
+    self.wait()
     self._manager.close()
 
   def _restore(self, step, **items):

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from kdseg_jax.distillers import Requires
 from kdseg_jax.training import parallel
 from kdseg_jax.training.experiment import Experiment
 from kdseg_jax.training.parallel import Program
@@ -20,10 +21,10 @@ from kdseg_jax.training.step import (
 PyTree = Any
 
 
-def teacher_program(experiment: Experiment, names: tuple[str, ...]) -> Program:
-  """The teacher's pass alone, `(variables, {}, batch) -> taps` of these names, on the devices."""
+def teacher_program(experiment: Experiment, requires: Requires) -> Program:
+  """The teacher's pass alone, `(variables, {}, batch) -> taps` as required, on the devices."""
   return parallel.data_parallel(
-      make_teacher_step(experiment.teacher.module, names), experiment.mesh,
+      make_teacher_step(experiment.teacher.module, requires), experiment.mesh,
       mode=experiment.config.parallel, sharded=True,
       compile_level=experiment.config.train.compile_level)
 
@@ -64,7 +65,7 @@ def train_step_of(experiment: Experiment) -> Callable:
   student = student_program(experiment, with_teacher=not split)
   if not split:
     return lambda state, batch: student(variables, state, batch)
-  teacher = teacher_program(experiment, experiment.distiller.requires.teacher)
+  teacher = teacher_program(experiment, experiment.distiller.requires)
 
   def step(state, batch):
     batch = student.place(batch)

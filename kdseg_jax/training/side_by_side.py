@@ -170,6 +170,7 @@ def _prepare(run, workdir, create, stop):
   source = create(
       run.config, os.path.join(workdir, 'prepared', _prepare_key(run.config)), time.perf_counter)
   loop.prepare(source, stop)
+  source.checkpointer.wait()  # another student may open the folder, which clears half-written saves
   made = source.state
   run.state = run.state._replace(
       prepare_step=made.prepare_step,
@@ -184,6 +185,8 @@ def _prepare_key(config):
   for term in config.distill.values():
     if term.weight:  # a term of weight 0 is left out of the method, and of its state
       term.weight = 1.0
+    if 'warmup_steps' in term:
+      term.warmup_steps = 0
   read = {section: json.loads(config[section].to_json()) for section in (
       'distill', 'prepare', 'data', 'augmentation', 'student', 'teacher')}
   read |= {'seed': config.seed, 'batch_size': config.train.batch_size}
@@ -253,7 +256,8 @@ class _TeacherPass:
     self._path = os.path.join(workdir, 'teacher_cost.json')
     self._seconds = []
     if reading is not None:
-      self._program = programs.teacher_program(reading.experiment, names_of_taps)
+      requires = reading.experiment.distiller.requires._replace(teacher=names_of_taps)
+      self._program = programs.teacher_program(reading.experiment, requires)
       self._variables = reading.experiment.teacher.variables
 
   def __call__(self, batch):

@@ -66,12 +66,13 @@ def apply_train(
   return jax.tree.map(merge, taps), batch_stats
 
 
-def make_teacher_step(teacher: Any, names: tuple[str, ...]) -> Callable:
-  """The teacher's own pass `(variables, {}, batch) -> taps`, with the taps of these names alone."""
+def make_teacher_step(teacher: Any, requires: distillers.Requires) -> Callable:
+  """The teacher's own pass `(variables, {}, batch) -> taps`, with the taps that are required."""
 
   def teacher_step(variables, _, batch):
-    _, taps = apply_frozen(teacher, variables, batch)
-    return {name: taps[name] for name in names}
+    _, taps = apply_frozen(
+        teacher, variables, batch, batch_statistics=requires.teacher_batch_statistics)
+    return {name: taps[name] for name in requires.teacher}
 
   return teacher_step
 
@@ -217,7 +218,7 @@ def _teacher_taps(teacher, distiller, variables, batch):
   batch = dict(batch)
   taps = batch.pop(TEACHER_TAPS, {})
   if teacher is not None:
-    taps = make_teacher_step(teacher, distiller.requires.teacher)(variables, {}, batch)
+    taps = make_teacher_step(teacher, distiller.requires)(variables, {}, batch)
   return batch, taps
 
 

@@ -10,6 +10,7 @@ import pytest
 from absl import logging as absl_logging
 
 from configs import common, quickstart
+from kdseg_jax import distillers
 from kdseg_jax.distillers import methods
 from kdseg_jax.training import loop, parallel, side_by_side, study_plan
 from kdseg_jax.training.preemption import StopSignal
@@ -251,6 +252,17 @@ def test_what_cannot_work_is_refused_before_the_teacher_is_trained(change, messa
   with config.unlocked():
     config.update(change)
   with pytest.raises(ValueError, match=message):
+    study_plan.check_study(config)
+
+
+def test_students_whose_teacher_normalises_otherwise_are_refused(teacher):
+  config = study_of(teacher, ('alone', 'pairwise'))
+  with config.unlocked():
+    config.study.students.reviewing = {
+        'method': 'review', 'distill': distillers.terms_of('review')}
+    study_plan.check_study(config)
+    config.study.students.reviewing.distill.review.teacher_batch_statistics = True
+  with pytest.raises(ValueError, match="True for 'reviewing' and False for 'pairwise'"):
     study_plan.check_study(config)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -14,6 +13,7 @@ import kdseg_jax
 from kdseg_jax import paths
 from kdseg_jax.errors import NotFoundError, UserError
 from kdseg_jax.inference import Model
+from kdseg_jax.interop.download import digest_of
 from kdseg_jax.interop.exporting.graph import Difference
 from kdseg_jax.interop.exporting.sizes import Sizes
 
@@ -66,7 +66,7 @@ def write(folder: str, description: Mapping[str, Any], names: Iterable[str],
   files = {}
   for name in names:
     path = os.path.join(folder, name)
-    files[name] = {'sha256': _digest(path), 'bytes': os.path.getsize(path)}
+    files[name] = {'sha256': digest_of(path), 'bytes': os.path.getsize(path)}
     if name in platforms:
       files[name]['platforms'] = platforms[name]
   with open(os.path.join(folder, FILE), 'w') as file:
@@ -105,12 +105,7 @@ def check_file(folder: str, description: Mapping[str, Any], name: str) -> str:
   path = os.path.join(folder, name)
   if not os.path.isfile(path):
     raise NotFoundError(f'{path}: is missing; copy the whole folder of the export again.')
-  if _digest(path) != description['files'][name]['sha256']:
+  if digest_of(path) != description['files'][name]['sha256']:
     raise UserError(f'{path}: is not the file that was exported: its sha256 is not that of '
                     f'{FILE}. It is damaged or was changed; copy it again, or export again.')
   return path
-
-
-def _digest(path):
-  with open(path, 'rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
