@@ -88,6 +88,12 @@ def test_report_takes_the_last_evaluation_and_marks_the_best():
   assert 'per_class_difference' not in alone
 
 
+def test_a_class_that_some_seeds_lack_is_compared_over_the_others():
+  rows = lambda values: [{'per_class_iou': [value, 0.5]} for value in values]
+  found = studies._per_class(rows([0.4, None, 0.7]), rows([0.3, 0.2, 0.5]), ['road', 'sky'])
+  assert found == {'road': pytest.approx(0.15), 'sky': 0}
+
+
 def test_a_run_without_its_last_evaluation_is_not_reported():
   with pytest.raises(ValueError, match=r'evaluated last after step \[10, .*expected 20'):
     report_of(steps=20)
