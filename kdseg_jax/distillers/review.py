@@ -30,8 +30,9 @@ def review(
 
   `losses.hierarchical_context(models.fusion.Review(student_taps), teacher_taps)`, the i-th tap of
   the student beside the i-th of the teacher, from shallow to deep. Widths and sizes may differ: the
-  fusion, which is trained with the student, ends in the teacher's. As published, the student's
-  stages are taken after their last ReLU, the teacher's before it.
+  fusion, which is trained with the student, ends in the teacher's, by the nearest pixel (of a map
+  larger than the teacher's, not every pixel is read). As published, the student's stages are taken
+  after their last ReLU, the teacher's before it.
 
   The official codes: dense prediction takes the maps of the neck, ImageNet the four stages (after
   the ReLU in both models, as it is in-place there) and `pooled`, CIFAR three and `pooled`. Their
