@@ -12,7 +12,7 @@ from kdseg_jax.data import subset
 from kdseg_jax.distillers import methods
 from kdseg_jax.errors import UserError
 from kdseg_jax.recipes import common
-from kdseg_jax.training import evaluation, experiment, loop, parallel
+from kdseg_jax.training import evaluation, loop, parallel
 from kdseg_jax.training.checkpoint import Checkpointer
 from kdseg_jax.training.inference import Inference
 from kdseg_jax.training.preemption import StopSignal
