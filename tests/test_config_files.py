@@ -64,7 +64,7 @@ def test_terms_of_before_warm_ups_have_none_as_they_are_made_today(tmp_path):
     for options in distill.values():
       options.pop('warmup_steps', None)
   write(tmp_path, saved)
-  assert config_files.read(str(tmp_path)).to_json() == config.to_json()
+  assert config_files.read(str(tmp_path)).to_dict() == config.to_dict()
 
 
 def test_what_segmentation_alone_has_moved_into_the_section_of_the_task(tmp_path):

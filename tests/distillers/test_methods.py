@@ -60,6 +60,24 @@ def test_nodes_are_pixels_or_of_a_size_or_a_share_of_the_map(options, node_size)
   np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
 
+WITH_TAPS = [term for term, factory in methods.TERMS.items()
+             if 'student_tap' in inspect.signature(factory).parameters]
+
+
+@pytest.mark.parametrize('term', WITH_TAPS)
+def test_the_tap_of_each_model_is_read_of_that_model(term):
+  """None of these is in the other: what reads them crosswise fails."""
+  tap = lambda width: jnp.ones((2, 4, 4, width))
+  inputs = distillers.DistillInputs(
+      student={'ours': tap(4), 'logits': tap(3)}, teacher={'theirs': tap(4), 'logits': tap(3)},
+      batch={'label': jnp.zeros((2, 8, 8), jnp.uint8), 'index': jnp.arange(2)},
+      rng=jax.random.key(0))
+  method = methods.TERMS[term](student_tap='ours', teacher_tap='theirs')
+  distillers.check_requires(method.requires, inputs)
+  state = jax.eval_shape(method.init, jax.random.key(0), inputs)
+  assert jax.eval_shape(method.loss, state, inputs)[0].shape == ()
+
+
 def test_no_method_is_a_zero_loss_that_requires_nothing():
   method = distillers.create({})
   loss, (memory, metrics) = method.loss(method.init(jax.random.key(0), inputs_of()), inputs_of())

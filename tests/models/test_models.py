@@ -1,5 +1,7 @@
 """The registry."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -84,6 +86,31 @@ def test_averages_of_pooled_shortcuts(rows, columns):
   np.testing.assert_allclose(resnet._average(x, 2)[0, :, :, 0], halves, rtol=1e-6)
   same = [[image[i:i + 2, j:j + 2].sum() / 4 for j in range(columns)] for i in range(rows)]
   np.testing.assert_allclose(resnet._average(x, 1)[0, :, :, 0], same, rtol=1e-6)
+
+
+class Passed(nn.Module):
+  """In place of a `ConvNorm`: the shortcut's input as it is, and 0 of the other branch."""
+
+  features: int
+  kernel_size: int = 3
+  strides: int = 1
+  dilation: int = 1
+  activation: Any = None
+
+  def __call__(self, x, train):
+    x = x[:, ::self.strides, ::self.strides, :1]
+    return x if self.name == 'shortcut' else 0 * x
+
+
+@pytest.mark.parametrize('strides, dilation, pooled', [(1, 1, 0), (1, 2, 1), (2, 1, 2)])
+@pytest.mark.parametrize('pooled_shortcut', [False, True])
+def test_shortcuts_average_where_the_stage_strides_or_would(
+    strides, dilation, pooled, pooled_shortcut):
+  x = np.random.default_rng(0).standard_normal((1, 6, 5, 3)).astype(np.float32)
+  y = resnet.BasicBlock(1, strides, dilation, 1, Passed, pooled_shortcut).apply({}, x, False)
+  expected = resnet._average(x, pooled) if pooled and pooled_shortcut else (
+      x[:, ::strides, ::strides])
+  np.testing.assert_allclose(y, expected[..., :1], rtol=1e-6)
 
 
 @pytest.mark.parametrize('options, dilations', [

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import types
 
 import jax
 import numpy as np
@@ -11,9 +12,11 @@ from absl import logging as absl_logging
 
 from configs import common, quickstart
 from kdseg_jax import distillers
-from kdseg_jax.distillers import methods
+from kdseg_jax.distillers import DistillerState, methods
 from kdseg_jax.training import loop, parallel, side_by_side, study_plan
 from kdseg_jax.training.preemption import StopSignal
+from kdseg_jax.training.run import Due
+from kdseg_jax.training.state import Optimizers, TrainState
 from tests import runs, toys
 
 STEPS = 7
@@ -136,7 +139,7 @@ def test_a_study_stopped_in_its_last_evaluations_makes_them_up(
 
 
 def test_students_at_different_steps_wait_for_the_ones_behind(study, teacher, tmp_path):
-  for seed, steps in ((0, 3), (1, 6)):  # as left behind by a killed study
+  for seed, steps in ((0, 6), (1, 3)):  # as left behind by a killed study
     config = study_plan.student_config(study_of(teacher), 'alone', seed).unlock()
     folder = study_plan.student_workdir(str(tmp_path), 'alone', seed)
     with StopSignal() as stop:
@@ -211,6 +214,49 @@ def test_the_prepare_phase_is_run_once_a_method_and_seed(teacher, tmp_path, monk
   for name in states[0]:
     if '/prepared/' in name:
       np.testing.assert_array_equal(states[0][name], states[1][name])
+
+
+def test_what_was_prepared_is_shared_by_runs_that_would_prepare_the_same(teacher):
+  def key(name='everything', seed=0, **fields):
+    config = study_plan.student_config(study_of(teacher), name, seed).unlock()
+    config.update_from_flattened_dict(fields)
+    return side_by_side._prepare_key(config)
+  same = [key(), key(**{'distill.everything.weight': 0.7}), key(**{'optimizer.power': 2.0})]
+  others = [key(seed=1), key(**{'train.batch_size': 16}), key(**{'prepare.steps': 5}),
+            key(**{'distill.everything.slope': 2.0}), key(**{'data.seed': 3})]
+  assert len(set(same)) == 1 and len({same[0], *others}) == 1 + len(others)
+
+
+def test_a_run_takes_over_all_that_a_prepare_phase_changes(monkeypatch):
+  made = lambda mark: types.SimpleNamespace(
+      state=TrainState(
+          step=0, prepare_step=mark, params=0, batch_stats=0, opt_state=Optimizers(0, 0, mark),
+          distiller=DistillerState(params=0, critic=0, prepared=mark, memory=mark), rng=0),
+      experiment=types.SimpleNamespace(distiller=toys.prepared()), done=lambda phase: 0,
+      config=types.SimpleNamespace(prepare=types.SimpleNamespace(steps=3)))
+  monkeypatch.setattr(side_by_side, '_prepare_key', lambda config: 'key')
+  monkeypatch.setattr(loop, 'prepare', lambda run, stop: None)
+  run = made(0)
+  side_by_side._prepare(run, 'work', lambda config, folder, clock: made(1), None)
+  assert run.state == made(1).state
+
+
+def test_runs_in_one_program_share_its_seconds(tmp_path, monkeypatch):
+  seconds = iter((10.0, 16.0))
+  monkeypatch.setattr(side_by_side.time, 'perf_counter', lambda: next(seconds))
+  monkeypatch.setattr(side_by_side.compiling, 'announced', lambda what, call, *arguments: (
+      call(*arguments)))
+  run = lambda: types.SimpleNamespace(
+      state=TrainState(0, 0, {}, {}, {}, DistillerState(), 0), done=lambda phase: 0,
+      due=lambda *_, **__: Due(False, False, False), record=lambda *_, **__: False,
+      experiment=types.SimpleNamespace(
+          config=types.SimpleNamespace(train=types.SimpleNamespace(steps=3)),
+          distiller=toys.projected()))
+  clocks = [side_by_side.Stopwatch() for _ in range(3)]
+  program = lambda constants, state, batch: (state, {'loss': np.zeros(3)})
+  cohort = side_by_side._Cohort([run() for _ in clocks], clocks, program, str(tmp_path), '')
+  assert not cohort.advance({}, {'x': 0}, stopping=False)
+  assert [clock() for clock in clocks] == [2.0] * 3
 
 
 def test_a_run_that_was_begun_with_another_config_is_refused(study, teacher):
