@@ -60,7 +60,7 @@ def student_program(experiment: Experiment, *, stacked: bool = False) -> Program
 
 
 def head_variables(experiment: Experiment) -> PyTree:
-  """The teacher's variables for a step that does not run it: {}, unless the method does its head."""
+  """The teacher's variables for a step that runs its head at most; {} if not even that."""
   return experiment.teacher.variables if experiment.distiller.requires.teacher_head else {}
 
 
