@@ -211,7 +211,7 @@ def evaluation_of(config):
     def step(variables, state, batch):
       given = split_for_pmap(batch) if options['mode'] == 'pmap' else batch
       seen.append((text_of(program, variables, state, given), batch))
-      matrix = np.zeros((11, 11), int)
+      matrix = np.zeros((built.task.num_classes,) * 2, int)
       matrix[1, 1:3] = 1
       counts = {'confusion_matrix': matrix, 'images': np.sum(batch['index'] >= 0)}
       outputs = tasks.Outputs(counts)
