@@ -93,7 +93,7 @@ def train_program(config):
   built = experiment_of(config)
   state = jax.eval_shape(experiment.make_initial_state(built), jax.random.key(0))
   variables = built.teacher.variables if built.teacher else {}
-  program = programs.student_program(built, with_teacher=True)
+  program = programs.student_program(built)
   return text_of(program, variables, state, first_batch(built, 'train'))
 
 

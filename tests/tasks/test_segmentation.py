@@ -74,17 +74,6 @@ def test_perfect_logits_score_one_and_ignored_pixels_and_padding_count_nowhere()
       'mean_iou': 1.0, 'per_class_iou': [1.0] * 3, 'pixel_accuracy': 1.0, 'images': 1}
 
 
-def test_another_label_may_be_the_one_that_is_ignored():
-  task = tasks.SegmentationTask(num_classes=3, ignore_label=2)
-  batch, logits = batch_of(), logits_of(0)
-  np.testing.assert_allclose(
-      task.loss({'logits': logits}, batch)[0],
-      losses.cross_entropy(logits, batch['label'], ignore_label=2), rtol=1e-6)
-  matrix = task.count(logits, batch)['confusion_matrix']
-  np.testing.assert_array_equal(
-      matrix.sum(axis=1), [(batch['label'] == 0).sum(), (batch['label'] == 1).sum(), 0])
-
-
 @pytest.mark.parametrize('absent_as_zero,expected', [(False, 0.5), (True, 1 / 3)])
 def test_classes_that_occur_nowhere(absent_as_zero, expected):
   task = tasks.SegmentationTask(num_classes=3, absent_as_zero=absent_as_zero)

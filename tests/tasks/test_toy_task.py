@@ -4,19 +4,40 @@ import json
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdseg_jax import default_config, evaluate, study, tasks
+from kdseg_jax import default_config, distillers, evaluate, study, tasks
 from kdseg_jax.data import subset
 from kdseg_jax.distillers import methods
 from kdseg_jax.errors import UserError
 from kdseg_jax.recipes import common
-from kdseg_jax.training import evaluation, loop, parallel
+from kdseg_jax.training import (
+    evaluation,
+    experiment,
+    loop,
+    parallel,
+    programs,
+    run,
+    shapes,
+    side_by_side,
+)
 from kdseg_jax.training.checkpoint import Checkpointer
 from kdseg_jax.training.inference import Inference
 from kdseg_jax.training.preemption import StopSignal
 from tests import runs, toy_task, toys
+
+
+def through_head(*, axis_name=None):
+  """What the teacher's head says of the student's features, where the student errs most."""
+  def loss(inputs):
+    seen = inputs.teacher_head({'pooled': inputs.student['pooled']}, 0)['value']
+    weight = jnp.abs(jax.lax.stop_gradient(inputs.targets['difference']))
+    value = jnp.mean(weight * (seen - inputs.teacher['value']) ** 2)
+    return jax.lax.pmean(value, axis_name) if axis_name else value
+  return distillers.core.stateless(distillers.Requires(
+      student=('pooled',), teacher=('value',), targets=('difference',), teacher_head=True), loss)
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +46,8 @@ def registered(monkeypatch):
   monkeypatch.setitem(methods.TERMS, 'toy', lambda *, axis_name=None: toys.projected(
       axis_name, 'value'))
   monkeypatch.setitem(methods.METHODS, 'toy', {'toy': 0.5})
+  monkeypatch.setitem(methods.TERMS, 'head', through_head)
+  monkeypatch.setitem(methods.METHODS, 'head', {'head': 1.0})
 
 
 def config_of(method='none', role='student', **fields):
@@ -137,6 +160,61 @@ def test_a_study_of_it_is_tuned_trained_and_reported(tmp_path):
   assert '\nerror, after the last of 6 steps' in text and 'Differences by class' not in text
   alone = report['students']['alone']
   assert f'- alone: {", ".join(f"{error:.4f}" for error in alone["error_of_seeds"])}' in text
+
+
+@pytest.fixture(scope='module')
+def teacher(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('teacher')
+  with pytest.MonkeyPatch.context() as patch:
+    toy_task.register(patch)
+    loop.train(config_of(role='teacher'), str(workdir))
+  return str(workdir)
+
+
+def test_targets_and_the_head_of_the_teacher_reach_a_method(teacher):
+  config = config_of('head', **{'teacher.checkpoint': teacher, 'task.weight': 0.0,
+                                'optimizer.momentum': 0.0, 'optimizer.weight_decay': 0.0})
+  built = experiment.create_experiment(config)
+  state = experiment.initial_state(built)
+  before = jax.device_get(state.params)
+  batch = next(run.training_batches(built, 'train', start=0))
+  means = np.mean(batch['image'] / 255, axis=(1, 2, 3), where=batch['mask'][..., None])
+  line = lambda params, scale: scale * means * params['head']['kernel'][0, 0] + (
+      params['head']['bias'][0])
+  theirs = jax.device_get(built.teacher.variables['params'])
+  weight = np.abs(line(before, before['scale']) - batch['value'])
+  slope = jax.grad(lambda scale: jnp.mean(
+      weight * (line(theirs, scale) - line(theirs, theirs['scale'])) ** 2))(before['scale'])
+  state, _ = programs.train_step_of(built)(state, batch)
+  assert abs(slope) > 1e-4
+  moved = float(state.params['scale'] - before['scale'])
+  assert moved == pytest.approx(-0.1 * float(slope), rel=1e-3)
+  np.testing.assert_array_equal(state.params['head']['kernel'], before['head']['kernel'])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('vmap_seeds', [False, True])
+def test_in_studies_too(teacher, vmap_seeds, tmp_path):
+  config = config_of('head', **{'teacher.checkpoint': teacher, 'seed': 1})
+  together = loop.train(config, str(tmp_path / 'together'))
+  config = common.study(config_of(**{'teacher.checkpoint': teacher, 'data.seed': 1}), title='',
+                        description='', seeds=(1, 2), baseline='head',
+                        students={'head': {'method': 'head'}})
+  config.study.vmap_seeds = vmap_seeds
+  assert side_by_side.train(config, str(tmp_path / 'study'))
+  found = errors(tmp_path / 'study/students/head/seed1')
+  assert found[6] == pytest.approx(together['error'], rel=1e-4)
+
+
+def test_what_task_or_teacher_do_not_have_is_refused(teacher, monkeypatch):
+  built = experiment.create_experiment(config_of('head', **{'teacher.checkpoint': teacher}))
+  shapes.check_step(built)
+  requires = built.distiller.requires._replace(targets=('masks',))
+  with pytest.raises(UserError, match=r"the task has no target 'masks'; it has \['difference'\]"):
+    shapes.check_step(built._replace(distiller=built.distiller._replace(requires=requires)))
+  monkeypatch.delattr(toy_task.Model, 'head_from')
+  with pytest.raises(UserError, match='this teacher offers none'):
+    experiment.abstract_inputs(built)
 
 
 def test_a_process_reads_its_own_part_of_an_evaluation_source(monkeypatch):
