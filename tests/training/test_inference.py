@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from configs import quickstart
 from kdseg_jax import tasks
-from kdseg_jax.training import experiment, parallel
+from kdseg_jax.training import evaluation, experiment, parallel
 from kdseg_jax.training.evaluation import Evaluator, throughput
 from kdseg_jax.training.inference import (
     WHOLE_IMAGE,
@@ -247,6 +247,14 @@ def test_predictor_and_throughput_see_images_alike():
   assert make_predictor(TASK, shown, size=(8, 6))({}, images)[0].shape == (1, 13, 11)
   assert throughput(toys.loaded(shown, views=Inference(window=(4, 4))), images, seconds=0.01) > 0
   assert [shape for shape, _ in shown.shown[:1] + shown.shown[-1:]] == [(1, 8, 6, 3), (1, 4, 4, 3)]
+
+
+def test_throughput_counts_images_over_the_seconds_that_they_took(monkeypatch):
+  clock = iter(range(10))
+  monkeypatch.setattr(evaluation.time, 'perf_counter', lambda: float(next(clock)))
+  model = toys.loaded(Function(lambda image, mask: jnp.zeros((*mask.shape, 3))))
+  # Two rounds of two images, after which 4 s have passed.
+  assert throughput(model, batch_of((2, 4, 4))['image'], seconds=2.5) == 1.0
 
 
 def test_predictor_pads_to_a_multiple_and_cuts_its_labels_out():

@@ -14,6 +14,7 @@ from configs import common, quickstart
 from kdseg_jax import distillers
 from kdseg_jax.distillers import DistillerState, methods
 from kdseg_jax.training import loop, parallel, side_by_side, study_plan
+from kdseg_jax.training.checkpoint import saved_train_step
 from kdseg_jax.training.preemption import StopSignal
 from kdseg_jax.training.run import Due
 from kdseg_jax.training.state import Optimizers, TrainState
@@ -95,6 +96,7 @@ def test_a_student_equals_its_separate_run_to_the_bit(study, teacher, name, tmp_
   assert config.train.split_teacher and config.seed == 1 and config.data.seed == 0
   loop.train(config, str(tmp_path))
   assert_same(runs.saved(tmp_path), saved(study, name, 1))
+  assert saved_train_step(tmp_path) == STEPS  # those that prepared do not count
   losses = lambda folder: [(r['phase'], r['step'], r.get('loss'), r.get('mean_iou'))
                            for r in runs.rows(folder) if r['phase'] != 'prepare']
   assert losses(tmp_path) == losses(study_plan.student_workdir(str(study), name, 1))
@@ -257,6 +259,20 @@ def test_runs_in_one_program_share_its_seconds(tmp_path, monkeypatch):
   cohort = side_by_side._Cohort([run() for _ in clocks], clocks, program, str(tmp_path), '')
   assert not cohort.advance({}, {'x': 0}, stopping=False)
   assert [clock() for clock in clocks] == [2.0] * 3
+
+
+def test_the_teachers_cost_leaves_out_the_step_that_compiles(tmp_path):
+  teacher = side_by_side._TeacherPass([], (), str(tmp_path))
+  teacher._seconds, teacher._program = [90.0, 1.0, 2.0, 6.0], types.SimpleNamespace(
+      peak_bytes=lambda: 7)
+  teacher.write_cost()
+  assert json.loads((tmp_path / 'teacher_cost.json').read_text()) == {
+      'step_seconds': 2.0, 'peak_bytes': 7}
+
+
+def test_extra_parameters_are_all_that_is_trained_beside_the_student():
+  parts = (np.ones(1), np.ones((2, 5)), np.ones(100), np.ones(1000))  # the last is memory
+  assert side_by_side.extra_params(DistillerState(*({'x': part} for part in parts))) == 111
 
 
 def test_a_run_that_was_begun_with_another_config_is_refused(study, teacher):
