@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from kdseg_jax import data, default_config, tasks
+from kdseg_jax import data, default_config, distillers, tasks
 from kdseg_jax.distillers import methods
 from kdseg_jax.training import evaluation, experiment, parallel, programs, run
 from tests import toys
@@ -93,7 +93,7 @@ def train_program(config):
   built = experiment_of(config)
   state = jax.eval_shape(experiment.make_initial_state(built), jax.random.key(0))
   variables = built.teacher.variables if built.teacher else {}
-  program = programs.student_program(built, with_teacher=True)
+  program = programs.student_program(built)
   return text_of(program, variables, state, first_batch(built, 'train'))
 
 
@@ -193,7 +193,8 @@ def compiled_step(config):
 
 
 def compiled_teacher(config):
-  return compiler_options(config, lambda built: programs.teacher_program(built, ('logits',)))
+  return compiler_options(config, lambda built: programs.teacher_program(
+      built, distillers.Requires(teacher=('logits',))))
 
 
 def compiled_preparation(config):
@@ -210,7 +211,7 @@ def evaluation_of(config):
     def step(variables, state, batch):
       given = split_for_pmap(batch) if options['mode'] == 'pmap' else batch
       seen.append((text_of(program, variables, state, given), batch))
-      matrix = np.zeros((11, 11), int)
+      matrix = np.zeros((built.task.num_classes,) * 2, int)
       matrix[1, 1:3] = 1
       counts = {'confusion_matrix': matrix, 'images': np.sum(batch['index'] >= 0)}
       outputs = tasks.Outputs(counts)

@@ -90,6 +90,12 @@ TERMS = {
         'cross_weight': 1.0, 'mse_weight': 100.0, 'memory_weight': 0.1, 'slots': 10_000,
         'samples': 2_048, 'pool': 4, 'temperature': 0.1},
     'context': {'tap': 'embedding'},
+    'review': {
+        'form': 'residual', 'attention': True, 'levels': (4, 2, 1), 'channels': None,
+        'teacher_batch_statistics': False,
+        'student_taps': ('stage1', 'stage2', 'stage3', 'stage4'),
+        'teacher_taps': ('stage1_preactivation', 'stage2_preactivation', 'stage3_preactivation',
+                         'stage4_preactivation')},
 }
 
 

@@ -125,19 +125,20 @@ class Images:
 
 
 class Model(nn.Module):
-  """A line through the mean of an image; `head_from` runs it from the mean."""
+  """A line through the scaled mean of an image; `head_from` runs it from there."""
 
   num_classes: int = 0
   axis_name: str | None = None
 
   def setup(self):
+    self.scale = self.param('scale', nn.initializers.ones, ())
     self.head = nn.Dense(1)
 
   def __call__(self, image, mask=None, index=None, train=False):
     if mask is None:
       mask = jnp.ones(image.shape[:3], bool)
     brightness = (image / 255).mean(axis=-1)
-    pooled = jnp.mean(brightness, axis=(1, 2), where=mask)[:, None]
+    pooled = self.scale * jnp.mean(brightness, axis=(1, 2), where=mask)[:, None]
     taps = self.head_from({'pooled': pooled}, 0)
     return taps['value'], taps
 

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kdseg_jax.models.layers import ConvNorm
+from kdseg_jax.models.layers import ConvNorm, half_size
 from kdseg_jax.models.rematerialization import rematerialized
 
 _STEM = 24
@@ -59,7 +59,7 @@ class ShuffleUnitV1(nn.Module):
     y = self.conv(channels, 1, groups=_GROUPS, activation=None, name='conv3')(y, train)
     if not strides:
       return x + y
-    return jnp.concatenate([y, nn.avg_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])], axis=-1)
+    return jnp.concatenate([y, half_size(x)], axis=-1)
 
 
 class ShuffleUnitV2(nn.Module):

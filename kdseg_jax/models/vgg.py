@@ -45,7 +45,7 @@ class VGG(nn.Module):
     taps = {}
     for stage, channels in enumerate(_CHANNELS):
       if stage in pooled:
-        x = nn.max_pool(x, (2, 2), (2, 2))
+        x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
       for i in range(self.convolutions):
         preactivation = conv(
             scale_channels(channels, self.width), name=f'stage{stage}_conv{i}')(x, train)

@@ -252,7 +252,7 @@ def test_the_methods_can_distil_every_student(model):
   names = [name for name in METHODS if name != 'none']
   if model == 'espnet':  # its logits are at full size: what can resize them, and features
     names = ['pixelwise', 'pairwise', 'holistic', 'skd', 'skd_journal', 'skd_cirkd', 'kd',
-             'fitnets', 'attention_transfer', 'adversarial']
+             'fitnets', 'attention_transfer', 'adversarial', 'review']
   student = voc.get_config(f'settings=skd,model={model},runlocal').student
   taps = taps_of_student(student, size)
   for name in names:

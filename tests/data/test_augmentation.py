@@ -43,6 +43,10 @@ def test_crops_reach_every_place():
   rng = np.random.default_rng(0)
   starts = {int(augment(coded_example(4, 8), rng)['image'][0, 0, 2]) for _ in range(100)}
   assert starts == {1, 2, 3, 4, 5}
+  example = coded_example(8, 4)
+  example['image'][..., 1] = np.arange(8)[:, None]
+  starts = {int(augment(example, rng)['image'][0, 0, 1]) for _ in range(100)}
+  assert starts == {0, 1, 2, 3, 4}
 
 
 def test_flip_has_its_probability():

@@ -231,7 +231,7 @@ def test_every_way_of_reading_gives_the_error_with_the_name(root):
       list(pipeline.evaluation_batches(
           val, fields=tasks.SegmentationTask.fields, batch_size=2, num_threads=threads))
     with pytest.raises(UserError, match=r'val.2\.png: is too large'):
-      list(pipeline.read_labels(val, num_threads=threads))
+      list(pipeline.read(val, lambda example: example['label'], num_threads=threads))
 
 
 def test_what_cannot_be_opened_is_named(tmp_path):

@@ -118,6 +118,17 @@ def test_every_batch_has_the_share_and_each_part_is_read_in_epochs(share, unlabe
       assert len(set(names[epoch * length:(epoch + 1) * length])) == length
 
 
+def test_sources_of_one_length_are_shuffled_unlike():
+  scenes = data.create('scenes', 'train', length=16)
+  source = data.Concatenated(scenes, data.WithoutLabels(scenes), share=0.5)
+  batch = next(pipeline.train_batches(
+      source, batch_size=32, seed=3, num_threads=1,
+      augmentation=augmentation.Augmentation(crop=(64, 64), scale=None, flip=0)))
+  ignored = (batch['label'] == 255).all(axis=(1, 2))
+  order = [[image.tobytes() for image in batch['image'][mask]] for mask in (ignored, ~ignored)]
+  assert set(order[0]) == set(order[1]) and order[0] != order[1]
+
+
 def test_a_mixture_is_the_same_on_any_number_of_processes_and_resumed():
   whole = list(itertools.islice(mixture(0.5), 5))
   for other in (itertools.islice(mixture(0.5, process_count=4), 5),

@@ -67,7 +67,8 @@ def test_equals_the_official_net(case):
       case, official.state_dict(case, official.drawn), mean=(0, 0, 0), std=(1, 1, 1))
   image = np.moveaxis(expected.pop('x'), 1, -1).astype(np.float32)
   _, taps = jax.jit(model.apply)(variables, image)
-  assert {'logits', 'pooled'} | {tap for tap in taps if re.fullmatch(r'stage\d', tap)} <= set(expected)
+  stages = {tap for tap in taps if re.fullmatch(r'stage\d', tap)}
+  assert {'logits', 'pooled'} | stages <= set(expected)
   for key, array in expected.items():
     tap, _, whole = key.partition('/')
     found = np.asarray(taps[tap])
@@ -95,8 +96,12 @@ def test_features_of_the_wide_resnet():
 
 
 @pytest.mark.parametrize('name', [*FAMILIES[:3], *slow(*((name,) for name in FAMILIES[3:]))])
-def test_rematerialization_changes_no_shape(name):
-  assert abstract(name, remat='everything') == abstract(name)
+def test_rematerialization_and_precision_change_no_shape(name):
+  (logits, taps), variables = abstract(name)
+  (low, low_taps), low_variables = abstract(name, remat='everything', dtype='bfloat16')
+  assert low == logits and low_variables == variables
+  assert {tap: x.shape for tap, x in low_taps.items()} == {tap: x.shape for tap, x in taps.items()}
+  assert low_taps['stage1_preactivation'].dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize('name, channels', [

@@ -84,11 +84,18 @@ def test_report_takes_the_last_evaluation_and_marks_the_best():
   assert kd['mean_iou'] == pytest.approx(np.mean(BETTER))
   assert kd['best_of_many'] == pytest.approx(np.mean(BETTER) + 0.1)
   assert kd['paired'] == studies.paired(BETTER, ALONE)
+  assert kd['interval'] == studies.mean_interval(BETTER)
   assert kd['per_class_difference'] == {'road': pytest.approx(0.03), 'sky': None}
 
   alone = report_of()['students']['alone']
   assert alone['paired'] == studies.paired(ALONE, ALONE) and alone['paired']['difference'] == 0
   assert 'per_class_difference' not in alone
+
+
+def test_a_class_that_some_seeds_lack_is_compared_over_the_others():
+  rows = lambda values: [{'per_class_iou': [value, 0.5]} for value in values]
+  found = studies._per_class(rows([0.4, None, 0.7]), rows([0.3, 0.2, 0.5]), ['road', 'sky'])
+  assert found == {'road': pytest.approx(0.15), 'sky': 0}
 
 
 def test_a_run_without_its_last_evaluation_is_not_reported():
@@ -110,7 +117,9 @@ def test_markdown_shows_the_baseline_first_and_every_figure():
   assert lines[row + 1].startswith('| kd') and '+3.0' in lines[row + 1]
   assert '1.8 to 4.2' in lines[row + 1] and '63.0' in lines[row + 1]
   assert any(line.startswith('| sky') and '-' in line for line in lines)
-  assert '| teacher' in text and '9,999' in text and '- kd: 53.0, 54.0' in text
+  cells = [[cell.strip() for cell in line.split('|')[1:-1]] for line in lines]
+  assert ['kd', '2.0', '10', '3', '1,000', '5,000,000', '7'] in cells
+  assert ['teacher', '4.0', '99', '-', '9,999', '-', '-'] in cells and '- kd: 53.0, 54.0' in text
 
 
 def test_several_comparisons_are_corrected_and_said_to_be():

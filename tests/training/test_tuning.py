@@ -82,6 +82,12 @@ def test_a_grid_grows_until_the_best_lies_inside_for_that_student_alone(trained,
   assert len(runs) == (5 + 4) * 2  # none twice
 
 
+def test_of_equals_the_smallest_is_chosen(trained, tmp_path):
+  trained(lambda student, value, seed: 0.5 if value in (0.2, 0.4) else 0.1)
+  tuned = tuning.tune(study(grid=(0.1, 0.2, 0.4, 0.8)), str(tmp_path), 'mean_iou')
+  assert {one.chosen for one in tuned.values()} == {0.2}
+
+
 def test_a_best_at_the_edge_is_refused(trained, tmp_path):
   trained(peak({'alone': 10.0, 'kd': 0.2}))
   with pytest.raises(tuning.UntunedError, match=r'edge of the grid.*\n  alone: .*1.6 -> ') as error:
