@@ -85,7 +85,7 @@ def teacher(trained):
 def check(file, teacher, method, **fields):
   config = config_of(file, f'method={method}', **{'teacher.checkpoint': 'given'} | fields)
   config.prepare.steps = 1
-  shapes.check_losses(experiment.create_experiment(config, teacher=teacher))
+  shapes.check_step(experiment.create_experiment(config, teacher=teacher))
 
 
 OF_CLASSIFIERS = ('none', 'kd', 'decoupled', 'pixelwise', 'fitnets', 'attention_transfer', 'review')

@@ -54,6 +54,8 @@ def get_config(arg=None):
   if 'review' in config.distill:
     config.distill.review.update(
         warmup_steps=_REVIEW_WARMUP * epoch, teacher_batch_statistics=True)
+    if not arg.model and 'review:' not in arg.method:
+      config.distill.review.weight = 0.6  # official script, of this pair
   if arg.runlocal:
     common.runlocal(config)
     config.student.name = 'cifar_resnet8'
