@@ -102,7 +102,7 @@ def test_a_method_works_or_says_before_compiling_that_it_does_not(file, teacher,
 
 def test_the_tap_that_would_do_is_named(file, teacher):
   with pytest.raises(UserError, match=(
-      r"attention_transfer: needs maps.*'embedding' of the student is vectors \(8, 64\).*stage3")):
+      r"attention_transfer: needs maps.*'embedding' of the student is vectors \(8, 8\).*stage3")):
     check(file, teacher, 'attention_transfer', **{
         'distill.attention_transfer.student_tap': 'embedding'})
 
