@@ -61,6 +61,10 @@ _FIELDS = {
     'augmentation.scale': _Values(
         _is_factor, (0, 2), 'the lowest and the highest factor, both above 0, or () for none',
         '(0.5,2.0)'),
+    'augmentation.resized_crop': _Values(
+        lambda value: _is_factor(value) and value <= 1, (0, 2),
+        'the lowest and the highest share of the area, above 0 and up to 1, or () for none',
+        '(0.08,1.0)'),
     'eval.window': _Values(_is_size, (0, 2), f'{_PIXELS}, or () for whole images', '(512,512)'),
     'eval.scales': _Values(_is_factor, _SOME, 'one or more factors above 0', '(0.75,1.0,1.25)'),
     'student.mean': _Values(_is_number, (3,), 'three numbers, RGB in 0-255',
@@ -101,6 +105,10 @@ def check(config: ConfigDict) -> None:
   if scale and scale[0] > scale[1]:
     raise UserError(f'config.augmentation.scale={tuple(scale)}: the lowest factor comes first, '
                     f'({scale[1]},{scale[0]}).')
+  shares = config.augmentation.resized_crop
+  if shares and (scale or shares[0] > shares[1]):
+    raise UserError(f'config.augmentation.resized_crop={tuple(shares)}: expected the lowest share '
+                    'first, and config.augmentation.scale=(), as both choose a size.')
   seeds = {'seed': config.seed} | (
       {} if config.data.seed is None else {'data.seed': config.data.seed})
   for field, seed in seeds.items():

@@ -67,6 +67,7 @@ def run(task: str = 'segmentation', method: str = 'none', role: str = 'student')
           'scale': (0.5, 2.0),         # range of the random scale; () is none
           'flip': 0.5,                 # probability of a horizontal flip
           'pad': 0,                    # pixels of a black border, before the crop
+          'resized_crop': (),          # range of the area of a window that is resized to the crop
       },
       'student': {                     # the model that is trained
           'name': 'deeplabv3_resnet18',

@@ -32,6 +32,8 @@ def test_sizes_are_two_whole_numbers_of_pixels(field):
 
 @pytest.mark.parametrize('field, right, wrong', [
     ('augmentation.scale', [(), (0.5, 2.0), (1, 1)], [0.5, (0.5,), (2, 1), (0, 1), ('a', 'b')]),
+    ('augmentation.resized_crop', [(), (0.5, 1.0)], [(1.0, 0.5), (1.0,), 0.5, (0.5, 2.0)]),
+    ('optimizer.milestones', [(), (0.5,)], [0.5, (1.0,), (0,), ('a',)]),
     ('eval.scales', [(1.0,), (1, 1.5)], [(), 1.5, (0.0,), (-1.0,), ('a',), (float('inf'),)]),
     ('student.mean', [(0.0, -1.5, 3)], [(), 1.0, (1.0, 2.0), ('a',) * 3]),
     ('student.std', [(1.0, 2, 3.0)], [(), (0.0, 1.0, 1.0), (1.0, 2.0)]),
@@ -53,3 +55,10 @@ def test_a_single_value_is_shown_as_it_was_typed():
   with pytest.raises(
       UserError, match=r"^config.augmentation.crop=32: expected .*='\(512,512\)'\.$"):
     checked('augmentation.crop', (32,))
+
+
+def test_one_field_chooses_the_size():
+  config = quickstart.get_config()
+  config.augmentation.update(scale=(0.5, 2.0), resized_crop=(0.5, 1.0))
+  with pytest.raises(UserError, match='resized_crop=.*both choose a size'):
+    config_fields.check(config)

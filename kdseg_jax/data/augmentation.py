@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from kdseg_jax.data import files
 from kdseg_jax.errors import UserError
 
 Example = dict[str, Any]
+_ASPECT = (3 / 4, 4 / 3)  # of the windows of `resized_crop`, width over height
+_TRIES = 10
 Operation = Callable[[Example, np.random.Generator, 'Augmentation'], Example]
 
 
@@ -33,14 +36,18 @@ class Augmentation:
     pad: pixels of a black border on each side, before the crop; they count as the image's (its mask
       is True), as in the usual augmentation of CIFAR, 4 pixels.
     fields: what an example holds beside the image, see `tasks.Field`.
+    resized_crop: lowest and highest share of the image's area of a window of random shape, width
+      over height 3/4 to 4/3, that is resized to `crop` (the usual augmentation of ImageNet; Szegedy
+      et al., CVPR 2015); None takes none.
 
   Raises:
-    ValueError: an attribute is out of range.
+    ValueError: an attribute is out of range, or there are both `scale` and `resized_crop`.
   """
   crop: tuple[int, int]
   scale: tuple[float, float] | None = (0.5, 2.0)
   flip: float = 0.5
   pad: int = 0
+  resized_crop: tuple[float, float] | None = None
   fields: Mapping[str, Any] = dataclasses.field(kw_only=True)
 
   def __post_init__(self):
@@ -53,6 +60,14 @@ class Augmentation:
       raise UserError(f'flip={self.flip}: expected a probability, 0 to 1.')
     if self.pad < 0:
       raise UserError(f'pad={self.pad}: expected a number of pixels, 0 or more.')
+    if self.resized_crop is not None:
+      low, high = self.resized_crop
+      if not 0 < low <= high <= 1:
+        raise UserError(f'resized_crop={self.resized_crop}: expected the lowest and the highest '
+                        'share of the area, above 0 and up to 1, or None.')
+      if self.scale is not None:
+        raise UserError(f'scale={self.scale} and resized_crop={self.resized_crop} both choose a '
+                        'size; set one of them to ().')
 
   def __call__(self, example: Mapping[str, Any], rng: np.random.Generator) -> Example:
     example = {name: example[name] for name in ('image', *self.fields)}
@@ -76,6 +91,27 @@ def _scale(example, rng, options):
   return example | {
       'image': cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)} | {
           name: files.resize_label(example[name], size) for name in options.maps}
+
+
+def _resized_crop(example, rng, options):
+  """A window of random area and shape at the size of the crop."""
+  if options.resized_crop is None:
+    return example
+  window = _window(example['image'].shape[:2], rng, options.resized_crop)
+  return example | {'image': files.resize_image(example['image'][window], options.crop)} | {
+      name: files.resize_label(example[name][window], options.crop) for name in options.maps}
+
+
+def _window(size, rng, shares):
+  """The first of ten that fits into the image; else all of it."""
+  for _ in range(_TRIES):
+    area = rng.uniform(*shares) * math.prod(size)
+    aspect = math.exp(rng.uniform(*map(math.log, _ASPECT)))
+    sides = max(1, round(math.sqrt(area / aspect))), max(1, round(math.sqrt(area * aspect)))
+    if all(side <= total for side, total in zip(sides, size, strict=True)):
+      starts = [rng.integers(total - side + 1) for side, total in zip(sides, size, strict=True)]
+      return tuple(slice(start, start + side) for start, side in zip(starts, sides, strict=True))
+  return slice(None), slice(None)
 
 
 def _pad(example, rng, options):
@@ -113,7 +149,7 @@ def _flip(example, rng, options):
 
 
 OPERATIONS: dict[str, Operation] = {
-    'scale': _scale, 'pad': _pad, 'crop': _crop, 'flip': _flip}
+    'scale': _scale, 'resized_crop': _resized_crop, 'pad': _pad, 'crop': _crop, 'flip': _flip}
 
 
 def _padded(array, size, value):

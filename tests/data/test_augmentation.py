@@ -101,6 +101,28 @@ def test_a_border_counts_as_the_image_and_crops_reach_all_of_it():
   assert len(starts) == 25
 
 
+def test_resized_crops_are_windows_of_the_area_and_shape_at_the_size_of_the_crop():
+  augment = augmentation.Augmentation(
+      crop=(64, 64), scale=None, flip=0.0, resized_crop=(0.25, 0.5), fields=FIELDS)
+  size, rng, shares, shapes = (60, 80), np.random.default_rng(0), [], []
+  rows, columns = np.mgrid[:size[0], :size[1]]
+  image = np.stack([rows, columns, 0 * rows], axis=-1).astype(np.uint8)
+  for _ in range(100):
+    result = augment({'image': image, 'label': rows.astype(np.uint8)}, rng)
+    assert result['image'].shape == (64, 64, 3) and result['mask'].all()
+    assert np.abs(result['image'][..., 0].astype(int) - result['label']).max() <= 1
+    height, width = (1 + np.ptp(result['image'][..., i].astype(int)) for i in range(2))
+    shares.append(height * width / image[..., 0].size)
+    shapes.append(width / height)
+  assert 0.22 < min(shares) < 0.3 and 0.45 < max(shares) < 0.53
+  assert 0.7 < min(shapes) < 0.85 and 1.2 < max(shapes) < 1.42
+  whole = augmentation.Augmentation(  # no window of this area has one of the shapes
+      crop=(4, 4), scale=None, flip=0.0, resized_crop=(1.0, 1.0), fields=FIELDS)
+  narrow = np.arange(40, dtype=np.uint8)[None].repeat(4, 0)
+  result = whole({'image': np.stack([narrow] * 3, axis=-1), 'label': narrow}, rng)
+  np.testing.assert_allclose(result['image'][0, :, 0], [4.5, 14.5, 24.5, 34.5], atol=0.6)
+
+
 def test_what_does_not_move_with_the_image_is_kept():
   fields = tasks.ClassificationTask.fields
   augment = augmentation.Augmentation(crop=(4, 4), flip=1.0, pad=1, fields=fields)
@@ -109,6 +131,8 @@ def test_what_does_not_move_with_the_image_is_kept():
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
+    ({'crop': (4, 4), 'scale': None, 'resized_crop': (0.5, 2.0)}, 'share of the area'),
+    ({'crop': (4, 4), 'resized_crop': (0.5, 1.0)}, 'both choose a size'),
     ({'crop': (4, 4), 'pad': -1}, 'pad=-1: expected a number of pixels'),
     ({'crop': (0, 4)}, 'crop='),
     ({'crop': (4,)}, 'crop='),
