@@ -91,8 +91,40 @@ def _from_1(fields):
   return fields
 
 
+def _from_2(fields):
+  """Terms had no `warmup_steps`, which all have but 'context', the one that wraps others."""
+  warmed = lambda distill: {
+      term: options if term == 'context' else {'warmup_steps': 0} | options
+      for term, options in distill.items()}
+  fields = fields | {'distill': warmed(fields.get('distill', {}))}
+  study = fields.get('study') or {}
+  if 'students' in study:
+    students = {name: own | {'distill': warmed(own['distill'])} if 'distill' in own else own
+                for name, own in study['students'].items()}
+    fields['study'] = study | {'students': students}
+  return fields
+
+
+def _from_3(fields):
+  """What segmentation alone has moved into the section `task`; in teachers of studies too."""
+  fields = dict(fields)
+  supervised = dict(fields.pop('supervised', {}))
+  if 'loss' in supervised:
+    supervised['supervised_loss'] = supervised.pop('loss')
+  if 'eval' in fields:
+    fields['eval'] = dict(fields['eval'])
+  moved = [(fields, 'align_corners'), (fields, 'auxiliary_weight'),
+           (fields.get('eval', {}), 'absent_as_zero')]
+  fields['task'] = {'name': 'segmentation'} | fields.get('task', {}) | supervised | {
+      name: section.pop(name) for section, name in moved if name in section}
+  study = fields.get('study') or {}
+  if study.get('teacher'):
+    fields['study'] = study | {'teacher': _from_3(study['teacher'])}
+  return fields
+
+
 # Function i takes the fields of format i to format i + 1. Add more; never change one that stands.
-_MIGRATIONS: tuple[Callable[[dict], dict], ...] = (_from_0, _from_1)
+_MIGRATIONS: tuple[Callable[[dict], dict], ...] = (_from_0, _from_1, _from_2, _from_3)
 FORMAT = len(_MIGRATIONS)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from kdseg_jax import distillers
+from kdseg_jax import distillers, tasks
 from kdseg_jax.models import normalization
 
 
@@ -27,10 +27,11 @@ def optimizer(**overrides) -> ConfigDict:
   } | overrides)
 
 
-def segmentation(method: str = 'none', role: str = 'student') -> ConfigDict:
-  """Every field of a segmentation run.
+def run(task: str = 'segmentation', method: str = 'none', role: str = 'student') -> ConfigDict:
+  """Every field of a run.
 
   Args:
+    task: in `kdseg_jax.tasks`, whose options are the other fields of `config.task`.
     method: names of methods joined by '+'; their terms and the papers' weights are put into
       `config.distill.<term>`, to be overridden there. `term:weight` among them gives a term its
       weight, which one must have that two methods weigh differently.
@@ -42,13 +43,7 @@ def segmentation(method: str = 'none', role: str = 'student') -> ConfigDict:
       'parallel': 'shard_map',         # 'shard_map', or 'pmap' (one process only)
       'method': method,
       'distill': with_placeholders(distillers.terms_of(method)),
-      'align_corners': True,           # how logits are upsampled to label size
-      'auxiliary_weight': 0.4,         # of the auxiliary head's cross-entropy
-      'supervised': {
-          'loss': 'cross_entropy',     # or 'ohem_cross_entropy', of the main head
-          'ohem_threshold': 0.7,       # pixels predicted with less than that count,
-          'ohem_min_kept': 100_000,    # and never fewer of a batch; a tenth of it is usual
-      },
+      'task': {'name': task} | tasks.options_of(task),  # see its class in kdseg_jax.tasks
       'data': {
           'name': 'scenes',            # see kdseg_jax.data.create
           'root': '',                  # folder of the data set; empty is $KDSEG_DATA
@@ -88,7 +83,8 @@ def segmentation(method: str = 'none', role: str = 'student') -> ConfigDict:
       },
       'teacher': {
           'checkpoint': '',            # work directory of the trained teacher
-          'min_metric': 0.0,           # refuse a teacher that scores below
+          # Refuse a teacher that scores worse; 0 is no limit where less is better.
+          'min_metric': 0.0,
       },
       'train': {
           'steps': 40_000,
@@ -117,11 +113,15 @@ def segmentation(method: str = 'none', role: str = 'student') -> ConfigDict:
           'scales': (1.0,),            # of the images, whose probabilities are averaged
           'flip': False,               # mirror images too
           'pictures': 4,               # images whose predictions go to TensorBoard; 0 is none
-          'absent_as_zero': False,     # classes that occur nowhere count as 0 in the mean
       },
       'checkpoint': {'every_steps': 1_000, 'keep': 2},  # and the best
       'log': {'every_steps': 50},
   })
+
+
+def segmentation(method: str = 'none', role: str = 'student') -> ConfigDict:
+  """`run` of a segmentation."""
+  return run('segmentation', method, role)
 
 
 def with_placeholders(tree):
@@ -137,7 +137,7 @@ def fill(config: ConfigDict) -> ConfigDict:
   A run that was trained before a field existed has none of it in its saved config. The terms of its
   method are left as they are.
   """
-  _add_missing(config, segmentation())
+  _add_missing(config, run(config.get('task', {}).get('name', 'segmentation')))
   return config
 
 

@@ -13,7 +13,7 @@ from kdseg_jax.data import files
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference.model import restore
 from kdseg_jax.models import CLASSIFIERS
-from kdseg_jax.report import pictures, tables
+from kdseg_jax.report import pictures, presenters
 from kdseg_jax.training import experiment, parallel
 from kdseg_jax.training.evaluation import Evaluator
 from kdseg_jax.training.inference import create_inference
@@ -28,21 +28,24 @@ def define_flags(options):
   command_line.define_path(
       'data_root', 'Folder of the data set; default: config.data.root.', options)
   command_line.define_path('json', 'File that receives the metrics.', options)
-  command_line.define_path(
-      'confusion', 'PNG file that receives a picture of the confusion matrix.', options)
+  for name, figure in presenters.figures().items():
+    command_line.define_path(name, figure.help, options)
   command_line.define_best(options)
 
 
 def main(options, arguments):
-  """Prints the per-class table and the metrics; writes `--json` and `--confusion`."""
+  """Prints the per-class table and the metrics; writes `--json` and the task's figures."""
   program.no_arguments(arguments)
   workdir = program.require_workdir(options, trained=True)
   config = options.config
-  if options.confusion:
-    pictures.check_png(options.confusion, 'confusion')
-  for option in ('json', 'confusion'):
-    if options[option].value:
-      paths.make_for(options[option].value, option)
+  figures = presenters.find(config.task.name).figures
+  wanted = {name: options[name].value for name in presenters.figures() if options[name].value}
+  for name, path in wanted.items():
+    names.require(name, figures, f'figure of the task {config.task.name}')
+    pictures.check_png(path, name)
+  for option, path in ({'json': options.json} | wanted).items():
+    if path:
+      paths.make_for(path, option)
   if config.student.name in CLASSIFIERS:
     raise UserError(f'{workdir}: {config.student.name} is a classifier; evaluating one on a data '
                     'set is not there yet. `predict` shows what it says of pictures.')
@@ -60,21 +63,19 @@ def main(options, arguments):
   evaluator = Evaluator(task, model.module, mesh, mode=config.parallel,
                         batch_size=config.eval.batch_size, limit=config.eval.limit,
                         multiple=config.eval.pad_multiple, inference=model.views)
-  counts = evaluator.count(model.variables, source)
-  metrics = task.summarize(counts)
-  print(tables.per_class(source.classes, metrics['per_class_iou']))
-  convention = ('classes that occur nowhere count as 0' if config.eval.absent_as_zero else
-                'mean over the classes that occur')
-  print(f'\n{split}, {metrics["images"]} images, checkpoint {model.step} of {workdir}\n'
-        f'seen as         {model.views}\n'
-        f'mean IoU        {metrics["mean_iou"]:.4f}   ({convention})\n'
-        f'pixel accuracy  {metrics["pixel_accuracy"]:.4f}')
+  found = evaluator.accumulate(model.variables, source)
+  metrics = found.summarize()
+  presenter = presenters.create(task.name, source)
+  table = presenter.table(metrics)
+  print(f'{table}\n\n' if table else '', end='')
+  print(f'{split}, {metrics["images"]} images, checkpoint {model.step} of {workdir}')
+  for name, text in [('seen as', str(model.views)), *presenter.details(metrics, task)]:
+    print(f'{name:<16}{text}')
   if options.json:
     with open(options.json, 'w') as file:
       json.dump(finite(metrics), file, indent=2)
-  if options.confusion:
-    files.write_png(options.confusion,
-                    pictures.confusion(counts['confusion_matrix'], source.classes))
+  for name, path in wanted.items():
+    files.write_png(path, figures[name].draw(found, source.classes))
 
 
 PROGRAM = program.Program(main, define_flags, config='saved')

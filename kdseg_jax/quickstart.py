@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from kdseg_jax import models, paths, program
-from kdseg_jax.data import files, palettes
+from kdseg_jax import models, paths, program, tasks
+from kdseg_jax.data import files
 from kdseg_jax.inference import Model, load
 from kdseg_jax.recipes import quickstart as recipe
-from kdseg_jax.report import tables
+from kdseg_jax.report import presenters, tables
 from kdseg_jax.training import experiment, loop
 from kdseg_jax.training.evaluation import throughput
 
@@ -58,14 +58,17 @@ def main(options, arguments):
     trained[name] = _train(config, os.path.join(workdir, name), options.allow_class_names)
     if trained[name] is None:
       return
-  source = experiment.create_source(configs['student'], configs['student'].eval.split)
-  results = _measure(trained, source)
+  config = configs['student']
+  source = experiment.create_source(config, config.eval.split)
+  metric = tasks.find(config.task.name).main_metric
+  results = _measure(trained, source, metric)
   results['seconds'] = time.perf_counter() - start
-  pictures = _write_overlays(workdir, trained, source)
+  pictures = _write_overlays(
+      workdir, trained, source, metric, presenters.create(config.task.name, source))
   path = os.path.join(workdir, 'quickstart.json')
   with open(path, 'w') as file:
     json.dump(results, file, indent=2)
-  print('\n' + _table(results))
+  print('\n' + _table(results, metric))
   print(f'\n{results["seconds"]:.0f} s. Figures: {path}\nOverlays: {pictures}')
 
 
@@ -84,36 +87,34 @@ def _train(config, workdir, allow_class_names):
   return Trained(load(workdir, checkpoint='latest'), metrics)
 
 
-def _measure(trained, source):
+def _measure(trained, source, metric):
   images = np.stack([source[i]['image'] for i in range(8)])
-  return {name: {'mean_iou': metrics['mean_iou'],
+  return {name: {metric.name: metrics[metric.name],
                  **models.complexity(model.module, images.shape[1:3])._asdict(),
                  'images_per_second': throughput(model, images)}
           for name, (model, metrics) in trained.items()}
 
 
-def _write_overlays(workdir, trained, source):
-  """A picture an image: image, label, what each model predicts, with its mIoU, and a legend."""
+def _write_overlays(workdir, trained, source, metric, presenter):
+  """A picture an image: the image, what is known of it, and what each model predicts."""
   examples = [source[i] for i in range(_OVERLAYS)]
   images = [example['image'] for example in examples]
   predictions = {
-      palettes.with_score(name, metrics['mean_iou']): model.predict(
+      metric.titled(name, metrics[metric.name]): model.predict(
           images, batch_size=_OVERLAYS, scores=False)
       for name, (model, metrics) in trained.items()}
   folder = os.path.join(workdir, 'overlays')
   for i, example in enumerate(examples):
-    predicted = {title: found[i].labels for title, found in predictions.items()}
-    files.write_png(
-        os.path.join(folder, f'{example["image_id"]}.png'),
-        palettes.comparison(example['image'], example['label'], predicted, source.classes,
-                            source.palette))
+    predicted = {title: presenter.fields_of(found[i]) for title, found in predictions.items()}
+    files.write_png(os.path.join(folder, f'{example["image_id"]}.png'),
+                    presenter.comparison(example['image'], example, predicted))
   return folder
 
 
-def _table(results):
+def _table(results, metric):
   return tables.table(
-      ['model', 'mIoU', 'parameters', 'MACs', 'images/s'],
-      [(name, f'{100 * row["mean_iou"]:.1f} %', f'{row["params"]:,}', f'{row["macs"]:,}',
+      ['model', metric.title, 'parameters', 'MACs', 'images/s'],
+      [(name, metric.with_unit(row[metric.name]), f'{row["params"]:,}', f'{row["macs"]:,}',
         f'{row["images_per_second"]:.0f}')
        for name, row in results.items() if isinstance(row, dict)])
 

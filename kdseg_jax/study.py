@@ -16,8 +16,7 @@ from kdseg_jax.report import studies
 from kdseg_jax.training import experiment as experiments
 from kdseg_jax.training import loop, shapes, side_by_side, study_plan, tuning
 from kdseg_jax.training.evaluation import throughput
-from kdseg_jax.training.run import read_json, write_json
-from kdseg_jax.training.writers import finite, read_rows
+from kdseg_jax.training.writers import finite, read_json, read_rows, write_json
 
 
 def define_flags(options):
@@ -45,7 +44,7 @@ def main(options, arguments):
     return
   report = make_report(config, workdir)
   text = studies.markdown(
-      report, title=config.study.title,
+      report, metric=tasks.find(config.task.name).main_metric, title=config.study.title,
       command=shlex.join(['python', '-m', 'kdseg_jax.study', *map(_as_typed, sys.argv[1:])]))
   if jax.process_index():
     return
@@ -78,7 +77,7 @@ def train_teacher(config, workdir, *, allow_class_names=False):
 def tune(config, workdir, *, allow_class_names=False):
   """Chooses what `config.study.tune` asks for; False if told to stop."""
   return not config.study.tune or tuning.tune(
-      config, workdir, tasks.SegmentationTask.main_metric,
+      config, workdir, tasks.find(config.task.name).main_metric,
       allow_class_names=allow_class_names) is not None
 
 

@@ -5,6 +5,7 @@ python -m kdseg_jax.train --config=configs/camvid.py:method=pixelwise --workdir=
 
 from kdseg_jax import program
 from kdseg_jax.errors import UserError
+from kdseg_jax.report import presenters
 from kdseg_jax.training import loop
 
 
@@ -23,8 +24,8 @@ def main(options, arguments):
   if metrics is None:
     print(f'Stopped; the same command goes on from what was saved. Work directory: {workdir}')
   else:
-    print(f'mean IoU {metrics["mean_iou"]:.4f}, pixel accuracy {metrics["pixel_accuracy"]:.4f} on '
-          f'{metrics["images"]} images. Work directory: {workdir}')
+    presenter = presenters.find(options.config.task.name)
+    print(f'{presenter.summary(metrics)}. Work directory: {workdir}')
 
 
 PROGRAM = program.Program(main, define_flags)

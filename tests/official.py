@@ -24,6 +24,19 @@ CASES = {
     'cirkd_v1_psp_resnet18': ('pspnet_resnet18', 'cirkd'),
     'cirkd_v1_psp_resnet101': ('pspnet_resnet101', 'cirkd'),
     'cirkd_v2_psp_mobile_mobilenetv2': ('pspnet_mobilenetv2', 'cirkd'),
+    'mdistiller_mobilenetv2_half': ('cifar_mobilenetv2_half', 'cifar'),
+    'mdistiller_vgg13': ('cifar_vgg13', 'cifar'),
+    'mdistiller_vgg8': ('cifar_vgg8', 'cifar'),
+    'reviewkd_imagenet_mobilenet': ('mobilenetv1', 'reviewkd_mobilenet'),
+    'reviewkd_resnet20': ('cifar_resnet20', 'cifar'),
+    'reviewkd_resnet32x4': ('cifar_resnet32x4', 'cifar'),
+    'reviewkd_resnet56': ('cifar_resnet56', 'cifar'),
+    'reviewkd_resnet8x4': ('cifar_resnet8x4', 'cifar'),
+    'reviewkd_shufflev1': ('cifar_shufflenetv1', 'cifar'),
+    'reviewkd_shufflev2': ('cifar_shufflenetv2', 'cifar'),
+    'reviewkd_wrn_16_2': ('cifar_wrn_16_2', 'cifar'),
+    'reviewkd_wrn_40_1': ('cifar_wrn_40_1', 'cifar'),
+    'reviewkd_wrn_40_2': ('cifar_wrn_40_2', 'cifar'),
     'skd_pspnet_resnet18': ('pspnet_resnet18', 'skd_pspnet'),
     'skd_pspnet_resnet101': ('pspnet_resnet101', 'skd_pspnet'),
     'skd19_espnet': ('espnet', 'skd_espnet'),
@@ -33,6 +46,8 @@ CASES = {
     'torchvision_resnet50': ('resnet50', 'torchvision_resnet'),
     'torchvision_mobilenet_v2': ('mobilenetv2', 'torchvision_mobilenetv2'),
 }
+
+OF_ONE_WIDTH = ('cifar_mobilenetv2_half', 'cifar_shufflenetv1', 'cifar_shufflenetv2')
 
 
 @functools.cache

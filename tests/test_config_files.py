@@ -55,6 +55,36 @@ def test_weights_of_other_data_and_of_the_same_became_one_field(tmp_path):
   assert config_files.read(str(tmp_path)).student.init == 'runs/c'
 
 
+def test_terms_of_before_warm_ups_have_none_as_they_are_made_today(tmp_path):
+  config = quickstart.get_config('method=kd+fitnets+context')
+  common.study(config, title='', description='', students={'alone': {}, 'kd': {'method': 'kd'}},
+               seeds=(0,))
+  saved = json.loads(config.to_json()) | {'format': 2}
+  for distill in (saved['distill'], saved['study']['students']['kd']['distill']):
+    for options in distill.values():
+      options.pop('warmup_steps', None)
+  write(tmp_path, saved)
+  assert config_files.read(str(tmp_path)).to_dict() == config.to_dict()
+
+
+def test_what_segmentation_alone_has_moved_into_the_section_of_the_task(tmp_path):
+  old = {'align_corners': False, 'auxiliary_weight': 0.2,
+         'supervised': {'loss': 'ohem_cross_entropy', 'ohem_min_kept': 7},
+         'eval': {'absent_as_zero': True, 'limit': 3}}
+  write(tmp_path, old | {'format': 3, 'study': {'teacher': old | {'align_corners': True}}})
+  loaded = config_files.read(str(tmp_path))
+  assert loaded.task.to_dict() == {
+      'name': 'segmentation', 'align_corners': False, 'auxiliary_weight': 0.2,
+      'supervised_loss': 'ohem_cross_entropy', 'ohem_threshold': 0.7, 'ohem_min_kept': 7,
+      'absent_as_zero': True}
+  assert loaded.study.teacher.task.to_dict() == {
+      'name': 'segmentation', 'align_corners': True, 'auxiliary_weight': 0.2,
+      'supervised_loss': 'ohem_cross_entropy', 'ohem_min_kept': 7, 'absent_as_zero': True}
+  for config in (loaded, loaded.study.teacher):
+    assert not {'align_corners', 'auxiliary_weight', 'supervised'} & set(config)
+    assert config.eval.limit == 3 and 'absent_as_zero' not in config.eval
+
+
 @pytest.mark.parametrize('text, message', [
     ('{"format": 99, "version": "9.0"}', 'is of format 99, written by kdseg_jax 9.0'),
     ('{"format": "x"}', 'is of format x'), ('[1]', 'holds no config'),

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from kdseg_jax import data, default_config
+from kdseg_jax import data, default_config, distillers, tasks
 from kdseg_jax.distillers import methods
 from kdseg_jax.training import evaluation, experiment, parallel, programs, run
 from tests import toys
@@ -93,7 +93,7 @@ def train_program(config):
   built = experiment_of(config)
   state = jax.eval_shape(experiment.make_initial_state(built), jax.random.key(0))
   variables = built.teacher.variables if built.teacher else {}
-  program = programs.student_program(built, with_teacher=True)
+  program = programs.student_program(built)
   return text_of(program, variables, state, first_batch(built, 'train'))
 
 
@@ -193,7 +193,8 @@ def compiled_step(config):
 
 
 def compiled_teacher(config):
-  return compiler_options(config, lambda built: programs.teacher_program(built, ('logits',)))
+  return compiler_options(config, lambda built: programs.teacher_program(
+      built, distillers.Requires(teacher=('logits',))))
 
 
 def compiled_preparation(config):
@@ -210,10 +211,11 @@ def evaluation_of(config):
     def step(variables, state, batch):
       given = split_for_pmap(batch) if options['mode'] == 'pmap' else batch
       seen.append((text_of(program, variables, state, given), batch))
-      matrix = np.zeros((11, 11), int)
+      matrix = np.zeros((built.task.num_classes,) * 2, int)
       matrix[1, 1:3] = 1
       counts = {'confusion_matrix': matrix, 'images': np.sum(batch['index'] >= 0)}
-      return (counts, None) if config.eval.pictures else counts
+      outputs = tasks.Outputs(counts)
+      return (outputs, None) if config.eval.pictures else outputs
     return step
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(evaluation.parallel, 'data_parallel', record)
@@ -240,11 +242,13 @@ CASES = [  # field, another value, where it is seen, fields beside it
     ('parallel', 'pmap', prepare_program, WITH_TEACHER),
     ('method', 'kd', student, {}),  # set after the recipe made the terms: refused
     ('distill.kd.temperature', 3.0, train_program, {'method': 'kd'}),
-    ('align_corners', False, train_program, {}), ('align_corners', False, evaluation_of, {}),
-    ('auxiliary_weight', 0.2, train_program, {}),
-    ('supervised.loss', 'ohem_cross_entropy', train_program, {}),
-    ('supervised.ohem_threshold', 0.5, train_program, {'supervised.loss': 'ohem_cross_entropy'}),
-    ('supervised.ohem_min_kept', 7, train_program, {'supervised.loss': 'ohem_cross_entropy'}),
+    ('task.align_corners', False, train_program, {}),
+    ('task.align_corners', False, evaluation_of, {}),
+    ('task.name', 'none', student, {}),
+    ('task.auxiliary_weight', 0.2, train_program, {}),
+    ('task.supervised_loss', 'ohem_cross_entropy', train_program, {}),
+    ('task.ohem_threshold', 0.5, train_program, {'task.supervised_loss': 'ohem_cross_entropy'}),
+    ('task.ohem_min_kept', 7, train_program, {'task.supervised_loss': 'ohem_cross_entropy'}),
     ('data.name', 'folder', batches, {'data.root': 'a'}),
     ('data.root', 'b', batches, FOLDER), ('data.root', 'b', evaluation_of, FOLDER),
     ('data.size', (40, 40), batches, {}), ('data.size', (40, 40), evaluation_of, {}),
@@ -289,11 +293,11 @@ CASES = [  # field, another value, where it is seen, fields beside it
     ('eval.pad_multiple', 20, evaluation_of, {}), ('eval.window', (16, 16), evaluation_of, {}),
     ('eval.overlap', 0.7, evaluation_of, {'eval.window': (16, 16)}),
     ('eval.scales', (0.5, 1.0), evaluation_of, {}), ('eval.flip', True, evaluation_of, {}),
-    ('eval.absent_as_zero', True, evaluation_of, {}), ('eval.pictures', 0, evaluation_of, {}),
+    ('task.absent_as_zero', True, evaluation_of, {}), ('eval.pictures', 0, evaluation_of, {}),
     ('checkpoint.every_steps', 7, due, {}), ('checkpoint.keep', 5, start, {}),
     ('log.every_steps', 7, due, {}),
 ]
-REFUSED = {'method', 'student.init', 'teacher.checkpoint', 'teacher.min_metric',
+REFUSED = {'method', 'task.name', 'student.init', 'teacher.checkpoint', 'teacher.min_metric',
            'memory_limit_gb'}  # by these values; others must work
 
 

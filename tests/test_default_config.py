@@ -19,9 +19,13 @@ _OPTIMIZER = {
     'b1': 0.9, 'b2': 0.999}                    # Adam, section 2
 DEFAULTS = {
     'seed': 0, 'role': 'student', 'parallel': 'shard_map', 'method': 'none', 'distill': {},
-    'align_corners': True,                     # SKD's and CIRKD's codes
-    'auxiliary_weight': 0.4,                   # PSPNet, section 3.3
-    'supervised': {'loss': 'cross_entropy', 'ohem_threshold': 0.7, 'ohem_min_kept': 100_000},
+    'task': {
+        'name': 'segmentation',
+        'align_corners': True,                 # SKD's and CIRKD's codes
+        'auxiliary_weight': 0.4,               # PSPNet, section 3.3
+        'supervised_loss': 'cross_entropy', 'ohem_threshold': 0.7, 'ohem_min_kept': 100_000,
+        'absent_as_zero': False,
+    },
     'data': {
         'name': 'scenes', 'root': '', 'size': (), 'train_split': 'train', 'train_limit': 0,
         'seed': None, 'unlabelled': '', 'unlabelled_share': None,
@@ -44,7 +48,7 @@ DEFAULTS = {
     'prepare': {'steps': 0, 'optimizer': _OPTIMIZER},
     'eval': {
         'split': 'val', 'every_steps': 2_000, 'batch_size': 8, 'limit': 0, 'pad_multiple': 1,
-        'window': (), 'overlap': 1 / 3, 'scales': (1.0,), 'flip': False, 'absent_as_zero': False,
+        'window': (), 'overlap': 1 / 3, 'scales': (1.0,), 'flip': False,
         'pictures': 4},
     'checkpoint': {'every_steps': 1_000, 'keep': 2},
     'log': {'every_steps': 50},
@@ -86,6 +90,12 @@ TERMS = {
         'cross_weight': 1.0, 'mse_weight': 100.0, 'memory_weight': 0.1, 'slots': 10_000,
         'samples': 2_048, 'pool': 4, 'temperature': 0.1},
     'context': {'tap': 'embedding'},
+    'review': {
+        'form': 'residual', 'attention': True, 'levels': (4, 2, 1), 'channels': None,
+        'teacher_batch_statistics': False,
+        'student_taps': ('stage1', 'stage2', 'stage3', 'stage4'),
+        'teacher_taps': ('stage1_preactivation', 'stage2_preactivation', 'stage3_preactivation',
+                         'stage4_preactivation')},
 }
 
 

@@ -124,6 +124,12 @@ def test_counts_near_the_limit_of_int32():
     metrics.mean_iou(matrix + np.int32(1))
 
 
+def test_one_wrong_pixel_of_many_is_seen():
+  matrix = np.array([[2**25 - 1, 1], [0, 0]])  # float32 would round the hits up
+  for value in (metrics.pixel_accuracy(matrix), metrics.mean_iou(matrix)[1][0]):
+    assert float(value) == 1 - 2**-25
+
+
 def test_refuses_what_is_no_confusion_matrix():
   with pytest.raises(ValueError, match=r'square.*\(2, 3\)'):
     metrics.mean_iou(np.zeros((2, 3)))

@@ -102,7 +102,7 @@ def test_evaluate_takes_split_data_root_and_overrides(cache, camvid, teachers, t
   result = tmp_path / 'result.json'
   output = runs.run(
       'evaluate', f'--workdir={teachers["camvid.py"]}', '--split=test', f'--data_root={camvid}',
-      f'--json={result}', '--config.eval.absent_as_zero=True', '--config.eval.batch_size=2',
+      f'--json={result}', '--config.task.absent_as_zero=True', '--config.eval.batch_size=2',
       '--config.eval.window=(24,48)', '--config.eval.flip=True',
       f'--confusion={tmp_path / "new" / "confusion.png"}', cache=cache)
   assert json.loads(result.read_text())['images'] == 3

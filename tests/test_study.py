@@ -82,6 +82,13 @@ def test_another_config_of_the_teacher_is_refused(uninterrupted, cache):
   assert 'config.optimizer.learning_rate is 0.5 now and was' in output
 
 
+def test_costs_are_those_of_the_median_step():
+  cost = {'peak_bytes': 3_000_000, 'extra_params': 4}
+  assert study._training_cost([0.1, 9.0, 0.2], cost) == {
+      'steps_per_second': 5.0, 'peak_megabytes': 3.0, 'extra_params': 4}
+  assert set(study._training_cost([], {}).values()) == {None}
+
+
 @pytest.mark.parametrize('arguments,message', [
     (['--config=configs/quickstart.py'], '--config must be a study'),
     (['--config=experiments/scenes_core.py:runlocal', '--config.study.baseline=alne'],

@@ -26,6 +26,7 @@ CLASSES, SIZE, STUDENT_SIZE = 4, (5, 6), (3, 4)
 BASE = {
     'memory': {'pixel_slots': 9, 'region_slots': 7, 'pixel_samples': 8, 'region_samples': 12},
     'channels': {'slots': 9, 'samples': 6, 'pool': 2},
+    'review': {'student_taps': ('embedding', 'logits'), 'teacher_taps': ('embedding', 'logits')},
 }
 # Another value of an option, of one term or of all: where the type of the default gives none.
 OTHER = {
@@ -37,6 +38,8 @@ OTHER = {
     'critic_steps': 2,
     'neighbourhood': 1, 'eps': 0.5, 'anchors_per_image': 3, 'context.tap': 'other',
     'pixels_per_class': 1, 'channel_wise_features.projection': True,
+    'review.form': 'multi_stage', 'levels': (2,), 'review.channels': 5,
+    'student_taps': ('embedding', 'other'), 'teacher_taps': ('embedding', 'other'),
 }
 # Options that say something only beside others.
 BESIDE = {
@@ -59,8 +62,9 @@ OF_PARTS = [
         'pool', 'student_tap', 'teacher_tap')],
     *[('channels', 'temperature', part) for part in ('cross', 'memory')]]
 CASES = [(term, option) for term, factory in FACTORIES.items() for option in [
-    'weight', *(name for name, parameter in inspect.signature(factory).parameters.items()
-                if parameter.kind is parameter.KEYWORD_ONLY and name != 'axis_name')]]
+    'weight', *['warmup_steps'] * (term in methods.TERMS),
+    *(name for name, parameter in inspect.signature(factory).parameters.items()
+      if parameter.kind is parameter.KEYWORD_ONLY and name != 'axis_name')]]
 
 
 def defaults_of(term):
@@ -87,7 +91,7 @@ def another(term, option, value):
 
 
 class Taps:
-  """A model whose taps are its parameters: as fast to trace as there is."""
+  """A model whose taps are its parameters, or twice these where BatchNorms use the batch."""
 
   def __init__(self, size, **widths):
     self.shapes = {name: (2, *size, width) for name, width in widths.items()}
@@ -96,7 +100,10 @@ class Taps:
     return {'params': {name: jnp.zeros(shape) for name, shape in self.shapes.items()}}
 
   def apply(self, variables, image, *, mutable=None, **_):
-    outputs = variables['params']['logits'], dict(variables['params'])
+    taps = dict(variables['params'])
+    if mutable is not None:
+      taps = {name: 2 * tap for name, tap in taps.items()}
+    outputs = taps['logits'], taps
     return outputs if mutable is None else (outputs, {})
 
 
@@ -173,7 +180,7 @@ def program(term, items, same_size, memory_only=False):
 @pytest.mark.parametrize('term,option', CASES)
 def test_another_value_of_an_option_changes_the_program(term, option):
   base = BASE.get(term, {}) | lookup(BESIDE, term, option, {})
-  default = ({'weight': 0.7} | defaults_of(term) | base)[option]
+  default = ({'weight': 0.7, 'warmup_steps': 0} | defaults_of(term) | base)[option]
   if term in methods.WRAPPERS and option == 'weight':
     other = 0.0  # it only switches the wrapper on
   else:

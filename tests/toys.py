@@ -15,6 +15,11 @@ from kdseg_jax.models.layers import ConvNorm
 
 def variables(module, *args):
   """Made-up variables of a module: cheaper than compiling its `init`, and no trivial ones."""
+  return filled(jax.eval_shape(lambda: module.init({'params': jax.random.key(0)}, *args)))
+
+
+def filled(shapes):
+  """Made-up values of variables of these shapes."""
   rng = np.random.default_rng(1)
 
   def make(path, leaf):
@@ -24,7 +29,6 @@ def variables(module, *args):
     center = 1 if path[-1].key in ('scale', 'var') else 0
     return (center + 0.1 * rng.uniform(-1, 1, leaf.shape)).astype(np.float32)
 
-  shapes = jax.eval_shape(lambda: module.init({'params': jax.random.key(0)}, *args))
   return jax.tree_util.tree_map_with_path(make, shapes)
 
 

@@ -1,9 +1,9 @@
-"""Random scale, padding, crop and mirror image of an image together with its label."""
+"""Random scale, padding, crop and mirror image of an image together with its labels."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import cv2
@@ -12,20 +12,24 @@ import numpy as np
 from kdseg_jax.data import files
 from kdseg_jax.errors import UserError
 
+Example = dict[str, Any]
+Operation = Callable[[Example, np.random.Generator, 'Augmentation'], Example]
+
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-  """Scales, pads bottom and right, crops and mirrors, all at random, in this order.
+  """Scales, pads bottom and right, crops and mirrors, all at random: `OPERATIONS`, in this order.
 
-  Called with `(example, rng)`; returns `image` `(h, w, 3)` uint8 (0 in the padding), `label`
-  `(h, w)` uint8 (255 in the padding) and `mask` `(h, w)` bool (False in the padding). Other entries
-  of the example are left out: they need not be true of the crop.
+  Called with `(example, rng)`; returns `image` `(h, w, 3)` uint8 (0 in the padding), `mask`
+  `(h, w)` bool (False in the padding) and the fields, moved by their geometry (their own value in
+  the padding). Other entries of the example are left out: they need not be true of the crop.
 
   Attributes:
     crop: (height, width) of the result.
     scale: lowest and highest factor of the size, drawn evenly; None keeps the size. Bilinear for
-      the image, nearest pixel for the label.
+      the image, nearest pixel for a map.
     flip: probability of the mirror image.
+    fields: what an example holds beside the image, see `tasks.Field`.
 
   Raises:
     ValueError: an attribute is out of range.
@@ -33,6 +37,7 @@ class Augmentation:
   crop: tuple[int, int]
   scale: tuple[float, float] | None = (0.5, 2.0)
   flip: float = 0.5
+  fields: Mapping[str, Any] = dataclasses.field(kw_only=True)
 
   def __post_init__(self):
     if len(self.crop) != 2 or min(self.crop) < 1:
@@ -43,33 +48,57 @@ class Augmentation:
     if not 0 <= self.flip <= 1:
       raise UserError(f'flip={self.flip}: expected a probability, 0 to 1.')
 
-  def __call__(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    image, label = example['image'], example['label']
-    if self.scale is not None:
-      image, label = _rescale(image, label, rng.uniform(*self.scale))
-    height, width = self.crop
-    top = rng.integers(max(image.shape[0] - height, 0) + 1)
-    left = rng.integers(max(image.shape[1] - width, 0) + 1)
-    window = (slice(top, top + height), slice(left, left + width))
-    image, label, mask = _pad(image[window], label[window], self.crop)
-    if rng.random() < self.flip:
-      image, label, mask = (np.ascontiguousarray(x[:, ::-1]) for x in (image, label, mask))
-    return {'image': image, 'label': label, 'mask': mask}
+  def __call__(self, example: Mapping[str, Any], rng: np.random.Generator) -> Example:
+    example = {name: example[name] for name in ('image', *self.fields)}
+    for operation in OPERATIONS.values():
+      example = operation(example, rng, self)
+    return example
+
+  @property
+  def maps(self) -> dict[str, Any]:
+    """The fields that move as the pixels do."""
+    return {name: field for name, field in self.fields.items() if field.geometry == 'map'}
 
 
-def _rescale(image, label, factor):
-  size = tuple(max(1, round(side * factor)) for side in label.shape)
-  image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
-  return image, files.resize_label(label, size)
+def _scale(example, rng, options):
+  """Another size."""
+  if options.scale is None:
+    return example
+  factor = rng.uniform(*options.scale)
+  image = example['image']
+  size = tuple(max(1, round(side * factor)) for side in image.shape[:2])
+  return example | {
+      'image': cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)} | {
+          name: files.resize_label(example[name], size) for name in options.maps}
 
 
-def _pad(image, label, size):
-  """Pads bottom and right to `size`; where the image is as large already, only copies."""
-  height, width = label.shape
-  padded_image = np.zeros((*size, 3), np.uint8)
-  padded_label = np.full(size, files.IGNORE_LABEL, np.uint8)
-  mask = np.zeros(size, bool)
-  padded_image[:height, :width] = image
-  padded_label[:height, :width] = label
-  mask[:height, :width] = True
-  return padded_image, padded_label, mask
+def _crop(example, rng, options):
+  """A window, padded at the bottom and right where the image is smaller; adds the mask."""
+  height, width = options.crop
+  image = example['image']
+  top = rng.integers(max(image.shape[0] - height, 0) + 1)
+  left = rng.integers(max(image.shape[1] - width, 0) + 1)
+  window = (slice(top, top + height), slice(left, left + width))
+  mask = np.ones(image[window].shape[:2], bool)
+  return example | {'image': _padded(image[window], options.crop, 0),
+                    'mask': _padded(mask, options.crop, False)} | {
+      name: _padded(example[name][window], options.crop, field.padding)
+      for name, field in options.maps.items()}
+
+
+def _flip(example, rng, options):
+  """The mirror image."""
+  if not rng.random() < options.flip:
+    return example
+  return example | {name: np.ascontiguousarray(example[name][:, ::-1])
+                    for name in ('image', 'mask', *options.maps)}
+
+
+OPERATIONS: dict[str, Operation] = {'scale': _scale, 'crop': _crop, 'flip': _flip}
+
+
+def _padded(array, size, value):
+  """Padded at the bottom and right to `size`; a copy where it is as large already."""
+  padded = np.full((*size, *array.shape[2:]), value, array.dtype)
+  padded[:array.shape[0], :array.shape[1]] = array
+  return padded

@@ -25,6 +25,11 @@ class Subset:
     return self._source.palette
 
   @property
+  def size(self) -> Any:
+    """Of the source: (height, width) of every example; None if they differ, or are not known."""
+    return getattr(self._source, 'size', None)
+
+  @property
   def is_generated(self) -> bool:
     """Of the source: whether no file of the user's is read."""
     return getattr(self._source, 'is_generated', False)

@@ -29,6 +29,7 @@ from kdseg_jax.distillers.methods import (
     names_of_terms,
     terms_of,
 )
+from kdseg_jax.distillers.review import review
 from kdseg_jax.distillers.similarity import (
     double_similarity_category,
     double_similarity_pixel,
@@ -42,5 +43,5 @@ __all__ = [
     'channels', 'check_requires', 'cirkd', 'combine', 'create', 'cross_image', 'decoupled',
     'double_similarity', 'double_similarity_category', 'double_similarity_pixel', 'fitnets',
     'holistic', 'intra_class_variation', 'kd', 'memory', 'names_of_terms', 'pairwise', 'pixelwise',
-    'skd', 'stateless', 'terms_of', 'with_context',
+    'review', 'skd', 'stateless', 'terms_of', 'with_context',
 ]

@@ -48,12 +48,14 @@ class Requires(NamedTuple):
     teacher: names of the teacher's taps.
     targets: names of what the task's loss assigned (masks, weights, normalisers).
     teacher_head: True if the method calls `inputs.teacher_head`.
+    teacher_batch_statistics: True if the teacher's BatchNorms are to normalise by the batch.
   """
 
   student: tuple[str, ...] = ()
   teacher: tuple[str, ...] = ()
   targets: tuple[str, ...] = ()
   teacher_head: bool = False
+  teacher_batch_statistics: bool = False
 
 
 @functools.partial(
@@ -265,7 +267,8 @@ def _named(name):
 def _union(requires):
   merge = lambda field: tuple(dict.fromkeys(n for r in requires for n in getattr(r, field)))
   return Requires(merge('student'), merge('teacher'), merge('targets'),
-                  any(r.teacher_head for r in requires))
+                  any(r.teacher_head for r in requires),
+                  any(r.teacher_batch_statistics for r in requires))
 
 
 def check_requires(requires: Requires, inputs: DistillInputs) -> None:

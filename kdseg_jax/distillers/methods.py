@@ -7,11 +7,14 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import optax
+
 from kdseg_jax import names
 from kdseg_jax.distillers import core, features, logits, similarity
 from kdseg_jax.distillers.cirkd import cross_image, memory
 from kdseg_jax.distillers.cirkd_channels import channels, with_context
 from kdseg_jax.distillers.holistic import holistic
+from kdseg_jax.distillers.review import review
 from kdseg_jax.distillers.skd import FORMS, pairwise, pixelwise
 from kdseg_jax.errors import UserError
 
@@ -36,13 +39,14 @@ TERMS: dict[str, Callable[..., core.Distiller]] = {
     'cross_image': cross_image,
     'memory': memory,
     'channels': channels,
+    'review': review,
 }
 
 # What wraps the combination of all terms; its weight only switches it on.
 WRAPPERS: dict[str, Callable[..., core.Distiller]] = {'context': with_context}
 
-# method -> term -> weight of the paper, or {'weight': it, and the options of the term in which the
-# method differs from the defaults of the term's factory}.
+# method -> term -> weight of the paper, or {'weight': it, and the fields of the term in which the
+# method differs from their defaults: options of its factory, 'warmup_steps'}.
 METHODS: dict[str, dict[str, Any]] = {
     'none': {},
     'pixelwise': {'pixelwise': 10.0},  # CVPR 2019, section 3.3: lambda_1 = 10
@@ -68,6 +72,7 @@ METHODS: dict[str, dict[str, Any]] = {
     'cirkd_v2': {
         'kd': 1.0, 'fitnets': 1.0, 'cross_image': 1.0, 'memory': 1.0, 'channels': 1.0},
     'context': {'context': 1.0},
+    'review': {'review': 1.0},  # official code of knowledge review; its scripts have 0.6 to 8
 }
 
 
@@ -80,8 +85,9 @@ def terms_of(method: str, weights: Mapping[str, float] | None = None) -> dict[st
     weights: weights given explicitly, term -> weight, which override those of the string.
 
   Returns:
-    term -> {'weight': number, **options of its factory}, each option as the method declares it or
-    else the factory's default. A term that two methods share occurs once.
+    term -> {'weight': number, 'warmup_steps': number, **options of its factory}, each option as the
+    method declares it or else the factory's default. What wraps has no warm-up. A term that two
+    methods share occurs once.
 
   >>> terms_of('pixelwise+kd:2')['kd']['weight']
   2.0
@@ -127,17 +133,24 @@ def names_of_terms(method: str) -> tuple[str, ...]:
 def create(
     terms: Mapping[str, Mapping[str, Any]], *, axis_name: str | None = None
 ) -> core.Distiller:
-  """The distiller of the given terms, as `terms_of` returns them; those of weight 0 left out."""
+  """The distiller of the given terms, as `terms_of` returns them; those of weight 0 left out.
+
+  With `warmup_steps` above 0 the weight of a term grows linearly from 0 at the first step, which
+  `min(1, step / warmup_steps)` multiplies it by (an optax schedule).
+  """
   parts: dict[str, tuple[Any, core.Distiller]] = {}
   wrappers: list[Callable[[core.Distiller], core.Distiller]] = []
   for term, options in terms.items():
     options = dict(options)
-    weight = options.pop('weight')
+    weight, warmup_steps = options.pop('weight'), options.pop('warmup_steps', 0)
+    if warmup_steps < 0:
+      raise UserError(f'{term}: warmup_steps={warmup_steps} is negative; expected 0 or more.')
     options['axis_name'] = axis_name
     if weight and term in WRAPPERS:
       wrappers.append(functools.partial(WRAPPERS[term], **options))
     elif weight:
-      parts[term] = (weight, TERMS[term](**options))
+      schedule = optax.linear_schedule(0.0, weight, warmup_steps) if warmup_steps else weight
+      parts[term] = (schedule, TERMS[term](**options))
   return functools.reduce(lambda method, wrap: wrap(method), wrappers, core.combine(parts))
 
 
@@ -191,11 +204,12 @@ def _explicit_weights(method, items):
 
 
 def _fields(term, declared):
-  """weight and options of a term: the factory's defaults, and what a method declares."""
+  """All fields of a term: the factory's defaults, and what a method declares."""
   parameters = inspect.signature((TERMS | WRAPPERS)[term]).parameters
   defaults = {name: p.default for name, p in parameters.items()
               if p.kind is p.KEYWORD_ONLY and name != 'axis_name'}
   if not isinstance(declared, Mapping):
     declared = {'weight': declared}
-  return {'weight': declared['weight'], **defaults, **declared}
+  warmup = {'warmup_steps': 0} if term in TERMS else {}
+  return {'weight': declared['weight'], **warmup, **defaults, **declared}
 

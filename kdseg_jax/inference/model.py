@@ -43,7 +43,7 @@ class Model:
     variables: `{'params', 'batch_stats'}`.
     classes: their names, in the order of the labels.
     config: that it was trained with; frozen.
-    palette: colours of the classes, `((r, g, b), ...)`, or None.
+    palette: colours of the classes, `((r, g, b), ...)`; None where they have none.
     views: what `predict` shows it of an image.
     workdir: absolute path of where it was loaded from; '' if from nowhere.
     step: number of its checkpoint.
@@ -65,12 +65,11 @@ class Model:
       object.__setattr__(self, 'config', FrozenConfigDict(self.config))
 
   @property
-  def task(self) -> tasks.SegmentationTask | None:
-    """What it does: segmentation; None for a classifier."""
+  def task(self) -> Any:
+    """What it does, a task of `kdseg_jax.tasks`; None for a classifier."""
     if self.config.student.name in models.CLASSIFIERS:
       return None
-    return tasks.SegmentationTask(
-        num_classes=len(self.classes), align_corners=self.config.align_corners)
+    return tasks.create(num_classes=len(self.classes), **self.config.task)
 
   def apply(self, images: jax.Array, *, mask: jax.Array | None = None
             ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -128,7 +127,8 @@ def load(path: str | os.PathLike, *, checkpoint: str | int = 'best',
   """The trained model of a work directory, on the first device; or a StableHLO export.
 
   Args:
-    path: work directory of `train`, or folder of `export`, which has one checkpoint and one view.
+    path: work directory of `train` or `import`, or folder of `export`, which has one checkpoint and
+      one view.
     checkpoint: 'best' by the metric of the run (the newest where none was evaluated), 'latest', or
       the number of one that is kept.
     views: what `Model.predict` shows it of an image, an `Inference`; None is `config.eval`.
@@ -164,7 +164,7 @@ def restore(path: str | os.PathLike, *, checkpoint: str | int = 'best',
   step = _number(checkpointer, workdir, checkpoint)
   meta = checkpointer.read_meta(step)
   config = config_files.from_dict(meta['config'], where=f'checkpoint {step} of {workdir}')
-  classes, palette = tuple(meta['classes']), meta.get('palette')
+  classes = tuple(meta['classes'])
   if check is not None:
     check(classes)
   module = create_module(config.student, len(classes))
@@ -174,7 +174,7 @@ def restore(path: str | os.PathLike, *, checkpoint: str | int = 'best',
   checkpointer.close()
   return Model(
       module=module, variables=variables, classes=classes, config=config,
-      palette=None if palette is None else tuple(map(tuple, palette)),
+      palette=tuple(map(tuple, meta.get('palette') or ())) or None,
       views=create_inference(config) if views is None else views, workdir=workdir, step=step,
       train_step=meta.get('data', {}).get('next_batch', 0))
 

@@ -94,7 +94,7 @@ def read(request: Request) -> Imported:
   count = request.num_classes or (_count(request) if backbone_alone else there)
   classes, palette = _classes(request, own, count)
   config = _config(request, scheme, found_in.student | own.get('student', {}), preprocessing)
-  _update(config, own.get('config', {}))
+  config.update(own.get('config', {}))
   model = experiment.create_model(config.student, count)
   like = experiment.abstract_variables(model)
   if backbone_alone:
@@ -203,11 +203,12 @@ def _classes(request, own, count):
 def _config(request, scheme, structural, preprocessing):
   config = segmentation(role='teacher')
   student = config.student
-  is_classifier = request.model in models.CLASSIFIERS
-  student.update(name=request.model, output_stride=32 if is_classifier else 8)
+  mean, std, _ = models.preprocessing_of(request.model)
+  student.update(name=request.model, output_stride=models.output_stride_of(request.model),
+                 mean=mean, std=std)
   _update(student, scheme.student)
   _update(student, structural)
-  _update(config, scheme.config)
+  config.update(scheme.config)
   if preprocessing is not None:
     _update(student, preprocessing._asdict())
   _update(student, request.student)

@@ -23,6 +23,7 @@ from kdseg_jax.losses.holistic import (
 )
 from kdseg_jax.losses.pixelwise import pixelwise_kl
 from kdseg_jax.losses.resizing import resize_bilinear, resize_nearest
+from kdseg_jax.losses.review import hierarchical_context
 from kdseg_jax.losses.similarity import (
     double_similarity_category,
     double_similarity_pixel,
@@ -43,6 +44,7 @@ __all__ = [
     'double_similarity_pixel',
     'fitnets',
     'gradient_penalty',
+    'hierarchical_context',
     'hinge_critic',
     'intra_class_variation',
     'memory_similarity',

@@ -96,6 +96,28 @@ def layout_hint(*shapes: tuple[int, ...]) -> str:
   return ' They look like (N, C, H, W); channels go last: jnp.moveaxis(x, 1, -1).' * agree
 
 
+def as_maps(
+    loss: str,
+    student: jax.Array,
+    teacher: jax.Array,
+    where: jax.Array | None,
+    *,
+    same_width: bool = False,
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+  """Floats, the teacher stopped, and the mask, or ValueError unless all fit each other."""
+  student, teacher = as_float(student, lax.stop_gradient(teacher))
+  if student.shape[:-1] != teacher.shape[:-1] or student.ndim < 2:
+    raise ValueError(
+        f'{loss} takes features (N, H, W, C) of the same N, H and W, got student {student.shape} '
+        f'and teacher {teacher.shape}; resize one first (losses.resize_bilinear).'
+        + layout_hint(student.shape, teacher.shape))
+  if same_width and student.shape[-1] != teacher.shape[-1]:
+    raise ValueError(
+        f'{loss} takes features of the same width, got student {student.shape} and teacher '
+        f'{teacher.shape}; project the student first (a 1x1 convolution).')
+  return student, teacher, None if where is None else as_mask(where, student.shape[:-1])
+
+
 def _one_factor(small: tuple[int, int], large: tuple[int, int]) -> bool:
   """Whether one factor makes a size the other, if each side may be off by less than one pixel."""
   low = max(b / (a + 1) for a, b in zip(small, large))

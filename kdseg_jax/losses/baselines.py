@@ -38,7 +38,7 @@ def attention_transfer(
   Reference: Zagoruyko and Komodakis, "Paying More Attention to Attention" (ICLR 2017), eq. 2 with
   p = 2, as a squared norm and averaged over pixels, which CIRKD's weight of 10,000 makes up for.
   """
-  student, teacher, where = _maps('attention_transfer', student, teacher, where)
+  student, teacher, where = _common.as_maps('attention_transfer', student, teacher, where)
   values = (attention_map(student, where) - attention_map(teacher, where))**2
   return _common.masked_mean(values, where, axis_name)
 
@@ -82,7 +82,7 @@ def fitnets(
   Reference: Romero et al., "FitNets: Hints for Thin Deep Nets" (ICLR 2015), eq. 3, which sums
   over elements and halves; a mean with a weight of 10 is the official code of CIRKD.
   """
-  student, teacher, where = _maps('fitnets', student, teacher, where, same_width=True)
+  student, teacher, where = _common.as_maps('fitnets', student, teacher, where, same_width=True)
   if where is not None:
     student = jnp.where(where[..., None], student, 0)
     teacher = jnp.where(where[..., None], teacher, 0)
@@ -126,7 +126,8 @@ def channel_wise(
   """
   _common.check_positive('temperature', temperature)
   _common.check_positive('official_channel_count', official_channel_count)
-  student, teacher, where = _maps('channel_wise', student, teacher, where, same_width=True)
+  student, teacher, where = _common.as_maps(
+      'channel_wise', student, teacher, where, same_width=True)
   counts = None
   if where is not None:
     student = jnp.where(where[..., None], student, -jnp.inf)
@@ -205,18 +206,3 @@ def decoupled_kd(
       rest_alone(student), rest_alone(teacher), temperature=temperature, where=valid,
       axis_name=axis_name)
   return alpha * target + beta * others
-
-
-def _maps(loss, student, teacher, where, *, same_width=False):
-  """Floats, the teacher stopped, and the mask, or ValueError unless all fit each other."""
-  student, teacher = _common.as_float(student, lax.stop_gradient(teacher))
-  if student.shape[:-1] != teacher.shape[:-1] or student.ndim < 2:
-    raise ValueError(
-        f'{loss} takes features (N, H, W, C) of the same N, H and W, got student {student.shape} '
-        f'and teacher {teacher.shape}; resize one first (losses.resize_bilinear).'
-        + _common.layout_hint(student.shape, teacher.shape))
-  if same_width and student.shape[-1] != teacher.shape[-1]:
-    raise ValueError(
-        f'{loss} takes features of the same width, got student {student.shape} and teacher '
-        f'{teacher.shape}; project the student first (a 1x1 convolution).')
-  return student, teacher, None if where is None else _common.as_mask(where, student.shape[:-1])

@@ -74,23 +74,40 @@ def _separable(x: jax.Array, rows: np.ndarray, columns: np.ndarray) -> jax.Array
   return y.astype(x.dtype)
 
 
-def resize_nearest(labels: jax.Array, size: tuple[int, int]) -> jax.Array:
-  """Resizes labels `(N, h, w)` to `(N, H, W)`: output row i is input row `floor(i * h / H)`.
+def resize_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+  """Resizes two axes by copying: output row i is input row `floor(i * h / H)`, columns alike.
 
-  Equal to `torch.nn.functional.interpolate(mode='nearest')`, whose float32 steps it takes.
+  Equal to `torch.nn.functional.interpolate(mode='nearest')`, whose float32 steps it takes. Labels
+  are gathered; maps are multiplied by matrices of zeros and ones, whose gradient needs no scatter.
+
+  Args:
+    x: labels `(N, h, w)` of any dtype, or a map `(N, h, w, C)` of a float dtype.
+    size: `(H, W)`.
+
+  Returns:
+    `(N, H, W)` or `(N, H, W, C)`, in the dtype of x.
 
   Raises:
-    ValueError: labels are not of rank 3, or a size is not positive.
+    ValueError: x is of another rank, or a size is not positive.
   """
-  if labels.ndim != 3 or len(size) != 2 or min(size) < 1:
+  if x.ndim not in (3, 4) or len(size) != 2 or min(size) < 1:
     raise ValueError(
-        f'resize_nearest takes (N, h, w) and a size (H, W) of at least 1, got shape '
-        f'{labels.shape} and size {tuple(size)}.')
-  rows, columns = (
-      np.minimum((np.arange(target, dtype=np.float32) * (np.float32(source) / np.float32(target))
-                  ).astype(np.int32), source - 1)
-      for source, target in zip(labels.shape[1:], size))
-  return labels[:, rows][:, :, columns]
+        f'resize_nearest takes (N, h, w) or (N, h, w, C) and a size (H, W) of at least 1, got '
+        f'shape {x.shape} and size {tuple(size)}.')
+  if x.shape[1:3] == tuple(size):
+    return x
+  rows, columns = (_nearest(source, target) for source, target in zip(x.shape[1:3], size))
+  if x.ndim == 3:
+    return x[:, rows][:, :, columns]
+  select = lambda positions, source: positions[:, None] == np.arange(source)
+  return _separable(x, select(rows, x.shape[1]), select(columns, x.shape[2]))
+
+
+def _nearest(source: int, target: int) -> np.ndarray:
+  """The position that each of `target` outputs reads."""
+  scale = np.float32(source) / np.float32(target)
+  positions = (np.arange(target, dtype=np.float32) * scale).astype(np.int32)
+  return np.minimum(positions, source - 1)
 
 
 def _positive(size):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from kdseg_jax import names
 from kdseg_jax.errors import UserError
+from kdseg_jax.models import cifar
 from kdseg_jax.models.backbones import BACKBONES, BackboneSpec
 from kdseg_jax.models.classifier import Classifier
 from kdseg_jax.models.complexity import Complexity, complexity
@@ -18,8 +19,6 @@ from kdseg_jax.models.espnet import ESPNetCHead, ESPNetEncoder, ESPNetHead
 from kdseg_jax.models.layers import scale_channels
 from kdseg_jax.models.normalization import (
     CHANNEL_ORDERS,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     Preprocessing,
 )
 from kdseg_jax.models.pspnet import AuxiliaryHead, PSPNetHead
@@ -27,7 +26,7 @@ from kdseg_jax.models.rematerialization import check_policy
 from kdseg_jax.models.segmenter import Segmenter
 
 __all__ = ['CLASSIFIERS', 'NAMES', 'Complexity', 'backbone_of', 'complexity', 'create',
-           'options_of']
+           'options_of', 'output_stride_of', 'preprocessing_of']
 
 
 class _Head(NamedTuple):
@@ -50,7 +49,8 @@ _SEGMENTERS = {
     'espnet': (_ESPNET_ENCODER, _Head(ESPNetHead)),
     'espnet_c': (_ESPNET_ENCODER, _Head(ESPNetCHead)),
 }
-CLASSIFIERS = tuple(BACKBONES)  # names of models that are a backbone with its classifier
+_CLASSIFIERS = BACKBONES | cifar.BACKBONES
+CLASSIFIERS = tuple(_CLASSIFIERS)  # names of models that are a backbone with its classifier
 NAMES = (*_SEGMENTERS, *CLASSIFIERS)  # of all models that `create` knows
 # Of a backbone's fields, those that are arguments of `create` for all models.
 _COMMON_OPTIONS = {'width', 'output_stride', 'axis_name', 'dtype', 'remat'}
@@ -68,27 +68,29 @@ def create(
     axis_name: str | None = None,
     dtype: Any = jnp.float32,
     remat: str = 'none',
-    mean: tuple[float, float, float] = IMAGENET_MEAN,
-    std: tuple[float, float, float] = IMAGENET_STD,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
     channel_order: str = 'rgb',
     head_channels: int | None = None,
     aux_channels: int | None = None,
     aux_bias: bool = False,
     negative_slope: float = 0.0,
     project_dropout: float = 0.5,
-    dropout: float = 0.1,
+    dropout: float | None = None,
     **backbone: Any,
 ) -> nn.Module:
   """A model by name; see `Segmenter` and `Classifier` for what it takes and returns.
 
   Args:
     name: one of `NAMES`: `<head>_<backbone>`, 'espnet' or 'espnet_c'; a backbone alone is a
-      classifier.
+      classifier, and so are the nets of `cifar`, `cifar_<network>`.
     num_classes: number of classes.
-    width: multiplies every channel count of backbone and head, rounded to a multiple of 8.
+    width: multiplies every channel count of backbone and head, rounded to a multiple of 8; the
+      ShuffleNets and the half MobileNetV2 have 1 only.
     output_stride: 8, 16 or 32; reached by dilation instead of striding, which in turn scales the
-      rates of atrous pyramids; None is 8, and 32 of classifiers. Logits of deeplabv3plus are at
-      stride 4 and those of espnet at 1, whatever it is; the ESPNets have 8 only.
+      rates of atrous pyramids; None is 8, and the largest of classifiers. Logits of deeplabv3plus
+      are at stride 4 and those of espnet at 1, whatever it is; the ESPNets have 8 only, and the
+      nets for CIFAR their own.
     aux: whether there is an auxiliary head on stage 3.
     axis_name: mapped axis over which BatchNorm statistics are synchronised in training.
     dtype: of the computation, also as 'float32' or 'bfloat16'; parameters, statistics and logits
@@ -96,7 +98,7 @@ def create(
     remat: 'none', or what is recomputed in the backward pass to save memory, see
       `rematerialization.rematerialized`: 'everything' inside the backbone's blocks, or all but
       what one of `jax.checkpoint_policies` keeps. Values and parameters are the same.
-    mean: that images are normalised with, RGB in 0-255.
+    mean: that images are normalised with, RGB in 0-255; None is `preprocessing_of` the model.
     std: likewise.
     channel_order: 'rgb', or 'bgr' of weights that expect the channels in that order.
     head_channels: channels of the head; None is CIRKD's 128 (on ResNet-50 and 101 256, 512 in
@@ -106,7 +108,8 @@ def create(
     aux_bias: whether the 3x3 convolution of the auxiliary head has a bias, as there.
     negative_slope: of the activations in pspnet and its auxiliary head, 0.01 there; 0 is ReLU.
     project_dropout: rate after the projection of the atrous pyramid, in the heads that have one.
-    dropout: rate before the classifiers, in all heads but ESPNet's.
+    dropout: rate before the classifiers, in all heads but ESPNet's; None is 0.1, and 0 of the nets
+      for CIFAR.
     **backbone: further fields of the backbone, see `options_of`: `deep_stem`, `ceil_mode` and
       `dilate_first` of the ResNets, `blocks` of ESPNet.
 
@@ -116,9 +119,11 @@ def create(
   """
   spec, head = _parts(name)
   names.require(channel_order, CHANNEL_ORDERS, 'channel_order')
-  output_stride = output_stride or (32 if head is None else 8)
+  output_stride = output_stride or output_stride_of(name)
   if width <= 0:
     raise UserError(f'width={width} of {name} must be positive.')
+  if width != 1 and 'width' not in spec.options:
+    raise UserError(f'width={width}: the channels of {name} are fixed. Leave it 1.')
   if output_stride not in spec.output_strides:
     raise UserError(f'output_stride={output_stride} is unknown to {name}; expected one of '
                     f'{spec.output_strides}.')
@@ -133,8 +138,11 @@ def create(
   if negative_slope and (head is None or head.module is not PSPNetHead):
     raise UserError(f'negative_slope={negative_slope}: {name} has no leaky activations in its '
                     'head, only pspnet can. Leave it 0.')
+  mean, std = (default if given is None else tuple(given)
+               for given, default in zip((mean, std), spec.preprocessing))
+  dropout = spec.dropout if dropout is None else dropout
   network = {'backbone': _build(spec.build, spec.options, options | backbone),
-             'preprocessing': Preprocessing(tuple(mean), tuple(std), channel_order)}
+             'preprocessing': Preprocessing(mean, std, channel_order)}
   if head is None:
     return _classifier(name, spec, network, num_classes, width, aux, head_channels,
                        dropout=dropout, **common)
@@ -152,7 +160,7 @@ def backbone_of(name: str) -> tuple[str, BackboneSpec]:
   """Name and description of the backbone that a model is built on.
 
   Raises:
-    ValueError: an unknown model, or one whose backbone is its own (the ESPNets).
+    ValueError: an unknown model, or one whose backbone is its own (the ESPNets, those for CIFAR).
   """
   names.require(name, NAMES, 'model')
   for backbone, spec in BACKBONES.items():
@@ -170,10 +178,29 @@ def options_of(name: str) -> frozenset[str]:
   return _parts(name)[0].options - _COMMON_OPTIONS
 
 
+def output_stride_of(name: str) -> int:
+  """The output stride of a model where none is given.
+
+  Raises:
+    ValueError: an unknown model.
+  """
+  spec, head = _parts(name)
+  return max(spec.output_strides) if head is None else 8
+
+
+def preprocessing_of(name: str) -> Preprocessing:
+  """Mean and deviation of images where none are given: ImageNet's, or those of `cifar`.
+
+  Raises:
+    ValueError: an unknown model.
+  """
+  return _parts(name)[0].preprocessing
+
+
 def _parts(name):
   """A model's backbone and head; a classifier has no head of `_HEADS`."""
   names.require(name, NAMES, 'model')
-  return _SEGMENTERS.get(name) or (BACKBONES[name], None)
+  return _SEGMENTERS.get(name) or (_CLASSIFIERS[name], None)
 
 
 def _head(name, spec, head, width, head_channels, *, output_stride, **common):

@@ -11,7 +11,7 @@ import flax.linen as nn
 from kdseg_jax.models.classifier import ClassifierHead
 from kdseg_jax.models.efficientnet_lite import EfficientNetLite
 from kdseg_jax.models.layers import OUTPUT_STRIDES
-from kdseg_jax.models.mobilenet import MobileNetV2
+from kdseg_jax.models.mobilenet import MobileNetV1, MobileNetV2
 from kdseg_jax.models.normalization import IMAGENET, Preprocessing
 from kdseg_jax.models.resnet import ResNet
 
@@ -45,12 +45,14 @@ class BackboneSpec(NamedTuple):
 
   Attributes:
     build: makes the module `(x, train) -> taps`, of keyword-only fields.
-    channels: of the four stages at width 1; the auxiliary head has a quarter of the third.
+    channels: of the stages at width 1; the auxiliary head has a quarter of the third.
     wide: whether heads are CIRKD's wider ones, as on the bottlenecks of ResNet-50.
     output_strides: that it can have.
     classifier: makes the head `(taps, index, train) -> (logits, pooled, embedding)`.
     weights: published ones by variant; the first is the default.
     timm: name of the same architecture in timm, '' for none.
+    preprocessing: of images, where none is given.
+    dropout: rate before the classifier, where none is given.
   """
 
   build: Callable[..., nn.Module]
@@ -60,6 +62,8 @@ class BackboneSpec(NamedTuple):
   classifier: Callable[..., nn.Module] = ClassifierHead
   weights: Mapping[str, Weights] = {}
   timm: str = ''
+  preprocessing: Preprocessing = IMAGENET
+  dropout: float = 0.1
 
   @property
   def options(self) -> frozenset[str]:
@@ -129,6 +133,7 @@ BACKBONES = _RESNETS | {
     'resnet34d': _resnet_d(34, 'f8dcfcaf'),
     'resnet50d': _resnet_d(50, '464e36ba'),
     'resnet101d': _resnet_d(101, '2803ffab'),
+    'mobilenetv1': BackboneSpec(MobileNetV1, (128, 256, 512, 1024)),
     'mobilenetv2': BackboneSpec(
         MobileNetV2, (24, 32, 96, 320),
         classifier=functools.partial(ClassifierHead, channels=1280),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -30,9 +31,11 @@ class ClassifierHead(nn.Module):
 
   Attributes:
     num_classes: number of classes.
-    channels: of the 1x1 convolution with BatchNorm and ReLU6; 0 is without.
+    channels: of the 1x1 convolution with BatchNorm and activation; 0 is without.
     dropout: rate before the linear layer.
     epsilon: of the BatchNorm.
+    tap: what it takes: of the backbone's taps the last stage's, as a rule.
+    activation: after the 1x1 convolution.
     axis_name: of `BatchNorm`.
     dtype: of the computation; mean and linear layer compute in float32.
   """
@@ -41,6 +44,8 @@ class ClassifierHead(nn.Module):
   channels: int = 0
   dropout: float = 0.0
   epsilon: float = 1e-5
+  tap: str = 'stage4'
+  activation: Callable = nn.relu6
   axis_name: str | None = None
   dtype: Any = jnp.float32
 
@@ -48,10 +53,10 @@ class ClassifierHead(nn.Module):
   def __call__(
       self, taps: dict[str, jax.Array], index: jax.Array, train: bool
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`(logits, pooled, embedding)` of `stage4`."""
-    x = taps['stage4']
+    """`(logits, pooled, embedding)` of the tap."""
+    x = taps[self.tap]
     if self.channels:
-      x = ConvNorm(self.channels, 1, activation=nn.relu6, axis_name=self.axis_name,
+      x = ConvNorm(self.channels, 1, activation=self.activation, axis_name=self.axis_name,
                    epsilon=self.epsilon, dtype=self.dtype, name='conv')(x, train)
     pooled = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
     embedding = Dropout(self.dropout, name='dropout')(pooled, index, train)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from kdseg_jax.errors import UserError
-from kdseg_jax.models.layers import ConvNorm, scale_channels
+from kdseg_jax.models.layers import ConvNorm, late_strides, scale_channels
 from kdseg_jax.models.mobilenet import InvertedResidual, inverted_residual_stages
 from kdseg_jax.models.rematerialization import rematerialized
 
@@ -117,7 +117,7 @@ class EfficientNetLite(nn.Module):
                            kernel_size=group.kernel_size)
          for group in stage for _ in range(group.repeats)]
         for stage, conv in zip(groups(self.variant), convs[1:])]
-    return inverted_residual_stages(x, train, stages, self.output_stride)
+    return inverted_residual_stages(x, train, stages, [(2, 1), *late_strides(self.output_stride)])
 
 
 def _paddings(image_size):

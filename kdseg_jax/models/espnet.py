@@ -13,11 +13,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from kdseg_jax.errors import UserError
 from kdseg_jax.models.conv import Conv, ConvTranspose, uniform_fan_in
-from kdseg_jax.models.layers import scale_channels
+from kdseg_jax.models.layers import half_size, scale_channels
 from kdseg_jax.models.normalization import BatchNorm
 from kdseg_jax.models.rematerialization import rematerialized
 
@@ -112,11 +111,11 @@ class ESPNetEncoder(nn.Module):
     common = {'axis_name': self.axis_name, 'dtype': self.dtype}
     block = functools.partial(rematerialized(SpatialPyramid, self.remat), **common)
     stem_channels, *channels = (scale_channels(c, self.width) for c in (16, 64, 128))
-    half = _half_size(x)
+    half = half_size(x)
     x = Conv(stem_channels, 3, 2, dtype=self.dtype, name='stem')(x)
     x = NormPReLU(**common, name='stem_norm')(x, train)
     taps = self._end_of_stage(1, [x, half], train)
-    for stage, images in ((2, [_half_size(half)]), (3, [])):
+    for stage, images in ((2, [half_size(half)]), (3, [])):
       features = channels[stage - 2]
       first = x = block(features, 2, residual=False, name=f'stage{stage}_down')(
           taps[f'stage{stage - 1}'], train)
@@ -132,13 +131,6 @@ class ESPNetEncoder(nn.Module):
     x = _norm(self.axis_name, self.dtype, name=f'stage{stage}_norm')(x, train)
     return {f'stage{stage}': PReLU(name=f'stage{stage}_prelu')(x),
             f'stage{stage}_preactivation': x}
-
-
-def _half_size(x):
-  """The mean of 3x3 pixels, those beyond the border being 0, at every second one."""
-  # Not flax's avg_pool, whose padding jax2onnx loses.
-  return lax.reduce_window(
-      x, 0.0, lax.add, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0))) / 9
 
 
 class ESPNetCHead(nn.Module):

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from kdseg_jax.errors import UserError
 from kdseg_jax.models.conv import Conv, uniform_fan_in
@@ -53,6 +54,13 @@ def rectifier(negative_slope: float) -> Callable[[jax.Array], jax.Array]:
   """ReLU, or with a slope other than 0 the leaky ReLU `max(x, 0) + negative_slope min(x, 0)`."""
   return functools.partial(
       nn.leaky_relu, negative_slope=negative_slope) if negative_slope else nn.relu
+
+
+def half_size(x: jax.Array) -> jax.Array:
+  """The mean of 3x3 pixels, those beyond the border being 0, at every second one."""
+  # Not flax's avg_pool, whose padding jax2onnx loses.
+  return lax.reduce_window(
+      x, 0.0, lax.add, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0))) / 9
 
 
 class ConvNorm(nn.Module):

@@ -13,7 +13,8 @@ class Network(nn.Module):
   """Images through a backbone and then `heads`, which subclasses define.
 
   Attributes:
-    backbone: `(x, train) -> taps` with `stage1` to `stage4` (`stage3` in ESPNet).
+    backbone: `(x, train) -> taps` with `stage1` to `stage4` (`stage3` in the ESPNets and most nets
+      for CIFAR).
     head: `(taps, index, train) -> (logits, embedding)`; takes from the taps what it needs.
     preprocessing: of the images, as the weights expect them.
   """
@@ -39,10 +40,10 @@ class Network(nn.Module):
         `rngs={'dropout': key}`).
 
     Returns:
-      Float32 logits, of a shape that the subclass states, and the dict of taps: `stage1` to
-      `stage4`, or to `stage3` of the ESPNets (after the last activation of the stage, if one
-      follows it), `stage<i>_preactivation`, `embedding` (the classifier's input, after Dropout in
-      training), `logits`, and what the subclass adds.
+      Float32 logits, of a shape that the subclass states, and the dict of taps: those of
+      the backbone, `stage1` to `stage4` (after the last activation of the stage, if one follows it)
+      and `stage<i>_preactivation`; `embedding` (the classifier's input, after Dropout in training),
+      `logits`, and what the subclass adds.
 
     Raises:
       ValueError: image or mask of a wrong shape.

@@ -121,5 +121,8 @@ def _adapt_to_espnet(distill):
   for options in distill.values():
     if 'resize' in options:
       options.resize = True
+    if 'student_taps' in options:  # its stages and those of its teachers at 1/4 and 1/8
+      options.student_taps = ('stage2', 'stage3')
+      options.teacher_taps = ('stage1_preactivation', 'stage4_preactivation')
     if 'student_tap' in options:
       options.student_tap = 'stage3'

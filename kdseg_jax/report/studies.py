@@ -11,6 +11,7 @@ import scipy.stats
 
 from kdseg_jax.errors import UserError
 from kdseg_jax.report import tables
+from kdseg_jax.tasks import MainMetric
 
 LEVEL = 0.95  # of every interval
 POWER = 0.8  # with which the needed seeds would show a difference
@@ -94,7 +95,7 @@ def corrected(p_values: Sequence[float]) -> list[float]:
   return result.tolist()
 
 
-def build(students: Mapping[str, Mapping[str, Any]], *, baseline: str, metric: str,
+def build(students: Mapping[str, Mapping[str, Any]], *, baseline: str, metric: MainMetric,
           classes: Sequence[str], seeds: Sequence[int], teacher: Mapping[str, Any] | None,
           shared: Mapping[str, Any]) -> dict[str, Any]:
   """The report of a study as plain dicts, lists and numbers.
@@ -103,8 +104,8 @@ def build(students: Mapping[str, Mapping[str, Any]], *, baseline: str, metric: s
     students: name -> `evaluations`, for each seed the metrics of every evaluation in order of
       steps; `training` and `inference`, their costs.
     baseline: name of the student alone.
-    metric: name of the metric that is compared, e.g. 'mean_iou'.
-    classes: names of the classes of `per_class_iou`.
+    metric: what is compared.
+    classes: names of the classes of `metric.per_class`.
     seeds: in the order of `evaluations`.
     teacher: metrics and inference cost of the teacher, or None.
     shared: what is the same for all, put into the report as it is: `steps` of training, ...
@@ -113,8 +114,8 @@ def build(students: Mapping[str, Mapping[str, Any]], *, baseline: str, metric: s
     `shared`, with `teacher`, `baseline`, `seeds` and `students`: name -> `<metric>` (mean over the
     seeds, after the last step), `interval`, `<metric>_of_seeds`, `best_of_many` (mean of each run's
     best evaluation: optimistic), `paired` (see `paired`; the baseline's, with itself, is 0),
-    `p_value_corrected` (see `corrected`) and `per_class_difference` (not for the baseline),
-    `training`, `inference`.
+    `p_value_corrected` (see `corrected`) and, where the metric has values for each class,
+    `per_class_difference` (not for the baseline), `training`, `inference`.
   """
   for name, entry in students.items():
     steps = [run[-1]['step'] if run else None for run in entry['evaluations']]
@@ -122,17 +123,19 @@ def build(students: Mapping[str, Mapping[str, Any]], *, baseline: str, metric: s
       raise UserError(f'{name}: evaluated last after step {steps}; expected {shared["steps"]} for '
                       'every seed. Run the study again: it evaluates what is missing.')
   last = {name: [runs[-1] for runs in entry['evaluations']] for name, entry in students.items()}
-  values = {name: [row[metric] for row in rows] for name, rows in last.items()}
-  report = {**shared, 'metric': metric, 'baseline': baseline, 'seeds': list(seeds),
+  key = metric.name
+  values = {name: [row[key] for row in rows] for name, rows in last.items()}
+  report = {**shared, 'metric': key, 'baseline': baseline, 'seeds': list(seeds),
             'teacher': teacher, 'students': {}}
   for name in sorted(students, key=lambda name: name != baseline):  # the baseline first
     entry = students[name]
-    best = [max(row[metric] for row in run) for run in entry['evaluations']]
-    result = {metric: float(np.mean(values[name])), 'interval': mean_interval(values[name]),
-              f'{metric}_of_seeds': values[name], 'best_of_many': float(np.mean(best)),
+    best = [metric.best(row[key] for row in run) for run in entry['evaluations']]
+    result = {key: float(np.mean(values[name])), 'interval': mean_interval(values[name]),
+              f'{key}_of_seeds': values[name], 'best_of_many': float(np.mean(best)),
               'paired': paired(values[name], values[baseline])}
-    if name != baseline:
-      result['per_class_difference'] = _per_class(last[name], last[baseline], classes)
+    if name != baseline and metric.per_class:
+      result['per_class_difference'] = _per_class(
+          last[name], last[baseline], metric.per_class, classes)
     report['students'][name] = result | {
         'training': entry['training'], 'inference': entry['inference']}
   compared = [entry for name, entry in report['students'].items() if name != baseline]
@@ -143,38 +146,38 @@ def build(students: Mapping[str, Mapping[str, Any]], *, baseline: str, metric: s
   return report
 
 
-def markdown(report: Mapping[str, Any], *, title: str, command: str) -> str:
+def markdown(report: Mapping[str, Any], *, metric: MainMetric, title: str, command: str) -> str:
   """The report as Markdown: results, classes, costs."""
-  metric, baseline = report['metric'], report['baseline']
+  baseline, in_unit = report['baseline'], f' in {metric.unit}' if metric.unit else ''
   lines = [f'# {title}', '', f'Command: `{command}`', '', report['description'], '']
   if report['teacher']:
-    lines += [f'Teacher: {_percent(report["teacher"][metric])}.', '']
+    lines += [f'Teacher: {metric.text(report["teacher"][metric.name])}.', '']
   others = {n: e for n, e in report['students'].items() if n != baseline}
   lines += [
-      f'{metric} in %, after the last of {report["steps"]} steps. Intervals are 95% t-intervals '
-      f'over {len(report["seeds"])} seed(s) of initialisation and draws; they hold for this one '
-      'teacher, this one training set and one order of its batches. Differences are paired by seed '
-      f'with *{baseline}*. *Seeds for 80%*: how many would find a difference of this size and '
-      "spread in four studies of five. *Best of many* takes the best of each run's evaluations, as "
-      'many papers do: optimistic where there are several.'
+      f'{metric.name}{in_unit}, after the last of {report["steps"]} steps. Intervals are 95% '
+      f't-intervals over {len(report["seeds"])} seed(s) of initialisation and draws; they hold for '
+      'this one teacher, this one training set and one order of its batches. Differences are '
+      f'paired by seed with *{baseline}*. *Seeds for 80%*: how many would find a difference of '
+      "this size and spread in four studies of five. *Best of many* takes the best of each run's "
+      'evaluations, as many papers do: optimistic where there are several.'
       + (f' Each interval stands for itself; *p (Holm)* is corrected for {len(others)} comparisons.'
          if len(others) > 1 else ''), '',
       tables.table(
-          ['student', metric, '95% interval', 'difference', '95% interval',
+          ['student', metric.name, '95% interval', 'difference', '95% interval',
            'p (Holm)' if len(others) > 1 else 'p', 'seeds for 80%', 'best of many'],
           [_result_row(name, entry, metric, is_baseline=name == baseline)
            for name, entry in report['students'].items()]),
       '']
   if report.get('tuning'):
-    lines += _tuning(report['tuning'])
-  if others:
+    lines += _tuning(report['tuning'], metric)
+  if others and metric.per_class:
     lines += ['## Differences by class', '', tables.table(
         ['class', *others],
-        [(label, *(_signed(e['per_class_difference'][label]) for e in others.values()))
+        [(label, *(_signed(e['per_class_difference'][label], metric) for e in others.values()))
          for label in next(iter(others.values()))['per_class_difference']]), '']
   lines += ['## Cost', '', *_costs(report), '', '## Each seed', '']
   for name, entry in report['students'].items():
-    lines.append(f'- {name}: ' + ', '.join(map(_percent, entry[f'{metric}_of_seeds'])))
+    lines.append(f'- {name}: ' + ', '.join(map(metric.text, entry[f'{metric.name}_of_seeds'])))
   return '\n'.join(lines) + '\n'
 
 
@@ -182,25 +185,25 @@ def _half_width(spread, count):
   return float(scipy.stats.t.ppf((1 + LEVEL) / 2, count - 1) * spread / math.sqrt(count))
 
 
-def _per_class(rows, baseline_rows, classes):
+def _per_class(rows, baseline_rows, key, classes):
   """Mean paired difference of each class over the seeds in which both have it; None for none."""
-  table = lambda rows: np.array([row['per_class_iou'] for row in rows], np.float64)
+  table = lambda rows: np.array([row[key] for row in rows], np.float64)
   difference = table(rows) - table(baseline_rows)  # None becomes NaN
   return {name: float(np.nanmean(column)) if np.isfinite(column).any() else None
           for name, column in zip(classes, difference.T, strict=True)}
 
 
 def _result_row(name, entry, metric, *, is_baseline):
-  own = [name, _percent(entry[metric]), _range(entry['interval'])]
+  own = [name, metric.text(entry[metric.name]), _range(entry['interval'], metric)]
   if is_baseline:
-    return [*own, '', '', '', '', _percent(entry['best_of_many'])]
+    return [*own, '', '', '', '', metric.text(entry['best_of_many'])]
   result = entry['paired']
   p_value = _number(entry.get('p_value_corrected'), '.2g')
-  return [*own, _signed(result['difference']), _range(result['interval']), p_value,
-          str(result['seeds_needed'] or '-'), _percent(entry['best_of_many'])]
+  return [*own, _signed(result['difference'], metric), _range(result['interval'], metric), p_value,
+          str(result['seeds_needed'] or '-'), metric.text(entry['best_of_many'])]
 
 
-def _tuning(tuning):
+def _tuning(tuning, metric):
   """What was tried for each student, a column a value; the chosen one in bold."""
   fields = sorted({entry['field'] for entry in tuning.values()})
   values = sorted({value for entry in tuning.values() for value in entry['results']}, key=float)
@@ -209,7 +212,7 @@ def _tuning(tuning):
     if value not in entry['results']:
       return ''
     result = entry['results'][value]
-    text = 'diverged' if result is None else _percent(result)
+    text = 'diverged' if result is None else metric.text(result)
     return f'**{text}**' if value == f'{entry["chosen"]:g}' else text
 
   return ['## Tuning', '', f'{", ".join(fields)} of every student, on other seeds, batches and '
@@ -237,16 +240,12 @@ def _costs(report):
           ['', 'steps/s', 'peak MB', 'extra parameters', 'parameters', 'MACs', 'images/s'], rows)]
 
 
-def _percent(value):
-  return f'{100 * value:.1f}'
+def _signed(value, metric):
+  return '-' if value is None else metric.text(value, sign=True)
 
 
-def _signed(value):
-  return '-' if value is None else f'{100 * value:+.1f}'
-
-
-def _range(interval):
-  return '-' if interval is None else f'{100 * interval[0]:.1f} to {100 * interval[1]:.1f}'
+def _range(interval, metric):
+  return '-' if interval is None else ' to '.join(map(metric.text, interval))
 
 
 def _number(value, form):

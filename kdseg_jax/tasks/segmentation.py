@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from kdseg_jax import losses, metrics, names
+from kdseg_jax.data import files
 from kdseg_jax.errors import UserError
 from kdseg_jax.losses import resizing
+from kdseg_jax.tasks.base import Field, MainMetric, Outputs
+from kdseg_jax.tasks.pixel_check import PixelCheck
+from kdseg_jax.training.inference import WHOLE_IMAGE, Inference, make_scorer
 
 SUPERVISED_LOSSES = ('cross_entropy', 'ohem_cross_entropy')
 
@@ -22,7 +27,6 @@ class SegmentationTask:
 
   Attributes:
     num_classes: number of classes.
-    ignore_label: label of the pixels that count nowhere.
     align_corners: how logits are upsampled to label size.
     auxiliary_weight: weight of the auxiliary head's cross-entropy (0.4 in PSPNet and after it).
     supervised_loss: name in `kdseg_jax.losses` of the main head's loss, one of
@@ -34,7 +38,6 @@ class SegmentationTask:
   """
 
   num_classes: int
-  ignore_label: int = 255
   align_corners: bool = True
   auxiliary_weight: float = 0.4
   supervised_loss: str = 'cross_entropy'
@@ -42,7 +45,11 @@ class SegmentationTask:
   ohem_min_kept: int = 100_000
   absent_as_zero: bool = False
 
-  main_metric = 'mean_iou'
+  name: ClassVar[str] = 'segmentation'
+  fields: ClassVar[Mapping[str, Field]] = {'label': Field(
+      shape=lambda size: size, dtype=np.uint8, padding=files.IGNORE_LABEL, geometry='map')}
+  main_metric: ClassVar[MainMetric] = MainMetric(
+      'mean_iou', 'mIoU', scale=100, unit='%', per_class='per_class_iou')
 
   def __post_init__(self):
     names.require(self.supervised_loss, SUPERVISED_LOSSES, 'supervised loss')
@@ -64,7 +71,7 @@ class SegmentationTask:
       `(loss, (targets, metrics))`; segmentation assigns no targets.
     """
     arguments: dict[str, Any] = {
-        'ignore_label': self.ignore_label, 'align_corners': self.align_corners,
+        'ignore_label': files.IGNORE_LABEL, 'align_corners': self.align_corners,
         'axis_name': axis_name}
     if self.supervised_loss == 'ohem_cross_entropy':
       value = losses.ohem_cross_entropy(
@@ -86,24 +93,63 @@ class SegmentationTask:
     """Labels `(N, *size)` int32: upsampled logits or probabilities, then argmax."""
     return jnp.argmax(self.upsample(scores, size), axis=-1).astype(jnp.int32)
 
-  def count(self, scores: jax.Array, batch: dict) -> dict[str, Any]:
-    """Integer counts of one batch, to be summed over batches and devices.
+  def scorer(self, model: Any, views: Inference = WHOLE_IMAGE) -> Callable:
+    """`(variables, batch) -> scores`, see `make_scorer`, for labels at the size of the images."""
+    score = make_scorer(self, model, views)
+    return lambda variables, batch: score(variables, batch, batch['image'].shape[1:3])
 
-    Padding examples have index -1 and labels of `ignore_label`, and so count nowhere.
+  def outputs(self, scores: jax.Array, batch: Mapping[str, Any]) -> Outputs:
+    """Integer counts of one batch: `confusion_matrix` and `images`.
+
+    Padding examples have index -1 and ignored labels, and so count nowhere.
     """
     labels = batch['label'].astype(jnp.int32)
     matrix = metrics.confusion_matrix(
         labels, self.predict(scores, labels.shape[1:]), self.num_classes,
-        where=labels != self.ignore_label)
-    return {'confusion_matrix': matrix, 'images': jnp.sum(batch['index'] >= 0, dtype=jnp.int32)}
+        where=labels != files.IGNORE_LABEL)
+    return Outputs(sums={'confusion_matrix': matrix,
+                         'images': jnp.sum(batch['index'] >= 0, dtype=jnp.int32)})
 
-  def summarize(self, counts: dict[str, Any]) -> dict[str, Any]:
-    """Metrics from summed counts: `mean_iou`, `per_class_iou`, `pixel_accuracy`, `images`."""
-    matrix = np.asarray(counts['confusion_matrix'])
-    mean, per_class = metrics.mean_iou(matrix, absent_as_zero=self.absent_as_zero)
+  def predictions(self, scores: jax.Array, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """`label` `(N, H, W)` uint8 at the size of the images."""
+    return {'label': self.predict(scores, batch['image'].shape[1:3]).astype(jnp.uint8)}
+
+  def accumulator(self) -> ConfusionCounts:
+    """A fresh one."""
+    return ConfusionCounts(self)
+
+  def data_check(self, classes: Iterable[str]) -> PixelCheck:
+    """Counts the pixels of each class."""
+    return PixelCheck(classes)
+
+
+class ConfusionCounts:
+  """The confusion matrix of an evaluation, summed in int64 on the host.
+
+  Args:
+    task: whose it is.
+
+  Attributes:
+    matrix: `(C, C)` int64, rows = labels.
+    images: number of images.
+  """
+
+  def __init__(self, task: SegmentationTask):
+    self._task = task
+    self.matrix = np.zeros((task.num_classes, task.num_classes), np.int64)
+    self.images = 0
+
+  def add(self, outputs: Outputs) -> None:
+    """Adds one batch."""
+    self.matrix += np.asarray(outputs.sums['confusion_matrix'], np.int64)
+    self.images += int(outputs.sums['images'])
+
+  def summarize(self) -> dict[str, Any]:
+    """`mean_iou`, `per_class_iou`, `pixel_accuracy` and `images`."""
+    mean, per_class = metrics.mean_iou(self.matrix, absent_as_zero=self._task.absent_as_zero)
     return {
         'mean_iou': float(mean),
         'per_class_iou': [float(x) for x in per_class],
-        'pixel_accuracy': float(metrics.pixel_accuracy(matrix)),
-        'images': int(counts['images']),
+        'pixel_accuracy': float(metrics.pixel_accuracy(self.matrix)),
+        'images': self.images,
     }

@@ -18,6 +18,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from kdseg_jax import tasks
 from kdseg_jax.errors import UserError
 from kdseg_jax.training.state import TrainState
 
@@ -41,17 +42,20 @@ class Checkpointer:
     workdir: work directory; its folder `checkpoints` is made unless it is only read.
     metric: name of the metric that ranks what is saved; NaN is the worst value there is. None is
       for reading only: the rank is by the metric that was named when they were saved.
+    maximize: whether more of it is better.
     keep: how many of the latest are kept, beside the best.
 
   Raises:
     CheckpointError: for reading only, and there is no checkpoint.
   """
 
-  def __init__(self, workdir: str, *, metric: str | None = None, keep: int = 2):
-    self._workdir, self._metric = os.path.abspath(workdir), metric
+  def __init__(self, workdir: str, *, metric: str | None = None, maximize: bool = True,
+               keep: int = 2):
+    self._workdir = os.path.abspath(workdir)
+    self._metric, self._maximize = metric, maximize
     create = metric is not None
     folder = os.path.join(self._workdir, FOLDER)
-    rank = lambda metrics: _rank(metrics, self._metric)
+    rank = lambda metrics: _rank(metrics, self._metric, self._maximize)
     policies = [
         checkpoint_managers.LatestN(keep),
         checkpoint_managers.BestN(
@@ -75,8 +79,9 @@ class Checkpointer:
     if not create:
       if self.latest_step() is None:
         raise CheckpointError(_missing(self._workdir))
-      # The first checkpoints of all held no name: their metric was this one.
-      self._metric = self.read_meta(self.latest_step()).get('metric', 'mean_iou')
+      meta = self.read_meta(self.latest_step())
+      self._metric = meta.get('metric', tasks.FIRST_METRIC)
+      self._maximize = meta.get('maximize', True)
 
   def latest_step(self) -> int | None:
     """Number of the newest checkpoint, or None."""
@@ -106,14 +111,17 @@ class Checkpointer:
           step, metrics=metrics, force=True,
           args=ocp.args.Composite(
               model=ocp.args.StandardSave(model), training=ocp.args.StandardSave(training),
-              meta=ocp.args.JsonSave(meta | {'metric': self._metric})))
+              meta=ocp.args.JsonSave(meta | self._ranked_by())))
+
+  def _ranked_by(self):
+    return {'metric': self._metric, 'maximize': self._maximize}
 
   def save_model(self, variables: PyTree, meta: dict) -> None:
     """Writes a model that was not trained here, as checkpoint 0: no run can go on from it."""
     with self._library('written', 0):
       self._manager.save(0, force=True, args=ocp.args.Composite(
           model=ocp.args.StandardSave(variables),
-          meta=ocp.args.JsonSave(meta | {'metric': self._metric})))
+          meta=ocp.args.JsonSave(meta | self._ranked_by())))
 
   def read_meta(self, step: int) -> dict:
     """The `meta` item of a checkpoint."""
@@ -154,10 +162,14 @@ class Checkpointer:
     self._check(step, 'model', like)
     return self._restore(step, model=ocp.args.StandardRestore(like))['model']
 
-  def close(self) -> None:
+  def wait(self) -> None:
     """Waits for what is being written."""
     with self._library('written'):
       self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits for what is being written, and ends."""
+    self.wait()
     self._manager.close()
 
   def _restore(self, step, **items):
@@ -278,9 +290,9 @@ def _join(model, training):
       **model, **training)
 
 
-def _rank(metrics, name):
+def _rank(metrics, name, maximize):
   value = metrics.get(name, math.nan)
-  return -math.inf if math.isnan(value) else value
+  return -math.inf if math.isnan(value) else value if maximize else -value
 
 
 def _missing(workdir):

@@ -24,6 +24,7 @@ from kdseg_jax.training.inference import Inference, create_inference
 from kdseg_jax.training.normalization_check import check_normalization
 from kdseg_jax.training.optimizers import create_optimizer, create_schedule
 from kdseg_jax.training.state import Optimizers, TrainState, create_state
+from kdseg_jax.training.step import teacher_head
 
 PyTree = Any
 
@@ -88,13 +89,9 @@ def create_train_source(config: ConfigDict) -> Any:
   return data.Concatenated(source, unlabelled, share=config.data.unlabelled_share)
 
 
-def create_task(config: ConfigDict, num_classes: int) -> tasks.SegmentationTask:
+def create_task(config: ConfigDict, num_classes: int) -> tasks.Task:
   """The task of a config."""
-  return tasks.SegmentationTask(
-      num_classes=num_classes, align_corners=config.align_corners,
-      auxiliary_weight=config.auxiliary_weight, supervised_loss=config.supervised.loss,
-      ohem_threshold=config.supervised.ohem_threshold,
-      ohem_min_kept=config.supervised.ohem_min_kept, absent_as_zero=config.eval.absent_as_zero)
+  return tasks.create(num_classes=num_classes, **config.task)
 
 
 def create_model(model_config: ConfigDict, num_classes: int) -> Any:
@@ -206,15 +203,22 @@ def abstract_inputs(experiment: Experiment) -> distillers.DistillInputs:
   config = experiment.config
   size = (config.train.batch_size, *config.augmentation.crop)
   batch = {'image': jax.ShapeDtypeStruct((*size, 3), jnp.uint8),
-           'label': jax.ShapeDtypeStruct(size, jnp.uint8),
            'mask': jax.ShapeDtypeStruct(size, jnp.bool_),
-           'index': jax.ShapeDtypeStruct(size[:1], jnp.int32)}
+           'index': jax.ShapeDtypeStruct(size[:1], jnp.int32)} | {
+      name: jax.ShapeDtypeStruct((size[0], *field.shape(size[1:])), field.dtype)
+      for name, field in experiment.task.fields.items()}
 
+  student, requires = _abstract_taps(experiment.student, size), experiment.distiller.requires
+  teacher = experiment.teacher.module if experiment.teacher else None
+  head = None
+  if requires.teacher_head and hasattr(teacher, 'head_from'):
+    head = jax.eval_shape(
+        functools.partial(teacher_head, teacher), abstract_variables(teacher))
   inputs = distillers.DistillInputs(
-      student=_abstract_taps(experiment.student, size),
-      teacher=_abstract_taps(experiment.teacher.module, size) if experiment.teacher else {},
-      batch=batch, rng=jax.random.key(0), step=jax.ShapeDtypeStruct((), jnp.int32))
-  distillers.check_requires(experiment.distiller.requires, inputs)
+      student=student, teacher=_abstract_taps(teacher, size) if teacher else {}, batch=batch,
+      targets=jax.eval_shape(lambda *given: experiment.task.loss(*given)[1][0], student, batch),
+      rng=jax.random.key(0), step=jax.ShapeDtypeStruct((), jnp.int32), teacher_head=head)
+  distillers.check_requires(requires, inputs)
   return inputs
 
 
@@ -258,13 +262,18 @@ def make_initial_state(experiment: Experiment) -> Callable[[jax.Array], TrainSta
   inputs = abstract_inputs(experiment)
   check_memory(experiment, inputs)
   sharding = jax.sharding.NamedSharding(experiment.mesh, jax.sharding.PartitionSpec())
-  # The inputs are shapes only, so they are closed over instead of being passed through jit.
-  create = lambda rng: create_state(
-      rng, experiment.student, experiment.distiller, experiment.optimizers, inputs,
-      average=experiment.config.train.ema_decay > 0)
+  create = state_creator(experiment, inputs)
   # It runs once. On CPU, optimising all its draws would take longer than compiling the step.
   level = 0 if jax.default_backend() == 'cpu' else 3
   return jax.jit(create, out_shardings=sharding, compiler_options=parallel.compiler_options(level))
+
+
+def state_creator(experiment: Experiment, inputs: distillers.DistillInputs
+                  ) -> Callable[[jax.Array], TrainState]:
+  """`(key) -> state`, not compiled. The inputs are shapes only, and so closed over."""
+  return lambda rng: create_state(
+      rng, experiment.student, experiment.distiller, experiment.optimizers, inputs,
+      average=experiment.config.train.ema_decay > 0)
 
 
 def initial_state(experiment: Experiment) -> TrainState:

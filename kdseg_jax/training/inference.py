@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +24,7 @@ from kdseg_jax import config_fields
 from kdseg_jax.data import files, pipeline
 from kdseg_jax.errors import UserError
 from kdseg_jax.losses import resizing
+from kdseg_jax.models.normalization import BatchNorm
 from kdseg_jax.training import compiling
 
 PyTree = Any
@@ -101,9 +103,23 @@ def create_inference(config: ConfigDict) -> Inference:
   return inference
 
 
-def apply_frozen(model: Any, variables: PyTree, batch: dict) -> tuple[jax.Array, dict]:
-  """`(prediction, taps)` of a model in evaluation mode, without gradient."""
-  outputs = model.apply(variables, batch['image'], mask=batch['mask'], index=batch['index'])
+def apply_frozen(model: Any, variables: PyTree, batch: dict, *,
+                 batch_statistics: bool = False) -> tuple[jax.Array, dict]:
+  """`(prediction, taps)` of a model in evaluation mode, without gradient.
+
+  With `batch_statistics` its BatchNorms normalise by the batch, and all else is as in evaluation.
+  """
+  images = {name: batch[name] for name in ('image', 'mask', 'index')}
+  if not batch_statistics:
+    return lax.stop_gradient(model.apply(variables, **images))
+
+  def by_the_batch(call, args, kwargs, context):
+    if isinstance(context.module, BatchNorm):
+      return call(args[0], train=True)
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(by_the_batch):
+    outputs, _ = model.apply(variables, **images, mutable=['batch_stats'])
   return lax.stop_gradient(outputs)
 
 

@@ -54,7 +54,7 @@ def start(config: ConfigDict, workdir: str, stop: StopSignal, *,
           allow_class_names: bool = False) -> Run:
   """The run of a config, fresh or from its newest checkpoint."""
   experiment = experiments.create_experiment(config, allow_class_names=allow_class_names)
-  shapes.check_losses(experiment)
+  shapes.check_step(experiment)
   check_data(experiment, workdir, stop)
   return Run(experiment, workdir, experiments.initial_state(experiment), should_stop=stop,
              evaluator=create_evaluator(experiment, experiment.student))

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from kdseg_jax.distillers import Requires
 from kdseg_jax.training import parallel
 from kdseg_jax.training.experiment import Experiment
 from kdseg_jax.training.parallel import Program
@@ -20,55 +21,66 @@ from kdseg_jax.training.step import (
 PyTree = Any
 
 
-def teacher_program(experiment: Experiment, names: tuple[str, ...]) -> Program:
-  """The teacher's pass alone, `(variables, {}, batch) -> taps` of these names, on the devices."""
+def teacher_program(experiment: Experiment, requires: Requires) -> Program:
+  """The teacher's pass alone, `(variables, {}, batch) -> taps` as required, on the devices."""
   return parallel.data_parallel(
-      make_teacher_step(experiment.teacher.module, names), experiment.mesh,
+      make_teacher_step(experiment.teacher.module, requires), experiment.mesh,
       mode=experiment.config.parallel, sharded=True,
       compile_level=experiment.config.train.compile_level)
 
 
-def student_program(
-    experiment: Experiment, *, with_teacher: bool, stacked: bool = False
-) -> Program:
+def steps_of(experiment: Experiment) -> list[Callable]:
+  """The train step, and the prepare step if the method has one, as a device runs them."""
+  teacher = experiment.teacher.module if experiment.teacher else None
+  config, distiller = experiment.config, experiment.distiller
+  steps = [make_train_step(
+      experiment.task, experiment.student, teacher, distiller, experiment.optimizers,
+      critic_steps=config.critic.steps, accumulate=config.train.accumulate,
+      ema_decay=config.train.ema_decay, axis_name=parallel.AXIS)]
+  if distiller.prepare_loss is not None:
+    steps.append(make_prepare_step(
+        teacher, distiller, experiment.optimizers, axis_name=parallel.AXIS))
+  return steps
+
+
+def student_program(experiment: Experiment, *, stacked: bool = False) -> Program:
   """The train step `(teacher variables, state, batch) -> (state, metrics)`.
+
+  It runs the teacher itself, unless the batch holds its taps under `TEACHER_TAPS`; the variables
+  are then `head_variables`.
 
   Args:
     experiment: the run's parts.
-    with_teacher: the step runs the teacher itself. Otherwise its variables are {}, and the batch
-      holds the taps under `TEACHER_TAPS` if the method reads any.
     stacked: the state is that of several runs, stacked along a leading axis (`jax.vmap`), and so
       are the metrics.
   """
-  teacher = experiment.teacher.module if with_teacher and experiment.teacher else None
-  config = experiment.config
-  step = make_train_step(
-      experiment.task, experiment.student, teacher, experiment.distiller, experiment.optimizers,
-      critic_steps=config.critic.steps, accumulate=config.train.accumulate,
-      ema_decay=config.train.ema_decay, axis_name=parallel.AXIS)
+  step = steps_of(experiment)[0]
   mapped = jax.vmap(step, in_axes=(None, 0, None)) if stacked else step
   return _donating(experiment, mapped)
 
 
+def head_variables(experiment: Experiment) -> PyTree:
+  """The teacher's variables for a step that runs its head at most; {} if not even that."""
+  return experiment.teacher.variables if experiment.distiller.requires.teacher_head else {}
+
+
 def prepare_program(experiment: Experiment) -> Program:
   """The prepare step `(teacher variables, state, batch) -> (state, metrics)`."""
-  return _donating(experiment, make_prepare_step(
-      experiment.teacher.module, experiment.distiller, experiment.optimizers,
-      axis_name=parallel.AXIS))
+  return _donating(experiment, steps_of(experiment)[1])
 
 
 def train_step_of(experiment: Experiment) -> Callable:
   """`(state, batch) -> (state, metrics)`: one program, or two for `config.train.split_teacher`."""
   variables = experiment.teacher.variables if experiment.teacher else {}
   split = experiment.config.train.split_teacher and experiment.teacher is not None
-  student = student_program(experiment, with_teacher=not split)
+  student, head = student_program(experiment), head_variables(experiment)
   if not split:
     return lambda state, batch: student(variables, state, batch)
-  teacher = teacher_program(experiment, experiment.distiller.requires.teacher)
+  teacher = teacher_program(experiment, experiment.distiller.requires)
 
   def step(state, batch):
     batch = student.place(batch)
-    return student({}, state, batch | {TEACHER_TAPS: teacher(variables, {}, batch)})
+    return student(head, state, batch | {TEACHER_TAPS: teacher(variables, {}, batch)})
   return step
 
 

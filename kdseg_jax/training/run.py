@@ -15,21 +15,22 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from kdseg_jax import config_files, names, paths
-from kdseg_jax.data import augmentation, palettes, pipeline
+from kdseg_jax import config_files, names
+from kdseg_jax.data import augmentation, pipeline
 from kdseg_jax.errors import UserError
+from kdseg_jax.report import presenters
 from kdseg_jax.training.checkpoint import Checkpointer, CheckpointError, has_checkpoint
 from kdseg_jax.training.evaluation import Evaluator
 from kdseg_jax.training.experiment import Experiment
 from kdseg_jax.training.initialization import load_initial_weights
 from kdseg_jax.training.state import TrainState
-from kdseg_jax.training.writers import MetricWriter, StepTimer, finite
+from kdseg_jax.training.writers import MetricWriter, StepTimer, finite, read_json, write_json
 
 PHASES = ('prepare', 'train')
 # The fields on which the form of a state depends.
 _SHAPING = tuple(f'config.{field}' for field in (
     'student', 'method', 'distill', 'optimizer', 'critic', 'prepare', 'train.ema_decay',
-    'train.freeze', 'augmentation.crop', 'data.name', 'data.root'))
+    'train.freeze', 'task', 'augmentation.crop', 'data.name', 'data.root'))
 
 
 class Diverged(UserError, FloatingPointError):
@@ -45,7 +46,7 @@ class Diverged(UserError, FloatingPointError):
 
 
 class TeacherTooWeak(UserError):
-  """The teacher scores below `config.teacher.min_metric`."""
+  """The teacher scores worse than `config.teacher.min_metric`."""
 
 
 class Due(NamedTuple):
@@ -96,8 +97,9 @@ class Run:
       logging.info('Evaluated and saved as the model: the moving average of the weights, '
                    'train.ema_decay=%g.', self.config.train.ema_decay)
     os.makedirs(workdir, exist_ok=True)
-    self.checkpointer = Checkpointer(
-        workdir, metric=experiment.task.main_metric, keep=self.config.checkpoint.keep)
+    metric = experiment.task.main_metric
+    self.checkpointer = Checkpointer(workdir, metric=metric.name, maximize=metric.maximize,
+                                     keep=self.config.checkpoint.keep)
     latest = self.checkpointer.latest_step()
     if latest is not None:
       state = self._restore(latest, state)
@@ -173,10 +175,11 @@ class Run:
       self.metrics = metrics
       if not self._writer.has('evaluation', step):
         self._writer.write('evaluation', step, metrics | self._teacher_metric())
-        source = self.experiment.evaluation_source
+        presenter = presenters.create(
+            self.experiment.task.name, self.experiment.evaluation_source)
         self._writer.write_pictures('evaluation', step, [
-            palettes.comparison(image, label, {'prediction': predicted}, source.classes,
-                                source.palette) for image, label, predicted in shown])
+            presenter.comparison(image, fields, {'prediction': predicted})
+            for image, fields, predicted in shown])
     self._timer.restart()
     return metrics
 
@@ -223,7 +226,7 @@ class Run:
   def _teacher_metric(self):
     if self.teacher_metrics is None:
       return {}
-    metric = self.experiment.task.main_metric
+    metric = self.experiment.task.main_metric.name
     return {f'teacher_{metric}': self.teacher_metrics[metric]}
 
   def _number(self):
@@ -237,10 +240,11 @@ class Run:
     self._timer.restart()
 
   def _meta(self):
+    source = self.experiment.train_source
     return {
         'config': config_files.to_dict(self.config),
-        'classes': list(self.experiment.train_source.classes),
-        'palette': np.asarray(self.experiment.train_source.palette).tolist(),
+        'classes': list(source.classes),
+        **presenters.create(self.experiment.task.name, source).saved(),
         'data': {'seed': data_seed(self.config), 'next_batch': self.done('train')},
         'jax': jax.__version__,
     }
@@ -281,7 +285,7 @@ def training_batches(experiment: Experiment, phase: str, *, start: int) -> Itera
       seed=seed if phase == 'train' else _named_seed(phase, seed),
       augmentation=augmentation.Augmentation(
           crop=tuple(config.augmentation.crop), scale=tuple(config.augmentation.scale) or None,
-          flip=config.augmentation.flip),
+          flip=config.augmentation.flip, fields=experiment.task.fields),
       process_index=jax.process_index(), process_count=jax.process_count()))
 
 
@@ -313,7 +317,7 @@ def measure_teacher(experiment: Experiment, workdir: str,
     became true meanwhile.
 
   Raises:
-    TeacherTooWeak: below `config.teacher.min_metric`.
+    TeacherTooWeak: worse than `config.teacher.min_metric`.
   """
   teacher, config = experiment.teacher, experiment.config
   if teacher is None:
@@ -321,8 +325,7 @@ def measure_teacher(experiment: Experiment, workdir: str,
   data = json.loads(config.data.to_json())
   key = {'workdir': teacher.workdir, 'step': teacher.step, 'split': config.eval.split,
          'limit': config.eval.limit, 'inference': str(experiment.inference),
-         'pad_multiple': config.eval.pad_multiple,
-         'absent_as_zero': config.eval.absent_as_zero, 'align_corners': config.align_corners,
+         'pad_multiple': config.eval.pad_multiple, 'task': config.task.to_dict(),
          'data': {field: data[field] for field in ('name', 'root', 'size', 'tfds')}}
   path = os.path.join(workdir, 'teacher.json')
   known = read_json(path)
@@ -333,15 +336,15 @@ def measure_teacher(experiment: Experiment, workdir: str,
       return None
     known = {'key': key, 'metrics': finite(metrics)}
     write_json(path, known)
-  metric = experiment.task.main_metric
-  value = known['metrics'][metric]
+  metric, least = experiment.task.main_metric, config.teacher.min_metric
+  value = known['metrics'][metric.name]
   value = math.nan if value is None else value
-  logging.info('Teacher: %s %.4f on %s.', metric, value, config.eval.split)
-  if not value >= config.teacher.min_metric:
+  logging.info('Teacher: %s %.4f on %s.', metric.name, value, config.eval.split)
+  if not (value >= least if metric.maximize else value <= (least or math.inf)):
+    side, change = ('below', 'lower') if metric.maximize else ('above', 'raise')
     raise TeacherTooWeak(
-        f'The teacher {teacher.workdir} scores {metric} {value:.4f} on {config.eval.split}, '
-        f'below config.teacher.min_metric={config.teacher.min_metric}. Train it longer, or '
-        'lower the limit.')
+        f'The teacher {teacher.workdir} scores {metric.name} {value:.4f} on {config.eval.split}, '
+        f'{side} config.teacher.min_metric={least}. Train it longer, or {change} the limit.')
   return known['metrics']
 
 
@@ -351,26 +354,6 @@ def config_changes(before: dict, now: dict) -> list[str]:
   return [f'config.{field} is {now.get(field)!r} now and was {before.get(field)!r}'
           for field in sorted(before.keys() | now.keys())
           if before.get(field) != now.get(field)]
-
-
-def read_json(path: str) -> dict:
-  """The dict in a JSON file; {} where there is none."""
-  if not os.path.exists(path):
-    return {}
-  with paths.reading(path), open(path) as file:
-    return json.load(file)
-
-
-def write_json(path: str, value: dict) -> None:
-  """Writes a JSON file whole or not at all, on the first process only."""
-  if jax.process_index():
-    return
-  os.makedirs(os.path.dirname(path), exist_ok=True)
-  temporary = path + '.tmp'
-  with open(temporary, 'w') as file:
-    json.dump(value, file, indent=2)
-    file.write('\n')
-  os.replace(temporary, path)
 
 
 def _named_seed(name, seed):

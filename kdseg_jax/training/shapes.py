@@ -1,35 +1,35 @@
-"""The losses of a step by their shapes alone, before a teacher is measured or anything compiled."""
+"""The whole step by its shapes alone, before a teacher is measured or anything compiled."""
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
-import jax.numpy as jnp
-from jax import lax
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from kdseg_jax.distillers import DistillInputs
 from kdseg_jax.errors import UserError
-from kdseg_jax.inference.model import Model
+from kdseg_jax.inference.model import Model, abstract_variables
 from kdseg_jax.training import experiment as experiments
-from kdseg_jax.training import parallel
+from kdseg_jax.training import parallel, programs
 from kdseg_jax.training.experiment import Experiment
 
 
-def check_losses(experiment: Experiment) -> None:
-  """Shapes what the method keeps and computes in a step, as it will be mapped over the devices.
+def check_step(experiment: Experiment) -> None:
+  """Shapes all that a step keeps and computes, as it will be mapped over the devices.
 
   Raises:
     UserError: a term cannot be computed for these models and this crop; names the term, and the
       fields that mend it where strides differ.
   """
   inputs = experiments.abstract_inputs(experiment)
-  state = lambda rng: experiment.distiller.init(rng, inputs)
+  teacher = abstract_variables(experiment.teacher.module) if experiment.teacher else {}
   try:
-    state = jax.eval_shape(state, jax.random.key(0))
-    jax.eval_shape(_mapped(experiment), state, inputs)
+    state = jax.eval_shape(
+        experiments.state_creator(experiment, inputs), jax.random.key(0))
+    for step in programs.steps_of(experiment):
+      jax.eval_shape(
+          jax.shard_map(step, mesh=experiment.mesh, in_specs=(P(), P(), P(parallel.AXIS)),
+                        out_specs=P()), teacher, state, inputs.batch)
   except ValueError as error:
     if not (isinstance(error, UserError) or hasattr(error, 'part')):
       raise  # of no term: a bug
@@ -37,7 +37,7 @@ def check_losses(experiment: Experiment) -> None:
 
 
 def check_study(config: ConfigDict, runs: dict[str, ConfigDict]) -> None:
-  """`check_losses` of the students of a study whose teacher is yet to be trained.
+  """`check_step` of the students of a study whose teacher is yet to be trained.
 
   Args:
     config: of the study.
@@ -52,32 +52,9 @@ def check_study(config: ConfigDict, runs: dict[str, ConfigDict]) -> None:
     run = run.copy_and_resolve_references()
     run.teacher.checkpoint = 'teacher'  # where it will be; nothing is read from there
     try:
-      check_losses(experiments.create_experiment(run, teacher=teacher))
+      check_step(experiments.create_experiment(run, teacher=teacher))
     except UserError as error:
       raise UserError(f'Student {name!r}: {error}') from error
-
-
-def _mapped(experiment):
-  """`(distiller's state, inputs) -> 0`, mapped over the devices: what a step computes of losses."""
-  varying = lambda tree: jax.tree.map(
-      lambda x: lax.pcast(x, parallel.AXIS, to='varying'), tree)
-
-  def losses(state, inputs):
-    _, (targets, _) = experiment.task.loss(
-        inputs.student, inputs.batch, axis_name=parallel.AXIS)
-    inputs = dataclasses.replace(inputs, targets=targets)
-    distiller = experiment.distiller
-    distiller.loss(state._replace(params=varying(state.params)), inputs)
-    if distiller.critic is not None:
-      distiller.critic.loss(state._replace(critic=varying(state.critic)), inputs)
-    if distiller.prepare_loss is not None:
-      distiller.prepare_loss(state._replace(prepared=varying(state.prepared)), inputs)
-    return jnp.float32(0)
-
-  spread = P(parallel.AXIS)
-  inputs = DistillInputs(
-      student=spread, teacher=spread, batch=spread, targets=P(), rng=P(), step=P())
-  return jax.shard_map(losses, mesh=experiment.mesh, in_specs=(P(), inputs), out_specs=P())
 
 
 def _explain(experiment, inputs: DistillInputs, error: str) -> str:

@@ -22,15 +22,9 @@ from kdseg_jax.training import experiment as experiments
 from kdseg_jax.training.checkpoint import has_checkpoint
 from kdseg_jax.training.data_check import check_data
 from kdseg_jax.training.preemption import StopSignal
-from kdseg_jax.training.run import (
-    Run,
-    create_evaluator,
-    measure_teacher,
-    read_json,
-    training_batches,
-    write_json,
-)
+from kdseg_jax.training.run import Run, create_evaluator, measure_teacher, training_batches
 from kdseg_jax.training.step import TEACHER_TAPS
+from kdseg_jax.training.writers import read_json, write_json
 
 
 class Stopwatch:
@@ -87,6 +81,7 @@ class _Cohort:
     self._clocks, self._folder = clocks, folder
     self.experiment = runs[0].experiment
     self.taps = self.experiment.distiller.requires.teacher
+    self._head = programs.head_variables(self.experiment)
     self.done = runs[0].done('train')
     self._stacked = len(runs) > 1
     self._extra_params = extra_params(runs[0].state.distiller)
@@ -102,10 +97,11 @@ class _Cohort:
     start = time.perf_counter()
     batch = batch | {TEACHER_TAPS: {name: taps[name] for name in self.taps}}
     if self._cost_written:
-      self._state, metrics = self.program({}, self._state, batch)
+      self._state, metrics = self.program(self._head, self._state, batch)
     else:
       self._state, metrics = compiling.announced(
-          f'the train step of {self._label}', self.program, {}, self._state, batch)
+          f'the train step of {self._label}', self.program, self._head,
+          self._state, batch)
     jax.block_until_ready(metrics)  # the time is to be this student's
     seconds = (time.perf_counter() - start) / len(self.runs)
     if not self._cost_written:
@@ -159,8 +155,8 @@ def _cohorts(config, workdir, name, configs, shared, stop):
     run.catch_up()
     together = run.done('train') if config.study.vmap_seeds else seed
     groups.setdefault(together, []).append((run, clock))
-  program = programs.student_program(experiment, with_teacher=False)
-  stacked = programs.student_program(experiment, with_teacher=False, stacked=True)
+  program = programs.student_program(experiment)
+  stacked = programs.student_program(experiment, stacked=True)
   return [
       _Cohort([run for run, _ in group], [clock for _, clock in group],
               stacked if len(group) > 1 else program, os.path.join(workdir, 'students', name),
@@ -176,6 +172,7 @@ def _prepare(run, workdir, create, stop):
   source = create(
       run.config, os.path.join(workdir, 'prepared', _prepare_key(run.config)), time.perf_counter)
   loop.prepare(source, stop)
+  source.checkpointer.wait()  # another student may open the folder, which clears half-written saves
   made = source.state
   run.state = run.state._replace(
       prepare_step=made.prepare_step,
@@ -190,6 +187,8 @@ def _prepare_key(config):
   for term in config.distill.values():
     if term.weight:  # a term of weight 0 is left out of the method, and of its state
       term.weight = 1.0
+    if 'warmup_steps' in term:
+      term.warmup_steps = 0
   read = {section: json.loads(config[section].to_json()) for section in (
       'distill', 'prepare', 'data', 'augmentation', 'student', 'teacher')}
   read |= {'seed': config.seed, 'batch_size': config.train.batch_size}
@@ -205,7 +204,7 @@ class _Shared:
     for name, of_seeds in configs.items():
       self.experiments[name] = experiments.create_experiment(
           next(iter(of_seeds.values())), teacher=teacher, allow_class_names=allow_class_names)
-      shapes.check_losses(self.experiments[name])
+      shapes.check_step(self.experiments[name])
       teacher = teacher or self.experiments[name].teacher
     begun = any(has_checkpoint(study_plan.student_workdir(workdir, name, seed))
                 for name, of_seeds in configs.items() for seed in of_seeds)
@@ -259,7 +258,8 @@ class _TeacherPass:
     self._path = os.path.join(workdir, 'teacher_cost.json')
     self._seconds = []
     if reading is not None:
-      self._program = programs.teacher_program(reading.experiment, names_of_taps)
+      requires = reading.experiment.distiller.requires._replace(teacher=names_of_taps)
+      self._program = programs.teacher_program(reading.experiment, requires)
       self._variables = reading.experiment.teacher.variables
 
   def __call__(self, batch):

@@ -7,6 +7,7 @@ memory is threaded in that order.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,8 +18,9 @@ from jax import lax
 
 from kdseg_jax import distillers
 from kdseg_jax.distillers.core import fold_in_name, state_of_part, with_own_key
+from kdseg_jax.tasks import Outputs
 from kdseg_jax.training import parallel
-from kdseg_jax.training.inference import WHOLE_IMAGE, Inference, apply_frozen, make_scorer
+from kdseg_jax.training.inference import WHOLE_IMAGE, Inference, apply_frozen
 from kdseg_jax.training.state import Optimizers, TrainState, move_average
 
 PyTree = Any
@@ -65,14 +67,32 @@ def apply_train(
   return jax.tree.map(merge, taps), batch_stats
 
 
-def make_teacher_step(teacher: Any, names: tuple[str, ...]) -> Callable:
-  """The teacher's own pass `(variables, {}, batch) -> taps`, with the taps of these names alone."""
+def make_teacher_step(teacher: Any, requires: distillers.Requires) -> Callable:
+  """The teacher's own pass `(variables, {}, batch) -> taps`, with the taps that are required."""
 
   def teacher_step(variables, _, batch):
-    _, taps = apply_frozen(teacher, variables, batch)
-    return {name: taps[name] for name in names}
+    _, taps = apply_frozen(
+        teacher, variables, batch, batch_statistics=requires.teacher_batch_statistics)
+    return {name: taps[name] for name in requires.teacher}
 
   return teacher_step
+
+
+def teacher_head(teacher: Any, variables: PyTree) -> jax.tree_util.Partial:
+  """`(features, layer) -> taps`, what the frozen teacher's head makes of features from a layer on.
+
+  A pytree of the variables. Gradients go to the features, not to the teacher.
+  """
+  return jax.tree_util.Partial(_head(teacher), lax.stop_gradient(variables))
+
+
+@functools.lru_cache(maxsize=16)  # equal functions are one structure to jax
+def _head(teacher):
+  return functools.partial(_run_head, teacher)
+
+
+def _run_head(teacher, variables, features, layer):
+  return teacher.apply(variables, features, layer, method='head_from')
 
 
 def make_train_step(
@@ -92,8 +112,8 @@ def make_train_step(
   Args:
     task: supervised loss and targets (`kdseg_jax.tasks`).
     student: the model that is trained.
-    teacher: the frozen model; None for a method that reads no teacher, or where its taps come in
-      the batch, under `TEACHER_TAPS`.
+    teacher: the frozen model; None for a method that reads no teacher. It is not run where its taps
+      come in the batch, under `TEACHER_TAPS`.
     distiller: the method.
     optimizers: `Optimizers`.
     critic_steps: critic steps a train step, of the critics that bring no number of their own.
@@ -114,6 +134,7 @@ def make_train_step(
   def train_step(teacher_variables, state: TrainState, batch):
     rng = jax.random.fold_in(state.rng, state.step)
     batch, teacher_taps = _teacher_taps(teacher, distiller, teacher_variables, batch)
+    head = teacher_head(teacher, teacher_variables) if distiller.requires.teacher_head else None
 
     def loss_fn(trained):
       taps, batch_stats = apply_train(
@@ -122,7 +143,7 @@ def make_train_step(
       task_loss, (targets, task_metrics) = task.loss(taps, batch, axis_name=axis_name)
       inputs = distillers.DistillInputs(
           student=taps, teacher=teacher_taps, batch=batch, targets=targets,
-          rng=fold_in_name(rng, 'distill'), step=state.step)
+          rng=fold_in_name(rng, 'distill'), step=state.step, teacher_head=head)
       distill_loss, (memory, distill_metrics) = distiller.loss(
           state.distiller._replace(params=trained['distiller']), inputs)
       metrics = _prefixed('task', task_metrics) | _prefixed('distill', distill_metrics)
@@ -185,28 +206,38 @@ def make_prepare_step(
 def make_evaluation_step(task: Any, model: Any, *, inference: Inference = WHOLE_IMAGE,
                          with_predictions: bool = False,
                          axis_name: str | None = None) -> Callable:
-  """The evaluation step `(variables, {}, batch) -> counts`, integer counts over all devices.
+  """The evaluation step `(variables, {}, batch) -> Outputs`, of all devices.
 
-  With `with_predictions` it returns `(counts, labels)`, the latter uint8 of the device's images.
+  Beside what stays with its example (`Outputs.examples`) stands its `index`, -1 for padding. With
+  `with_predictions` it returns `(Outputs, predictions)`, the latter those of the device's images.
   """
-  score = make_scorer(task, model, inference)
+  score = task.scorer(model, inference)
 
   def evaluation_step(variables, _, batch):
-    size = batch['image'].shape[1:3]
-    scores = score(variables, batch, size)
-    counts = task.count(scores, batch)
-    counts = lax.psum(counts, axis_name) if axis_name else counts
-    return (counts, task.predict(scores, size).astype(jnp.uint8)) if with_predictions else counts
+    scores = score(variables, batch)
+    outputs = _of_all_devices(task.outputs(scores, batch), batch['index'], axis_name)
+    return (outputs, task.predictions(scores, batch)) if with_predictions else outputs
 
   return evaluation_step
+
+
+def _of_all_devices(outputs, index, axis_name):
+  """Sums over devices, and what stays with its example put together, with the examples' index."""
+  sums, examples = dict(outputs.sums), dict(outputs.examples)
+  if examples:
+    examples['index'] = index
+  if axis_name:
+    gather = lambda x: lax.all_gather(x, axis_name, tiled=True, to='invarying')
+    sums, examples = lax.psum(sums, axis_name), jax.tree.map(gather, examples)
+  return Outputs(sums, examples)
 
 
 def _teacher_taps(teacher, distiller, variables, batch):
   """The batch without taps, and the taps that the method reads."""
   batch = dict(batch)
-  taps = batch.pop(TEACHER_TAPS, {})
-  if teacher is not None:
-    taps = make_teacher_step(teacher, distiller.requires.teacher)(variables, {}, batch)
+  taps = batch.pop(TEACHER_TAPS, {} if teacher is None else None)
+  if taps is None:
+    taps = make_teacher_step(teacher, distiller.requires)(variables, {}, batch)
   return batch, taps
 
 

@@ -66,6 +66,7 @@ def check_study(config: ConfigDict) -> None:
   config_fields.check(config)
   names.require(config.study.baseline, config.study.students, 'baseline of the study')
   mesh = parallel.create_mesh()
+  requires = {}
   for name in config.study.students:
     run = student_config(config, name, config.study.seeds[0])
     config_check.check_config(run, mesh)
@@ -73,11 +74,24 @@ def check_study(config: ConfigDict) -> None:
     student = experiments.create_model(run.student, num_classes=2)
     freezing.check_patterns(
         tuple(run.train.freeze), experiments.abstract_variables(student)['params'])
-    distillers.create(run.distill.to_dict())
+    requires[name] = distillers.create(run.distill.to_dict()).requires
     for optimizer in (run.optimizer, run.critic.optimizer, run.prepare.optimizer):
       create_optimizer(optimizer, run.train.steps)
     experiments.create_train_source(run)
   experiments.create_source(config, config.eval.split)
+  _check_teacher_mode(requires)
+
+
+def _check_teacher_mode(requires):
+  """Refuses students of which some only have the teacher normalise by the batch."""
+  by_batch, by_statistics = (
+      [name for name, own in requires.items()
+       if own.teacher and own.teacher_batch_statistics == mode] for mode in (True, False))
+  if by_batch and by_statistics:
+    raise UserError(
+        f'teacher_batch_statistics is True for {by_batch[0]!r} and False for {by_statistics[0]!r}, '
+        'and one pass of the teacher serves all students of a study. Make it the same for all, or '
+        'make two studies of them.')
 
 
 def is_finished(run: ConfigDict, workdir: str) -> bool:

@@ -18,9 +18,10 @@ from ml_collections import ConfigDict
 
 from kdseg_jax import names
 from kdseg_jax.errors import UserError
+from kdseg_jax.tasks import MainMetric
 from kdseg_jax.training import side_by_side, study_plan
-from kdseg_jax.training.run import Diverged, data_seed, read_json, write_json
-from kdseg_jax.training.writers import finite, read_rows
+from kdseg_jax.training.run import Diverged, data_seed
+from kdseg_jax.training.writers import finite, read_json, read_rows, write_json
 
 FOLDER = 'tuning'
 DIVERGED = 'diverged.json'  # in it: the runs that need not be tried again
@@ -32,13 +33,13 @@ class UntunedError(UserError):
 
 
 class Tuned(NamedTuple):
-  """What was tried for one student: value -> mean of the main metric, -inf if it diverged."""
+  """What was tried for one student: value -> mean of the main metric, infinite if it diverged."""
 
   results: dict[float, float]
   chosen: float
 
 
-def tune(config: ConfigDict, workdir: str, metric: str, *,
+def tune(config: ConfigDict, workdir: str, metric: MainMetric, *,
          allow_class_names: bool = False) -> dict[str, Tuned] | None:
   """Chooses `config.study.tune.field` of every student; writes `tuning.json` and sets the field.
 
@@ -48,7 +49,7 @@ def tune(config: ConfigDict, workdir: str, metric: str, *,
       `data_seed` and `split`, all different from those of the study itself; and `extend`: by how
       many values, at most, the grid of a student may grow.
     workdir: of the study; the runs go into its folder `tuning`. What is finished there is read.
-    metric: the task's main metric, of which more is better.
+    metric: the task's main metric.
     allow_class_names: see `side_by_side.train`.
 
   Returns:
@@ -68,13 +69,13 @@ def tune(config: ConfigDict, workdir: str, metric: str, *,
         allow_class_names=allow_class_names)
     if not _measure(config, os.path.join(workdir, FOLDER), metric, grids, results, train):
       return None
-    grown = {name: _extended(grids[name], results[name]) for name in grids}
+    grown = {name: _extended(grids[name], results[name], metric) for name in grids}
     if grown == grids:
       break
     if extension == options.extend:
       _refuse(options.field, grids, grown, results)
     grids = grown
-  tuned = {name: Tuned(results[name], _best(results[name])) for name in grids}
+  tuned = {name: Tuned(results[name], _best(results[name], metric)) for name in grids}
   _apply(config, tuned)
   write_json(os.path.join(workdir, 'tuning.json'), {
       name: {'field': options.field, 'chosen': one.chosen,
@@ -139,7 +140,7 @@ def _measure(config, folder, metric, grids, results, train):
   while True:
     diverged = read_json(path)
     for name, values in grids.items():
-      results[name] |= {v: -np.inf for v in values if _run_name(name, v) in diverged}
+      results[name] |= {v: metric.worst for v in values if _run_name(name, v) in diverged}
     open_values = {name: [v for v in grids[name] if v not in results[name]] for name in grids}
     if not any(open_values.values()):
       return True
@@ -157,20 +158,21 @@ def _measure(config, folder, metric, grids, results, train):
       for value in values:
         rows = [read_rows(study_plan.student_workdir(folder, _run_name(name, value), seed))
                 for seed in config.study.tune.seeds]
-        results[name][value] = float(np.mean([run[-1][metric] for run in rows]))
+        results[name][value] = float(np.mean([run[-1][metric.name] for run in rows]))
 
 
-def _extended(values, results):
+def _extended(values, results, metric):
   """The grid with one value more where the best is at its edge."""
   factor = values[1] / values[0]
-  best = _best(results)
+  best = _best(results, metric)
   if best == values[-1]:
     return [*values, _rounded(best * factor)]
   return [_rounded(best / factor), *values] if best == values[0] else values
 
 
-def _best(results):
-  return max(sorted(results), key=results.get)  # of equals the smallest: large ones diverge
+def _best(results, metric):
+  best = metric.best(results.values())
+  return min(value for value, result in results.items() if result == best)  # large ones diverge
 
 
 def _rounded(value):

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: `metrics.jsonl`, TensorBoard events, and one log line."""
+"""Where a run's numbers go: `metrics.jsonl`, TensorBoard events, one log line, JSON files."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import jax
 import numpy as np
 import tensorboardX
 from absl import logging
+
+from kdseg_jax import paths
 
 METRICS_FILE = 'metrics.jsonl'
 
@@ -97,6 +99,26 @@ def read_rows(workdir: str) -> list[dict]:
         except json.JSONDecodeError:  # the last line of a killed process may be cut
           continue
   return rows
+
+
+def read_json(path: str) -> dict:
+  """The dict in a JSON file; {} where there is none."""
+  if not os.path.exists(path):
+    return {}
+  with paths.reading(path), open(path) as file:
+    return json.load(file)
+
+
+def write_json(path: str, value: dict) -> None:
+  """Writes a JSON file whole or not at all, on the first process only."""
+  if jax.process_index():
+    return
+  os.makedirs(os.path.dirname(path), exist_ok=True)
+  temporary = path + '.tmp'
+  with open(temporary, 'w') as file:
+    json.dump(value, file, indent=2)
+    file.write('\n')
+  os.replace(temporary, path)
 
 
 def _drop_rows_after(workdir, start):

@@ -21,8 +21,8 @@ RECIPES = {'ade20k': ade20k, 'camvid': camvid_papers, 'cityscapes': cityscapes,
 COMMON = {
     'optimizer.name': 'sgd', 'optimizer.schedule': 'poly', 'optimizer.power': 0.9,
     'optimizer.warmup_steps': 0, 'optimizer.momentum': 0.9, 'optimizer.nesterov': False,
-    'optimizer.decay': 'all', 'optimizer.clip_norm': 0.0, 'auxiliary_weight': 0.4,
-    'supervised.loss': 'cross_entropy', 'align_corners': True, 'augmentation.flip': 0.5,
+    'optimizer.decay': 'all', 'optimizer.clip_norm': 0.0, 'task.auxiliary_weight': 0.4,
+    'task.supervised_loss': 'cross_entropy', 'task.align_corners': True, 'augmentation.flip': 0.5,
     'student.output_stride': 8, 'student.dropout': 0.1, 'student.project_dropout': 0.5,
     'student.width': 1.0, 'train.accumulate': 1, 'train.ema_decay': 0.0,
     'data.train_split': 'train', 'data.size': (), 'eval.window': (), 'eval.scales': (1.0,),
@@ -252,7 +252,7 @@ def test_the_methods_can_distil_every_student(model):
   names = [name for name in METHODS if name != 'none']
   if model == 'espnet':  # its logits are at full size: what can resize them, and features
     names = ['pixelwise', 'pairwise', 'holistic', 'skd', 'skd_journal', 'skd_cirkd', 'kd',
-             'fitnets', 'attention_transfer', 'adversarial']
+             'fitnets', 'attention_transfer', 'adversarial', 'review']
   student = voc.get_config(f'settings=skd,model={model},runlocal').student
   taps = taps_of_student(student, size)
   for name in names:

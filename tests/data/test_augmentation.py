@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
+from kdseg_jax import tasks
 from kdseg_jax.data import augmentation
+
+FIELDS = tasks.SegmentationTask.fields
 
 
 def coded_example(height, width):
@@ -18,7 +21,7 @@ def coded_example(height, width):
 @pytest.mark.parametrize('size', [(20, 30), (10, 40), (30, 9), (5, 6)])
 @pytest.mark.parametrize('flip', [0.0, 1.0])
 def test_crop_padding_and_flip_stay_aligned(size, flip):
-  augment = augmentation.Augmentation(crop=(12, 16), scale=None, flip=flip)
+  augment = augmentation.Augmentation(crop=(12, 16), scale=None, flip=flip, fields=FIELDS)
   for seed in range(10):
     result = augment(coded_example(*size), np.random.default_rng(seed))
     assert result.keys() == {'image', 'label', 'mask'}
@@ -36,21 +39,25 @@ def test_crop_padding_and_flip_stay_aligned(size, flip):
 
 
 def test_crops_reach_every_place():
-  augment = augmentation.Augmentation(crop=(4, 4), scale=None, flip=0.0)
+  augment = augmentation.Augmentation(crop=(4, 4), scale=None, flip=0.0, fields=FIELDS)
   rng = np.random.default_rng(0)
   starts = {int(augment(coded_example(4, 8), rng)['image'][0, 0, 2]) for _ in range(100)}
   assert starts == {1, 2, 3, 4, 5}
+  example = coded_example(8, 4)
+  example['image'][..., 1] = np.arange(8)[:, None]
+  starts = {int(augment(example, rng)['image'][0, 0, 1]) for _ in range(100)}
+  assert starts == {0, 1, 2, 3, 4}
 
 
 def test_flip_has_its_probability():
-  augment = augmentation.Augmentation(crop=(4, 4), scale=None, flip=0.25)
+  augment = augmentation.Augmentation(crop=(4, 4), scale=None, flip=0.25, fields=FIELDS)
   rng = np.random.default_rng(0)
   flipped = [augment(coded_example(4, 4), rng)['image'][0, 0, 2] == 4 for _ in range(400)]
   assert 0.18 < np.mean(flipped) < 0.32
 
 
 def test_scale_covers_its_range_and_keeps_label_on_image():
-  augment = augmentation.Augmentation(crop=(80, 80), scale=(0.5, 2.0), flip=0.0)
+  augment = augmentation.Augmentation(crop=(80, 80), scale=(0.5, 2.0), flip=0.0, fields=FIELDS)
   label = np.zeros((40, 40), np.uint8)
   label[:, 20:] = 1
   example = {'image': np.repeat(label[..., None] * np.uint8(200), 3, axis=2), 'label': label}
@@ -62,14 +69,14 @@ def test_scale_covers_its_range_and_keeps_label_on_image():
     labelled = result['label'] == 1
     assert (bright != labelled).mean(axis=0).sum() <= 1  # the edge is off by one pixel at most
   assert 20 <= min(widths) <= 24 and 72 <= max(widths) <= 80
-  fixed = augmentation.Augmentation(crop=(80, 80), scale=(2.0, 2.0), flip=0.0)
+  fixed = augmentation.Augmentation(crop=(80, 80), scale=(2.0, 2.0), flip=0.0, fields=FIELDS)
   result = fixed(example, np.random.default_rng(0))
   assert result['mask'].all()
   np.testing.assert_array_equal(result['label'], np.repeat(np.repeat(label, 2, 0), 2, 1))
 
 
 def test_same_generator_gives_the_same_result_and_the_example_is_left_alone():
-  augment = augmentation.Augmentation(crop=(12, 16))
+  augment = augmentation.Augmentation(crop=(12, 16), fields=FIELDS)
   example = coded_example(20, 30)
   before = {name: np.copy(value) for name, value in example.items()}
   first, second = (augment(example, np.random.default_rng(5)) for _ in range(2))
@@ -89,4 +96,4 @@ def test_same_generator_gives_the_same_result_and_the_example_is_left_alone():
 ])
 def test_wrong_settings_are_refused(arguments, message):
   with pytest.raises(ValueError, match=message):
-    augmentation.Augmentation(**arguments)
+    augmentation.Augmentation(**arguments, fields=FIELDS)

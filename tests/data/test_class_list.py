@@ -33,6 +33,12 @@ def test_colours_stand_behind_names_and_no_two_classes_share_one(tmp_path):
   np.testing.assert_array_equal(palette[[1, 2, 3]], [(128, 64, 128), default[0], default[3]])
 
 
+def test_a_default_colour_that_is_given_to_another_class_is_not_given_twice(tmp_path):
+  first, second = map(class_list.hexadecimal, palettes.default_palette(3)[:2])
+  palette = read(tmp_path, f'sky\nroad  {first}\ntree  {second}').palette
+  assert len(np.unique(palette, axis=0)) == 3
+
+
 def test_label_map_gives_stored_values_their_classes(tmp_path):
   classes = read(tmp_path, 'labels: 255=1, 11=255\nlabels: 7 = 0\nwall\ncrack  #D02020')
   assert classes.names == ('wall', 'crack') and classes.colors == (None, (208, 32, 32))

@@ -11,7 +11,7 @@ import PIL.ImageOps
 import PIL.PngImagePlugin
 import pytest
 
-from kdseg_jax import data
+from kdseg_jax import data, tasks
 from kdseg_jax.data import augmentation, check, files, pairs, pipeline
 from kdseg_jax.errors import UserError
 from tests.data import archives
@@ -224,12 +224,14 @@ def test_every_way_of_reading_gives_the_error_with_the_name(root):
     with pytest.raises(UserError, match=r'train.2\.png: is too large'):
       batches = pipeline.train_batches(
           train, batch_size=8, seed=0, num_threads=threads,
-          augmentation=augmentation.Augmentation(crop=(8, 8)))
+          augmentation=augmentation.Augmentation(
+              crop=(8, 8), fields=tasks.SegmentationTask.fields))
       next(batches)
     with pytest.raises(UserError, match=r'val.2\.png: is too large'):
-      list(pipeline.evaluation_batches(val, batch_size=2, num_threads=threads))
+      list(pipeline.evaluation_batches(
+          val, fields=tasks.SegmentationTask.fields, batch_size=2, num_threads=threads))
     with pytest.raises(UserError, match=r'val.2\.png: is too large'):
-      list(pipeline.read_labels(val, num_threads=threads))
+      list(pipeline.read(val, lambda example: example['label'], num_threads=threads))
 
 
 def test_what_cannot_be_opened_is_named(tmp_path):

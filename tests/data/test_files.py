@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pytest
 
 from kdseg_jax.data import files
@@ -38,6 +39,15 @@ def test_exif_rotation_is_honoured(tmp_path):
   image = files.read_image(tmp_path / 'turned.jpg')
   assert image.shape == (64, 48, 3)
   assert np.abs(image.astype(int) - np.rot90(smooth, -1)).mean() < 8
+
+
+def test_every_exif_orientation_is_turned_upright():
+  """As PIL does it, which knows the eight of them too."""
+  for orientation in range(1, 9):
+    picture = PIL.Image.fromarray(IMAGE)
+    picture.getexif()[0x0112] = orientation
+    np.testing.assert_array_equal(
+        files._turned(IMAGE, orientation), PIL.ImageOps.exif_transpose(picture))
 
 
 def write_png_of_16_bits(path):
@@ -158,6 +168,9 @@ def test_resizing_halves_by_area_and_keeps_image_and_label_aligned():
   image = np.repeat(np.arange(0, 80, 10, dtype=np.uint8)[None, :, None], 3, axis=2)
   image = np.repeat(image, 4, axis=0)
   np.testing.assert_array_equal(files.resize_image(image, (2, 4))[0, :, 0], [5, 25, 45, 65])
+  # One side grows: areas would be blocks of equal pixels.
+  wider = files.resize_image(image, (2, 16))[0, :, 0]
+  np.testing.assert_array_equal(wider[:4], [0, 3, 8, 13])
   label = np.tile(np.arange(9, dtype=np.uint8), (9, 1))
   np.testing.assert_array_equal(files.resize_label(label, (1, 3)), [[1, 4, 7]])
   np.testing.assert_array_equal(files.resize_label(label, (9, 27))[0], np.repeat(range(9), 3))

@@ -1,5 +1,6 @@
 """Batches: the same on any number of processes and threads; evaluation visits everything once."""
 
+import functools
 import itertools
 
 import hypothesis
@@ -7,7 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from kdseg_jax import tasks
 from kdseg_jax.data import augmentation, pipeline, scenes
+
+FIELDS = tasks.SegmentationTask.fields
 
 
 class Coded:
@@ -53,7 +57,7 @@ def assert_same_batches(first, second):
 
 def test_batch_is_the_same_whatever_the_start_threads_and_processes():
   source = scenes.Scenes('train', length=10)
-  options = {'seed': 3, 'augmentation': augmentation.Augmentation(crop=(48, 80))}
+  options = {'seed': 3, 'augmentation': augmentation.Augmentation(crop=(48, 80), fields=FIELDS)}
   whole = take(source, 6, **options)
   assert_same_batches(whole, take(source, 6, **options, num_threads=4))
   assert_same_batches(whole, take(source, 6, **options, num_threads=0))
@@ -69,7 +73,7 @@ def test_batch_is_the_same_whatever_the_start_threads_and_processes():
 
 def test_train_batch_has_the_promised_fields():
   batch, = take(scenes.Scenes('train', length=5), 1, start=2,
-                augmentation=augmentation.Augmentation(crop=(70, 90), scale=None))
+                augmentation=augmentation.Augmentation(crop=(70, 90), scale=None, fields=FIELDS))
   assert {name: (value.shape, value.dtype.name) for name, value in batch.items()} == {
       'image': ((4, 70, 90, 3), 'uint8'), 'label': ((4, 70, 90), 'uint8'),
       'mask': ((4, 70, 90), 'bool'), 'index': ((4,), 'int32')}
@@ -122,7 +126,8 @@ def test_source_of_one_example_can_be_trained_on():
 def test_evaluation_visits_every_image_exactly_once(sizes, share, process_count):
   source = Coded(sizes)
   parts = [list(pipeline.evaluation_batches(
-      source, batch_size=share * process_count, process_index=index, process_count=process_count,
+      source, fields=FIELDS, batch_size=share * process_count, process_index=index,
+      process_count=process_count, sizes=sizes if process_count > 1 else None,
       num_threads=index % 2)) for index in range(process_count)]
   seen = {size: [] for size in sizes}
   for batches in zip(*parts, strict=True):
@@ -148,7 +153,7 @@ def test_evaluation_pads_to_few_sizes(multiple):
   sizes = [(2, 3), (4, 4), (3, 4), (5, 2), (2, 3)]
   source = Coded(sizes)
   seen = {}
-  for batch in pipeline.evaluation_batches(source, batch_size=2, multiple=multiple):
+  for batch in pipeline.evaluation_batches(source, fields=FIELDS, batch_size=2, multiple=multiple):
     for index, *arrays in zip(*(batch[name] for name in ('index', 'image', 'label', 'mask'))):
       seen.setdefault(int(index), []).append(arrays)
   assert [len(seen[index]) for index in range(5)] == [1] * 5
@@ -164,7 +169,7 @@ def test_evaluation_pads_to_few_sizes(multiple):
 
 
 @pytest.mark.parametrize('num_threads', [0, 2])
-def test_read_labels_reads_each_once_and_raises_what_is_wrong(num_threads):
+def test_read_reads_each_once_and_raises_what_is_wrong(num_threads):
   class Spoilt(Coded):
     reads = []
 
@@ -174,22 +179,23 @@ def test_read_labels_reads_each_once_and_raises_what_is_wrong(num_threads):
         raise ValueError('street.png: cannot be decoded')
       return super().__getitem__(index)
 
-  counts = list(pipeline.read_labels(Spoilt([(2, 3)] * 6), num_threads=num_threads))
-  np.testing.assert_array_equal(np.stack(counts), 6 * np.eye(6, 256, dtype=int))
+  tally = lambda example: np.bincount(example['label'].ravel(), minlength=6)
+  counts = list(pipeline.read(Spoilt([(2, 3)] * 6), tally, num_threads=num_threads))
+  np.testing.assert_array_equal(np.stack(counts), 6 * np.eye(6, dtype=int))
   assert sorted(Spoilt.reads) == list(range(6))
   with pytest.raises(ValueError, match=r'street\.png'):
-    list(pipeline.read_labels(Spoilt([(2, 2)] * 7), num_threads=num_threads))
+    list(pipeline.read(Spoilt([(2, 2)] * 7), tally, num_threads=num_threads))
 
 
 def test_evaluation_flushes_a_full_buffer_before_reading_on():
   source = Coded([(2, 2), (3, 3), (2, 2), (3, 3), (3, 3)])
-  batches = pipeline.evaluation_batches(source, batch_size=2, num_threads=1)
+  batches = pipeline.evaluation_batches(source, fields=FIELDS, batch_size=2, num_threads=1)
   assert [batch['index'].tolist() for batch in batches] == [[0, 2], [1, 3], [4, -1]]
 
 
 @pytest.mark.parametrize('function', [
     lambda source, **options: pipeline.train_batches(source, seed=0, augmentation=plain, **options),
-    pipeline.evaluation_batches])
+    functools.partial(pipeline.evaluation_batches, fields=FIELDS)])
 def test_wrong_arguments_are_refused_before_reading(function):
   source = Coded([(2, 2)])
   with pytest.raises(ValueError, match='no examples'):
@@ -213,4 +219,4 @@ def test_errors_of_the_source_come_through(num_threads):
   with pytest.raises(ValueError, match=r'street\.png: cannot be decoded'):
     take(source, 1, num_threads=num_threads)
   with pytest.raises(ValueError, match=r'street\.png: cannot be decoded'):
-    next(pipeline.evaluation_batches(source, batch_size=2, num_threads=num_threads))
+    next(pipeline.evaluation_batches(source, fields=FIELDS, batch_size=2, num_threads=num_threads))

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from kdseg_jax import tasks
 from kdseg_jax.data import augmentation, camvid, files, palettes, pipeline, subset
 from kdseg_jax.data.tfds_builders import BUILDERS
 from kdseg_jax.training import evaluation, parallel
+
+FIELDS = tasks.SegmentationTask.fields
 
 SETTINGS = hypothesis.settings(max_examples=30, deadline=None, derandomize=True)
 SIDE = st.integers(1, 24)
@@ -108,7 +111,7 @@ def slow_augmentation(image, label, rng, *, crop, scale, flip):
                   st.sampled_from([0.0, 0.5, 1.0]), st.integers(0, 999))
 def test_augmentation_is_what_the_slow_reference_does(height, width, crop, scale, flip, seed):
   image, label = example(height, width, seed)
-  augment = augmentation.Augmentation(crop=crop, scale=scale, flip=flip)
+  augment = augmentation.Augmentation(crop=crop, scale=scale, flip=flip, fields=FIELDS)
   got = augment({'image': image, 'label': label}, np.random.default_rng(seed))
   want = slow_augmentation(image, label, np.random.default_rng(seed), crop=crop, scale=scale,
                            flip=flip)
@@ -120,7 +123,7 @@ def test_augmentation_is_what_the_slow_reference_does(height, width, crop, scale
 def test_every_crop_is_reached_the_last_row_and_column_too():
   image = np.zeros((9, 11, 3), np.uint8)
   image[..., 0], image[..., 1] = np.indices((9, 11))
-  augment = augmentation.Augmentation(crop=(4, 5), scale=None, flip=0.0)
+  augment = augmentation.Augmentation(crop=(4, 5), scale=None, flip=0.0, fields=FIELDS)
   rng = np.random.default_rng(0)
   counts = np.zeros((6, 7))
   for _ in range(2_000):
@@ -132,7 +135,7 @@ def test_every_crop_is_reached_the_last_row_and_column_too():
 
 def test_scales_reach_both_ends_and_are_drawn_evenly():
   image, label = example(100, 100)
-  augment = augmentation.Augmentation(crop=(200, 200), scale=(0.5, 2.0), flip=0.0)
+  augment = augmentation.Augmentation(crop=(200, 200), scale=(0.5, 2.0), flip=0.0, fields=FIELDS)
   rng = np.random.default_rng(0)
   factors = [augment({'image': image, 'label': label}, rng)['mask'][0].sum() / 100
              for _ in range(400)]
@@ -174,11 +177,14 @@ class Coded:
 @pytest.mark.parametrize('limit', [0, 1, 5, 9])
 def test_evaluation_with_a_limit_is_of_the_first_images(limit):
   source = Coded(9)
-  evaluator = evaluation.Evaluator(None, None, parallel.create_mesh(), batch_size=2, limit=limit)
-  evaluator._step = lambda variables, memory, batch: {
-      name: np.bincount(batch[name][batch['index'] >= 0].ravel(), minlength=20)
-      for name in ('index', 'image', 'label')}
-  counts = evaluator.count({}, source)
+  counts = dict.fromkeys(('index', 'image', 'label'), 0)
+  evaluator = evaluation.Evaluator(
+      tasks.SegmentationTask(20), None, parallel.create_mesh(), batch_size=2, limit=limit)
+  evaluator._step = lambda variables, memory, batch: (counts.update({
+      name: total + np.bincount(batch[name][batch['index'] >= 0].ravel(), minlength=20)
+      for name, total in counts.items()}), tasks.Outputs(
+          {'confusion_matrix': np.eye(20, dtype=int), 'images': 1}))[1]
+  evaluator.accumulate({}, source)
   expected = (np.arange(20) < (limit or 9)).astype(int)
   np.testing.assert_array_equal(counts['index'], expected)
   np.testing.assert_array_equal(counts['image'], 12 * expected)

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from configs import common
-from kdseg_jax import data
+from kdseg_jax import data, tasks
 from kdseg_jax.data import augmentation, pipeline, subset
 from kdseg_jax.training import experiment
 from tests.data import archives
+
+FIELDS = tasks.SegmentationTask.fields
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def test_batches_mix_both_in_proportion_and_crop_all_sizes(photos):
   source = data.Concatenated(data.create('scenes', 'train', length=15), data.Unlabelled(photos))
   batches = pipeline.train_batches(
       source, batch_size=4, seed=0, num_threads=1,
-      augmentation=augmentation.Augmentation(crop=(48, 48), scale=None))
+      augmentation=augmentation.Augmentation(crop=(48, 48), scale=None, fields=FIELDS))
   labels = np.concatenate([batch['label'] for batch in itertools.islice(batches, 5)])  # an epoch
   assert (labels == 255).all(axis=(1, 2)).sum() == 5
 
@@ -94,7 +96,7 @@ def mixture(share, batch_size=8, process_count=1, start=0):
   source = data.Concatenated(
       data.create('scenes', 'train', length=12),
       data.WithoutLabels(data.create('scenes', 'val', length=7)), share=share)
-  plain = augmentation.Augmentation(crop=(64, 64), scale=None, flip=0)
+  plain = augmentation.Augmentation(crop=(64, 64), scale=None, flip=0, fields=FIELDS)
   batches = zip(*(pipeline.train_batches(
       source, batch_size=batch_size, seed=3, augmentation=plain, start=start, num_threads=1,
       process_index=process, process_count=process_count) for process in range(process_count)))
@@ -114,6 +116,17 @@ def test_every_batch_has_the_share_and_each_part_is_read_in_epochs(share, unlabe
     names = [image.tobytes() for image in images[mask]]
     for epoch in range(len(names) // length):
       assert len(set(names[epoch * length:(epoch + 1) * length])) == length
+
+
+def test_sources_of_one_length_are_shuffled_unlike():
+  scenes = data.create('scenes', 'train', length=16)
+  source = data.Concatenated(scenes, data.WithoutLabels(scenes), share=0.5)
+  batch = next(pipeline.train_batches(
+      source, batch_size=32, seed=3, num_threads=1,
+      augmentation=augmentation.Augmentation(crop=(64, 64), scale=None, flip=0)))
+  ignored = (batch['label'] == 255).all(axis=(1, 2))
+  order = [[image.tobytes() for image in batch['image'][mask]] for mask in (ignored, ~ignored)]
+  assert set(order[0]) == set(order[1]) and order[0] != order[1]
 
 
 def test_a_mixture_is_the_same_on_any_number_of_processes_and_resumed():

@@ -1,6 +1,7 @@
 """Cross-image relational distillation: official arrays, switches, devices, resumption."""
 
 import functools
+import importlib
 import pathlib
 
 import jax
@@ -17,6 +18,7 @@ from kdseg_jax.training.state import Optimizers, create_state
 from kdseg_jax.training.step import make_train_step
 from tests import toys
 
+cirkd = importlib.import_module('kdseg_jax.distillers.cirkd')  # and not its function
 AXIS = parallel.AXIS
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
 SMALL = {'pixel_slots': 20, 'region_slots': 12, 'pixel_samples': 20, 'region_samples': 9}
@@ -135,6 +137,25 @@ def test_anchors_may_be_drawn_from_the_labelled_pixels():
           fresh_state(), inputs_of(labels_of()))[0] for count in (None, 100, 4))
   np.testing.assert_allclose(all_drawn, every, rtol=1e-5)
   assert some != every and 0.5 < some / every < 2
+
+
+def test_drawn_anchors_belong_to_examples():
+  pixels = jax.random.normal(jax.random.key(0), (3, 4, 4, 2))
+  where = np.random.default_rng(0).random((3, 4, 4)) < 0.6
+  draw = lambda order: cirkd._draw_anchors(
+      jax.random.key(1), jnp.array([5, 0, 9])[order], 3, pixels[order], pixels[order],
+      where[order])
+  for whole, part in zip(draw(np.arange(3)), draw(np.array([2, 0])), strict=True):
+    np.testing.assert_array_equal(part, whole[np.array([2, 0])])
+
+
+def test_as_many_are_compared_with_as_the_official_code_takes(monkeypatch):
+  counts = []
+  original = cirkd.queues.sample
+  monkeypatch.setattr(cirkd.queues, 'sample', lambda queue, rng, count, **options: (
+      counts.append(count), original(queue, rng, count, **options))[1])
+  jax.eval_shape(distillers.memory(**SMALL).loss, fresh_state(), inputs_of(labels_of()))
+  assert counts == [20 // 3 + 1, 9 // 3 + 1]  # of each of 3 classes
 
 
 METHOD = {

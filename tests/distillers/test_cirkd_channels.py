@@ -100,6 +100,7 @@ def test_the_official_recipe_has_all_terms():
   terms = distillers.terms_of('cirkd_v2+context')
   assert set(terms) == {'kd', 'fitnets', 'cross_image', 'memory', 'channels', 'context'}
   assert terms['channels'] | SMALL == {
+      'warmup_steps': 0,
       'weight': 1.0, 'cross_weight': 1.0, 'mse_weight': 100.0, 'memory_weight': 0.1, 'pool': 4,
       'temperature': 0.1, 'student_tap': 'embedding', 'teacher_tap': 'embedding', **SMALL}
   assert terms['context'] == {'weight': 1.0, 'tap': 'embedding'}

@@ -99,6 +99,18 @@ def test_adding_a_part_leaves_the_draws_of_the_others_unchanged():
   assert noise(alone, state_alone) != jax.random.normal(fold_in_name(jax.random.key(0), 'c'))
 
 
+def test_parts_of_one_kind_start_unlike():
+  method = distillers.combine({name: (1.0, adversarial()) for name in 'ab'})
+  critics = method.init(jax.random.key(7), inputs_of()).critic
+  assert critics['a']['w'] != critics['b']['w']
+
+
+def test_parts_of_one_kind_draw_unlike():
+  method = distillers.combine({name: (1.0, adversarial()) for name in 'ab'})
+  metrics = method.loss(method.init(jax.random.key(7), inputs_of()), inputs_of())[1][1]
+  assert metrics['a/noise'] != metrics['b/noise']
+
+
 def test_gradient_reaches_student_and_params_only_through_loss():
   method = everything()
   state = method.init(jax.random.key(0), inputs_of())

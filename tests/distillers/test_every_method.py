@@ -28,7 +28,8 @@ IMAGES, SIDE, CLASSES = 8, 6, 4
 STUDENT_WIDTH, TEACHER_WIDTH = 4, 8
 # Sizes that are large by default; whatever term has the option gets it.
 SMALL = {'width': 1 / 16, 'pixel_slots': 12, 'region_slots': 9, 'pixel_samples': 12,
-         'region_samples': 9, 'slots': 20, 'samples': 7}
+         'region_samples': 9, 'slots': 20, 'samples': 7, 'student_taps': ('stage3', 'stage4'),
+         'teacher_taps': ('stage3_preactivation', 'stage4_preactivation')}
 OPTIMIZERS = Optimizers(*[optax.sgd(0.1, momentum=0.9)] * 3)
 # Float32 and another order of the same sums; what a lost collective changes is percents.
 TOLERANCE = 1e-4
@@ -39,7 +40,8 @@ FACTORIES = methods.TERMS | methods.WRAPPERS
 def options_of(term):
   """A term as `distillers.create` takes it, with weight 1, in small."""
   parameters = inspect.signature(FACTORIES[term]).parameters.values()
-  return {'weight': 1.0} | {
+  own = {'weight': 1.0, 'warmup_steps': 0} if term in methods.TERMS else {'weight': 1.0}
+  return own | {
       p.name: SMALL.get(p.name, p.default) for p in parameters
       if p.kind is p.KEYWORD_ONLY and p.name != 'axis_name'}
 
@@ -75,7 +77,9 @@ def batch_of(seed=0):
   rng = np.random.default_rng(seed)
   taps = lambda width: {
       name: rng.normal(size=(IMAGES, SIDE, SIDE, channels)).astype(np.float32)
-      for name, channels in (('embedding', width), ('logits', CLASSES), ('aux_logits', CLASSES))}
+      for name, channels in (
+          ('embedding', width), ('logits', CLASSES), ('aux_logits', CLASSES), ('stage3', width),
+          ('stage4', width), ('stage3_preactivation', width), ('stage4_preactivation', width))}
   label = rng.integers(0, CLASSES, (IMAGES, 2 * SIDE, 2 * SIDE)).astype(np.uint8)
   share = np.arange(IMAGES)[:, None, None] / (IMAGES - 1)
   label[rng.random(label.shape) >= share] = 255

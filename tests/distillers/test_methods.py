@@ -1,7 +1,9 @@
 """Method strings, their terms and the papers' weights; the distillers of structured KD."""
 
+import dataclasses
 import functools
 import inspect
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -25,12 +27,12 @@ def inputs_of():
 def test_terms_hold_the_weight_of_the_paper_and_every_option_of_the_factory():
   terms = distillers.terms_of('pixelwise+pairwise')
   assert terms['pixelwise'] == {
-      'weight': 10.0, 'temperature': 1.0, 'form': 'kl', 'reduction': 'mean', 'resize': False,
-      'align_corners': True, 'tap': 'logits'}
+      'weight': 10.0, 'warmup_steps': 0, 'temperature': 1.0, 'form': 'kl', 'reduction': 'mean',
+      'resize': False, 'align_corners': True, 'tap': 'logits'}
   assert terms['pairwise'] == {
-      'weight': 10.0, 'node_scale': None, 'node_size': None, 'pool': 'max', 'norm_gradient': True,
-      'norm': 'add_eps', 'eps': 1e-8, 'neighbourhood': None, 'student_tap': 'embedding',
-      'teacher_tap': 'embedding'}
+      'weight': 10.0, 'warmup_steps': 0, 'node_scale': None, 'node_size': None, 'pool': 'max',
+      'norm_gradient': True, 'norm': 'add_eps', 'eps': 1e-8, 'neighbourhood': None,
+      'student_tap': 'embedding', 'teacher_tap': 'embedding'}
   assert distillers.terms_of('none') == {}
 
 
@@ -58,6 +60,24 @@ def test_nodes_are_pixels_or_of_a_size_or_a_share_of_the_map(options, node_size)
   np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
 
+WITH_TAPS = [term for term, factory in methods.TERMS.items()
+             if 'student_tap' in inspect.signature(factory).parameters]
+
+
+@pytest.mark.parametrize('term', WITH_TAPS)
+def test_the_tap_of_each_model_is_read_of_that_model(term):
+  """None of these is in the other: what reads them crosswise fails."""
+  tap = lambda width: jnp.ones((2, 4, 4, width))
+  inputs = distillers.DistillInputs(
+      student={'ours': tap(4), 'logits': tap(3)}, teacher={'theirs': tap(4), 'logits': tap(3)},
+      batch={'label': jnp.zeros((2, 8, 8), jnp.uint8), 'index': jnp.arange(2)},
+      rng=jax.random.key(0))
+  method = methods.TERMS[term](student_tap='ours', teacher_tap='theirs')
+  distillers.check_requires(method.requires, inputs)
+  state = jax.eval_shape(method.init, jax.random.key(0), inputs)
+  assert jax.eval_shape(method.loss, state, inputs)[0].shape == ()
+
+
 def test_no_method_is_a_zero_loss_that_requires_nothing():
   method = distillers.create({})
   loss, (memory, metrics) = method.loss(method.init(jax.random.key(0), inputs_of()), inputs_of())
@@ -68,6 +88,24 @@ def test_no_method_is_a_zero_loss_that_requires_nothing():
 def test_a_term_of_weight_zero_is_left_out():
   method = distillers.create(distillers.terms_of('pixelwise+pairwise', {'pairwise': 0.0}))
   assert method.requires == distillers.Requires(student=('logits',), teacher=('logits',))
+
+
+def test_a_weight_is_warmed_up_as_in_the_official_code_of_knowledge_review():
+  with np.load(pathlib.Path(__file__).parents[1] / 'golden' / 'review.npz') as golden:
+    epochs, factors = golden['review_warmup/epoch'], golden['review_warmup/factor']
+  terms = distillers.terms_of('kd:3+pixelwise')
+  terms['kd']['warmup_steps'] = 20 * 7  # 20 epochs of 7 steps
+  method, inputs = distillers.create(terms), inputs_of()
+  state = method.init(jax.random.key(0), inputs)
+  run = jax.jit(lambda step: method.loss(state, dataclasses.replace(inputs, step=step))[1][1])
+  for epoch, factor in zip(epochs, factors, strict=True):
+    metrics = run(jnp.int32(7 * epoch))
+    np.testing.assert_allclose(metrics['kd/weighted'], 3 * factor * metrics['kd/raw'], rtol=1e-6)
+    np.testing.assert_allclose(
+        metrics['pixelwise/weighted'], 10 * metrics['pixelwise/raw'], rtol=1e-6)
+  assert 0 < run(jnp.int32(1))['kd/weighted'] < run(jnp.int32(6))['kd/weighted']
+  with pytest.raises(ValueError, match='kd: warmup_steps=-1 is negative'):
+    distillers.create({'kd': {'weight': 1.0, 'warmup_steps': -1}})
 
 
 def test_unknown_method_names_the_nearest():
@@ -95,9 +133,10 @@ def test_a_method_declares_options_of_its_terms():
     for term, declared in terms.items():
       declared = declared if isinstance(declared, dict) else {'weight': declared}
       factory = inspect.signature((methods.TERMS | methods.WRAPPERS)[term]).parameters
-      assert set(found[term]) - {'weight'} == set(factory) - {'axis_name', 'distiller'}
+      own = {'weight', 'warmup_steps'} if term in methods.TERMS else {'weight'}
+      assert set(found[term]) - own == set(factory) - {'axis_name', 'distiller'}
       assert declared.items() <= found[term].items()
-      for option in set(found[term]) - set(declared):
+      for option in set(found[term]) - set(declared) - own:
         assert found[term][option] == factory[option].default
 
 

@@ -69,6 +69,13 @@ def test_what_a_model_knows(workdir):
   assert repr(toys.loaded(None)).endswith('3 classes, 0 parameters)')
 
 
+@pytest.mark.parametrize('align_corners', [True, False])
+def test_its_task_upsamples_as_its_config_says(align_corners):
+  config = workdirs.config_of(align_corners=align_corners)
+  task = dataclasses.replace(toys.loaded(None), config=config).task
+  assert (task.num_classes, task.align_corners) == (3, align_corners)
+
+
 @pytest.mark.parametrize('checkpoint', [7, 'newest', None])
 def test_a_checkpoint_that_is_not_there(workdir, checkpoint):
   with pytest.raises(CheckpointError, match=f"no checkpoint {checkpoint!r}; .* 1, 2, 3"):

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from kdseg_jax import config_files
+from kdseg_jax.data import palettes
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import load
 from kdseg_jax.interop import download, importing, pretrained
 from kdseg_jax.interop.importing import Request
+from kdseg_jax.models.normalization import IMAGENET_STD, Preprocessing
 from kdseg_jax.training.checkpoint import Checkpointer, CheckpointError
 from tests.interop import states
 
@@ -49,6 +51,15 @@ def test_a_classifier_becomes_a_work_directory(mobilenet, tmp_path):
       leaf(model.variables, 'params', 'head', 'classifier', 'kernel'),
       source['classifier.1.weight'].T)
   assert list(model.classes)[:2] == ['class 0', 'class 1']
+  np.testing.assert_array_equal(model.palette, palettes.default_palette(20))
+
+
+def test_a_classifier_of_small_images(tmp_path):
+  """The config has what its network and the images of its source need."""
+  np.savez(tmp_path / 'resnet8.npz', **states.state_dict('cifar_resnet8', 'cifar', 20))
+  student = importing.read(Request(str(tmp_path / 'resnet8.npz'), 'cifar_resnet8')).config.student
+  assert (student.output_stride, student.dropout) == (4, 0)
+  np.testing.assert_allclose(student.mean, 255 * np.array([0.5071, 0.4867, 0.4408]))
 
 
 def test_no_run_goes_on_from_it(mobilenet, tmp_path):
@@ -160,6 +171,9 @@ def test_a_model_of_the_hub(tmp_path, monkeypatch):
   imported = importing.read(Request('hf:timm/resnet18.x', 'resnet18'))
   assert imported.config.student.mean == (127.5,) * 3
   assert imported.config.student.std == (63.75, 127.5, 127.5)
+  description['pretrained_cfg'].pop('std')
+  assert pretrained.find('hf:timm/resnet18.x', 'resnet18')[1] == Preprocessing(
+      (127.5,) * 3, IMAGENET_STD)
   description['architecture'] = 'resnet18d'
   with pytest.raises(UserError, match='is of the architecture resnet18d; of timm, resnet18 is res'):
     importing.read(Request('hf:timm/resnet18.x', 'resnet18'))

@@ -58,6 +58,7 @@ OF_PAIRS = {
     'attention_transfer': losses.attention_transfer,
     'fitnets': losses.fitnets,
     'channel_wise': losses.channel_wise,
+    'hierarchical_context': losses.hierarchical_context,
     'intra_class_variation': lambda s, t: losses.intra_class_variation(
         s, t, labels_of(s.shape[:-1]), num_classes=5),
     'double_similarity_pixel': lambda s, t: losses.double_similarity_pixel([s, s], [t, t]),

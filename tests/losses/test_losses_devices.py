@@ -87,6 +87,12 @@ def one_map(student, teacher, where, axis_name):
       + losses.channel_wise(student, teacher, where=where, axis_name=axis_name))
 
 
+def hierarchical(student, teacher, where, axis_name):
+  return losses.hierarchical_context(
+      [student, student[:, 0, 0]], [teacher, teacher[:, 0, 0]],
+      where=[where, where[:, 0, 0]], axis_name=axis_name)
+
+
 def decoupled(student, teacher, where, axis_name):
   return losses.decoupled_kd(student, teacher, labels_of(where), axis_name=axis_name)
 
@@ -144,7 +150,7 @@ def on_one_device(loss):
 @pytest.mark.parametrize('loss', [
     cross_entropy, upsampled_cross_entropy, ohem, ohem_downsampled, pixelwise,
     pixelwise_unmasked, pixelwise_same_mask_everywhere, pixelwise_sum, gram, direct, near, one_map,
-    decoupled, similarities, scores, cross_image, memory],
+    hierarchical, decoupled, similarities, scores, cross_image, memory],
     ids=lambda loss: loss.__name__)
 def test_eight_devices_equal_one(loss, mode):
   batch, expected = example(), on_one_device(loss)

@@ -116,6 +116,18 @@ def test_nearest_reads_the_pixel_below_the_exact_position(source, target, expect
   assert resized.dtype == jnp.uint8
 
 
+@pytest.mark.parametrize('size', [(5, 5), (6, 4), (2, 9), (3, 2)])
+def test_nearest_of_maps_copies_the_pixels_that_it_copies_of_labels(size):
+  x = noise((2, 3, 2, 4), jnp.bfloat16)
+  index = resizing.resize_nearest(jnp.arange(6).reshape(1, 3, 2), size)[0]
+  resized, gradient = jax.jit(jax.value_and_grad(
+      lambda x: (lambda y: (y.sum(), y))(resizing.resize_nearest(x, size)), has_aux=True))(x)
+  np.testing.assert_array_equal(resized[1], x.reshape(2, 6, 4)[:, index])
+  counts = np.bincount(index.ravel(), minlength=6)
+  np.testing.assert_array_equal(gradient, np.broadcast_to(
+      counts.reshape(1, 3, 2, 1), x.shape).astype(x.dtype))
+
+
 def test_nearest_refuses_other_shapes():
   with pytest.raises(ValueError, match=r'\(N, h, w\).*\(2, 3\)'):
     resizing.resize_nearest(jnp.zeros((2, 3), jnp.int32), (1, 1))

@@ -7,6 +7,7 @@ import pytest
 
 from kdseg_jax import models
 from kdseg_jax.models.backbones import BACKBONES
+from kdseg_jax.models.classifier import ClassifierHead
 
 
 def shapes(name, size=(64, 64), **options):
@@ -16,7 +17,7 @@ def shapes(name, size=(64, 64), **options):
       lambda x: model.init_with_output({'params': jax.random.key(0)}, x), image)
 
 
-@pytest.mark.parametrize('name', models.CLASSIFIERS)
+@pytest.mark.parametrize('name', BACKBONES)
 def test_shapes_and_what_the_registry_says_of_channels(name):
   (logits, taps), _ = shapes(name)
   assert logits.shape == (2, 7) and logits.dtype == jnp.float32
@@ -28,7 +29,8 @@ def test_shapes_and_what_the_registry_says_of_channels(name):
 
 @pytest.mark.parametrize('name, parameters', [  # of torchvision and timm, with 1000 classes
     ('resnet18', 11_689_512), ('resnet34', 21_797_672), ('resnet50', 25_557_032),
-    ('resnet101', 44_549_160), ('mobilenetv2', 3_504_872), ('efficientnet_lite0', 4_652_008)])
+    ('resnet101', 44_549_160), ('mobilenetv1', 4_231_976),
+    ('mobilenetv2', 3_504_872), ('efficientnet_lite0', 4_652_008)])
 def test_parameters(name, parameters):
   assert models.complexity(models.create(name, 1000), (64, 64)).params == parameters
 
@@ -46,12 +48,23 @@ def test_logits_are_linear_in_the_mean_over_positions():
   dropped = jax.jit(lambda key: model.apply(
       variables, image, train=True, rngs={'dropout': key}, mutable=['batch_stats'])[0][1])(
           jax.random.key(1))
+  np.testing.assert_allclose(
+      dropped['logits'], dropped['embedding'] @ classifier['kernel'] + classifier['bias'],
+      rtol=1e-4, atol=1e-5)
   share = np.mean(np.asarray(dropped['embedding']) == 0) - np.mean(
       np.asarray(dropped['pooled']) == 0)
   assert 0.05 < share < 0.6
   kept = np.asarray(dropped['embedding']) != 0
   np.testing.assert_allclose(np.asarray(dropped['embedding'])[kept],
                              np.asarray(dropped['pooled'])[kept] / 0.7, rtol=1e-5)
+
+
+def test_the_mean_is_not_rounded_to_the_precision_of_the_map():
+  x = jax.random.uniform(jax.random.key(0), (2, 7, 7, 8), jnp.bfloat16)
+  _, pooled, _ = ClassifierHead(3, dtype=jnp.bfloat16).init_with_output(
+      jax.random.key(0), {'stage4': x}, jnp.arange(2), False)[0]
+  assert pooled.dtype == jnp.float32
+  np.testing.assert_allclose(pooled, np.mean(x.astype(np.float32), axis=(1, 2)), rtol=1e-6)
 
 
 @pytest.mark.parametrize('options', [{'aux': True}, {'head_channels': 64}])

@@ -14,8 +14,6 @@ from kdseg_jax.models.efficientnet_lite import EfficientNetLite
 from kdseg_jax.models.normalization import BatchNorm
 from tests import toys
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 def _images(size=(32, 32)):
   return np.random.default_rng(0).standard_normal((2, *size, 3)).astype(np.float32)

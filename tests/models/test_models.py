@@ -1,5 +1,7 @@
 """The registry."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 from kdseg_jax import models
-from kdseg_jax.models import resnet
+from kdseg_jax.models import mobilenet, resnet
 
 
 def test_defaults():
@@ -86,6 +88,31 @@ def test_averages_of_pooled_shortcuts(rows, columns):
   np.testing.assert_allclose(resnet._average(x, 1)[0, :, :, 0], same, rtol=1e-6)
 
 
+class Passed(nn.Module):
+  """In place of a `ConvNorm`: the shortcut's input as it is, and 0 of the other branch."""
+
+  features: int
+  kernel_size: int = 3
+  strides: int = 1
+  dilation: int = 1
+  activation: Any = None
+
+  def __call__(self, x, train):
+    x = x[:, ::self.strides, ::self.strides, :1]
+    return x if self.name == 'shortcut' else 0 * x
+
+
+@pytest.mark.parametrize('strides, dilation, pooled', [(1, 1, 0), (1, 2, 1), (2, 1, 2)])
+@pytest.mark.parametrize('pooled_shortcut', [False, True])
+def test_shortcuts_average_where_the_stage_strides_or_would(
+    strides, dilation, pooled, pooled_shortcut):
+  x = np.random.default_rng(0).standard_normal((1, 6, 5, 3)).astype(np.float32)
+  y = resnet.BasicBlock(1, strides, dilation, 1, Passed, pooled_shortcut).apply({}, x, False)
+  expected = resnet._average(x, pooled) if pooled and pooled_shortcut else (
+      x[:, ::strides, ::strides])
+  np.testing.assert_allclose(y, expected[..., :1], rtol=1e-6)
+
+
 @pytest.mark.parametrize('options, dilations', [
     ({}, [1, 1, 1, 2]), ({'dilate_first': True}, [1, 1, 2, 4])])
 def test_dilation_of_first_blocks(options, dilations):
@@ -101,6 +128,28 @@ def test_dilation_of_first_blocks(options, dilations):
     jax.eval_shape(lambda: model.init(jax.random.key(0), np.zeros((1, 64, 64, 3), np.uint8)))
   assert [found[f'stage{stage}_block0'] for stage in (1, 2, 3, 4)] == dilations
   assert found['stage4_block1'] == 4
+
+
+@pytest.mark.parametrize('output_stride, strides, dilations', [
+    (8, (4, 8, 8, 8), [1, 1, 2, 4]), (32, (4, 8, 16, 32), [1, 1, 1, 1])])
+def test_stages_of_mobilenetv1(output_stride, strides, dilations):
+  """Sizes, and the dilation of each stage's last block."""
+  found = {}
+
+  def note(call, args, kwargs, context):
+    if isinstance(context.module, mobilenet.DepthwiseSeparable):
+      found[context.module.name] = context.module.dilation
+    return call(*args, **kwargs)
+
+  model = models.create('deeplabv3_mobilenetv1', 3, width=0.25, output_stride=output_stride)
+  with nn.intercept_methods(note):
+    (_, taps), _ = jax.eval_shape(lambda: model.init_with_output(
+        {'params': jax.random.key(0)}, np.zeros((1, 64, 64, 3), np.uint8)))
+  shapes = [taps[f'stage{stage}'].shape[1:] for stage in (1, 2, 3, 4)]
+  assert shapes == [(64 // stride, 64 // stride, channels)
+                    for stride, channels in zip(strides, (32, 64, 128, 256), strict=True)]
+  assert [found[block] for block in (
+      'stage1_block1', 'stage2_block1', 'stage3_block5', 'stage4_block1')] == dilations
 
 
 def test_shortcuts_of_resnet_d_have_the_size_of_its_maps():
@@ -126,12 +175,14 @@ def test_size_of_the_maps(options, sizes):
 
 def test_names():
   heads = 'pspnet', 'deeplabv3', 'deeplabv3plus'
-  backbones = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet18d', 'resnet34d',
-               'resnet50d', 'resnet101d', 'mobilenetv2')
+  backbones = {'mobilenetv1', 'mobilenetv2', *(f'efficientnet_lite{i}' for i in range(5)),
+               *(f'resnet{depth}{kind}' for depth in (18, 34, 50, 101) for kind in ('', 'd'))}
+  small = {name for name in models.NAMES if name.startswith('cifar_')}
+  assert len(small) == 18 and len(models.NAMES) == len(set(models.NAMES))
   assert set(models.NAMES) == {
-      'espnet', 'espnet_c', *backbones,
+      'espnet', 'espnet_c', *backbones, *small,
       *(f'{head}_{backbone}' for head in heads for backbone in backbones)}
-  assert set(models.CLASSIFIERS) == set(backbones)
+  assert set(models.CLASSIFIERS) == backbones | small
 
 
 @pytest.mark.parametrize('name, channels', [

@@ -5,7 +5,7 @@ import numpy as np
 
 from kdseg_jax.losses.resizing import resize_bilinear
 from kdseg_jax.models.layers import ConvNorm
-from kdseg_jax.models.pspnet import PSPNetHead
+from kdseg_jax.models.pspnet import AuxiliaryHead, PSPNetHead
 from tests import toys
 
 
@@ -37,3 +37,18 @@ def test_head_by_parts():
   classifier = variables['params']['classifier']
   np.testing.assert_allclose(
       logits, embedding @ classifier['kernel'][0, 0] + classifier['bias'], rtol=1e-4, atol=1e-5)
+
+
+def test_the_auxiliary_head_drops_out_before_its_classifier_in_training_alone():
+  x = np.random.default_rng(0).standard_normal((2, 5, 4, 8)).astype(np.float32)
+  head, index = AuxiliaryHead(num_classes=3, channels=6, dropout=0.5), np.arange(2)
+  variables = toys.variables(head, x, index, False)
+  train = lambda key: head.apply(
+      variables, x, index, True, mutable=['batch_stats'], rngs={'dropout': jax.random.key(key)})[0]
+  assert not np.allclose(train(0), train(1))
+  part = lambda name: {kind: tree[name] for kind, tree in variables.items() if name in tree}
+  embedding = ConvNorm(6, 3).apply(part('conv'), x, False)
+  classifier = variables['params']['classifier']
+  np.testing.assert_allclose(
+      head.apply(variables, x, index, False),
+      embedding @ classifier['kernel'][0, 0] + classifier['bias'], rtol=1e-4, atol=1e-5)

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from kdseg_jax import tasks
 from kdseg_jax.report import studies
+
+METRIC = tasks.SegmentationTask.main_metric
 
 ALONE = [0.50, 0.52, 0.49, 0.51, 0.48]
 BETTER = [0.53, 0.54, 0.53, 0.53, 0.52]  # differences .03 .02 .04 .02 .04
@@ -72,7 +75,7 @@ def report_of(teacher=None, steps=10, students=(('kd', BETTER), ('alone', ALONE)
   return studies.build(
       {name: {'evaluations': rows(values), **costs}
        for name, values in students},
-      baseline='alone', metric='mean_iou', classes=['road', 'sky'], seeds=range(5),
+      baseline='alone', metric=METRIC, classes=['road', 'sky'], seeds=range(5),
       teacher=teacher, shared={'description': 'What is compared.', 'steps': steps, **shared})
 
 
@@ -81,6 +84,7 @@ def test_report_takes_the_last_evaluation_and_marks_the_best():
   assert kd['mean_iou'] == pytest.approx(np.mean(BETTER))
   assert kd['best_of_many'] == pytest.approx(np.mean(BETTER) + 0.1)
   assert kd['paired'] == studies.paired(BETTER, ALONE)
+  assert kd['interval'] == studies.mean_interval(BETTER)
   assert kd['per_class_difference'] == {'road': pytest.approx(0.03), 'sky': None}
 
   alone = report_of()['students']['alone']
@@ -88,18 +92,24 @@ def test_report_takes_the_last_evaluation_and_marks_the_best():
   assert 'per_class_difference' not in alone
 
 
+def test_a_class_that_some_seeds_lack_is_compared_over_the_others():
+  rows = lambda values: [{'per_class_iou': [value, 0.5]} for value in values]
+  found = studies._per_class(rows([0.4, None, 0.7]), rows([0.3, 0.2, 0.5]), ['road', 'sky'])
+  assert found == {'road': pytest.approx(0.15), 'sky': 0}
+
+
 def test_a_run_without_its_last_evaluation_is_not_reported():
   with pytest.raises(ValueError, match=r'evaluated last after step \[10, .*expected 20'):
     report_of(steps=20)
   with pytest.raises(ValueError, match=r'alone: evaluated last after step \[None\]'):
-    studies.build({'alone': {'evaluations': [[]]}}, baseline='alone', metric='mean_iou',
+    studies.build({'alone': {'evaluations': [[]]}}, baseline='alone', metric=METRIC,
                   classes=['road'], seeds=[0], teacher=None, shared={'steps': 10})
 
 
 def test_markdown_shows_the_baseline_first_and_every_figure():
   teacher = {'mean_iou': 0.7, 'training': {'steps_per_second': 4.0, 'peak_megabytes': 99.0},
              'inference': {'params': 9999}}
-  text = studies.markdown(report_of(teacher), title='Title', command='the command')
+  text = studies.markdown(report_of(teacher), metric=METRIC, title='Title', command='the command')
   lines = text.splitlines()
   assert lines[0] == '# Title' and '`the command`' in text and 'Teacher: 70.0.' in text
   row = next(i for i, line in enumerate(lines) if line.startswith('| alone'))
@@ -107,7 +117,9 @@ def test_markdown_shows_the_baseline_first_and_every_figure():
   assert lines[row + 1].startswith('| kd') and '+3.0' in lines[row + 1]
   assert '1.8 to 4.2' in lines[row + 1] and '63.0' in lines[row + 1]
   assert any(line.startswith('| sky') and '-' in line for line in lines)
-  assert '| teacher' in text and '9,999' in text and '- kd: 53.0, 54.0' in text
+  cells = [[cell.strip() for cell in line.split('|')[1:-1]] for line in lines]
+  assert ['kd', '2.0', '10', '3', '1,000', '5,000,000', '7'] in cells
+  assert ['teacher', '4.0', '99', '-', '9,999', '-', '-'] in cells and '- kd: 53.0, 54.0' in text
 
 
 def test_several_comparisons_are_corrected_and_said_to_be():
@@ -116,10 +128,10 @@ def test_several_comparisons_are_corrected_and_said_to_be():
   p_values = [report['students'][name]['paired']['p_value'] for name in ('kd', 'at')]
   got = [report['students'][name]['p_value_corrected'] for name in ('kd', 'at')]
   assert got == studies.corrected(p_values) and got[0] > p_values[0]
-  text = studies.markdown(report, title='', command='')
+  text = studies.markdown(report, metric=METRIC, title='', command='')
   assert 'corrected for 2 comparisons' in text and 'p (Holm)' in text
   assert f'| {got[0]:.2g} |'.replace('| ', '') in text
-  text = studies.markdown(report_of(), title='', command='')
+  text = studies.markdown(report_of(), metric=METRIC, title='', command='')
   assert 'Holm' not in text and 'this one teacher, this one training set' in text
 
 
@@ -128,7 +140,7 @@ def test_what_was_tried_is_shown_with_the_chosen_in_bold():
                       'results': {'0.01': 0.3, '0.02': 0.4, '0.04': None}},
             'kd': {'field': 'optimizer.learning_rate', 'chosen': 0.01,
                    'results': {'0.005': 0.1, '0.01': 0.3, '0.02': 0.2}}}
-  text = studies.markdown(report_of(tuning=tuning), title='', command='')
+  text = studies.markdown(report_of(tuning=tuning), metric=METRIC, title='', command='')
   rows = [line.replace(' ', '') for line in text.splitlines()]
   assert '|student|0.005|0.01|0.02|0.04|' in rows
   assert '|alone||30.0|**40.0**|diverged|' in rows and '|kd|10.0|**30.0**|20.0||' in rows

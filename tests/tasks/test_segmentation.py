@@ -65,10 +65,12 @@ def test_perfect_logits_score_one_and_ignored_pixels_and_padding_count_nowhere()
   batch = batch_of()
   logits = 10 * jax.nn.one_hot(np.where(batch['label'] == 255, 0, batch['label']), 3)
   batch['label'][1], batch['index'][1] = 255, -1  # a padding example
-  counts = TASK.count(logits, batch)
-  assert counts['images'] == 1 and counts['confusion_matrix'].sum() == 5 * 8
-  metrics = TASK.summarize(jax.device_get(counts))
-  assert metrics == {
+  outputs = TASK.outputs(logits, batch)
+  assert outputs.sums['images'] == 1 and outputs.sums['confusion_matrix'].sum() == 5 * 8
+  assert outputs.examples == {}
+  found = TASK.accumulator()
+  found.add(jax.device_get(outputs))
+  assert found.summarize() == {
       'mean_iou': 1.0, 'per_class_iou': [1.0] * 3, 'pixel_accuracy': 1.0, 'images': 1}
 
 
@@ -76,6 +78,10 @@ def test_perfect_logits_score_one_and_ignored_pixels_and_padding_count_nowhere()
 def test_classes_that_occur_nowhere(absent_as_zero, expected):
   task = tasks.SegmentationTask(num_classes=3, absent_as_zero=absent_as_zero)
   matrix = np.array([[2, 1, 0], [1, 2, 0], [0, 0, 0]])
-  metrics = task.summarize({'confusion_matrix': matrix, 'images': 1})
+  found = task.accumulator()
+  for images in (1, 2):
+    found.add(tasks.Outputs({'confusion_matrix': matrix, 'images': images}))
+  metrics = found.summarize()
+  assert metrics['images'] == 3
   np.testing.assert_allclose(metrics['mean_iou'], expected)
   np.testing.assert_equal(metrics['per_class_iou'][2], 0.0 if absent_as_zero else np.nan)

@@ -42,7 +42,8 @@ def test_everything_comes_back_with_its_types(tmp_path):
                        jax.tree.leaves(state_of(7)._replace(rng=0)), strict=True):
     np.testing.assert_array_equal(got, want)
   assert jax.random.normal(restored.rng) == jax.random.normal(jax.random.key(5))
-  assert checkpointer.read_meta(7) == {'config': {'a': [1, 2]}, 'metric': 'mean_iou'}
+  assert checkpointer.read_meta(7) == {
+      'config': {'a': [1, 2]}, 'metric': 'mean_iou', 'maximize': True}
 
 
 def test_a_run_from_before_critics_had_optimisers_of_their_own_goes_on(tmp_path):
@@ -70,10 +71,11 @@ def test_the_latest_and_the_best_are_kept_and_nan_is_never_the_best(tmp_path):
   assert reopened.best_step() == 2 and reopened.latest_step() == 5
 
 
-def test_the_best_is_known_to_a_reader_that_does_not_name_the_metric(tmp_path):
-  checkpointer = Checkpointer(tmp_path, metric='mean_iou', keep=1)
+@pytest.mark.parametrize('metric', ['mean_iou', 'accuracy'])
+def test_the_best_is_known_to_a_reader_that_does_not_name_the_metric(metric, tmp_path):
+  checkpointer = Checkpointer(tmp_path, metric=metric, keep=1)
   for step, value in [(1, 0.9), (2, 0.1), (3, 0.2)]:
-    checkpointer.save(step, state_of(step), {}, {'mean_iou': value, 'images': 10 * step})
+    checkpointer.save(step, state_of(step), {}, {metric: value, 'images': 10 * step})
   checkpointer.close()
   assert Checkpointer(tmp_path).best_step() == 1
 

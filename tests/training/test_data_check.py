@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 
-from kdseg_jax import data
+from kdseg_jax import data, tasks
 from kdseg_jax.data import files
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import data_check
@@ -38,7 +38,8 @@ def check(tmp_path, train, val=(0, 1, 2), *, teacher=None, limit=0):
       eval=types.SimpleNamespace(split='val', limit=limit),
       data=types.SimpleNamespace(train_split='train'))
   data_check.check_data(types.SimpleNamespace(
-      config=config, train_source=source, evaluation_source=Labels(val), teacher=teacher),
+      config=config, train_source=source, evaluation_source=Labels(val), teacher=teacher,
+      task=tasks.SegmentationTask(len(source.classes))),
       str(tmp_path))
   return source
 

@@ -68,7 +68,7 @@ def ten_steps(devices, mode):
   for seed in SEEDS:
     stream = pipeline.train_batches(
         data.create('scenes', 'train', size=(32, 32)), batch_size=16, seed=seed,
-        augmentation=augmentation.Augmentation((32, 32)))
+        augmentation=augmentation.Augmentation((32, 32), fields=TASK.fields))
     batches = [next(stream) for _ in range(10)]
     initial = initial or initial_states(model, distiller, optimizers, batches[0])
     losses = []

@@ -49,7 +49,7 @@ def evaluated(multiple):
   mesh = parallel.create_mesh(jax.devices()[:1])
   evaluator = Evaluator(
       tasks.SegmentationTask(CLASSES), module, mesh, batch_size=2, multiple=multiple)
-  return evaluator.count(variables, source())['confusion_matrix']
+  return evaluator.accumulate(variables, source()).matrix
 
 
 def test_without_padding_every_image_counts_as_it_would_alone():

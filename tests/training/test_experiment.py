@@ -30,8 +30,8 @@ def config_with(field, value):
     ('critic.steps', -1, 'config.critic.steps=-1 must be at least 0'),
     ('checkpoint.keep', 0, 'config.checkpoint.keep=0 must be at least 1'),
     ('role', 'techer', "Unknown config.role: 'techer'. Did you mean 'teacher'"),
-    ('supervised.loss', 'ohem_cross_entrop', "Did you mean 'ohem_cross_entropy'"),
-    ('supervised.ohem_threshold', 7.0, r'ohem_threshold=7.0 must be in \[0, 1\]'),
+    ('task.supervised_loss', 'ohem_cross_entrop', "Did you mean 'ohem_cross_entropy'"),
+    ('task.ohem_threshold', 7.0, r'ohem_threshold=7.0 must be in \[0, 1\]'),
 ])
 def test_a_field_that_cannot_work_is_named(field, value, message):
   with pytest.raises(ValueError, match=message):
@@ -73,8 +73,8 @@ def test_published_weights_that_fit_no_such_student_are_refused(fields, message)
 
 
 def test_the_config_reaches_the_task_and_the_state():
-  config = config_with('supervised.loss', 'ohem_cross_entropy')
-  config.supervised.update(ohem_threshold=0.5, ohem_min_kept=77)
+  config = config_with('task.supervised_loss', 'ohem_cross_entropy')
+  config.task.update(ohem_threshold=0.5, ohem_min_kept=77)
   task = experiment.create_task(config, 11)
   assert (task.supervised_loss, task.ohem_threshold, task.ohem_min_kept) == (
       'ohem_cross_entropy', 0.5, 77)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from configs import quickstart
 from kdseg_jax import tasks
-from kdseg_jax.training import experiment, parallel
+from kdseg_jax.training import evaluation, experiment, parallel
 from kdseg_jax.training.evaluation import Evaluator, throughput
 from kdseg_jax.training.inference import (
     WHOLE_IMAGE,
@@ -69,7 +69,8 @@ def two_classes(x):
 
 @pytest.mark.parametrize('total,window,overlap,starts', [
     (5, 3, 1 / 3, [0, 2]), (6, 3, 1 / 3, [0, 2, 3]), (7, 3, 0, [0, 3, 4]), (3, 3, 0.5, [0]),
-    (4, 3, 0.9, [0, 1]), (2048, 713, 1 / 3, [0, 476, 952, 1335])])
+    (4, 3, 0.9, [0, 1]), (2048, 713, 1 / 3, [0, 476, 952, 1335]),
+    (200, 100, 0.29, [0, 71, 100])])
 def test_windows_advance_by_their_stride_and_end_at_the_border(total, window, overlap, starts):
   assert window_starts(total, window, overlap).tolist() == starts
 
@@ -138,6 +139,16 @@ def test_a_mirror_image_is_turned_back_and_averaged():
       scores[..., 0], 0.1 + 0.4 * (np.roll(red, 1, axis=2) + np.roll(red, -1, axis=2)), rtol=1e-4)
 
 
+def test_logits_are_upsampled_before_they_become_probabilities():
+  model = Function(lambda image, mask: jnp.stack(
+      [image[:, ::2, ::2, 0] / 16., image[:, ::2, ::2, 1] / 32., jnp.zeros_like(mask[:, ::2, ::2])],
+      axis=-1))
+  batch = batch_of((1, 6, 8))
+  logits = TASK.upsample(model.apply(None, batch['image'], batch['mask'], None)[0], (6, 8))
+  scores = score_of(model, batch, Inference(scales=(1.0, 1.0)))
+  np.testing.assert_allclose(scores, jax.nn.softmax(logits), rtol=1e-5, atol=1e-6)
+
+
 def test_scales_show_resized_floats_and_are_averaged_at_the_size_that_is_asked_for():
   # The probability is the share of the true size that the model is shown: 0.25, 0.5.
   model = Function(lambda image, mask: two_classes(
@@ -203,7 +214,8 @@ def counts_of_one_image_at_a_time():
     example = source[index]
     batch = {'image': example['image'][None], 'mask': np.ones((1, *example['label'].shape), bool),
              'index': np.array([index]), 'label': example['label'][None]}
-    total += TASK.count(score(variables, batch, example['label'].shape), batch)['confusion_matrix']
+    outputs = TASK.outputs(score(variables, batch, example['label'].shape), batch)
+    total += outputs.sums['confusion_matrix']
   return variables, np.asarray(total)
 
 
@@ -215,11 +227,11 @@ def test_evaluation_counts_the_same_on_any_number_of_devices_with_ragged_batches
   evaluator = Evaluator(TASK, toys.Model(axis_name=parallel.AXIS), mesh, mode=mode, batch_size=8,
                         inference=EVERYTHING)
   variables = parallel.replicate(variables, mesh)
-  counts = evaluator.count(variables, Source())
-  assert counts['images'] == 11
-  np.testing.assert_array_equal(counts['confusion_matrix'], expected)
+  found = evaluator.accumulate(variables, Source())
+  assert found.images == 11
+  np.testing.assert_array_equal(found.matrix, expected)
   if devices == 1:
-    assert evaluator(variables, Source()) == TASK.summarize(counts)
+    assert evaluator(variables, Source()) == found.summarize()
 
 
 def test_predictor_and_throughput_see_images_alike():
@@ -237,6 +249,14 @@ def test_predictor_and_throughput_see_images_alike():
   assert [shape for shape, _ in shown.shown[:1] + shown.shown[-1:]] == [(1, 8, 6, 3), (1, 4, 4, 3)]
 
 
+def test_throughput_counts_images_over_the_seconds_that_they_took(monkeypatch):
+  clock = iter(range(10))
+  monkeypatch.setattr(evaluation.time, 'perf_counter', lambda: float(next(clock)))
+  model = toys.loaded(Function(lambda image, mask: jnp.zeros((*mask.shape, 3))))
+  # Two rounds of two images, after which 4 s have passed.
+  assert throughput(model, batch_of((2, 4, 4))['image'], seconds=2.5) == 1.0
+
+
 def test_predictor_pads_to_a_multiple_and_cuts_its_labels_out():
   # Labels tell the position; what is padded is masked.
   shown = Function(lambda image, mask: jax.nn.one_hot(
@@ -244,6 +264,14 @@ def test_predictor_pads_to_a_multiple_and_cuts_its_labels_out():
   labels = make_predictor(TASK, shown, multiple=8)({}, batch_of((1, 13, 11))['image'])[0][0]
   assert shown.shown[0][0] == (1, 16, 16, 3)
   np.testing.assert_array_equal(labels, np.tile([1] * 5 + [2] * 6, (13, 1)))
+
+
+def test_what_a_predictor_pads_is_masked():
+  share = Function(lambda image, mask: two_classes(
+      jnp.broadcast_to(jnp.mean(mask, axis=(1, 2), keepdims=True), mask.shape)))
+  _, scores = make_predictor(TASK, share, multiple=8)(
+      {}, batch_of((1, 13, 11))['image'], with_scores=True)
+  np.testing.assert_allclose(scores[..., 0], 13 * 11 / 256, rtol=1e-5)
 
 
 @pytest.mark.parametrize('fields,message', [

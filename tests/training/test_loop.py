@@ -1,6 +1,7 @@
 """The loop: teachers, divergence, what is logged and saved."""
 
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -158,6 +159,23 @@ def test_nan_in_the_loss_stops_at_once_and_names_step_terms_and_checkpoint(
   with pytest.raises(Diverged, match=r'the last good checkpoint is 2 in'):
     loop.train(config, str(tmp_path))
   assert Checkpointer(tmp_path).latest_step() == 2
+
+
+@pytest.mark.parametrize('value', [math.nan, math.inf, -math.inf])
+def test_any_metric_that_is_not_finite_stops(value, tmp_path, monkeypatch):
+  step = lambda state, batch: (state._replace(step=state.step + 1),
+                               {'loss': jnp.float32(1), 'task/term': jnp.float32(value)})
+  monkeypatch.setattr(loop.programs, 'train_step_of', lambda experiment: step)
+  with pytest.raises(Diverged, match='train step 1: not finite: task/term;'):
+    loop.train(config_of(), str(tmp_path))
+
+
+def test_a_teacher_that_scores_nan_is_refused(teacher, tmp_path, monkeypatch):
+  monkeypatch.setattr(Evaluator, '__call__', lambda *_, **__: {'mean_iou': math.nan})
+  config = config_of('pixelwise', teacher)
+  config.teacher.min_metric = 0.0
+  with pytest.raises(TeacherTooWeak, match='scores mean_iou nan'):
+    loop.train(config, str(tmp_path))
 
 
 def test_a_method_that_prepares_wants_steps_for_it(teacher, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 
 from configs import quickstart
 from kdseg_jax.inference import Model
-from kdseg_jax.training.evaluation import recorded_mean_iou
+from kdseg_jax.training.evaluation import recorded_metric
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def recorded(tmp_path):
     config = saved.copy_and_resolve_references()
     config.update_from_flattened_dict(changes)
     model = Model(None, {}, (), saved, workdir=str(tmp_path), step=step + 1, train_step=step)
-    return recorded_mean_iou(model, config, split)
+    return recorded_metric(model, config, split, 'mean_iou')
   return look
 
 
@@ -33,7 +33,7 @@ def test_it_is_that_of_the_step(recorded):
 
 @pytest.mark.parametrize('changes', [
     {'split': 'val'}, {'split': None}, {'eval.flip': True}, {'eval.pad_multiple': 32},
-    {'data.root': 'elsewhere'}, {'data.size': (32, 32)}, {'eval.absent_as_zero': True}])
+    {'data.root': 'elsewhere'}, {'data.size': (32, 32)}, {'task.absent_as_zero': True}])
 def test_what_was_measured_otherwise_is_not_shown(recorded, changes):
   assert recorded(20, **changes) is None
 
@@ -43,9 +43,9 @@ def test_that_of_a_few_images_is_not_that_of_the_split(tmp_path):
   saved, asked = quickstart.get_config(), quickstart.get_config()
   saved.eval.limit = 8
   model = Model(None, {}, (), saved, workdir=str(tmp_path), train_step=20)
-  assert recorded_mean_iou(model, asked, 'test') is None
+  assert recorded_metric(model, asked, 'test', 'mean_iou') is None
   asked.eval.limit = 8
-  assert recorded_mean_iou(model, asked, 'test') == 0.2
+  assert recorded_metric(model, asked, 'test', 'mean_iou') == 0.2
 
 
 def test_how_images_are_batched_does_not_matter(recorded):

@@ -28,7 +28,8 @@ class Strided(nn.Module):
     embedding = nn.Conv(self.width, step, strides=step)(image / 255)
     logits = nn.Conv(self.num_classes, (1, 1))(embedding)
     return logits, {'embedding': embedding, 'logits': logits, 'aux_logits': logits,
-                    'pooled': embedding} | {f'stage{i}': embedding for i in range(1, 5)}
+                    'pooled': embedding} | {f'stage{i}{kind}': embedding for i in range(1, 5)
+                                            for kind in ('', '_preactivation')}
 
 
 def experiment_of(method, student, teacher, **options):
@@ -45,15 +46,16 @@ def experiment_of(method, student, teacher, **options):
 
 @pytest.mark.parametrize('method', SINGLE)
 def test_maps_of_one_size_pass(method):
-  shapes.check_losses(experiment_of(method, Strided(), Strided(width=12)))
+  shapes.check_step(experiment_of(method, Strided(), Strided(width=12)))
 
 
-# `context` alone compares nothing.
-@pytest.mark.parametrize('method', [method for method in SINGLE if method != 'context'])
+# `context` alone compares nothing, and `review` brings its maps to the teacher's size.
+@pytest.mark.parametrize('method', [
+    method for method in SINGLE if method not in ('context', 'review')])
 def test_maps_of_other_sizes_are_refused_by_the_name_of_a_term_and_what_mends_it(method):
   experiment = experiment_of(method, Strided(stride=8), Strided(stride=4))
   with pytest.raises(UserError) as error:
-    shapes.check_losses(experiment)
+    shapes.check_step(experiment)
   message = str(error.value)
   term = message.partition('config.distill.')[2].partition(':')[0]
   assert term in experiment.config.distill
@@ -65,7 +67,7 @@ def test_maps_of_other_sizes_are_refused_by_the_name_of_a_term_and_what_mends_it
 
 @pytest.mark.parametrize('term', ['pixelwise', 'kd', 'holistic'])
 def test_what_the_message_asks_for_mends_it(term):
-  shapes.check_losses(experiment_of(
+  shapes.check_step(experiment_of(
       term, Strided(stride=8), Strided(stride=4), **{term: {'resize': True}}))
 
 
@@ -73,7 +75,7 @@ def test_widths_that_differ_without_a_projection_name_the_term():
   experiment = experiment_of(
       'fitnets', Strided(width=8), Strided(width=12), fitnets={'projection': False})
   with pytest.raises(UserError, match=r'config.distill.fitnets: .*8.*12'):
-    shapes.check_losses(experiment)
+    shapes.check_step(experiment)
 
 
 def test_a_run_is_refused_before_its_teacher_is_measured_or_anything_is_compiled(

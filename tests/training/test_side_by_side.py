@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import types
 
 import jax
 import numpy as np
@@ -10,9 +11,13 @@ import pytest
 from absl import logging as absl_logging
 
 from configs import common, quickstart
-from kdseg_jax.distillers import methods
+from kdseg_jax import distillers
+from kdseg_jax.distillers import DistillerState, methods
 from kdseg_jax.training import loop, parallel, side_by_side, study_plan
+from kdseg_jax.training.checkpoint import saved_train_step
 from kdseg_jax.training.preemption import StopSignal
+from kdseg_jax.training.run import Due
+from kdseg_jax.training.state import Optimizers, TrainState
 from tests import runs, toys
 
 STEPS = 7
@@ -91,6 +96,7 @@ def test_a_student_equals_its_separate_run_to_the_bit(study, teacher, name, tmp_
   assert config.train.split_teacher and config.seed == 1 and config.data.seed == 0
   loop.train(config, str(tmp_path))
   assert_same(runs.saved(tmp_path), saved(study, name, 1))
+  assert saved_train_step(tmp_path) == STEPS  # those that prepared do not count
   losses = lambda folder: [(r['phase'], r['step'], r.get('loss'), r.get('mean_iou'))
                            for r in runs.rows(folder) if r['phase'] != 'prepare']
   assert losses(tmp_path) == losses(study_plan.student_workdir(str(study), name, 1))
@@ -135,7 +141,7 @@ def test_a_study_stopped_in_its_last_evaluations_makes_them_up(
 
 
 def test_students_at_different_steps_wait_for_the_ones_behind(study, teacher, tmp_path):
-  for seed, steps in ((0, 3), (1, 6)):  # as left behind by a killed study
+  for seed, steps in ((0, 6), (1, 3)):  # as left behind by a killed study
     config = study_plan.student_config(study_of(teacher), 'alone', seed).unlock()
     folder = study_plan.student_workdir(str(tmp_path), 'alone', seed)
     with StopSignal() as stop:
@@ -212,6 +218,63 @@ def test_the_prepare_phase_is_run_once_a_method_and_seed(teacher, tmp_path, monk
       np.testing.assert_array_equal(states[0][name], states[1][name])
 
 
+def test_what_was_prepared_is_shared_by_runs_that_would_prepare_the_same(teacher):
+  def key(name='everything', seed=0, **fields):
+    config = study_plan.student_config(study_of(teacher), name, seed).unlock()
+    config.update_from_flattened_dict(fields)
+    return side_by_side._prepare_key(config)
+  same = [key(), key(**{'distill.everything.weight': 0.7}), key(**{'optimizer.power': 2.0})]
+  others = [key(seed=1), key(**{'train.batch_size': 16}), key(**{'prepare.steps': 5}),
+            key(**{'distill.everything.slope': 2.0}), key(**{'data.seed': 3})]
+  assert len(set(same)) == 1 and len({same[0], *others}) == 1 + len(others)
+
+
+def test_a_run_takes_over_all_that_a_prepare_phase_changes(monkeypatch):
+  made = lambda mark: types.SimpleNamespace(
+      state=TrainState(
+          step=0, prepare_step=mark, params=0, batch_stats=0, opt_state=Optimizers(0, 0, mark),
+          distiller=DistillerState(params=0, critic=0, prepared=mark, memory=mark), rng=0),
+      experiment=types.SimpleNamespace(distiller=toys.prepared()), done=lambda phase: 0,
+      config=types.SimpleNamespace(prepare=types.SimpleNamespace(steps=3)))
+  monkeypatch.setattr(side_by_side, '_prepare_key', lambda config: 'key')
+  monkeypatch.setattr(loop, 'prepare', lambda run, stop: None)
+  run = made(0)
+  side_by_side._prepare(run, 'work', lambda config, folder, clock: made(1), None)
+  assert run.state == made(1).state
+
+
+def test_runs_in_one_program_share_its_seconds(tmp_path, monkeypatch):
+  seconds = iter((10.0, 16.0))
+  monkeypatch.setattr(side_by_side.time, 'perf_counter', lambda: next(seconds))
+  monkeypatch.setattr(side_by_side.compiling, 'announced', lambda what, call, *arguments: (
+      call(*arguments)))
+  run = lambda: types.SimpleNamespace(
+      state=TrainState(0, 0, {}, {}, {}, DistillerState(), 0), done=lambda phase: 0,
+      due=lambda *_, **__: Due(False, False, False), record=lambda *_, **__: False,
+      experiment=types.SimpleNamespace(
+          config=types.SimpleNamespace(train=types.SimpleNamespace(steps=3)),
+          distiller=toys.projected()))
+  clocks = [side_by_side.Stopwatch() for _ in range(3)]
+  program = lambda constants, state, batch: (state, {'loss': np.zeros(3)})
+  cohort = side_by_side._Cohort([run() for _ in clocks], clocks, program, str(tmp_path), '')
+  assert not cohort.advance({}, {'x': 0}, stopping=False)
+  assert [clock() for clock in clocks] == [2.0] * 3
+
+
+def test_the_teachers_cost_leaves_out_the_step_that_compiles(tmp_path):
+  teacher = side_by_side._TeacherPass([], (), str(tmp_path))
+  teacher._seconds, teacher._program = [90.0, 1.0, 2.0, 6.0], types.SimpleNamespace(
+      peak_bytes=lambda: 7)
+  teacher.write_cost()
+  assert json.loads((tmp_path / 'teacher_cost.json').read_text()) == {
+      'step_seconds': 2.0, 'peak_bytes': 7}
+
+
+def test_extra_parameters_are_all_that_is_trained_beside_the_student():
+  parts = (np.ones(1), np.ones((2, 5)), np.ones(100), np.ones(1000))  # the last is memory
+  assert side_by_side.extra_params(DistillerState(*({'x': part} for part in parts))) == 111
+
+
 def test_a_run_that_was_begun_with_another_config_is_refused(study, teacher):
   config = study_of(teacher)
   config.study.students.pairwise.distill.pairwise.weight = 3.0
@@ -251,6 +314,17 @@ def test_what_cannot_work_is_refused_before_the_teacher_is_trained(change, messa
   with config.unlocked():
     config.update(change)
   with pytest.raises(ValueError, match=message):
+    study_plan.check_study(config)
+
+
+def test_students_whose_teacher_normalises_otherwise_are_refused(teacher):
+  config = study_of(teacher, ('alone', 'pairwise'))
+  with config.unlocked():
+    config.study.students.reviewing = {
+        'method': 'review', 'distill': distillers.terms_of('review')}
+    study_plan.check_study(config)
+    config.study.students.reviewing.distill.review.teacher_batch_statistics = True
+  with pytest.raises(ValueError, match="True for 'reviewing' and False for 'pairwise'"):
     study_plan.check_study(config)
 
 

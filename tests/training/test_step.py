@@ -1,6 +1,7 @@
 """The train and prepare steps with made-up distillers for each group of the state."""
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,9 +9,16 @@ import optax
 import pytest
 
 from kdseg_jax import distillers, tasks
+from kdseg_jax.models.dropout import Dropout
+from kdseg_jax.models.layers import ConvNorm
 from kdseg_jax.training import parallel
 from kdseg_jax.training.state import Optimizers, create_state
-from kdseg_jax.training.step import make_evaluation_step, make_prepare_step, make_train_step
+from kdseg_jax.training.step import (
+    make_evaluation_step,
+    make_prepare_step,
+    make_teacher_step,
+    make_train_step,
+)
 from tests import toys
 
 AXIS = parallel.AXIS
@@ -59,7 +67,34 @@ def test_each_group_is_trained_by_its_own_objective_and_the_rest_stays():
   np.testing.assert_allclose(
       metrics['loss'], metrics['task/cross_entropy']
       + sum(metrics[f'distill/{name}/weighted'] for name in 'abc'), rtol=1e-6)
-  assert metrics['gradient_norm'] > 0 and 'distill/b/critic' in metrics
+  moved = jax.tree.map(  # by the first step of SGD at 0.02
+      lambda a, b: (b - a) / 0.02, *((x.params, x.distiller.params) for x in (state, new)))
+  np.testing.assert_allclose(metrics['gradient_norm'], optax.tree.norm(moved), rtol=1e-4)
+  assert 'distill/b/critic' in metrics
+
+
+class WithDropout(nn.Module):
+  """A model whose training mode differs in more than its BatchNorm."""
+
+  @nn.compact
+  def __call__(self, image, mask=None, index=None, train=False):
+    x = ConvNorm(4, name='body')(image / 255, train)
+    return x, {'x': x, 'dropped': Dropout(0.5, name='dropout')(x, index, train)}
+
+
+def test_the_teacher_normalises_by_the_batch_where_a_method_says_so():
+  teacher, batch = WithDropout(), batch_of()
+  variables = toys.variables(teacher, batch['image'])
+  of = lambda **requires: jax.jit(make_teacher_step(teacher, distillers.Requires(
+      teacher=('x', 'dropped'), **requires)))(variables, {}, batch)
+  by_statistics, by_batch = of(), of(teacher_batch_statistics=True)
+  expected = jax.jit(lambda: teacher.apply(
+      variables, batch['image'], index=batch['index'], train=True, mutable=['batch_stats'],
+      rngs={'dropout': jax.random.key(0)}))()[0][1]
+  np.testing.assert_allclose(by_batch['x'], expected['x'], rtol=1e-5, atol=1e-6)
+  assert not np.allclose(by_statistics['x'], expected['x'], atol=0.01)
+  for taps in (by_statistics, by_batch):  # Dropout is off in either
+    np.testing.assert_array_equal(taps['dropped'], taps['x'])
 
 
 def test_memory_is_threaded_through_the_loss_and_then_every_critic_step():
@@ -224,7 +259,9 @@ def test_evaluation_counts_each_valid_pixel_once_on_any_number_of_devices():
   for devices in (1, 8):
     mesh = parallel.create_mesh(jax.devices()[:devices])
     run = parallel.data_parallel(make_evaluation_step(TASK, model, axis_name=AXIS), mesh)
-    counts.append(jax.device_get(run(parallel.replicate(variables, mesh), {}, batch)))
+    outputs = run(parallel.replicate(variables, mesh), {}, batch)
+    counts.append(jax.device_get(outputs.sums))
+    assert outputs.examples == {}
   np.testing.assert_array_equal(counts[0]['confusion_matrix'], counts[1]['confusion_matrix'])
   assert counts[0]['images'] == counts[1]['images'] == 11
   assert counts[0]['confusion_matrix'].sum() == np.sum(batch['label'] != 255)

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from configs import common, quickstart
+from kdseg_jax import tasks
 from kdseg_jax.training import side_by_side, study_plan, tuning
 from kdseg_jax.training.run import Diverged
 
 pytestmark = pytest.mark.usefixtures('toy_models')
 
+METRIC = tasks.SegmentationTask.main_metric
 TUNE = {'field': 'optimizer.learning_rate', 'grid': (0.1, 0.2, 0.4), 'extend': 2, 'split': 'val',
         'seeds': (10, 11), 'data_seed': 10}
 
@@ -58,7 +60,7 @@ def peak(best):
 def test_each_student_gets_its_own_best_and_its_other_fields_stay(trained, tmp_path):
   runs = trained(peak({'alone': 0.2, 'kd': 0.2}))
   config = study()
-  tuned = tuning.tune(config, str(tmp_path), 'mean_iou')
+  tuned = tuning.tune(config, str(tmp_path), METRIC)
   assert {name: one.chosen for name, one in tuned.items()} == {'alone': 0.2, 'kd': 0.2}
   assert sorted(tuned['alone'].results) == [0.1, 0.2, 0.4]
   assert tuned['alone'].results[0.2] == pytest.approx(1 + 1e-3 * 10.5)  # the mean over both seeds
@@ -73,17 +75,23 @@ def test_each_student_gets_its_own_best_and_its_other_fields_stay(trained, tmp_p
 
 def test_a_grid_grows_until_the_best_lies_inside_for_that_student_alone(trained, tmp_path):
   runs = trained(peak({'alone': 0.8, 'kd': 0.1}))
-  tuned = tuning.tune(study(), str(tmp_path), 'mean_iou')
+  tuned = tuning.tune(study(), str(tmp_path), METRIC)
   assert tuned['alone'].chosen == 0.8 and sorted(tuned['alone'].results) == [
       0.1, 0.2, 0.4, 0.8, 1.6]
   assert tuned['kd'].chosen == 0.1 and sorted(tuned['kd'].results) == [0.05, 0.1, 0.2, 0.4]
   assert len(runs) == (5 + 4) * 2  # none twice
 
 
+def test_of_equals_the_smallest_is_chosen(trained, tmp_path):
+  trained(lambda student, value, seed: 0.5 if value in (0.2, 0.4) else 0.1)
+  tuned = tuning.tune(study(grid=(0.1, 0.2, 0.4, 0.8)), str(tmp_path), 'mean_iou')
+  assert {one.chosen for one in tuned.values()} == {0.2}
+
+
 def test_a_best_at_the_edge_is_refused(trained, tmp_path):
   trained(peak({'alone': 10.0, 'kd': 0.2}))
   with pytest.raises(tuning.UntunedError, match=r'edge of the grid.*\n  alone: .*1.6 -> ') as error:
-    tuning.tune(study(), str(tmp_path), 'mean_iou')
+    tuning.tune(study(), str(tmp_path), METRIC)
   assert '  kd:' not in str(error.value)
   assert not (tmp_path / 'tuning.json').exists()
 
@@ -92,7 +100,7 @@ def test_a_value_that_diverges_counts_as_the_worst(trained, tmp_path):
   def metric(student, value, seed):
     return math.nan if value > 0.3 else peak({'alone': 0.2, 'kd': 0.2})(student, value, seed)
   runs = trained(metric)
-  tuned = tuning.tune(study(), str(tmp_path), 'mean_iou')
+  tuned = tuning.tune(study(), str(tmp_path), METRIC)
   assert tuned['alone'].chosen == 0.2 and tuned['alone'].results[0.4] == -np.inf
   assert not any(value > 0.3 for _, value, _, _ in runs)
   assert json.loads((tmp_path / 'tuning.json').read_text())['kd']['results']['0.4'] is None
@@ -101,7 +109,7 @@ def test_a_value_that_diverges_counts_as_the_worst(trained, tmp_path):
 def test_being_told_to_stop_chooses_nothing(monkeypatch, tmp_path):
   monkeypatch.setattr(side_by_side, 'train', lambda config, workdir, **_: False)
   config = study()
-  assert tuning.tune(config, str(tmp_path), 'mean_iou') is None
+  assert tuning.tune(config, str(tmp_path), METRIC) is None
   assert 'optimizer' not in config.study.students.alone
 
 

@@ -48,11 +48,11 @@ def test_an_evaluation_hands_out_its_first_images_as_they_were_predicted(devices
   assert len(shown) == 5
   # A batch has images of one size: four of the one, then those that are left.
   order = [0, 2, 3, 5, 1]
-  for (image, label, predicted), index in zip(shown, order, strict=True):
+  for (image, fields, predicted), index in zip(shown, order, strict=True):
     np.testing.assert_array_equal(image, source[index]['image'])
-    np.testing.assert_array_equal(label, source[index]['label'])
-    np.testing.assert_array_equal(predicted, image[..., 0] > 127)
-    assert predicted.dtype == np.uint8
+    np.testing.assert_array_equal(fields['label'], source[index]['label'])
+    np.testing.assert_array_equal(predicted['label'], image[..., 0] > 127)
+    assert predicted['label'].dtype == np.uint8
 
 
 def test_fewer_images_than_pictures_and_none():

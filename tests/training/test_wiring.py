@@ -96,7 +96,8 @@ def test_a_run_reads_the_batches_of_its_config_from_where_it_goes_on(
   wanted = pipeline.train_batches(
       data.create('scenes', 'train'), batch_size=8, start=start,
       seed=seed if phase == 'train' else run._named_seed('prepare', seed),
-      augmentation=augmentation.Augmentation((32, 32), (0.5, 1.5), 0.3))
+      augmentation=augmentation.Augmentation((32, 32), (0.5, 1.5), 0.3,
+                                              fields=started.experiment.task.fields))
   assert len(read) == 12 - start
   for batch, want in zip(read[:3], wanted):
     for name in want:
@@ -153,7 +154,7 @@ def test_teachers_and_starts_are_the_best_checkpoints_of_their_own_architecture(
 # `measure_teacher`'s key or here.
 NOT_MEASURED = {'eval.every_steps', 'eval.batch_size', 'data.train_split', 'data.train_limit',
                 'data.seed', 'data.unlabelled', 'data.unlabelled_share', 'eval.pictures'}
-MEASURED_TOO = ('align_corners', 'teacher.step', 'teacher.workdir')
+MEASURED_TOO = ('task.align_corners', 'task.absent_as_zero', 'teacher.step', 'teacher.workdir')
 
 
 def leaves(config, prefix):
@@ -259,9 +260,10 @@ class Seen(Exception):
 
 def test_evaluate_looks_at_the_split_and_folder_asked_for_as_its_config_says(monkeypatch):
   config = config_of()
-  config.data.name, config.parallel, config.align_corners = 'folder', 'pmap', False
+  config.data.name, config.parallel = 'folder', 'pmap'
+  config.task.update(align_corners=False, absent_as_zero=True)
   config.eval.update(batch_size=24, limit=5, pad_multiple=16, window=(16, 24), overlap=0.25,
-                     scales=(0.5, 1.0), flip=True, absent_as_zero=True)
+                     scales=(0.5, 1.0), flip=True)
   seen = {}
   source = types.SimpleNamespace(classes=tuple('abc'))
   monkeypatch.setattr(data, 'create', lambda name, split, root, **_: (
@@ -276,7 +278,7 @@ def test_evaluate_looks_at_the_split_and_folder_asked_for_as_its_config_says(mon
       assert module == 'module'
       seen.update(task=task, options=options)
 
-    def count(self, variables, given):
+    def accumulate(self, variables, given):
       assert variables == 'variables' and given is source
       raise Seen
   monkeypatch.setattr(evaluate, 'Evaluator', Evaluator)

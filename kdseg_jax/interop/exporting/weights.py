@@ -21,9 +21,10 @@ from kdseg_jax.models.normalization import Preprocessing
 
 FILE = 'model.safetensors'
 _OF_TRAINING = ('init', 'remat')  # fields of config.student that do not change what it computes
+_DROPOUT = ('dropout', 'project_dropout')  # nor do these, but an import needs to know them
 # Fields that an architecture fixes and no array shows.
-_FIXED = {field for scheme in schemes.SCHEMES.values() for field in scheme.student} - set(
-    Preprocessing._fields)
+_FIXED = {field for scheme in schemes.SCHEMES.values() for field in scheme.student} - {
+    *Preprocessing._fields, *_DROPOUT}
 
 
 def choose(model: Model, name: str | None) -> schemes.Scheme:
@@ -56,7 +57,8 @@ def write(model: Model, scheme: schemes.Scheme, folder: str, description: dict[s
   student = {field: value for field, value in model.config.student.items()
              if field not in _OF_TRAINING}
   metadata = {'format': 'pt', state_dicts.OURS: json.dumps(description | {
-      'student': student, 'config': {'align_corners': model.config.align_corners}})}
+      'student': student, 'config': {'task': {
+          'align_corners': model.config.task.align_corners}}})}
   safetensors.numpy.save_file(arrays, os.path.join(folder, FILE), metadata=metadata)
 
 

@@ -7,14 +7,22 @@ from typing import Any
 
 from kdseg_jax import names
 from kdseg_jax.interop.conversion import WeightsError
-from kdseg_jax.interop.schemes import cirkd, efficientnet_lite, structured, timm, torchvision
+from kdseg_jax.interop.schemes import (
+    cifar,
+    cirkd,
+    efficientnet_lite,
+    mobilenetv1,
+    structured,
+    timm,
+    torchvision,
+)
 from kdseg_jax.interop.schemes.base import Scheme
 
 __all__ = ['SCHEMES', 'Scheme', 'choose', 'fits', 'named']
 
 SCHEMES = {scheme.name: scheme for scheme in (
     *torchvision.SCHEMES, *timm.SCHEMES, *efficientnet_lite.SCHEMES, *cirkd.SCHEMES,
-    *structured.SCHEMES)}
+    *structured.SCHEMES, *cifar.SCHEMES, *mobilenetv1.SCHEMES)}
 _FITS = 0.5  # share of the source's keys that a scheme must name to be the one that is meant
 
 
@@ -39,9 +47,11 @@ def choose(model: str, state_dict: Mapping[str, Any]) -> Scheme:
   best = max(shares, key=shares.get, default=None)
   if best is None or shares[best] < _FITS:
     tried = ', '.join(f'{name} ({share:.0%})' for name, share in shares.items()) or 'none'
-    others = [name for scheme in SCHEMES.values() for name in scheme.models
-              if name != model and _share(scheme, name, state_dict) >= _FITS]
-    hint = f' They are those of {", ".join(sorted(set(others)))}.' if others else ''
+    others = {(scheme.name, name): _share(scheme, name, state_dict)
+              for scheme in SCHEMES.values() for name in scheme.models if name != model}
+    most = max(_FITS, *others.values())
+    nearest = {name for (_, name), share in others.items() if share == most}
+    hint = f' They are those of {", ".join(sorted(nearest))}.' if nearest else ''
     raise WeightsError(
         f'The keys are not those of {model}: schemes that were tried, with the share of keys that '
         f'each names: {tried}.{hint} The first keys are {", ".join(list(state_dict)[:4])}.')

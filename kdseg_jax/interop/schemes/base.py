@@ -21,7 +21,7 @@ class Scheme(NamedTuple):
     layers: all layers of one of these.
     student: fields of `config.student` that its weights need, as `mean` or `ceil_mode`; what the
       shapes of a state dict say, as `aux`, is found by `structure.read`.
-    config: other fields of the config, as `align_corners`.
+    config: other sections of the config, as `{'task': {'align_corners': True}}`.
   """
 
   name: str

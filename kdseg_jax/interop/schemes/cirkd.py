@@ -58,5 +58,5 @@ def _pspnet():
 SCHEMES = (
     Scheme('cirkd', tuple(f'{head}_{backbone}' for head in ('deeplabv3', 'pspnet')
                           for backbone in _BACKBONES),
-           _layers, student=CAFFE_BGR, config={'align_corners': True}),
+           _layers, student=CAFFE_BGR, config={'task': {'align_corners': True}}),
 )

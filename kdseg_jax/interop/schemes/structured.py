@@ -81,8 +81,8 @@ _ESPNET = {'mean': (72.41519599, 82.93553322, 73.18188461), 'std': (44.9148, 46.
 
 SCHEMES = (
     Scheme('skd_pspnet', tuple(f'pspnet_{backbone}' for backbone in torchvision.RESNETS),
-           _pspnet, config={'align_corners': True},
+           _pspnet, config={'task': {'align_corners': True}},
            student=CAFFE_BGR | {'ceil_mode': True, 'dilate_first': True, 'negative_slope': 0.01}),
     Scheme('skd_espnet', ('espnet', 'espnet_c'), _espnet, student=_ESPNET,
-           config={'align_corners': True}),
+           config={'task': {'align_corners': True}}),
 )

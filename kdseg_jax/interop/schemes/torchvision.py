@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kdseg_jax.interop.layers import Layer, conv_norm
 from kdseg_jax.interop.schemes.base import Scheme
 
@@ -23,7 +25,14 @@ def resnet_stages(
     backbone: str, prefix: str = '', shortcut: tuple[str, str] = ('downsample.0', 'downsample.1'),
 ) -> list[Layer]:
   """The layers of the four stages; `shortcut` names a block's convolution and BatchNorm there."""
-  blocks, convolutions = RESNETS[backbone]
+  return residual_stages(*RESNETS[backbone], prefix, shortcut)
+
+
+def residual_stages(
+    blocks: Sequence[int], convolutions: int, prefix: str = '',
+    shortcut: tuple[str, str] = ('downsample.0', 'downsample.1'),
+) -> list[Layer]:
+  """As `resnet_stages`, of so many blocks in each stage, and convolutions in each block."""
   layers = []
   for stage, count in enumerate(blocks, 1):
     for block in range(count):

@@ -38,7 +38,7 @@ def exported(tmp_path, name, *, scheme=None, **fields):
 @pytest.mark.parametrize('name,scheme,fields', [
     ('resnet18', 'torchvision_resnet', {'student.output_stride': 32}),
     ('pspnet_resnet18', 'cirkd', {'student.aux': True, 'student.mean': (1.0, 2.0, 3.0)}),
-    ('espnet_c', 'skd_espnet', {'align_corners': False, 'student.dtype': 'bfloat16'})])
+    ('espnet_c', 'skd_espnet', {'task.align_corners': False, 'student.dtype': 'bfloat16'})])
 def test_import_reads_an_export_back(name, scheme, fields, tmp_path):
   model, description = exported(tmp_path, name, **fields)
   assert description['scheme'] == scheme and description['kind'] == 'safetensors'
@@ -49,7 +49,7 @@ def test_import_reads_an_export_back(name, scheme, fields, tmp_path):
   assert back.report['scheme'] == scheme
   assert {field: back.config.student[field] for field in model.config.student} == (
       model.config.student.to_dict())
-  assert back.config.align_corners == model.config.align_corners
+  assert back.config.task.align_corners == model.config.task.align_corners
   wanted, found = flat(model.variables), flat(back.variables)
   assert set(wanted) == {path for path in found if found[path].size}
   for path, array in wanted.items():

@@ -1,0 +1,34 @@
+"""Presenters by the name of their task."""
+
+from typing import Any
+
+from kdseg_jax import names
+from kdseg_jax.report.base import Figure, Presenter
+from kdseg_jax.report.classification import ClassificationPresenter
+from kdseg_jax.report.segmentation import SegmentationPresenter
+
+PRESENTERS: dict[str, Any] = {
+    'segmentation': SegmentationPresenter,
+    'classification': ClassificationPresenter,
+}
+
+
+def find(name: str) -> Any:
+  """The class of a presenter.
+
+  Raises:
+    UserError: there is none of that name (names the nearest).
+  """
+  names.require(name, PRESENTERS, 'task')
+  return PRESENTERS[name]
+
+
+def create(name: str, shown: Any) -> Presenter:
+  """The presenter of a task, for the classes of a source or a model."""
+  return find(name)(shown)
+
+
+def figures() -> dict[str, Figure]:
+  """The figures of all tasks, by the name of their option."""
+  return {name: figure for presenter in PRESENTERS.values()
+          for name, figure in presenter.figures.items()}
