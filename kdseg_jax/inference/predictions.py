@@ -12,19 +12,7 @@ import numpy as np
 from kdseg_jax import tasks
 from kdseg_jax.data import files
 from kdseg_jax.errors import UserError
-from kdseg_jax.training.inference import Inference, make_predictor
-
-
-class Segmentation(NamedTuple):
-  """A segmented image.
-
-  Attributes:
-    labels: `(H, W)` uint8 at the size of the image, indices into `Model.classes`.
-    scores: `(H, W, C)` float32 probabilities there; None where they were not asked for.
-  """
-
-  labels: np.ndarray
-  scores: np.ndarray | None
+from kdseg_jax.training.inference import Inference
 
 
 class Classification(NamedTuple):
@@ -39,33 +27,27 @@ class Classification(NamedTuple):
   probabilities: np.ndarray
 
 
-Prediction = Segmentation | Classification
+Prediction = Any  # a tuple a task: `tasks.Segmentation`, `Classification`, ...
 
 
 @functools.lru_cache(maxsize=16)  # so that models of one architecture share their programs
-def predictor(task: tasks.SegmentationTask | None, module: Any, *, views: Inference,
+def predictor(task: tasks.Task | None, module: Any, *, views: Inference,
               size: tuple[int, ...], multiple: int) -> Callable:
   """`predict(variables, images (N, H, W, 3), *, scores) -> list[Prediction]`.
 
   Args:
-    task: of a segmenter; None for a classifier.
+    task: of the model; None for a classifier.
     module: the model.
     views: what it is shown of an image.
-    size: see `make_predictor`.
-    multiple: likewise; of segmenters.
+    size: (height, width) at which the model sees images; () is their own.
+    multiple: of which these become a multiple by padding, `config.eval.pad_multiple`.
 
   Raises:
-    UserError: views that are not those of a classifier.
+    UserError: views that the task cannot do.
   """
   if task is None:
     return _classifier(module, views, size)
-  predict = make_predictor(task, module, inference=views, size=size, multiple=multiple)
-
-  def segment(variables, images, *, scores):
-    labels, probabilities = predict(variables, images, with_scores=scores)
-    return [Segmentation(label, None if probabilities is None else probabilities[i])
-            for i, label in enumerate(labels)]
-  return segment
+  return task.predictor(module, views, size=size, multiple=multiple)
 
 
 def _classifier(module, views, size):

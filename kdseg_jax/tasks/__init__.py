@@ -8,14 +8,14 @@ from typing import Any
 
 from kdseg_jax import names
 from kdseg_jax.tasks.base import Accumulator, DataCheck, Field, MainMetric, Outputs, Task
-from kdseg_jax.tasks.segmentation import SegmentationTask
+from kdseg_jax.tasks.segmentation import Segmentation, SegmentationTask
 
 TASKS: dict[str, Any] = {'segmentation': SegmentationTask}
 # The metric of checkpoints that were saved before they named theirs.
 FIRST_METRIC = SegmentationTask.main_metric.name
 
-__all__ = ['Accumulator', 'DataCheck', 'Field', 'MainMetric', 'Outputs', 'SegmentationTask', 'Task',
-           'create', 'find', 'options_of']
+__all__ = ['Accumulator', 'DataCheck', 'Field', 'MainMetric', 'Outputs', 'Segmentation',
+           'SegmentationTask', 'Task', 'create', 'find', 'options_of']
 
 
 def find(name: str) -> Any:
