@@ -39,6 +39,10 @@ def _is_factor(value):
       0 < value < math.inf)
 
 
+def _is_share(value):
+  return _is_factor(value) and value < 1
+
+
 def _is_seed(value):
   return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _SEEDS
 
@@ -47,6 +51,8 @@ def _is_number(value):
   return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+_MILESTONES = _Values(
+    _is_share, _ANY, 'shares of the steps, each above 0 and below 1, or () for none', '(0.5,0.75)')
 _PIXELS = 'a height and a width in whole pixels'
 _FIELDS = {
     'data.size': _Values(_is_size, (0, 2), f'{_PIXELS}, or () for the size of each image',
@@ -64,6 +70,9 @@ _FIELDS = {
     'train.freeze': _Values(lambda value: isinstance(value, str) and bool(value),
                             _ANY, 'patterns of paths of parameters, or () for none',
                             '("backbone/stage1*",)'),
+    'optimizer.milestones': _MILESTONES,
+    'critic.optimizer.milestones': _MILESTONES,
+    'prepare.optimizer.milestones': _MILESTONES,
     'study.seeds': _Values(_is_seed, _SOME, 'one or more different whole numbers from 0',
                            '(0,1,2)'),
 }

@@ -14,8 +14,10 @@ def optimizer(**overrides) -> ConfigDict:
   return ConfigDict({
       'name': 'sgd',            # 'sgd' or 'adamw'
       'learning_rate': 0.01,
-      'schedule': 'poly',       # 'poly' or 'constant'
-      'power': 0.9,
+      'schedule': 'poly',       # 'poly', 'steps' or 'constant'
+      'power': 0.9,             # of poly
+      'milestones': (0.5, 0.75),  # of steps, as shares of all; the rate is multiplied at each
+      'factor': 0.1,            # by it
       'warmup_steps': 0,
       'momentum': 0.9,
       'nesterov': False,
@@ -64,6 +66,7 @@ def run(task: str = 'segmentation', method: str = 'none', role: str = 'student')
           'crop': (64, 64),
           'scale': (0.5, 2.0),         # range of the random scale; () is none
           'flip': 0.5,                 # probability of a horizontal flip
+          'pad': 0,                    # pixels of a black border, before the crop
       },
       'student': {                     # the model that is trained
           'name': 'deeplabv3_resnet18',
@@ -117,6 +120,11 @@ def run(task: str = 'segmentation', method: str = 'none', role: str = 'student')
       'checkpoint': {'every_steps': 1_000, 'keep': 2},  # and the best
       'log': {'every_steps': 50},
   })
+
+
+def classification(method: str = 'none', role: str = 'student') -> ConfigDict:
+  """`run` of a classification."""
+  return run('classification', method, role)
 
 
 def segmentation(method: str = 'none', role: str = 'student') -> ConfigDict:

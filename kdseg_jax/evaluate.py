@@ -8,11 +8,9 @@ import json
 
 from absl import flags
 
-from kdseg_jax import command_line, names, paths, program
+from kdseg_jax import command_line, names, paths, program, tasks
 from kdseg_jax.data import files
-from kdseg_jax.errors import UserError
 from kdseg_jax.inference.model import restore
-from kdseg_jax.models import CLASSIFIERS
 from kdseg_jax.report import pictures, presenters
 from kdseg_jax.training import experiment, parallel
 from kdseg_jax.training.evaluation import Evaluator
@@ -38,17 +36,15 @@ def main(options, arguments):
   program.no_arguments(arguments)
   workdir = program.require_workdir(options, trained=True)
   config = options.config
-  figures = presenters.find(config.task.name).figures
+  task_name = tasks.name_of(config)
+  figures = presenters.find(task_name).figures
   wanted = {name: options[name].value for name in presenters.figures() if options[name].value}
   for name, path in wanted.items():
-    names.require(name, figures, f'figure of the task {config.task.name}')
+    names.require(name, figures, f'figure of the task {task_name}')
     pictures.check_png(path, name)
   for option, path in ({'json': options.json} | wanted).items():
     if path:
       paths.make_for(path, option)
-  if config.student.name in CLASSIFIERS:
-    raise UserError(f'{workdir}: {config.student.name} is a classifier; evaluating one on a data '
-                    'set is not there yet. `predict` shows what it says of pictures.')
   views = create_inference(config)
   if options.data_root:
     config.data.root = options.data_root

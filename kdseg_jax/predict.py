@@ -17,12 +17,11 @@ import tqdm
 from absl import flags
 from ml_collections import ConfigDict
 
-from kdseg_jax import command_line, names, paths, program
+from kdseg_jax import command_line, names, paths, program, tasks
 from kdseg_jax.data import files, subset
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import Model, load
 from kdseg_jax.interop import exported
-from kdseg_jax.models import CLASSIFIERS
 from kdseg_jax.report import presenters
 from kdseg_jax.report.base import Example
 from kdseg_jax.training import experiment
@@ -88,11 +87,10 @@ def _predict_with_export(options, arguments, left_out):
 def _predict(options, arguments, workdir, left_out):
   """What the models of work directories say of pictures or of a split."""
   output = options.output or os.path.join(workdir, 'predictions')
-  task = 'classification' if options.config.student.name in CLASSIFIERS else (
-      options.config.task.name)
+  task = tasks.name_of(options.config)
   if not presenters.find(task).compares and (options.split or options.compare):
-    raise UserError(f'{workdir}: is a classifier; --split and --compare show segmentations. Name '
-                    'files or folders instead.')
+    raise UserError(f'{workdir}: its task is {task}, of which --split and --compare show nothing. '
+                    'Name files or folders instead.')
   named = program.named_workdirs(workdir, options.compare)
   views = create_inference(options.config)
   source = _create_source(options, arguments, left_out)
@@ -114,8 +112,8 @@ def _titles(options, found):
   """The names of models, each with how it scores on the split where that is known."""
   titles = {}
   for name, model in found.items():
-    metric = model.task.main_metric if model.task is not None else None
-    titles[name] = name if metric is None else metric.titled(
+    metric = model.task.main_metric
+    titles[name] = metric.titled(
         name, recorded_metric(model, options.config, options.split, metric.name))
   return titles
 
@@ -142,10 +140,12 @@ def _load_models(options, named, main_name, views):
   found: dict[str, Model] = {}
   for name, path in named.items():
     found[name] = _load(path, options, views, options.config if name == main_name else None)
-    if found[name].task is None and len(named) > 1:
-      raise UserError(f'--compare={path}: is a classifier, and has no labels to show.')
+  main = found[main_name]
   for name, model in found.items():
-    _require_same_classes(model.classes, found[main_name], f'the model of {named[name]}',
+    if model.task.name != main.task.name:
+      raise UserError(f'--compare={named[name]}: its task is {model.task.name}, and that of '
+                      f'{named[main_name]} {main.task.name}.')
+    _require_same_classes(model.classes, main, f'the model of {named[name]}',
                           options.allow_class_names)
   return found
 

@@ -1,6 +1,7 @@
 """What the programs do with the work directory of a classifier."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -42,7 +43,8 @@ def test_predict_writes_and_prints_the_most_probable_classes(workdir, tmp_path, 
   status, text = runs.run_here(
       capsys, predict.PROGRAM, f'--workdir={workdir}', f'--output={output}', photos)
   assert status == 1 and '2 images. Predictions: ' in text and 'c.png: cannot be decoded' in text
-  assert [path.name for path in output.iterdir()] == ['predictions.json']
+  assert sorted(path.name for path in output.iterdir()) == ['pictures', 'predictions.json']
+  assert sorted(path.name for path in (output / 'pictures').iterdir()) == ['a.png', 'b.png']
   written = json.loads((output / 'predictions.json').read_text())
   assert list(written) == [str(photos / 'a.png'), str(photos / 'b.png')]
   model = kdseg_jax.load(workdir)
@@ -54,14 +56,25 @@ def test_predict_writes_and_prints_the_most_probable_classes(workdir, tmp_path, 
     assert f' {rows[0]["class"]} |' in text and f'{100 * rows[4]["probability"]:.1f} %' in text
 
 
+def test_models_side_by_side_are_in_one_picture(workdir, tmp_path, capsys):
+  files.write_png(tmp_path / 'a.png', np.zeros((8, 8, 3), np.uint8))
+  heights = []
+  for i, options in enumerate(([], [f'--compare=other={workdir.parent / "other"}'])):
+    if options and not (workdir.parent / 'other').exists():
+      shutil.copytree(workdir, workdir.parent / 'other')
+    status, _ = runs.run_here(capsys, predict.PROGRAM, f'--workdir={workdir}',
+                              f'--output={tmp_path / str(i)}', *options, tmp_path / 'a.png')
+    assert not status
+    heights.append(files.read_image(tmp_path / str(i) / 'pictures' / 'a.png').shape[0])
+  assert heights[1] > heights[0]
+
+
 @pytest.mark.parametrize('program,options,message', [
-    (predict, ['--split=val'], 'is a classifier; --split and --compare show segmentations'),
-    (predict, ['--compare=OTHER', 'a.png'], 'is a classifier; --split and --compare'),
+    (predict, ['--split=val'], 'have different classes'),
     (predict, [], 'No images: name files or folders'),
-    (evaluate, [], 'resnet18 is a classifier; evaluating one on a data set is not there yet'),
+    (evaluate, [], 'have different classes, 11 and 7'),
 ])
-def test_what_needs_labels_of_pixels_is_refused(program, options, message, workdir, capsys):
-  options = [option.replace('OTHER', str(workdir)) for option in options]
+def test_data_of_other_classes_are_refused(program, options, message, workdir, capsys):
   status, output = runs.run_here(capsys, program.PROGRAM, f'--workdir={workdir}', *options)
   assert status == 2 and message in output
   assert not (workdir / 'predictions').exists()
@@ -74,7 +87,7 @@ def test_a_segmenter_is_not_compared_with_a_classifier(workdir, tmp_path, capsys
   status, output = runs.run_here(
       capsys, predict.PROGRAM, f'--workdir={tmp_path / "run"}', f'--compare={workdir}',
       tmp_path / 'a.png')
-  assert status == 2 and 'is a classifier, and has no labels to show' in output
+  assert status == 2 and 'its task is classification, and that of' in output
 
 
 def test_training_one_on_labels_of_pixels_is_refused():

@@ -230,7 +230,9 @@ def split_for_pmap(batch):
 
 OPTIMIZER = [  # field, another value, beside
     ('name', 'adamw', {}), ('learning_rate', 0.3, {}), ('schedule', 'constant', {}),
-    ('power', 1.5, {}), ('warmup_steps', 3, {}), ('momentum', 0.5, {}), ('nesterov', True, {}),
+    ('power', 1.5, {}),
+    ('milestones', (0.25,), {'schedule': 'steps'}), ('factor', 0.5, {'schedule': 'steps'}),
+    ('warmup_steps', 3, {}), ('momentum', 0.5, {}), ('nesterov', True, {}),
     ('b1', 0.5, {'name': 'adamw'}), ('b2', 0.5, {'name': 'adamw'}),
     ('weight_decay', 0.3, {'decay': 'all'}), ('decay', 'all', {}), ('clip_norm', 1.0, {})]
 WITH_TEACHER = {'method': 'everything', 'prepare.steps': 20}
@@ -261,7 +263,7 @@ CASES = [  # field, another value, where it is seen, fields beside it
     ('data.tfds.label_key', 'classes', source_arguments, {'data.name': 'tfds:x'}),
     ('data.tfds.num_classes', 9, source_arguments, {'data.name': 'tfds:x'}),
     ('augmentation.crop', (24, 16), batches, {}), ('augmentation.scale', (), batches, {}),
-    ('augmentation.flip', 1.0, batches, {}),
+    ('augmentation.flip', 1.0, batches, {}), ('augmentation.pad', 3, batches, {}),
     ('student.name', 'pspnet_resnet18', student, {'student.name': 'deeplabv3_resnet18'}),
     *[(f'student.{field}', value, student, {'student.name': 'deeplabv3_resnet18'})
       for field, value in [('width', 0.5), ('output_stride', 16), ('aux', False),

@@ -29,6 +29,7 @@ _OPTIMIZER = {
     'name': 'sgd', 'learning_rate': 0.01,      # PSPNet, section 4.1
     'schedule': 'poly', 'power': 0.9,          # ibid.
     'momentum': 0.9, 'weight_decay': 1e-4,     # ibid.
+    'milestones': (0.5, 0.75), 'factor': 0.1,  # ResNet on CIFAR, section 4.2, at 32k and 48k of 64k
     'decay': 'kernels', 'warmup_steps': 0, 'nesterov': False, 'clip_norm': 0.0,
     'b1': 0.9, 'b2': 0.999}                    # Adam, section 2
 DEFAULTS = {
@@ -44,7 +45,7 @@ DEFAULTS = {
         'name': 'scenes', 'root': '', 'size': (), 'train_split': 'train', 'train_limit': 0,
         'seed': None, 'unlabelled': '', 'unlabelled_share': None,
         'tfds': {'image_key': 'image', 'label_key': 'label', 'num_classes': 0}},
-    'augmentation': {'crop': (64, 64), 'scale': (0.5, 2.0), 'flip': 0.5},
+    'augmentation': {'crop': (64, 64), 'scale': (0.5, 2.0), 'flip': 0.5, 'pad': 0},
     'student': {
         'name': 'deeplabv3_resnet18', 'width': 1.0, 'output_stride': 8, 'aux': True,
         'project_dropout': 0.5, 'dropout': 0.1,  # torchvision's head; PSPNet's code

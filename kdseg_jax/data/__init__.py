@@ -1,8 +1,9 @@
 """Sources of examples by name, pipelines, augmentation and palettes.
 
 A source has `classes` (names in label order), `palette` `(C, 3)` uint8, `len(source)`, and
-`source[i]`, a dict of `image` `(H, W, 3)` uint8 RGB, `label` `(H, W)` uint8 with 255 = ignore,
-`image_id` str, and what else it knows. It can be pickled and read by many threads at once.
+`source[i]`, a dict of `image` `(H, W, 3)` uint8 RGB, `label`, `image_id` str, and what else it
+knows. The label is `(H, W)` uint8 with 255 = ignore, or one int32 of an image with one class. It
+can be pickled and read by many threads at once.
 """
 
 from __future__ import annotations
@@ -13,19 +14,26 @@ from typing import Any
 
 from kdseg_jax import names
 from kdseg_jax.data.camvid import CamVid
+from kdseg_jax.data.cifar import Cifar
+from kdseg_jax.data.classified import ClassFolder, Npz
 from kdseg_jax.data.folder import Folder
 from kdseg_jax.data.prepared import create_prepared, create_tfds, is_prepared
-from kdseg_jax.data.scenes import Scenes
+from kdseg_jax.data.scenes import SceneClasses, Scenes
 from kdseg_jax.data.unlabelled import Concatenated, Unlabelled, WithoutLabels
 from kdseg_jax.errors import UserError
 
 _PREPARED = ('cityscapes', 'cityscapes_coarse', 'voc', 'pascal_context', 'ade20k')
+_CLASSIFIED = {
+    'scene_classes': SceneClasses, 'npz': Npz, 'class_folder': ClassFolder,
+    'cifar10': functools.partial(Cifar, 'cifar10'),
+    'cifar100': functools.partial(Cifar, 'cifar100')}
 _SOURCES = {'scenes': Scenes, 'camvid': CamVid, 'folder': Folder} | {
-    name: functools.partial(create_prepared, name) for name in _PREPARED}
-_BUILT_IN = ('scenes',)
+    name: functools.partial(create_prepared, name) for name in _PREPARED} | _CLASSIFIED
+_BUILT_IN = ('scenes', 'scene_classes')
 _TFDS = 'tfds:'
 
-__all__ = ['CamVid', 'Concatenated', 'Folder', 'Scenes', 'Unlabelled', 'WithoutLabels', 'create']
+__all__ = ['CamVid', 'Cifar', 'ClassFolder', 'Concatenated', 'Folder', 'Npz', 'SceneClasses',
+           'Scenes', 'Unlabelled', 'WithoutLabels', 'create']
 
 
 def create(name: str, split: str, *, root: str | os.PathLike | None = None,
@@ -36,7 +44,8 @@ def create(name: str, split: str, *, root: str | os.PathLike | None = None,
     name: 'scenes' (built in); 'folder' (your own images and labels, see `Folder`); 'camvid'
       (prepared, else its folders); 'cityscapes', 'cityscapes_coarse', 'voc', 'pascal_context' or
       'ade20k' (prepared with `python -m kdseg_jax.data.prepare`); 'tfds:<name>' (any data set of
-      TFDS).
+      TFDS). With one class an image: 'scene_classes' (built in: the largest digit of a scene),
+      'npz', 'class_folder', 'cifar10', 'cifar100'.
     split: 'train', 'val', 'test' or another that the data set has.
     root: folder of the data set, or the directory where it was prepared; None or '' for scenes.
     size: (height, width) of every example; None is the source's own.

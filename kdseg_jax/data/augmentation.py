@@ -1,4 +1,4 @@
-"""Random scale, padding, crop and mirror image of an image together with its labels."""
+"""Random scale, border, crop and mirror image of an image together with its labels."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ Operation = Callable[[Example, np.random.Generator, 'Augmentation'], Example]
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-  """Scales, pads bottom and right, crops and mirrors, all at random: `OPERATIONS`, in this order.
+  """Scales, adds a border, crops and mirrors, at random: `OPERATIONS`, in this order.
 
   Called with `(example, rng)`; returns `image` `(h, w, 3)` uint8 (0 in the padding), `mask`
   `(h, w)` bool (False in the padding) and the fields, moved by their geometry (their own value in
-  the padding). Other entries of the example are left out: they need not be true of the crop.
+  the padding). What is smaller than the crop is padded at the bottom and right. Other entries of
+  the example are left out: they need not be true of the crop.
 
   Attributes:
     crop: (height, width) of the result.
     scale: lowest and highest factor of the size, drawn evenly; None keeps the size. Bilinear for
       the image, nearest pixel for a map.
     flip: probability of the mirror image.
+    pad: pixels of a black border on each side, before the crop; they count as the image's (its mask
+      is True), as in the usual augmentation of CIFAR, 4 pixels.
     fields: what an example holds beside the image, see `tasks.Field`.
 
   Raises:
@@ -37,6 +40,7 @@ class Augmentation:
   crop: tuple[int, int]
   scale: tuple[float, float] | None = (0.5, 2.0)
   flip: float = 0.5
+  pad: int = 0
   fields: Mapping[str, Any] = dataclasses.field(kw_only=True)
 
   def __post_init__(self):
@@ -47,6 +51,8 @@ class Augmentation:
       raise UserError(f'scale={self.scale}: expected (lowest, highest) factor above 0, or None.')
     if not 0 <= self.flip <= 1:
       raise UserError(f'flip={self.flip}: expected a probability, 0 to 1.')
+    if self.pad < 0:
+      raise UserError(f'pad={self.pad}: expected a number of pixels, 0 or more.')
 
   def __call__(self, example: Mapping[str, Any], rng: np.random.Generator) -> Example:
     example = {name: example[name] for name in ('image', *self.fields)}
@@ -72,6 +78,18 @@ def _scale(example, rng, options):
           name: files.resize_label(example[name], size) for name in options.maps}
 
 
+def _pad(example, rng, options):
+  """A border on all sides."""
+  del rng
+  if not options.pad:
+    return example
+  values = {'image': 0} | {name: field.padding for name, field in options.maps.items()}
+  widths = [(options.pad, options.pad)] * 2
+  return example | {
+      name: np.pad(example[name], widths + [(0, 0)] * (example[name].ndim - 2),
+                   constant_values=value) for name, value in values.items()}
+
+
 def _crop(example, rng, options):
   """A window, padded at the bottom and right where the image is smaller; adds the mask."""
   height, width = options.crop
@@ -94,7 +112,8 @@ def _flip(example, rng, options):
                     for name in ('image', 'mask', *options.maps)}
 
 
-OPERATIONS: dict[str, Operation] = {'scale': _scale, 'crop': _crop, 'flip': _flip}
+OPERATIONS: dict[str, Operation] = {
+    'scale': _scale, 'pad': _pad, 'crop': _crop, 'flip': _flip}
 
 
 def _padded(array, size, value):

@@ -111,6 +111,33 @@ class Scenes:
             **_visible(np.where(rim, np.int8(-1), instances), digits)}
 
 
+class SceneClasses:
+  """The scenes with one class each, the digit that shows the largest area.
+
+  `source[i]` has `image` `(H, W, 3)` uint8 RGB, `label` int32, 0 to 9, and `image_id`.
+
+  Args:
+    split: see `Scenes`.
+    **options: likewise.
+  """
+
+  classes = CLASSES[1:]
+  palette = palettes.SCENES[1:]
+  is_generated = True
+
+  def __init__(self, split: str, **options: Any):
+    self._scenes = Scenes(split, **options)
+    self.size = self._scenes.size
+
+  def __len__(self) -> int:
+    return len(self._scenes)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    scene = self._scenes[index]
+    return {'image': scene['image'], 'label': np.int32(scene['image_class']),
+            'image_id': scene['image_id']}
+
+
 @functools.cache
 def split_scans(split: str) -> tuple[np.ndarray, np.ndarray]:
   """The digit scans of a split: `(N, 8, 8)` float32 ink from 0 to 1, and `(N,)` int32 digits."""

@@ -6,6 +6,7 @@ A folder of pictures, or the examples of a training split that a limit leaves ou
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,20 +16,23 @@ from kdseg_jax.errors import UserError
 
 
 class Unlabelled:
-  """The pictures of a folder, with 255 (ignore) as the label of every pixel.
+  """The pictures of a folder, without labels.
 
   Args:
     folder: of pictures of any size; those in subfolders count too.
     size: (height, width) to which they are resized; None keeps their own.
+    fields: what an example holds beside the image, see `tasks.Field`, here its padding. None is a
+      label map of 255 (ignore).
 
   Raises:
     FileNotFoundError: the folder does not exist or holds no picture.
     ValueError: a picture of a format that is not read; on reading, a damaged file.
   """
 
-  def __init__(self, folder: str | os.PathLike, *, size: tuple[int, int] | None = None):
+  def __init__(self, folder: str | os.PathLike, *, size: tuple[int, int] | None = None,
+               fields: Mapping[str, Any] | None = None):
     self._paths = files.list_images([folder], subfolders=True)
-    self.size = tuple(size) if size else None
+    self.size, self._fields = tuple(size) if size else None, fields
 
   def __len__(self) -> int:
     return len(self._paths)
@@ -37,19 +41,20 @@ class Unlabelled:
     pairs.check_index(index, len(self))
     path = self._paths[index]
     image = files.read_image(path)
-    label = np.full(image.shape[:2], files.IGNORE_LABEL, np.uint8)
-    return pairs.resized(image, label, self.size) | {'image_id': path.stem}
+    image = files.resize_image(image, self.size) if self.size else image
+    return {'image': image, 'image_id': path.stem} | _unknown(self._fields, image.shape[:2])
 
 
 class WithoutLabels:
-  """The examples of a source, with 255 (ignore) as the label of every pixel and nothing but images.
+  """The images of a source, without labels.
 
   Args:
     source: of labelled examples.
+    fields: see `Unlabelled`.
   """
 
-  def __init__(self, source: Any):
-    self._source = source
+  def __init__(self, source: Any, *, fields: Mapping[str, Any] | None = None):
+    self._source, self._fields = source, fields
 
   def __len__(self) -> int:
     return len(self._source)
@@ -57,8 +62,8 @@ class WithoutLabels:
   def __getitem__(self, index: int) -> dict[str, Any]:
     pairs.check_index(index, len(self))
     example = self._source[index]
-    return {'image': example['image'], 'label': np.full_like(example['label'], files.IGNORE_LABEL),
-            'image_id': example['image_id']}
+    return {name: example[name] for name in ('image', 'image_id')} | _unknown(
+        self._fields, example['image'].shape[:2])
 
 
 class Concatenated:
@@ -90,3 +95,11 @@ class Concatenated:
     if index < len(self.first):
       return self.first[index]
     return self.second[index - len(self.first)]
+
+
+def _unknown(fields, size):
+  """The fields of an image of which nothing is known."""
+  if fields is None:
+    return {'label': np.full(size, files.IGNORE_LABEL, np.uint8)}
+  return {name: np.full(field.shape(size), field.padding, field.dtype)
+          for name, field in fields.items()}

@@ -147,6 +147,23 @@ def comparing(
       lambda inputs: loss(inputs.student[student_tap], inputs.teacher[teacher_tap]))
 
 
+def of_maps(distiller: Distiller) -> Distiller:
+  """The same distiller, whose `init` raises UserError where a tap that it reads is no map."""
+  def init(rng, inputs):
+    for owner in ('student', 'teacher'):
+      taps = getattr(inputs, owner)
+      for name in getattr(distiller.requires, owner):
+        if name in taps and taps[name].ndim == 2:
+          maps = sorted(tap for tap, x in taps.items() if x.ndim == 4)
+          raise UserError(
+              f'needs maps (N, H, W, C), and {name!r} of the {owner} is vectors '
+              f'{taps[name].shape}. Where the method has a field for the tap ({owner}_tap), set it '
+              f'to one of {", ".join(maps) or "none"}; else choose another method.')
+    return distiller.init(rng, inputs)
+
+  return distiller._replace(init=init)
+
+
 def fold_in_name(rng: Any, name: str) -> Any:
   """Folds crc32(name) into a key, so that adding a part leaves the others' draws unchanged."""
   if rng is None or isinstance(rng, jax.ShapeDtypeStruct):  # as in the inputs of `init`

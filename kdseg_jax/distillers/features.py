@@ -153,7 +153,8 @@ def _projected(
     return core.DistillerState()
 
   def loss(state, inputs):
-    student, teacher = inputs.student[student_tap], inputs.teacher[teacher_tap]
+    student = resizing.as_map(inputs.student[student_tap])
+    teacher = resizing.as_map(inputs.teacher[teacher_tap])
     width = student.shape[-1]
     if _PROJECTION in state.params:
       student = module(teacher.shape[-1]).apply({'params': state.params[_PROJECTION]}, student)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kdseg_jax import losses
-from kdseg_jax.distillers import core
+from kdseg_jax.distillers import core, resizing
 from kdseg_jax.distillers.skd import pixelwise
 from kdseg_jax.losses.resizing import resize_nearest
 
@@ -50,13 +50,14 @@ def decoupled(
   """Decoupled knowledge distillation (Zhao et al., CVPR 2022), pixel by pixel.
 
   `losses.decoupled_kd(student[tap], teacher[tap], labels)`, on logits before upsampling: the
-  labels of the batch are resized to them, by the nearest.
+  labels of the batch are resized to them, by the nearest. Logits `(N, C)` of classifiers take the
+  labels `(N,)` as they are.
 
   Args:
     alpha: weight of the labelled class against the rest.
     beta: weight of the rest among itself.
     temperature: divides both logits.
-    ignore_label: label of the pixels that do not count.
+    ignore_label: label of the pixels that do not count; of images it is any outside [0, C).
     tap: name of the logits of both models.
     axis_name: mesh axis over which the batch is spread.
 
@@ -65,8 +66,11 @@ def decoupled(
   """
   def loss(inputs):
     student, teacher = inputs.student[tap], inputs.teacher[tap]
-    labels = resize_nearest(inputs.batch['label'], student.shape[1:3])
+    labels, ignored = inputs.batch['label'], ignore_label
+    if labels.ndim == 1:  # 255 may be a class
+      labels, ignored = labels[:, None, None], -1
+    student, teacher = resizing.as_map(student), resizing.as_map(teacher)
     return losses.decoupled_kd(
-        student, teacher, labels, alpha=alpha, beta=beta, temperature=temperature,
-        ignore_label=ignore_label, axis_name=axis_name)
+        student, teacher, resize_nearest(labels, student.shape[1:3]), alpha=alpha, beta=beta,
+        temperature=temperature, ignore_label=ignored, axis_name=axis_name)
   return core.stateless(core.Requires(student=(tap,), teacher=(tap,)), loss)

@@ -42,6 +42,10 @@ TERMS: dict[str, Callable[..., core.Distiller]] = {
     'review': review,
 }
 
+# Terms that also take vectors `(N, C)`. The others compare pixels with pixels: of one pixel they
+# could teach nothing, or are not defined.
+OF_VECTORS = ('pixelwise', 'kd', 'decoupled', 'fitnets', 'review')
+
 # What wraps the combination of all terms; its weight only switches it on.
 WRAPPERS: dict[str, Callable[..., core.Distiller]] = {'context': with_context}
 
@@ -150,8 +154,10 @@ def create(
       wrappers.append(functools.partial(WRAPPERS[term], **options))
     elif weight:
       schedule = optax.linear_schedule(0.0, weight, warmup_steps) if warmup_steps else weight
-      parts[term] = (schedule, TERMS[term](**options))
-  return functools.reduce(lambda method, wrap: wrap(method), wrappers, core.combine(parts))
+      distiller = TERMS[term](**options)
+      parts[term] = (schedule, distiller if term in OF_VECTORS else core.of_maps(distiller))
+  return functools.reduce(
+      lambda method, wrap: core.of_maps(wrap(method)), wrappers, core.combine(parts))
 
 
 def channel_wise(*, axis_name: str | None = None) -> core.Distiller:

@@ -1,4 +1,4 @@
-"""Student and teacher of different output strides."""
+"""Student and teacher of different output strides, and vectors in the place of maps."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import jax
 
 from kdseg_jax import losses
 from kdseg_jax.errors import UserError
+
+
+def as_map(x: jax.Array) -> jax.Array:
+  """Vectors `(N, C)` as maps of one pixel, `(N, 1, 1, C)`; maps as they are."""
+  return x[:, None, None] if x.ndim == 2 else x
 
 
 def to_common_size(

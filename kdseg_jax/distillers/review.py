@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
 from kdseg_jax import losses, names
-from kdseg_jax.distillers import core
+from kdseg_jax.distillers import core, resizing
 from kdseg_jax.errors import UserError
 from kdseg_jax.models.fusion import FORMS, Review
 
@@ -87,7 +86,7 @@ def review(
         params=variables['params'], memory={'batch_stats': variables['batch_stats']})
 
   def loss(state, inputs):
-    student, teacher = (list(map(_as_map, taps)) for taps in taps_of(inputs))
+    student, teacher = (list(map(resizing.as_map, taps)) for taps in taps_of(inputs))
     fusion = module(student, teacher, tuple(x.shape[1:3] for x in teacher))
     compared, memory = fusion.apply(
         {'params': state.params, 'batch_stats': state.memory['batch_stats']}, student, train=True,
@@ -101,7 +100,3 @@ def review(
           student=tuple(student_taps), teacher=tuple(teacher_taps),
           teacher_batch_statistics=teacher_batch_statistics),
       init=init, loss=loss)
-
-
-def _as_map(x: jax.Array) -> jax.Array:
-  return x[:, None, None] if x.ndim == 2 else x

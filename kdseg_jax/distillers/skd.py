@@ -61,7 +61,8 @@ def pixelwise(
   """
   def loss(student, teacher):
     student, teacher = resizing.to_common_size(
-        student, teacher, resize=resize, align_corners=align_corners)
+        resizing.as_map(student), resizing.as_map(teacher), resize=resize,
+        align_corners=align_corners)
     return losses.pixelwise_kl(
         student, teacher, temperature=temperature, form=form, reduction=reduction,
         axis_name=axis_name)

@@ -66,10 +66,8 @@ class Model:
 
   @property
   def task(self) -> Any:
-    """What it does, a task of `kdseg_jax.tasks`; None for a classifier."""
-    if self.config.student.name in models.CLASSIFIERS:
-      return None
-    return tasks.create(num_classes=len(self.classes), **self.config.task)
+    """What it does, a task of `kdseg_jax.tasks`."""
+    return tasks.of(self.config, len(self.classes))
 
   def apply(self, images: jax.Array, *, mask: jax.Array | None = None
             ) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -33,6 +33,18 @@ class Function(NamedTuple):
   call: Callable[..., Any]
 
 
+class Built:
+  """What a `Function` may return that the pickle then gives a state."""
+
+  def build(self, state: Any) -> None:
+    """Takes the state, which may be anything.
+
+    Raises:
+      Refusal: it is none of this kind.
+    """
+    raise NotImplementedError
+
+
 class Stream(Protocol):
   """Where a pickle is read from; a read beyond the end returns what there is."""
 
@@ -204,6 +216,9 @@ class _Machine:
   def _build(self, _):
     """State dicts have the attribute `_metadata`, which says nothing of their tensors."""
     state = self.pop()
+    if isinstance(self._top(), Built):
+      self._top().build(state)
+      return
     if not isinstance(self._top(), collections.OrderedDict) or not isinstance(state, dict):
       raise Refusal(f'its pickle sets attributes of what is no state dict. {_TRUSTED}')
 

@@ -11,11 +11,17 @@ from collections.abc import Iterable
 from ml_collections import ConfigDict
 
 from kdseg_jax import distillers, names
-from kdseg_jax.default_config import optimizer, segmentation, with_placeholders
+from kdseg_jax.default_config import (
+  classification,
+  optimizer,
+  segmentation,
+  with_placeholders,
+)
 from kdseg_jax.distillers import methods
 from kdseg_jax.errors import UserError
 
-__all__ = ['optimizer', 'parse_arg', 'parse_recipe_arg', 'runlocal', 'segmentation', 'study']
+__all__ = ['classification', 'optimizer', 'parse_arg', 'parse_recipe_arg', 'runlocal',
+           'segmentation', 'study']
 
 
 def parse_arg(arg: str | None, **defaults) -> ConfigDict:
@@ -102,7 +108,7 @@ def runlocal(config: ConfigDict) -> ConfigDict:
   """Shrinks everything, to try a recipe on a laptop within a minute; in place."""
   config.student.width = min(config.student.width, 0.125)
   config.student.init = ''  # published weights are of width 1
-  config.student.name = re.sub(r'resnet\d+', 'resnet18', config.student.name)
+  config.student.name = re.sub(r'(?<!cifar_)resnet\d+', 'resnet18', config.student.name)
   config.augmentation.crop = (32, 32)
   config.train.update(steps=2, batch_size=8, compile_level=0)
   config.eval.update(every_steps=2, batch_size=8, limit=8)

@@ -19,7 +19,8 @@ def check_png(path: str, option: str) -> None:
   extras.require('report', 'matplotlib', f'--{option}')
 
 
-def confusion(matrix: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+def confusion(matrix: np.ndarray, classes: Sequence[str], *, counted: str = 'pixels'
+              ) -> np.ndarray:
   """Draws a confusion matrix, each row divided by its sum.
 
   Rows are labels, columns predictions, so that the diagonal holds each class's recall. Up to 25
@@ -28,6 +29,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> np.ndarray:
   Args:
     matrix: `(C, C)` counts, rows = labels.
     classes: C names.
+    counted: what the counts are of.
 
   Returns:
     `(H, W, 3)` uint8 RGB.
@@ -35,7 +37,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> np.ndarray:
   Raises:
     ValueError: the matrix is not (C, C).
   """
-  return _drawn(_confusion_figure(matrix, classes))
+  return _drawn(_confusion_figure(matrix, classes, counted))
 
 
 def affinity(
@@ -69,7 +71,7 @@ def _drawn(figure):
   return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
-def _confusion_figure(matrix, classes):
+def _confusion_figure(matrix, classes, counted='pixels'):
   from matplotlib.figure import Figure  # not pyplot, which keeps global state
 
   count = len(classes)
@@ -92,7 +94,7 @@ def _confusion_figure(matrix, classes):
   axes.set_xlabel('predicted')
   axes.set_ylabel('label')
   bar = figure.colorbar(drawn, ax=axes, shrink=0.6, format=lambda share, _: f'{100 * share:.0f} %')
-  bar.set_label("share of the label's pixels")
+  bar.set_label(f"share of the label's {counted}")
   if few:
     for row, column in np.argwhere(~np.ma.getmaskarray(shares)):
       share = shares[row, column]

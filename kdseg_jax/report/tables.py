@@ -18,8 +18,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   return '\n'.join([align(header), rule, *map(align, rows)])
 
 
-def per_class(classes: Sequence[str], values: Sequence[float]) -> str:
-  """IoU of every class; '-' for one that occurs nowhere."""
-  return table(['class', 'IoU'], [
+def per_class(classes: Sequence[str], values: Sequence[float], title: str = 'IoU') -> str:
+  """A metric of every class; '-' for one that occurs nowhere."""
+  return table(['class', title], [
       (name, '-' if math.isnan(value) else f'{value:.4f}')
       for name, value in zip(classes, values, strict=True)])

@@ -6,16 +6,19 @@ How their results are shown is in `kdseg_jax.report.presenters`.
 import dataclasses
 from typing import Any
 
-from kdseg_jax import names
+from kdseg_jax import models, names
 from kdseg_jax.tasks.base import Accumulator, DataCheck, Field, MainMetric, Outputs, Task
+from kdseg_jax.tasks.classification import Classification, ClassificationTask
 from kdseg_jax.tasks.segmentation import Segmentation, SegmentationTask
 
-TASKS: dict[str, Any] = {'segmentation': SegmentationTask}
+TASKS: dict[str, Any] = {
+    'segmentation': SegmentationTask, 'classification': ClassificationTask}
 # The metric of checkpoints that were saved before they named theirs.
 FIRST_METRIC = SegmentationTask.main_metric.name
 
-__all__ = ['Accumulator', 'DataCheck', 'Field', 'MainMetric', 'Outputs', 'Segmentation',
-           'SegmentationTask', 'Task', 'create', 'find', 'options_of']
+__all__ = ['Accumulator', 'Classification', 'ClassificationTask', 'DataCheck', 'Field',
+           'MainMetric', 'Outputs', 'Segmentation', 'SegmentationTask', 'Task', 'create', 'find',
+           'name_of', 'of', 'options_of']
 
 
 def find(name: str) -> Any:
@@ -49,3 +52,16 @@ def create(name: str, num_classes: int, **options: Any) -> Task:
   for option in options:
     names.require(option, options_of(name), f'field of config.task for the task {name}')
   return task(num_classes=num_classes, **options)
+
+
+def name_of(config: Any) -> str:
+  """The name of a config's task; of imported weights of a classifier too, whose config has none."""
+  is_classifier = config.student.name in models.CLASSIFIERS
+  return ClassificationTask.name if is_classifier else config.task.name
+
+
+def of(config: Any, num_classes: int) -> Task:
+  """The task of a config, see `name_of`, for data with so many classes."""
+  if name_of(config) != config.task.name:
+    return create(name_of(config), num_classes)
+  return create(num_classes=num_classes, **config.task)

@@ -33,6 +33,10 @@ class Segmentation(NamedTuple):
   scores: np.ndarray | None
 
 
+def _as_image(size):  # no lambda: sources that hold a field are pickled
+  return size
+
+
 @dataclasses.dataclass(frozen=True)
 class SegmentationTask:
   """Cross-entropy of all or of the hard pixels at label size, one global confusion matrix, mIoU.
@@ -59,7 +63,7 @@ class SegmentationTask:
 
   name: ClassVar[str] = 'segmentation'
   fields: ClassVar[Mapping[str, Field]] = {'label': Field(
-      shape=lambda size: size, dtype=np.uint8, padding=files.IGNORE_LABEL, geometry='map')}
+      shape=_as_image, dtype=np.uint8, padding=files.IGNORE_LABEL, geometry='map')}
   main_metric: ClassVar[MainMetric] = MainMetric(
       'mean_iou', 'mIoU', scale=100, unit='%', per_class='per_class_iou')
 

@@ -20,7 +20,7 @@ ROLES = ('student', 'teacher')
 _AT_LEAST = {
     'train.steps': 1, 'train.accumulate': 1, 'prepare.steps': 0, 'critic.steps': 0,
     'eval.batch_size': 1, 'data.train_limit': 0,
-    'eval.limit': 0, 'eval.pad_multiple': 1, 'checkpoint.keep': 1,
+    'augmentation.pad': 0, 'eval.limit': 0, 'eval.pad_multiple': 1, 'checkpoint.keep': 1,
 }
 
 
@@ -33,11 +33,15 @@ def check_config(config: ConfigDict, mesh: Mesh) -> None:
   config_fields.check(config)
   check_method(config)
   names.require(config.role, ROLES, 'config.role')
-  if config.student.name in CLASSIFIERS:
-    name = config.student.name
+  name, is_classifier = config.student.name, config.student.name in CLASSIFIERS
+  if is_classifier and config.task.name == 'segmentation':
     raise UserError(
         f'config.student.name={name} is a classifier, and the labels are of pixels: segmentation '
         f'needs a head on it, <head>_{name}, as deeplabv3_{name}.')
+  if not is_classifier and config.task.name == 'classification':
+    raise UserError(
+        f'config.student.name={name} gives every pixel a class, and the labels are of images: '
+        'classification needs a classifier, a backbone alone, as resnet18 or cifar_resnet20.')
   for field, least in _AT_LEAST.items():
     value = functools.reduce(getattr, field.split('.'), config)
     if value < least:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from absl import logging
 from flax import traverse_util
@@ -81,17 +82,19 @@ def create_train_source(config: ConfigDict) -> Any:
   source = subset.spread(everything, config.data.train_limit)
   if not config.data.unlabelled:
     return source
+  fields = tasks.find(config.task.name).fields
   if config.data.unlabelled == REST:
-    unlabelled = data.WithoutLabels(subset.rest(everything, config.data.train_limit))
+    unlabelled = data.WithoutLabels(
+        subset.rest(everything, config.data.train_limit), fields=fields)
   else:
     unlabelled = data.Unlabelled(
-        config.data.unlabelled, size=tuple(config.data.size) or None)
+        config.data.unlabelled, size=tuple(config.data.size) or None, fields=fields)
   return data.Concatenated(source, unlabelled, share=config.data.unlabelled_share)
 
 
 def create_task(config: ConfigDict, num_classes: int) -> tasks.Task:
   """The task of a config."""
-  return tasks.create(num_classes=num_classes, **config.task)
+  return tasks.of(config, num_classes)
 
 
 def create_model(model_config: ConfigDict, num_classes: int) -> Any:
@@ -122,6 +125,7 @@ def create_experiment(config: ConfigDict, *, teacher: Model | None = None,
       expected_in=config.data.train_split, allow=allow_class_names)
   num_classes = len(train_source.classes)
   task = create_task(config, num_classes)
+  _check_fields(task, train_source, config.data.name)
   distiller = distillers.create(config.distill.to_dict(), axis_name=parallel.AXIS)
   needs_teacher = bool(distiller.requires.teacher or distiller.requires.teacher_head)
   if needs_teacher and not config.teacher.checkpoint:
@@ -158,6 +162,18 @@ def create_experiment(config: ConfigDict, *, teacher: Model | None = None,
   if config.train.batch_size == config.train.accumulate:  # one image at a time
     check_normalization(config, mesh, student, distiller, abstract_inputs(experiment))
   return experiment
+
+
+def _check_fields(task, source, name):
+  """Refuses data of another task, by their first example."""
+  example = source[0] if len(source) else {}
+  for field, expected in task.fields.items() if example else ():
+    shape = expected.shape(example['image'].shape[:2])
+    if field not in example or np.shape(example[field]) != shape:
+      found = f'{field} {np.shape(example[field])}' if field in example else f'no {field}'
+      raise UserError(
+          f'config.data.name={name}: an example has {found}, and the task {task.name} needs '
+          f'{field} {shape}. Choose data of this task, or another config.task.name.')
 
 
 def _with_own_schedule(critic, config):

@@ -8,21 +8,23 @@ import optax
 from kdseg_jax.errors import UserError
 
 OPTIMIZERS = ('sgd', 'adamw')
-SCHEDULES = ('poly', 'constant')
+SCHEDULES = ('poly', 'steps', 'constant')
 
 
 def create_schedule(config, steps: int) -> optax.Schedule:
   """The learning rate as a function of the step.
 
   'poly': `learning_rate * (1 - t / T) ** power` after `warmup_steps` of linear warm-up from 0,
-  where T is the number of steps after the warm-up. 'constant': warm-up only.
+  where T is the number of steps after the warm-up. 'steps': `learning_rate * factor ** k`, where k
+  is the number of `milestones`, shares of T, that t has reached. 'constant': warm-up only.
 
   Args:
-    config: `schedule`, `learning_rate`, `power`, `warmup_steps`.
+    config: `schedule`, `learning_rate`, `power`, `milestones`, `factor`, `warmup_steps`.
     steps: number of updates of the whole phase; the schedule is for updates 0 to steps - 1.
 
   Raises:
-    ValueError: unknown schedule, or a warm-up as long as the phase.
+    ValueError: unknown schedule, a warm-up as long as the phase, milestones that are no growing
+      shares, or a factor that is not above 0.
   """
   if config.schedule not in SCHEDULES:
     raise UserError(
@@ -31,13 +33,27 @@ def create_schedule(config, steps: int) -> optax.Schedule:
     raise UserError(
         f'optimizer.warmup_steps={config.warmup_steps} must be at least 0 and less than the '
         f'{steps} steps of the phase.')
-  after = (optax.constant_schedule(config.learning_rate) if config.schedule == 'constant' else
-           optax.polynomial_schedule(config.learning_rate, 0.0, config.power,
-                                     max(steps - config.warmup_steps, 1)))
+  after = _after_warmup(config, max(steps - config.warmup_steps, 1))
   if not config.warmup_steps:
     return after
   warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
   return optax.join_schedules([warmup, after], [config.warmup_steps])
+
+
+def _after_warmup(config, steps):
+  if config.schedule == 'constant':
+    return optax.constant_schedule(config.learning_rate)
+  if config.schedule == 'poly':
+    return optax.polynomial_schedule(config.learning_rate, 0.0, config.power, steps)
+  shares = tuple(config.milestones)
+  if not all(0 < share < 1 for share in shares) or sorted(set(shares)) != list(shares):
+    raise UserError(f'optimizer.milestones={shares}: expected shares of the steps, each between 0 '
+                    'and 1 and larger than the one before.')
+  if not config.factor > 0:
+    raise UserError(f'optimizer.factor={config.factor} must be above 0.')
+  boundaries = [round(share * steps) for share in shares]
+  rates = [config.learning_rate * config.factor ** i for i in range(len(shares) + 1)]
+  return optax.join_schedules(list(map(optax.constant_schedule, rates)), boundaries)
 
 
 def create_optimizer(config, steps: int) -> optax.GradientTransformation:

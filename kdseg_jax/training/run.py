@@ -285,7 +285,8 @@ def training_batches(experiment: Experiment, phase: str, *, start: int) -> Itera
       seed=seed if phase == 'train' else _named_seed(phase, seed),
       augmentation=augmentation.Augmentation(
           crop=tuple(config.augmentation.crop), scale=tuple(config.augmentation.scale) or None,
-          flip=config.augmentation.flip, fields=experiment.task.fields),
+          flip=config.augmentation.flip, pad=config.augmentation.pad,
+          fields=experiment.task.fields),
       process_index=jax.process_index(), process_count=jax.process_count()))
 
 

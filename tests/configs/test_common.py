@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs import camvid, common, folder, quickstart
+from configs import camvid, cifar, common, folder, quickstart
 
 
 def test_values_take_the_type_of_their_default_and_a_bare_name_is_true():
@@ -20,7 +20,7 @@ def test_wrong_arguments_are_refused(arg, message):
     common.parse_arg(arg, n=1, flag=False)
 
 
-@pytest.mark.parametrize('recipe', [quickstart, camvid, folder])
+@pytest.mark.parametrize('recipe', [quickstart, camvid, cifar, folder])
 def test_roles_differ_and_an_unknown_one_is_refused(recipe):
   teacher, student = recipe.get_config('role=teacher'), recipe.get_config()
   assert teacher.student != student.student

@@ -87,7 +87,29 @@ def test_same_generator_gives_the_same_result_and_the_example_is_left_alone():
     np.testing.assert_array_equal(example[name], value)
 
 
+def test_a_border_counts_as_the_image_and_crops_reach_all_of_it():
+  augment = augmentation.Augmentation(crop=(4, 4), scale=None, flip=0.0, pad=2, fields=FIELDS)
+  rng = np.random.default_rng(0)
+  starts = set()
+  for _ in range(400):
+    result = augment(coded_example(4, 4), rng)
+    assert result['mask'].all()
+    np.testing.assert_array_equal(result['label'] == 255, result['image'][..., 2] == 0)
+    inside = np.argwhere(result['image'][..., 2] > 0)
+    first = inside[0]
+    starts.add((4 - np.ptp(inside[:, 0]), *first, result['image'][tuple(first)][2]))
+  assert len(starts) == 25
+
+
+def test_what_does_not_move_with_the_image_is_kept():
+  fields = tasks.ClassificationTask.fields
+  augment = augmentation.Augmentation(crop=(4, 4), flip=1.0, pad=1, fields=fields)
+  result = augment(coded_example(6, 6) | {'label': np.int32(7)}, np.random.default_rng(0))
+  assert result['label'] == 7 and result.keys() == {'image', 'label', 'mask'}
+
+
 @pytest.mark.parametrize(('arguments', 'message'), [
+    ({'crop': (4, 4), 'pad': -1}, 'pad=-1: expected a number of pixels'),
     ({'crop': (0, 4)}, 'crop='),
     ({'crop': (4,)}, 'crop='),
     ({'crop': (4, 4), 'scale': (2.0, 0.5)}, 'scale='),

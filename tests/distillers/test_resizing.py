@@ -103,3 +103,29 @@ def test_the_recipe_of_espnet_resizes_its_logits_and_reads_its_map_at_an_eighth(
   assert distill.pixelwise.resize and distill.holistic.resize and distill.fitnets.resize
   assert distill.pairwise.student_tap == distill.fitnets.student_tap == 'stage3'
   assert distill.pairwise.teacher_tap == 'embedding'
+
+
+@pytest.mark.parametrize('term', ['kd', 'pixelwise', 'decoupled', 'fitnets'])
+def test_vectors_are_maps_of_one_pixel(term):
+  """A batch of 4 vectors and one of 4 maps of one pixel have the same loss and gradient."""
+  rng = np.random.default_rng(0)
+  vectors = {owner: {tap: rng.normal(size=(4, width)).astype(np.float32)
+                     for tap, width in (('logits', 3), ('embedding', 5))}
+             for owner in ('student', 'teacher')}
+  label = np.array([0, 2, 1, 0], np.int32)
+  distiller = distillers.create(distillers.terms_of(f'none+{term}:1'))
+
+  def value_and_grad(shape, label):
+    inputs = distillers.DistillInputs(
+        **{owner: {tap: x.reshape(4, *shape, -1) for tap, x in taps.items()}
+           for owner, taps in vectors.items()}, batch={'label': label})
+    state = distiller.init(jax.random.key(0), inputs)
+    loss = lambda taps: distiller.loss(
+        state, dataclasses.replace(inputs, student=taps))[0]
+    value, gradient = jax.value_and_grad(loss)(inputs.student)
+    return value, {tap: x.reshape(4, -1) for tap, x in gradient.items()}
+
+  flat = value_and_grad((), label)
+  maps = value_and_grad((1, 1), label[:, None, None].astype(np.uint8))
+  assert flat[0] > 0
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), flat, maps)

@@ -63,6 +63,16 @@ def test_adamw_decay_is_decoupled():
   np.testing.assert_allclose(params['bias'], 2 - 0.2, rtol=1e-5)
 
 
+def test_steps_multiply_the_rate_at_shares_of_the_steps_after_the_warmup():
+  config = common.optimizer(schedule='steps', learning_rate=1.0, milestones=(0.5, 0.75), factor=0.1,
+                            warmup_steps=2)
+  schedule = create_schedule(config, 10)
+  np.testing.assert_allclose(
+      [schedule(t) for t in range(10)], [0, 0.5, 1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01], rtol=1e-6)
+  config.update(milestones=(), warmup_steps=0)
+  assert create_schedule(config, 10)(9) == 1
+
+
 def test_adamw_without_decay_is_the_adam_of_a_critic():
   config = common.optimizer(name='adamw', schedule='constant', learning_rate=4e-4, b2=0.99,
                             weight_decay=0.0)
@@ -94,6 +104,9 @@ def test_kernels_are_found_by_name_at_any_depth():
 
 @pytest.mark.parametrize('overrides,message', [
     ({'name': 'lion'}, "optimizer.name='lion' is unknown"),
+    ({'schedule': 'steps', 'milestones': (0.75, 0.5)}, 'larger than the one before'),
+    ({'schedule': 'steps', 'milestones': (50,)}, 'each between 0 and 1'),
+    ({'schedule': 'steps', 'factor': 0.0}, 'factor=0.0 must be above 0'),
     ({'schedule': 'cosine'}, "optimizer.schedule='cosine' is unknown"),
     ({'decay': 'none'}, "optimizer.decay='none' is unknown"),
     ({'warmup_steps': 10}, 'less than the 10 steps'),

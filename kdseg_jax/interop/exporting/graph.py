@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from kdseg_jax import tasks
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import Model
 from kdseg_jax.models import conv
@@ -50,7 +51,8 @@ def logits_of(model: Model) -> Callable[[jax.Array], jax.Array]:
 
   def logits(images):
     found = model.module.apply(variables, images)[0]
-    return found if task is None else task.upsample(found, images.shape[1:3])
+    return (task.upsample(found, images.shape[1:3]) if isinstance(
+        task, tasks.SegmentationTask) else found)
   return logits
 
 

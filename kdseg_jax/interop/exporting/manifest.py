@@ -35,7 +35,7 @@ def describe(model: Model, kind: str, sizes: Sizes | None) -> dict[str, Any]:
   description = {
       'format': FORMAT, 'kind': kind, 'kdseg_jax': kdseg_jax.__version__, 'jax': jax.__version__,
       'model': student.name,
-      'task': CLASSIFICATION if model.task is None else SEGMENTATION,
+      'task': model.task.name,
       'classes': list(model.classes),
       'palette': None if model.palette is None else [list(color) for color in model.palette],
       'preprocessing': {'mean': list(student.mean), 'std': list(student.std),
@@ -45,7 +45,7 @@ def describe(model: Model, kind: str, sizes: Sizes | None) -> dict[str, Any]:
       'source': {'workdir': os.path.basename(model.workdir), 'checkpoint': model.step}}
   if sizes is None:
     return description
-  sides = [] if model.task is None else ['height', 'width']
+  sides = ['height', 'width'] if model.task.name == SEGMENTATION else []
   return description | {
       'input': {'name': INPUT, 'dtype': 'uint8', 'shape': ['batch', 'height', 'width', 3],
                 'channels': 'RGB, 0-255', **sizes._asdict()},

@@ -58,7 +58,8 @@ def write(model: Model, scheme: schemes.Scheme, folder: str, description: dict[s
              if field not in _OF_TRAINING}
   metadata = {'format': 'pt', state_dicts.OURS: json.dumps(description | {
       'student': student, 'config': {'task': {
-          'align_corners': model.config.task.align_corners}}})}
+          field: value for field, value in model.config.task.items()
+          if field == 'align_corners'}}})}
   safetensors.numpy.save_file(arrays, os.path.join(folder, FILE), metadata=metadata)
 
 

@@ -1,0 +1,224 @@
+"""Images with one class each: an .npz file, or a folder of each class."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import zipfile
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from kdseg_jax import names
+from kdseg_jax.data import files, pairs, palettes
+from kdseg_jax.errors import NotFoundError, UserError
+
+_VAL_EVERY = 10  # as in `folder`
+_PLAIN = ('train', 'val')  # splits of a file that has none
+
+
+class Arrays:
+  """Images in memory; `source[i]` has `image` `(H, W, 3)` uint8, `label` int32 and `image_id`.
+
+  Args:
+    images: `(N, H, W, 3)` uint8 RGB.
+    labels: `(N,)` integers, indices into `classes`.
+    classes: their names.
+    numbers: `(N,)`, of the images in their file.
+    name: of the split, in the `image_id`.
+    size: (height, width) to which images are resized; None keeps theirs.
+  """
+
+  def __init__(self, images: np.ndarray, labels: np.ndarray, *, classes: Sequence[str],
+               numbers: Sequence[int], name: str, size: tuple[int, int] | None = None):
+    self._images, self._labels, self._numbers = images, labels.astype(np.int32), numbers
+    self._name, self._resize = name, tuple(size) if size else None
+    self.classes, self.palette = tuple(classes), palettes.default_palette(len(classes))
+    self.size = self._resize or images.shape[1:3]
+
+  def __len__(self) -> int:
+    return len(self._images)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    pairs.check_index(index, len(self))
+    return {'image': _resized(self._images[index], self._resize), 'label': self._labels[index],
+            'image_id': f'{self._name}_{self._numbers[index]:05d}'}
+
+
+class Npz(Arrays):
+  """A file of numpy: `<split>_image` `(N, H, W, 3)` uint8 RGB and `<split>_label` `(N,)` integers.
+
+  Without splits these are `images` and `labels`: every 10th, the first included, is val and the
+  others are train. `class_names` names the classes in label order; without it they are numbered,
+  and labels must be 0 to C - 1, each of which occurs.
+
+  Args:
+    split: that the file has.
+    root: the file; None or '' is `$KDSEG_DATA`.
+    size: (height, width) to which images are resized; None keeps theirs.
+
+  Raises:
+    UserError: an unknown split, a file that cannot be read, arrays of another shape or type, not as
+      many labels as images, a label that is no class.
+    NotFoundError: there is no such file.
+  """
+
+  def __init__(self, split: str, *, root: str | os.PathLike | None = None,
+               size: tuple[int, int] | None = None):
+    path = find_root(root, 'A file of images and labels', '<file>.npz')
+    with _opened(path) as file:
+      images, labels, numbers = _split_of(file, split, path)
+      classes = _classes_of(file, path)
+    _check_arrays(images, labels, len(classes), f'{path} ({split})')
+    super().__init__(images, labels, classes=classes, numbers=numbers, name=split, size=size)
+
+
+class ClassFolder:
+  """A folder of pictures for each class: `<root>/<split>/<class>/<picture>`.
+
+  The classes are the folders of `train`, sorted by name; the other splits may have fewer. Where
+  there is no `train`, they are those of the split.
+
+  Args:
+    split: a folder in the root.
+    root: the folder; None or '' is `$KDSEG_DATA`.
+    size: (height, width) to which pictures are resized; None keeps theirs.
+
+  Raises:
+    UserError: an unknown split, a class that `train` lacks, a picture of a format that is not read;
+      on reading, a damaged file.
+    NotFoundError: the root is missing, has no folder of a split, or a class of `train` or the whole
+      split holds no picture.
+  """
+
+  def __init__(self, split: str, *, root: str | os.PathLike | None = None,
+               size: tuple[int, int] | None = None):
+    root = find_root(root, 'A folder of pictures of each class', '<split>/<class>/<picture>')
+    splits = {path.name: path for path in files.subfolders_of(root)}
+    if not splits:
+      raise NotFoundError(f'{root}: has no folder; expected <split>/<class>/<picture>.')
+    names.require(split, splits, f'split of {root}')
+    main = splits.get('train', splits[split])
+    self.classes = tuple(path.name for path in files.subfolders_of(main))
+    if not self.classes:
+      raise NotFoundError(f'{main}: has no folder of a class; expected <class>/<picture>.')
+    self.palette = palettes.default_palette(len(self.classes))
+    self.size = tuple(size) if size else None
+    self._entries = self._find(splits[split], main)
+
+  def __len__(self) -> int:
+    return len(self._entries)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    pairs.check_index(index, len(self))
+    path, label = self._entries[index]
+    return {'image': _resized(files.read_image(path), self.size), 'label': np.int32(label),
+            'image_id': f'{path.parent.name}_{path.stem}'}
+
+  def _find(self, folder, main):
+    """`(path, label)` of the pictures of a split, class by class."""
+    found, problems = [], []
+    for path in files.subfolders_of(folder):
+      names.require(path.name, self.classes, f'class in {folder}; {main} has')
+      pictures = files.images_in(path)
+      problems += files.unreadable_in(path)
+      if folder == main and not pictures:
+        problems.append(f'{path}: holds no picture; fill the folder or remove it.')
+      found += [(picture, self.classes.index(path.name)) for picture in pictures]
+    pairs.require_none(problems)
+    if not found:
+      raise NotFoundError(f'{folder}: holds no picture in a folder of a class.')
+    return found
+
+
+def find_root(root: str | os.PathLike | None, what: str, layout: str) -> pathlib.Path:
+  """`root`, or `$KDSEG_DATA`.
+
+  Raises:
+    UserError: there is neither.
+    NotFoundError: it does not exist.
+  """
+  given = root or os.environ.get('KDSEG_DATA')
+  if not given:
+    raise UserError(f'{what} ({layout}) needs its place: give root (--config.data.root=<path>) or '
+                    'set $KDSEG_DATA to it.')
+  path = pathlib.Path(given)
+  if not path.exists():
+    raise NotFoundError(f'{path}: no such file or folder; expected {layout}.')
+  return path
+
+
+def _resized(image, size):
+  return image if size is None or image.shape[:2] == size else files.resize_image(image, size)
+
+
+def _opened(path):
+  try:
+    found = np.load(path, allow_pickle=False)
+  except (OSError, ValueError, zipfile.BadZipFile) as error:
+    raise UserError(f'{path}: cannot be read as .npz ({error}).') from error
+  if not isinstance(found, np.lib.npyio.NpzFile):
+    raise UserError(f'{path}: is a single array; expected .npz with images and labels.')
+  return found
+
+
+def _read(file, key, path):
+  try:
+    return file[key]
+  except (OSError, ValueError, zipfile.BadZipFile) as error:
+    raise UserError(f'{path}: {key} cannot be read ({error}); expected an array of numbers or '
+                    'texts.') from error
+
+
+def _splits_of(file):
+  return [key.removesuffix('_image') for key in file.files if key.endswith('_image')]
+
+
+def _split_of(file, split, path):
+  """Images, labels and the numbers of both."""
+  splits, is_plain = _splits_of(file), {'images', 'labels'} <= set(file.files)
+  if not splits and not is_plain:
+    raise UserError(f'{path}: holds {", ".join(file.files) or "nothing"}; expected images and '
+                    'labels, or <split>_image and <split>_label.')
+  names.require(split, splits or _PLAIN, f'split of {path}')
+  if not splits:
+    images, labels = _read(file, 'images', path), _read(file, 'labels', path)
+    numbers = np.arange(len(images))
+    chosen = (numbers % _VAL_EVERY == 0) == (split == 'val')
+    if np.shape(labels) == numbers.shape:
+      return images[chosen], labels[chosen], numbers[chosen]
+    return images, labels, numbers  # to be refused
+  names.require(f'{split}_label', file.files, f'array of {path}')
+  images = _read(file, f'{split}_image', path)
+  return images, _read(file, f'{split}_label', path), np.arange(len(images))
+
+
+def _classes_of(file, path):
+  """The names of the classes, or their numbers where labels leave none out."""
+  if 'class_names' in file.files:
+    return list(map(str, np.ravel(_read(file, 'class_names', path))))
+  keys = [f'{split}_label' for split in _splits_of(file)] or ['labels']
+  values = np.unique(np.concatenate([
+      np.ravel(_read(file, key, path)) for key in keys if key in file.files]))
+  if values.dtype.kind not in 'iu' or not np.array_equal(values, np.arange(len(values))):
+    shown = ', '.join(map(str, values[:10])) + (', ...' if len(values) > 10 else '')
+    raise UserError(f'{path}: the labels are {shown}; expected 0 to C - 1, each of which occurs, '
+                    'or an array class_names with the name of each class in label order.')
+  return [f'class {value}' for value in values]
+
+
+def _check_arrays(images, labels, num_classes, where):
+  """Refuses what is no list of pictures and their classes."""
+  if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+    raise UserError(f'{where}: images are {images.dtype} {images.shape}; expected uint8 '
+                    '(N, H, W, 3), RGB.')
+  if labels.dtype.kind not in 'iu' or labels.shape != images.shape[:1]:
+    raise UserError(f'{where}: {len(images)} images, and labels are {labels.dtype} {labels.shape}; '
+                    f'expected integers ({len(images)},).')
+  if not len(images):
+    raise UserError(f'{where}: holds no image.')
+  wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+  if len(wrong):
+    raise UserError(f'{where}: label {labels[wrong[0]]} of image {wrong[0]} is no class; expected '
+                    f'0 to {num_classes - 1}. {len(wrong)} are out of range.')

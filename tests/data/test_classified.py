@@ -1,0 +1,101 @@
+"""Images with one class each: files of numpy and folders of classes."""
+
+import numpy as np
+import pytest
+
+from kdseg_jax import data
+from kdseg_jax.errors import NotFoundError, UserError
+from tests.data import classified_sets
+
+
+def test_the_splits_of_a_file(tmp_path):
+  path = classified_sets.npz(tmp_path / 'a.npz', class_names=np.array(['x', 'y', 'z']))
+  train, test = (data.create('npz', split, root=path) for split in ('train', 'test'))
+  assert (len(train), len(test)) == (16, 8) and train.classes == test.classes == ('x', 'y', 'z')
+  assert train.size == (8, 8) and len(train.palette) == 3
+  images, labels = classified_sets.arrays(8, 3, seed=1)
+  for i, example in enumerate(test):
+    np.testing.assert_array_equal(example['image'], images[i])
+    assert example['label'] == labels[i] and example['label'].dtype == np.int32
+    assert example['image_id'] == f'test_{i:05d}'
+  small = data.create('npz', 'test', root=path, size=(4, 6))
+  assert small[0]['image'].shape == (4, 6, 3) and small.size == (4, 6)
+
+
+def test_a_file_without_splits(tmp_path):
+  images, labels = classified_sets.arrays(21, 2)
+  np.savez(tmp_path / 'a.npz', images=images, labels=labels)
+  val, train = (data.create('npz', split, root=tmp_path / 'a.npz') for split in ('val', 'train'))
+  assert [example['image_id'] for example in val] == ['val_00000', 'val_00010', 'val_00020']
+  assert len(train) == 18 and train.classes == ('class 0', 'class 1')
+  np.testing.assert_array_equal(train[9]['image'], images[11])
+
+
+@pytest.mark.parametrize('change,message', [
+    ({'train_label': np.arange(15)}, r'16 images, and labels are int64 \(15,\)'),
+    ({'train_label': np.ones(16)}, r'the labels are 0.0, 1.0, 2.0; expected 0 to C - 1'),
+    ({'train_label': np.arange(16) * 2}, 'each of which occurs, or an array class_names'),
+    ({'class_names': np.array(['x', 'y'])}, r'label 2 of image 2 is no class; expected 0 to 1. 5'),
+    ({'train_image': np.zeros((16, 8, 8), np.uint8)}, r'images are uint8 \(16, 8, 8\)'),
+    ({'train_image': np.zeros((16, 8, 8, 3))}, 'images are float64'),
+    ({'train_label': np.array([{}] * 16)}, 'train_label cannot be read')])
+def test_files_that_cannot_be_used_are_refused(tmp_path, change, message):
+  path = classified_sets.npz(tmp_path / 'a.npz', **change)
+  with pytest.raises(UserError, match=message):
+    data.create('npz', 'train', root=path)
+
+
+def test_splits_and_places_are_named(tmp_path, monkeypatch):
+  monkeypatch.delenv('KDSEG_DATA', raising=False)
+  path = classified_sets.npz(tmp_path / 'a.npz')
+  with pytest.raises(UserError, match=r"split of .*a.npz: 'tets'. Did you mean 'test'"):
+    data.create('npz', 'tets', root=path)
+  with pytest.raises(NotFoundError, match=r'b.npz: no such file or folder; expected <file>.npz'):
+    data.create('npz', 'train', root=tmp_path / 'b.npz')
+  with pytest.raises(UserError, match='give root'):
+    data.create('npz', 'train')
+  monkeypatch.setenv('KDSEG_DATA', str(path))
+  assert len(data.create('npz', 'train')) == 16
+  path.write_bytes(b'no file of numpy')
+  with pytest.raises(UserError, match='cannot be read as .npz'):
+    data.create('npz', 'train')
+  np.savez(path, x=np.zeros(3))
+  with pytest.raises(UserError, match='holds x; expected images and labels'):
+    data.create('npz', 'train')
+
+
+def test_a_folder_of_classes(tmp_path):
+  classified_sets.folder(tmp_path, {
+      'train': {'dog': ['a.png', 'b.png'], 'cat': ['c.png']}, 'val': {'dog': ['d.png']}})
+  train, val = (data.create('class_folder', split, root=tmp_path) for split in ('train', 'val'))
+  assert train.classes == val.classes == ('cat', 'dog')
+  assert [(x['image_id'], int(x['label'])) for x in train] == [
+      ('cat_c', 0), ('dog_a', 1), ('dog_b', 1)]
+  assert [(x['image_id'], int(x['label'])) for x in val] == [('dog_d', 1)]
+  assert train[0]['image'].shape == (4, 5, 3)
+  assert data.create('class_folder', 'val', root=tmp_path, size=(6, 6))[0]['image'].shape == (
+      6, 6, 3)
+
+
+@pytest.mark.parametrize('splits,error,message', [
+    ({}, NotFoundError, 'has no folder; expected <split>/<class>'),
+    ({'train': {}, 'val': {'a': ['a.png']}}, UserError, "Unknown split of"),
+    ({'train': {'a': ['a.png'], 'b': []}, 'val': {'a': ['a.png']}}, UserError,
+     'b: holds no picture; fill the folder or remove it'),
+    ({'train': {'a': ['a.png']}, 'val': {'aa': ['a.png']}}, UserError,
+     r"Unknown class in .*val; .*train has: 'aa'. Did you mean 'a'"),
+    ({'train': {'a': ['a.png']}, 'val': {'a': []}}, NotFoundError, 'val: holds no picture')])
+def test_folders_that_cannot_be_used_are_refused(tmp_path, splits, error, message):
+  classified_sets.folder(tmp_path, splits)
+  with pytest.raises(error, match=message):
+    for split in ('train', 'val'):
+      data.create('class_folder', split, root=tmp_path)
+
+
+def test_the_class_of_a_scene_is_its_largest_digit():
+  scenes, classes = (data.create(name, 'val', size=(32, 32))
+                     for name in ('scenes', 'scene_classes'))
+  assert classes.classes == scenes.classes[1:] and len(classes) == len(scenes)
+  for i in range(3):
+    assert classes[i]['label'] == scenes[i]['image_class']
+    np.testing.assert_array_equal(classes[i]['image'], scenes[i]['image'])
