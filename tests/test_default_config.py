@@ -174,13 +174,9 @@ def test_the_defaults_of_the_parts_of_models_are_these(part):
 
 
 def test_without_a_config_the_defaults_are_its():
-  supervised, evaluation = DEFAULTS['supervised'], DEFAULTS['eval']
-  assert fields(tasks.SegmentationTask) == {
-      'ignore_label': 255, 'align_corners': DEFAULTS['align_corners'],
-      'auxiliary_weight': DEFAULTS['auxiliary_weight'], 'supervised_loss': supervised['loss'],
-      'ohem_threshold': supervised['ohem_threshold'],
-      'ohem_min_kept': supervised['ohem_min_kept'],
-      'absent_as_zero': evaluation['absent_as_zero']}
+  evaluation = DEFAULTS['eval']
+  task = {'name': 'segmentation'} | fields(tasks.SegmentationTask)
+  assert task == DEFAULTS['task']
   views = fields(inference.Inference)
   assert views == {name: evaluation[name] for name in views} and len(views) == 4
   assert fields(augmentation.Augmentation) == {

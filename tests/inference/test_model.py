@@ -233,7 +233,7 @@ def test_views_are_those_of_the_config_or_those_that_are_given(tmp_path):
 
 def test_a_classifier_says_probabilities(classifier):
   model = kdseg_jax.load(classifier)
-  assert model.palette is None and model.task is None
+  assert model.palette is None and model.task.name == 'classification'
   images = [image_of(12, 10) for _ in range(3)]
   wanted = jax.nn.softmax(model.apply(np.stack(images))[0])
   for found, want in zip(model.predict(images, batch_size=2), wanted, strict=True):
