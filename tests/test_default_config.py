@@ -4,12 +4,26 @@ Sources of those that are published stand beside them; options of terms are thos
 official scripts, see the docstrings of the factories.
 """
 
+import dataclasses
 import inspect
 
+import flax.linen as nn
+import jax.numpy as jnp
+import pytest
 from ml_collections import ConfigDict
 
-from kdseg_jax import default_config
+from kdseg_jax import default_config, distillers, inference, models, tasks
+from kdseg_jax.data import augmentation
 from kdseg_jax.distillers import methods
+from kdseg_jax.models import (
+    classifier,
+    deeplab,
+    efficientnet_lite,
+    espnet,
+    mobilenet,
+    pspnet,
+    resnet,
+)
 
 _OPTIMIZER = {
     'name': 'sgd', 'learning_rate': 0.01,      # PSPNet, section 4.1
@@ -116,3 +130,62 @@ def test_the_defaults_of_the_terms_are_these():
                  for name, parameter in inspect.signature(factory).parameters.items()
                  if parameter.kind is parameter.KEYWORD_ONLY and name != 'axis_name'}
           for term, factory in factories.items()} == TERMS
+
+
+MODEL = {
+    'width': 1.0, 'output_stride': None, 'aux': False, 'dtype': jnp.float32, 'remat': 'none',
+    'mean': None, 'std': None, 'channel_order': 'rgb',
+    'head_channels': None, 'aux_channels': None, 'aux_bias': False, 'negative_slope': 0.0,
+    'project_dropout': 0.5, 'dropout': None}
+_PYRAMID = {'rates': (12, 24, 36), 'project_dropout': 0.5, 'dropout': 0.1}  # DeepLabV3, section 5
+_BACKBONE = {'width': 1.0, 'output_stride': 8, 'remat': 'none'}
+PARTS = {
+    pspnet.PSPNetHead: {'pool_sizes': (1, 2, 3, 6), 'dropout': 0.1, 'negative_slope': 0.0},
+    pspnet.AuxiliaryHead: {'dropout': 0.1, 'negative_slope': 0.0, 'use_bias': False},
+    deeplab.DeepLabV3Head: _PYRAMID,
+    deeplab.DeepLabV3PlusHead: _PYRAMID | {'low_level_channels': 48},  # V3+, section 4.1
+    classifier.ClassifierHead: {
+        'channels': 0, 'dropout': 0.0, 'epsilon': 1e-5, 'tap': 'stage4', 'activation': nn.relu6},
+    resnet.ResNet: _BACKBONE | {
+        'depth': 18, 'deep_stem': False, 'stem_channels': (64, 64, 128), 'ceil_mode': False,
+        'dilate_first': False, 'pooled_shortcuts': False},
+    mobilenet.MobileNetV2: _BACKBONE,
+    efficientnet_lite.EfficientNetLite: _BACKBONE | {'variant': 0},
+    espnet.ESPNetEncoder: {'width': 1.0, 'blocks': (2, 8), 'remat': 'none'}}  # of SKD's code
+
+
+def fields(of):
+  return {field.name: field.default for field in dataclasses.fields(of)
+          if field.default is not dataclasses.MISSING
+          and field.name not in ('parent', 'name', 'axis_name', 'dtype')}
+
+
+def test_the_defaults_of_models_are_these():
+  assert {name: parameter.default
+          for name, parameter in inspect.signature(models.create).parameters.items()
+          if parameter.kind is parameter.KEYWORD_ONLY and name != 'axis_name'} == MODEL
+  model, student = models.create('deeplabv3_resnet18', 3), DEFAULTS['student']
+  assert model.preprocessing == (student['mean'], student['std'], 'rgb')
+  assert (model.head.dropout, models.create('resnet18', 3).head.dropout) == (0.1, 0.1)
+
+
+@pytest.mark.parametrize('part', PARTS, ids=lambda part: part.__name__)
+def test_the_defaults_of_the_parts_of_models_are_these(part):
+  assert fields(part) == PARTS[part]
+
+
+def test_without_a_config_the_defaults_are_its():
+  evaluation = DEFAULTS['eval']
+  task = {'name': 'segmentation'} | fields(tasks.SegmentationTask)
+  assert task == DEFAULTS['task']
+  views = fields(inference.Inference)
+  assert views == {name: evaluation[name] for name in views} and len(views) == 4
+  assert fields(augmentation.Augmentation) == {
+      name: DEFAULTS['augmentation'][name] for name in ('scale', 'flip', 'pad')}
+  weights = {name: parameter.default
+             for name, parameter in inspect.signature(distillers.cirkd).parameters.items()}
+  assert weights == {
+      'kd_weight': methods.METHODS['cirkd']['kd'], 'axis_name': None,
+      'cross_image_weight': methods.METHODS['cirkd']['cross_image'],
+      'pixel_weight': TERMS['memory']['pixel_weight'],
+      'region_weight': TERMS['memory']['region_weight']}

@@ -66,7 +66,7 @@ def test_wrong_input_is_one_clear_error_and_leaves_nothing(
 def test_a_student_is_trained_exported_and_used(cache, tmp_path):
   runs.run('train', '--config=configs/quickstart.py', f'--workdir={tmp_path / "run"}',
            '--config.student.width=0.125', '--config.train.steps=1', '--config.train.batch_size=2',
-           '--config.eval.limit=2', '--config.student.init=', cache=cache)
+           '--config.optimizer.warmup_steps=0', '--config.eval.limit=2', cache=cache)
   for kind in ('stablehlo', 'safetensors'):
     output = runs.run('export', f'--workdir={tmp_path / "run"}', f'--format={kind}',
                       f'--output={tmp_path / kind}', cache=cache)
@@ -76,8 +76,9 @@ def test_a_student_is_trained_exported_and_used(cache, tmp_path):
   runs.run('predict', f'--exported={tmp_path / "stablehlo"}', f'--output={tmp_path / "found"}',
            tmp_path / 'a.png', cache=cache)
   model = kdseg_jax.load(tmp_path / 'run')
-  runs.run('import', f'--source={tmp_path / "safetensors/model.safetensors"}',
-           f'--model={model.config.student.name}', f'--workdir={tmp_path / "back"}', cache=cache)
+  runs.run('interop.import_torch', f'--model={model.config.student.name}',
+           f'--source={tmp_path / "safetensors/model.safetensors"}',
+           f'--workdir={tmp_path / "back"}', cache=cache)
   (wanted,), (back,) = (kdseg_jax.load(tmp_path / name).predict(image) for name in ('run', 'back'))
   np.testing.assert_array_equal(back.labels, wanted.labels)
   labels = files.read_label(tmp_path / 'found/labels/a.png')

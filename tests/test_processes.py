@@ -17,6 +17,48 @@ jax.distributed.initialize('localhost:{port}', num_processes=2, process_id={proc
 """
 
 
+EVALUATION = """
+import json
+import jax, numpy as np
+from kdseg_jax.training import evaluation, parallel
+from tests import toy_task
+class Source(toy_task.Images):
+  reads = 0
+  def __getitem__(self, index):
+    self.reads += 1
+    return super().__getitem__(index)
+source, mesh = Source('val'), parallel.create_mesh()
+model = toy_task.Model()
+variables = parallel.replicate(
+    model.init(jax.random.key(0), np.zeros((1, 6, 8, 3), np.uint8)), mesh)
+evaluator = evaluation.Evaluator(toy_task.Brightness(0), model, mesh, batch_size=4)
+evaluator(variables, source)
+source.reads = 0
+found = evaluator.accumulate(variables, source)
+print('FOUND', json.dumps([source.reads, sorted(found.of_example.items())]))
+raise SystemExit
+"""
+
+
+@pytest.mark.slow
+def test_each_process_reads_its_part_of_images_of_several_sizes(cache):
+  two_devices = "import os\nos.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=2'\n"
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  preludes = [two_devices, *(JOIN.format(port=port, process=process) for process in (0, 1))]
+  processes = [runs.start('study', cache=cache, prelude=prelude + EVALUATION)
+               for prelude in preludes]
+  outputs = [process.communicate(timeout=300)[0] for process in processes]
+  assert [process.returncode for process in processes] == [0] * 3, '\n'.join(outputs)
+  (alone, wanted), *parts = (
+      json.loads(output.partition('FOUND ')[2].splitlines()[0]) for output in outputs)
+  assert alone == 11 and [reads for reads, _ in parts] == [6, 5]
+  for _, found in parts:
+    assert [index for index, _ in found] == list(range(11))
+    assert dict(found) == pytest.approx(dict(wanted), rel=1e-5)
+
+
 def results(workdir):
   report = json.loads((workdir / 'report.json').read_text())
   return {name: entry['mean_iou_of_seeds'] for name, entry in report['students'].items()}

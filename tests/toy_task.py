@@ -4,7 +4,9 @@ Nothing of the package knows it: `register` adds it, with data and a model, for 
 """
 
 import dataclasses
-from typing import ClassVar
+import json
+import pathlib
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,6 +20,12 @@ from kdseg_jax.tasks import DataCheck, Field, MainMetric, Outputs
 from kdseg_jax.training.inference import apply_frozen
 
 NAME = 'brightness'
+
+
+class Number(NamedTuple):
+  """How bright an image is."""
+
+  value: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +50,12 @@ class Brightness:
     if not views.is_plain:
       raise UserError('A number is of the whole image.')
     return lambda variables, batch: apply_frozen(model, variables, batch)[0]
+
+  def predictor(self, model, views, *, size, multiple):
+    del size, multiple
+    self.scorer(model, views)
+    return lambda variables, images, *, scores: [
+        Number(float(value)) for value in model.apply(variables, images)[0]]
 
   def outputs(self, scores, batch):
     return Outputs(sums={'images': jnp.sum(batch['index'] >= 0)},
@@ -80,7 +94,7 @@ class BrightnessPresenter:
   """Numbers, and the image as it is."""
 
   figures: ClassVar[dict] = {}
-  compares: ClassVar[bool] = False
+  compares: ClassVar[bool] = True
 
   def __init__(self, shown):
     del shown
@@ -102,6 +116,30 @@ class BrightnessPresenter:
   def comparison(self, image, fields, predictions):
     assert fields['value'].shape == predictions['prediction']['value'].shape == ()
     return image
+
+  def writer(self, output, *, main, titles, strips, legend):
+    del legend
+    return Lines(output, main, titles, strips)
+
+
+class Lines:
+  """Writes a line an image: what the main model predicts, or all of them beside what is known."""
+
+  def __init__(self, output, main, titles, strips):
+    self._output, self._main, self._titles, self._strips = output, main, titles, strips
+    self._lines = []
+
+  def add(self, example, predictions):
+    shown = {self._titles[name]: found.value for name, found in predictions.items()} if (
+        self._strips) else {self._main: predictions[self._main].value}
+    self._lines.append(json.dumps(
+        {'image': example.name, 'known': float(example.fields.get('value', -1)), **shown}))
+
+  def close(self):
+    path = pathlib.Path(self._output) / 'lines.txt'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text('\n'.join(self._lines))
+    return f'{len(self._lines)} lines'
 
 
 class Images:

@@ -42,9 +42,10 @@ TERMS: dict[str, Callable[..., core.Distiller]] = {
     'review': review,
 }
 
-# Terms that also take vectors `(N, C)`. The others compare pixels with pixels: of one pixel they
-# could teach nothing, or are not defined.
+# Terms that also take vectors `(N, C)`. The others here compare pixels with pixels: of one pixel
+# they could teach nothing, or are not defined.
 OF_VECTORS = ('pixelwise', 'kd', 'decoupled', 'fitnets', 'review')
+_OF_MAPS = frozenset(TERMS) - frozenset(OF_VECTORS)
 
 # What wraps the combination of all terms; its weight only switches it on.
 WRAPPERS: dict[str, Callable[..., core.Distiller]] = {'context': with_context}
@@ -155,7 +156,7 @@ def create(
     elif weight:
       schedule = optax.linear_schedule(0.0, weight, warmup_steps) if warmup_steps else weight
       distiller = TERMS[term](**options)
-      parts[term] = (schedule, distiller if term in OF_VECTORS else core.of_maps(distiller))
+      parts[term] = (schedule, core.of_maps(distiller) if term in _OF_MAPS else distiller)
   return functools.reduce(
       lambda method, wrap: core.of_maps(wrap(method)), wrappers, core.combine(parts))
 

@@ -8,16 +8,17 @@ from typing import Any
 
 from kdseg_jax import models, names
 from kdseg_jax.tasks.base import Accumulator, DataCheck, Field, MainMetric, Outputs, Task
-from kdseg_jax.tasks.classification import ClassificationTask
-from kdseg_jax.tasks.segmentation import SegmentationTask
+from kdseg_jax.tasks.classification import Classification, ClassificationTask
+from kdseg_jax.tasks.segmentation import Segmentation, SegmentationTask
 
 TASKS: dict[str, Any] = {
     'segmentation': SegmentationTask, 'classification': ClassificationTask}
 # The metric of checkpoints that were saved before they named theirs.
 FIRST_METRIC = SegmentationTask.main_metric.name
 
-__all__ = ['Accumulator', 'ClassificationTask', 'DataCheck', 'Field', 'MainMetric', 'Outputs',
-           'SegmentationTask', 'Task', 'create', 'find', 'name_of', 'of', 'options_of']
+__all__ = ['Accumulator', 'Classification', 'ClassificationTask', 'DataCheck', 'Field',
+           'MainMetric', 'Outputs', 'Segmentation', 'SegmentationTask', 'Task', 'create', 'find',
+           'name_of', 'of', 'options_of']
 
 
 def find(name: str) -> Any:

@@ -144,6 +144,16 @@ class Task(Protocol):
   def scorer(self, model: Any, views: Any) -> Callable[[Any, Mapping[str, Any]], Any]:
     """`(variables, batch) -> scores`: how a model is run on images; refuses views it cannot do."""
 
+  def predictor(self, model: Any, views: Any, *, size: tuple[int, ...], multiple: int) -> Callable:
+    """`(variables, images (N, H, W, 3) uint8, *, scores) -> list`, on the host: a tuple an image.
+
+    Args:
+      model: the model.
+      views: what it is shown of an image; refuses views it cannot do.
+      size: (height, width) at which it sees images; () is their own.
+      multiple: of which their own sizes become a multiple by padding.
+    """
+
   def outputs(self, scores: Any, batch: Mapping[str, Any]) -> Outputs:
     """What a device's part of a batch contributes to the metrics."""
 

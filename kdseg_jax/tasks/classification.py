@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from kdseg_jax import losses, metrics
+from kdseg_jax.data import files
 from kdseg_jax.errors import UserError
 from kdseg_jax.tasks.base import Field, MainMetric, Outputs
 from kdseg_jax.tasks.class_check import ClassCheck
@@ -23,6 +24,18 @@ _TOP = 5
 def _one(size):  # no lambda: sources that hold a field are pickled
   del size
   return ()
+
+
+class Classification(NamedTuple):
+  """A classified image.
+
+  Attributes:
+    label: index of the most probable class in `Model.classes`.
+    probabilities: `(C,)` float32.
+  """
+
+  label: int
+  probabilities: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +76,26 @@ class ClassificationTask:
     """
     check_views(views)
     return lambda variables, batch: apply_frozen(model, variables, batch)[0]
+
+  def predictor(self, model: Any, views: Inference = WHOLE_IMAGE, *, size: tuple[int, ...] = (),
+                multiple: int = 1) -> Callable:
+    """`(variables, images, *, scores) -> list[Classification]`, of images at `size` if it is set.
+
+    Raises:
+      UserError: as `scorer`.
+    """
+    del multiple  # of sizes: a classifier takes any
+    check_views(views)
+    probabilities_of = jax.jit(
+        lambda variables, images: jax.nn.softmax(model.apply(variables, images)[0]))
+
+    def classify(variables, images, *, scores):
+      del scores  # they cost nothing here
+      if size:
+        images = np.stack([files.resize_image(image, size) for image in images])
+      return [Classification(int(np.argmax(row)), row)
+              for row in np.asarray(probabilities_of(variables, images))]
+    return classify
 
   def outputs(self, scores: jax.Array, batch: Mapping[str, Any]) -> Outputs:
     """Integer counts of one batch: `confusion_matrix`, `labelled`, `top5` and `images`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,21 @@ from kdseg_jax.errors import UserError
 from kdseg_jax.losses import resizing
 from kdseg_jax.tasks.base import Field, MainMetric, Outputs
 from kdseg_jax.tasks.pixel_check import PixelCheck
-from kdseg_jax.training.inference import WHOLE_IMAGE, Inference, make_scorer
+from kdseg_jax.training.inference import WHOLE_IMAGE, Inference, make_predictor, make_scorer
 
 SUPERVISED_LOSSES = ('cross_entropy', 'ohem_cross_entropy')
+
+
+class Segmentation(NamedTuple):
+  """A segmented image.
+
+  Attributes:
+    labels: `(H, W)` uint8 at the size of the image, indices into `Model.classes`.
+    scores: `(H, W, C)` float32 probabilities there; None where they were not asked for.
+  """
+
+  labels: np.ndarray
+  scores: np.ndarray | None
 
 
 def _as_image(size):  # no lambda: sources that hold a field are pickled
@@ -101,6 +113,17 @@ class SegmentationTask:
     """`(variables, batch) -> scores`, see `make_scorer`, for labels at the size of the images."""
     score = make_scorer(self, model, views)
     return lambda variables, batch: score(variables, batch, batch['image'].shape[1:3])
+
+  def predictor(self, model: Any, views: Inference = WHOLE_IMAGE, *, size: tuple[int, ...] = (),
+                multiple: int = 1) -> Callable:
+    """`(variables, images, *, scores) -> list[Segmentation]`, see `make_predictor`."""
+    predict = make_predictor(self, model, inference=views, size=size, multiple=multiple)
+
+    def segment(variables, images, *, scores):
+      labels, probabilities = predict(variables, images, with_scores=scores)
+      return [Segmentation(label, None if probabilities is None else probabilities[i])
+              for i, label in enumerate(labels)]
+    return segment
 
   def outputs(self, scores: jax.Array, batch: Mapping[str, Any]) -> Outputs:
     """Integer counts of one batch: `confusion_matrix` and `images`.

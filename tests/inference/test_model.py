@@ -71,7 +71,7 @@ def test_what_a_model_knows(workdir):
 
 @pytest.mark.parametrize('align_corners', [True, False])
 def test_its_task_upsamples_as_its_config_says(align_corners):
-  config = workdirs.config_of(align_corners=align_corners)
+  config = workdirs.config_of(**{'task.align_corners': align_corners})
   task = dataclasses.replace(toys.loaded(None), config=config).task
   assert (task.num_classes, task.align_corners) == (3, align_corners)
 

@@ -94,7 +94,8 @@ def test_report_takes_the_last_evaluation_and_marks_the_best():
 
 def test_a_class_that_some_seeds_lack_is_compared_over_the_others():
   rows = lambda values: [{'per_class_iou': [value, 0.5]} for value in values]
-  found = studies._per_class(rows([0.4, None, 0.7]), rows([0.3, 0.2, 0.5]), ['road', 'sky'])
+  found = studies._per_class(
+      rows([0.4, None, 0.7]), rows([0.3, 0.2, 0.5]), 'per_class_iou', ['road', 'sky'])
   assert found == {'road': pytest.approx(0.15), 'sky': 0}
 
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdseg_jax import default_config, distillers, evaluate, study, tasks
-from kdseg_jax.data import subset
+from kdseg_jax import default_config, distillers, evaluate, inference, predict, study, tasks
+from kdseg_jax.data import files, subset
 from kdseg_jax.distillers import methods
 from kdseg_jax.errors import UserError
 from kdseg_jax.recipes import common
@@ -115,6 +115,24 @@ def test_what_stays_with_its_example_is_the_same_on_any_number_of_devices(mode):
     assert all(example.image.shape == (6, 8, 3) for example in shown)
   assert sorted(found[0]) == list(range(11))
   assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_predict_writes_what_it_says_of_files_and_splits(teacher, tmp_path, capsys):
+  source = toy_task.Images('val')
+  model = inference.load(teacher)
+  want = [model.predict(source[index]['image'])[0].value for index in range(3)]
+  files.write_png(tmp_path / 'photo.png', source[1]['image'])
+  for asked, known in (([tmp_path / 'photo.png'], -1),
+                       (['--split=val', '--config.eval.limit=3', '--best'], source[1]['value'])):
+    status, text = runs.run_here(
+        capsys, predict.PROGRAM, f'--workdir={teacher}', f'--output={tmp_path / "out"}', *asked)
+    lines = list(map(json.loads, (tmp_path / 'out/lines.txt').read_text().splitlines()))
+    assert not status and f'{len(lines)} lines' in text
+    line = lines[min(1, len(lines) - 1)]
+    assert line['known'] == pytest.approx(known) and len(line) == 3
+    if len(lines) == 3:
+      assert [list(line.values())[2] for line in lines] == pytest.approx(want)
+      assert [line['image'] for line in lines] == ['0.png', '1.png', '2.png']
 
 
 def test_views_and_options_that_the_task_does_not_know_are_refused():

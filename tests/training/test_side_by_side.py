@@ -235,7 +235,8 @@ def test_a_run_takes_over_all_that_a_prepare_phase_changes(monkeypatch):
           step=0, prepare_step=mark, params=0, batch_stats=0, opt_state=Optimizers(0, 0, mark),
           distiller=DistillerState(params=0, critic=0, prepared=mark, memory=mark), rng=0),
       experiment=types.SimpleNamespace(distiller=toys.prepared()), done=lambda phase: 0,
-      config=types.SimpleNamespace(prepare=types.SimpleNamespace(steps=3)))
+      config=types.SimpleNamespace(prepare=types.SimpleNamespace(steps=3)),
+      checkpointer=types.SimpleNamespace(wait=lambda: None))
   monkeypatch.setattr(side_by_side, '_prepare_key', lambda config: 'key')
   monkeypatch.setattr(loop, 'prepare', lambda run, stop: None)
   run = made(0)

@@ -84,7 +84,7 @@ def test_a_grid_grows_until_the_best_lies_inside_for_that_student_alone(trained,
 
 def test_of_equals_the_smallest_is_chosen(trained, tmp_path):
   trained(lambda student, value, seed: 0.5 if value in (0.2, 0.4) else 0.1)
-  tuned = tuning.tune(study(grid=(0.1, 0.2, 0.4, 0.8)), str(tmp_path), 'mean_iou')
+  tuned = tuning.tune(study(grid=(0.1, 0.2, 0.4, 0.8)), str(tmp_path), METRIC)
   assert {one.chosen for one in tuned.values()} == {0.2}
 
 

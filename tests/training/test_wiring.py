@@ -121,6 +121,18 @@ def test_the_log_holds_the_rate_of_the_config_and_means_since_the_last_row(tmp_p
   assert {(source.split, len(source)) for _, source in evaluated} == {('test', 500)}
 
 
+@pytest.mark.parametrize('phase, step, stopping, log, evaluate, save', [
+    ('train', 1, 0, 0, 0, 0), ('train', 3, 0, 0, 0, 1), ('train', 5, 0, 1, 0, 0),
+    ('train', 4, 0, 0, 1, 1),  # what is evaluated is saved: it may be the best
+    ('train', 11, 0, 1, 1, 1), ('train', 4, 1, 1, 0, 1), ('prepare', 4, 0, 0, 0, 0),
+    ('prepare', 7, 0, 1, 0, 1)])
+def test_what_follows_a_step(phase, step, stopping, log, evaluate, save):
+  config = config_of(train={'steps': 11}, prepare={'steps': 7}, log={'every_steps': 5},
+                     eval={'every_steps': 4}, checkpoint={'every_steps': 3})
+  due = run.Run.due(types.SimpleNamespace(config=config), phase, step, stopping=bool(stopping))
+  assert due == (log, evaluate, save) and due.reads_state == bool(evaluate or save)
+
+
 def test_the_critic_is_scheduled_over_its_own_updates():
   config = config_of(critic={'steps': 3, 'optimizer': {
       'learning_rate': 1.0, 'power': 1.0, 'momentum': 0.0, 'weight_decay': 0.0}})
