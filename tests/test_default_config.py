@@ -181,7 +181,8 @@ def test_without_a_config_the_defaults_are_its():
   views = fields(inference.Inference)
   assert views == {name: evaluation[name] for name in views} and len(views) == 4
   assert fields(augmentation.Augmentation) == {
-      name: DEFAULTS['augmentation'][name] for name in ('scale', 'flip', 'pad')}
+      name: DEFAULTS['augmentation'][name] for name in ('scale', 'flip', 'pad')
+  } | {'resized_crop': None}  # () in a config
   weights = {name: parameter.default
              for name, parameter in inspect.signature(distillers.cirkd).parameters.items()}
   assert weights == {
