@@ -12,7 +12,7 @@ from kdseg_jax import inference, models, predict
 from kdseg_jax.data import files
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import Classification, Inference, Segmentation
-from kdseg_jax.training.checkpoint import CheckpointError
+from kdseg_jax.training.checkpoint import Checkpointer, CheckpointError
 from tests import runs, toys, workdirs
 
 CREATE = models.create
@@ -58,6 +58,15 @@ def test_the_checkpoint_that_is_asked_for(workdir, checkpoint, step):
   jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, step * b),
                model.variables['params'], first.variables['params'])
   assert {len(leaf.devices()) for leaf in jax.tree.leaves(model.variables)} == {1}
+
+
+def test_the_number_of_a_checkpoint_may_count_other_steps_too(workdir, monkeypatch):
+  """Those of a prepare phase."""
+  read = Checkpointer.read_meta
+  monkeypatch.setattr(Checkpointer, 'read_meta', lambda self, step: read(self, step) | {
+      'data': {'seed': 0, 'next_batch': 1}})
+  model = kdseg_jax.load(workdir, checkpoint=3)
+  assert (model.step, model.train_step) == (3, 1)
 
 
 def test_what_a_model_knows(workdir):

@@ -10,7 +10,7 @@ from kdseg_jax.models import layers
 
 @pytest.mark.parametrize('channels, width, expected', [
     (64, 1, 64), (64, 0.5, 32), (64, 0.01, 8), (32, 0.35, 16), (24, 0.75, 24), (320, 1.4, 448),
-    (96, 0.35, 32), (16, 0.75, 16), (44.8, 1, 48)])
+    (96, 0.35, 32), (16, 0.75, 16), (44.8, 1, 48), (52, 1, 56)])
 def test_scale_channels(channels, width, expected):
   assert layers.scale_channels(channels, width) == expected
 

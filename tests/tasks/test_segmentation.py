@@ -54,10 +54,13 @@ def test_fields_that_cannot_be_used_are_refused(fields, message):
     tasks.SegmentationTask(num_classes=3, **fields)
 
 
-def test_predictions_are_the_argmax_of_upsampled_logits():
+@pytest.mark.parametrize('align_corners', [True, False])
+def test_predictions_are_the_argmax_of_upsampled_logits(align_corners):
   logits = logits_of(0)
-  resized = losses.resize_bilinear(logits, (9, 7), align_corners=True)
-  np.testing.assert_array_equal(TASK.predict(logits, (9, 7)), jnp.argmax(resized, -1))
+  task = tasks.SegmentationTask(num_classes=3, align_corners=align_corners)
+  resized = losses.resize_bilinear(logits, (9, 7), align_corners=align_corners)
+  np.testing.assert_array_equal(task.upsample(logits, (9, 7)), resized)
+  np.testing.assert_array_equal(task.predict(logits, (9, 7)), jnp.argmax(resized, -1))
   assert TASK.predict(logits, (9, 7)).dtype == jnp.int32
 
 
