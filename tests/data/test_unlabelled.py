@@ -123,7 +123,8 @@ def test_sources_of_one_length_are_shuffled_unlike():
   source = data.Concatenated(scenes, data.WithoutLabels(scenes), share=0.5)
   batch = next(pipeline.train_batches(
       source, batch_size=32, seed=3, num_threads=1,
-      augmentation=augmentation.Augmentation(crop=(64, 64), scale=None, flip=0)))
+      augmentation=augmentation.Augmentation(
+          crop=(64, 64), scale=None, flip=0, fields=FIELDS)))
   ignored = (batch['label'] == 255).all(axis=(1, 2))
   order = [[image.tobytes() for image in batch['image'][mask]] for mask in (ignored, ~ignored)]
   assert set(order[0]) == set(order[1]) and order[0] != order[1]

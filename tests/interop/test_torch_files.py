@@ -214,7 +214,8 @@ def test_calls_are_refused_by_name_and_not_run(form, name, place, refused, tmp_p
   for protocol in (2, 4):
     if name == 'pathlib.Path.touch' and protocol == 2:
       continue  # is written there as a call of getattr
-    refused(writer.FORMS[form](tree, protocol), f'names .*{name}.*nothing that a file names')
+    shown = name.replace('pathlib.', 'pathlib.*')  # of pathlib._local since Python 3.13
+    refused(writer.FORMS[form](tree, protocol), f'names .*{shown}.*nothing that a file names')
   assert not marker.exists() and not effects
 
 
