@@ -33,9 +33,9 @@ def pytest_collection_modifyitems(items):
   items.sort(key=lambda item: item.get_closest_marker('slow') is not None)
 
 
-@pytest.fixture
+@pytest.fixture(scope='module')
 def optimizations():
-  """For programs that run longer than they compile."""
+  """For programs that run longer than they compile, or whose rounding is compared."""
   jax.config.update('jax_disable_most_optimizations', False)
   yield
   jax.config.update('jax_disable_most_optimizations', True)
