@@ -8,7 +8,7 @@ import pytest
 
 import kdseg_jax
 from configs import quickstart
-from kdseg_jax import evaluate, models, predict
+from kdseg_jax import evaluate, predict
 from kdseg_jax.data import files
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import experiment
@@ -20,8 +20,7 @@ CLASSES = tuple('abcdefg')
 @pytest.fixture(scope='module', autouse=True)
 def toy_models():
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(models, 'create', lambda name, num_classes, axis_name, **_: (
-        toys.Classifier if name in models.CLASSIFIERS else toys.Model)(num_classes, axis_name))
+    toys.replace_segmenters_and_classifiers(patch)
     yield
 
 

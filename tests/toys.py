@@ -138,5 +138,11 @@ def replace_models(patch, toy=Model):
       num_classes=num_classes, axis_name=axis_name))
 
 
+def replace_segmenters_and_classifiers(patch):
+  """As `replace_models`, by what a model of the name is."""
+  patch.setattr(models, 'create', lambda name, num_classes, axis_name, **_: (
+      Classifier if name in models.CLASSIFIERS else Model)(num_classes, axis_name))
+
+
 def _mean(x, axis_name):
   return lax.pmean(jnp.mean(x), axis_name) if axis_name else jnp.mean(x)

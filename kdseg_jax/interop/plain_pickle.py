@@ -7,6 +7,7 @@ names is looked up in a table and never imported.
 
 from __future__ import annotations
 
+import abc
 import collections
 import pickletools
 from collections.abc import Callable, Iterator, Mapping
@@ -33,16 +34,16 @@ class Function(NamedTuple):
   call: Callable[..., Any]
 
 
-class Built:
+class Built(abc.ABC):
   """What a `Function` may return that the pickle then gives a state."""
 
+  @abc.abstractmethod
   def build(self, state: Any) -> None:
     """Takes the state, which may be anything.
 
     Raises:
       Refusal: it is none of this kind.
     """
-    raise NotImplementedError
 
 
 class Stream(Protocol):

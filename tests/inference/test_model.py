@@ -28,8 +28,7 @@ def image_of(height, width):
 def toy_models():
   """Models of one layer, where nothing depends on which."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(models, 'create', lambda name, num_classes, axis_name, **_: (
-        toys.Classifier if name in models.CLASSIFIERS else toys.Model)(num_classes, axis_name))
+    toys.replace_segmenters_and_classifiers(patch)
     yield
 
 

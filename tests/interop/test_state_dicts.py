@@ -41,21 +41,8 @@ of_every_kind = pytest.mark.parametrize('kind', KINDS)
 
 
 @pytest.fixture
-def read(tmp_path):
-  def read_content(content):
-    path = tmp_path / 'weights.bin'  # a name that says nothing
-    path.write_bytes(content)
-    return state_dicts.read(path)
-  return read_content
-
-
-@pytest.fixture
-def refused(read, tmp_path):
-  def check(content, words):
-    with pytest.raises(StateDictError, match=words) as error:
-      read(content)
-    assert str(error.value).startswith(f'{tmp_path}/weights.bin: ')
-  return check
+def reader():
+  return state_dicts.read
 
 
 def check_same(found, expected):
