@@ -16,6 +16,7 @@ from kdseg_jax.errors import NotFoundError, UserError
 
 _VAL_EVERY = 10  # as in `folder`
 _PLAIN = ('train', 'val')  # splits of a file that has none
+_SHOWN = 8  # problems of a folder
 
 
 class Arrays:
@@ -126,7 +127,9 @@ class ClassFolder:
       if folder == main and not pictures:
         problems.append(f'{path}: holds no picture; fill the folder or remove it.')
       found += [(picture, self.classes.index(path.name)) for picture in pictures]
-    pairs.require_none(problems)
+    if problems:
+      raise UserError('\n'.join(problems[:_SHOWN]) + (
+          f'\n... and {len(problems) - _SHOWN} more' if len(problems) > _SHOWN else ''))
     if not found:
       raise NotFoundError(f'{folder}: holds no picture in a folder of a class.')
     return found

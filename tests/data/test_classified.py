@@ -99,3 +99,12 @@ def test_the_class_of_a_scene_is_its_largest_digit():
   for i in range(3):
     assert classes[i]['label'] == scenes[i]['image_class']
     np.testing.assert_array_equal(classes[i]['image'], scenes[i]['image'])
+
+
+def test_every_problem_of_a_folder_is_listed_and_no_program_that_cannot_read_it(tmp_path):
+  for name in 'abcdefghijk':
+    (tmp_path / 'train' / name).mkdir(parents=True)
+  with pytest.raises(UserError, match=r'train.a: holds no picture(.|\n)*train.h: (.|\n)*3 more$'
+                     ) as error:
+    data.create('class_folder', 'train', root=tmp_path)
+  assert 'data.check' not in str(error.value)
