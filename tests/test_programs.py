@@ -69,7 +69,9 @@ def teachers(cache, settings, tmp_path_factory):
 
     def __missing__(self, recipe):
       self[recipe] = tmp_path_factory.mktemp('teacher')
-      runs.run('train', f'--config=configs/{recipe}:role=teacher,runlocal',
+      # CamVid's students learn at the stride of the fine-tuned teacher.
+      role = 'role=teacher,finetune' if recipe == 'camvid.py' else 'role=teacher'
+      runs.run('train', f'--config=configs/{recipe}:{role},runlocal',
                f'--workdir={self[recipe]}', *settings[recipe], cache=cache)
       return self[recipe]
   return Teachers()
