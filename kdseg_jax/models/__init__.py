@@ -39,7 +39,7 @@ class _Head(NamedTuple):
 _HEADS = {
     'pspnet': _Head(PSPNetHead, (128, 512)),
     'deeplabv3': _Head(DeepLabV3Head, (128, 256)),
-    'deeplabv3plus': _Head(DeepLabV3PlusHead, (128, 256)),
+    'deeplabv3plus': _Head(DeepLabV3PlusHead, (256, 256)),
     'plain': _Head(PlainHead, (256, 256)),
 }
 _ESPNET_ENCODER = BackboneSpec(ESPNetEncoder, (19, 131, 256), output_strides=(8,))
@@ -103,7 +103,7 @@ def create(
     std: likewise.
     channel_order: 'rgb', or 'bgr' of weights that expect the channels in that order.
     head_channels: channels of the head; None is CIRKD's 128 (on ResNet-50, 101 and the Xceptions
-      256, 512 in PSPNet), and 256 in plain, * width.
+      256, 512 in PSPNet), and the papers' 256 in deeplabv3plus and plain, * width.
     aux_channels: channels of the auxiliary head, if there is one; None is a quarter of stage 3's.
       Structured distillation has half of them.
     aux_bias: whether the 3x3 convolution of the auxiliary head has a bias, as there.

@@ -189,7 +189,7 @@ def test_names():
 @pytest.mark.parametrize('name, channels', [
     ('pspnet_resnet34', 128), ('pspnet_mobilenetv2', 128), ('pspnet_resnet50', 512),
     ('pspnet_resnet101', 512), ('deeplabv3_resnet101', 256), ('deeplabv3plus_resnet50', 256),
-    ('deeplabv3plus_xception41', 256), ('plain_mobilenetv2', 256)])
+    ('deeplabv3plus_xception41', 256), ('deeplabv3plus_resnet18', 256), ('plain_mobilenetv2', 256)])
 def test_head_channels(name, channels):
   assert models.create(name, 19).head.channels == channels
 
