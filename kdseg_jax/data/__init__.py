@@ -22,7 +22,7 @@ from kdseg_jax.data.scenes import SceneClasses, Scenes
 from kdseg_jax.data.unlabelled import Concatenated, Unlabelled, WithoutLabels
 from kdseg_jax.errors import UserError
 
-_PREPARED = ('cityscapes', 'cityscapes_coarse', 'voc', 'pascal_context', 'ade20k')
+_PREPARED = ('cityscapes', 'cityscapes_coarse', 'voc', 'coco_voc', 'pascal_context', 'ade20k')
 _CLASSIFIED = {
     'scene_classes': SceneClasses, 'npz': Npz, 'class_folder': ClassFolder,
     'cifar10': functools.partial(Cifar, 'cifar10'),
@@ -42,11 +42,12 @@ def create(name: str, split: str, *, root: str | os.PathLike | None = None,
 
   Args:
     name: 'scenes' (built in); 'folder' (your own images and labels, see `Folder`); 'camvid'
-      (prepared, else its folders); 'cityscapes', 'cityscapes_coarse', 'voc', 'pascal_context' or
-      'ade20k' (prepared with `python -m kdseg_jax.data.prepare`); 'tfds:<name>' (any data set of
-      TFDS). With one class an image: 'scene_classes' (built in: the largest digit of a scene),
-      'npz', 'class_folder', 'cifar10', 'cifar100'.
-    split: 'train', 'val', 'test' or another that the data set has.
+      (prepared, else its folders); 'cityscapes', 'cityscapes_coarse', 'voc', 'coco_voc',
+      'pascal_context' or 'ade20k' (prepared with `python -m kdseg_jax.data.prepare`);
+      'tfds:<name>' (any data set of TFDS). With one class an image: 'scene_classes' (built in: the
+      largest digit of a scene), 'npz', 'class_folder', 'cifar10', 'cifar100'.
+    split: 'train', 'val', 'test' or another that the data set has; of prepared ones several too,
+      as 'train+val'.
     root: folder of the data set, or the directory where it was prepared; None or '' for scenes.
     size: (height, width) of every example; None is the source's own.
     **options: further arguments of the source; of TFDS: `image_key`, `label_key`, `num_classes`.

@@ -2,9 +2,10 @@
 
 python -m kdseg_jax.data.prepare cityscapes --manual_dir=<archives> --data_dir=<data>
 
-Names: camvid, cityscapes, cityscapes_coarse, voc, pascal_context, ade20k. The archives stay as
-they were downloaded (or extracted) in --manual_dir; nothing is downloaded. Needs no TensorFlow.
-Afterwards: --config.data.name=cityscapes --config.data.root=<data>, or KDSEG_DATA=<data>.
+Names: camvid, cityscapes, cityscapes_coarse, voc, coco_voc, pascal_context, ade20k. The archives
+stay as they were downloaded (or extracted) in --manual_dir; nothing is downloaded. Needs no
+TensorFlow. Afterwards: --config.data.name=cityscapes --config.data.root=<data>, or
+KDSEG_DATA=<data>.
 """
 
 from __future__ import annotations

@@ -64,13 +64,13 @@ def create_prepared(name: str, split: str, *, root: str | os.PathLike | None = N
 
   Args:
     name: of the data set, as there.
-    split: 'train', 'val' or another that it has.
+    split: 'train', 'val' or another that it has, or several, as 'train+val'.
     root: its `--data_dir`; None or '' is `$KDSEG_DATA`.
     size: see `Records`.
 
   Raises:
     ValueError: no root, or an unknown split.
-    FileNotFoundError: the data set or its split was not prepared there; says the command.
+    FileNotFoundError: the data set or a split was not prepared there; says the command.
   """
   extras.require('data', 'tensorflow_datasets', f'The data set {name}')
   import tensorflow_datasets as tfds  # slow to import, and only these sources need it
@@ -79,7 +79,9 @@ def create_prepared(name: str, split: str, *, root: str | os.PathLike | None = N
   from kdseg_jax.data.tfds_builders.base import wrong_counts
 
   builder_class = tfds_builders.BUILDERS[name]
-  names.require(split, builder_class.COUNTS, f'split of {name}')
+  parts = split.split('+')
+  for part in parts:
+    names.require(part, builder_class.COUNTS, f'split of {name}')
   given = root or os.environ.get('KDSEG_DATA')
   command = (f'python -m kdseg_jax.data.prepare {name} --manual_dir=<archives> '
              f'--data_dir={given or "<folder>"}')
@@ -91,11 +93,12 @@ def create_prepared(name: str, split: str, *, root: str | os.PathLike | None = N
     raise NotFoundError(f'{given}: holds no prepared {name}. Prepare it once: {command}\n'
                         f'{builder_class.MANUAL_DOWNLOAD_INSTRUCTIONS}')
   builder = builder_class(data_dir=given)
-  if split not in builder.info.splits:
-    raise NotFoundError(f'{builder.data_path}: was prepared without the split {split}. Delete '
-                        f'this folder and prepare it again with all archives: {command}')
-  wrong = wrong_counts(
-      {split: builder.info.splits[split].num_examples}, {split: builder.COUNTS[split]})
+  for part in parts:
+    if part not in builder.info.splits:
+      raise NotFoundError(f'{builder.data_path}: was prepared without the split {part}. Delete '
+                          f'this folder and prepare it again with all archives: {command}')
+  wrong = wrong_counts({part: builder.info.splits[part].num_examples for part in parts},
+                       {part: builder.COUNTS[part] for part in parts})
   if wrong:
     logging.warning('%s: %s: it was prepared with --allow_partial.', builder.data_path, wrong)
   return Records(_records(tfds, builder, split, 'image', 'label'), classes=builder.CLASSES,

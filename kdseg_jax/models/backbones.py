@@ -14,6 +14,7 @@ from kdseg_jax.models.layers import OUTPUT_STRIDES
 from kdseg_jax.models.mobilenet import MobileNetV1, MobileNetV2
 from kdseg_jax.models.normalization import IMAGENET, Preprocessing
 from kdseg_jax.models.resnet import ResNet
+from kdseg_jax.models.xception import Xception
 
 
 class Weights(NamedTuple):
@@ -101,12 +102,21 @@ def _resnet_d(depth: int, digits: str) -> BackboneSpec:
       build=functools.partial(plain.build, deep_stem=True, stem_channels=(32, 32, 64),
                               pooled_shortcuts=True),
       weights={'timm': Weights(
-          file, digits, 'timm_resnet',
-          url='https://github.com/huggingface/pytorch-image-models/releases/download/v0.1-weights/'
-              + file,
-          source='timm, Apache-2.0')}, timm=f'resnet{depth}d')
+          file, digits, 'timm_resnet', url=_TIMM + file, source='timm, Apache-2.0')},
+      timm=f'resnet{depth}d')
 
 
+def _xception(depth: int, digits: str) -> BackboneSpec:
+  file = f'tf_xception_{depth}-{digits}.pth'
+  preprocessing = Preprocessing(mean=(127.5,) * 3, std=(127.5,) * 3)
+  return BackboneSpec(
+      functools.partial(Xception, depth=depth), (128, 256, 728, 2048), wide=True,
+      weights={'timm': Weights(file, digits, 'timm_xception', url=_TIMM + file,
+                               preprocessing=preprocessing, source='timm, Apache-2.0')},
+      timm=f'xception{depth}', preprocessing=preprocessing)
+
+
+_TIMM = 'https://github.com/huggingface/pytorch-image-models/releases/download/v0.1-weights/'
 _MOBILENET_V2 = Weights(
     'mobilenet_v2-b0353104.pth',
     'b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889', 'torchvision_mobilenetv2',
@@ -133,6 +143,8 @@ BACKBONES = _RESNETS | {
     'resnet34d': _resnet_d(34, 'f8dcfcaf'),
     'resnet50d': _resnet_d(50, '464e36ba'),
     'resnet101d': _resnet_d(101, '2803ffab'),
+    'xception41': _xception(41, 'e6439c97'),
+    'xception65': _xception(65, 'c9ae96e8'),
     'mobilenetv1': BackboneSpec(MobileNetV1, (128, 256, 512, 1024)),
     'mobilenetv2': BackboneSpec(
         MobileNetV2, (24, 32, 96, 320),

@@ -15,7 +15,7 @@ from tests import official
 
 
 def slow_if_deep(*names):
-  deep = re.search('resnet(44|56|101|110|32x4)|wrn_40|shuffle|mobilenetv2_half', names[-1])
+  deep = re.search('resnet(44|56|101|110|32x4)|wrn_40|shuffle|mobilenetv2_half|xception', names[-1])
   return pytest.param(*names, marks=[pytest.mark.slow] if deep else [])
 
 
