@@ -8,14 +8,14 @@ import json
 
 from absl import flags
 
-from kdseg_jax import command_line, names, paths, program, tasks
+from kdseg_jax import command_line, names, parallel, paths, program, tasks
 from kdseg_jax.data import files
+from kdseg_jax.data.json_files import finite
+from kdseg_jax.inference.evaluation import Evaluator
 from kdseg_jax.inference.model import restore
+from kdseg_jax.inference.views import create_inference
 from kdseg_jax.report import pictures, presenters
-from kdseg_jax.training import experiment, parallel
-from kdseg_jax.training.evaluation import Evaluator
-from kdseg_jax.training.inference import create_inference
-from kdseg_jax.training.writers import finite
+from kdseg_jax.training import experiment
 
 
 def define_flags(options):

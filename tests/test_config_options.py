@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from kdseg_jax import data, default_config, distillers, tasks
+from kdseg_jax import data, default_config, distillers, parallel, tasks
 from kdseg_jax.distillers import methods
-from kdseg_jax.training import evaluation, experiment, parallel, programs, run
+from kdseg_jax.inference import evaluation
+from kdseg_jax.training import experiment, programs, run
 from tests import toys
 from tests.data import archives
 

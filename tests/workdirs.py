@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdseg_jax import config_files, default_config
+from kdseg_jax.checkpoint import Checkpointer
+from kdseg_jax.data.json_files import write_json
 from kdseg_jax.distillers import DistillerState
 from kdseg_jax.inference.model import create_module
-from kdseg_jax.training.checkpoint import Checkpointer
 from kdseg_jax.training.state import TrainState
-from kdseg_jax.training.writers import write_json
 from tests import toys
 
 CLASSES = ('sky', 'road', 'tree')

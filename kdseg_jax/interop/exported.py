@@ -11,14 +11,13 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from kdseg_jax import paths
+from kdseg_jax import paths, resizing
 from kdseg_jax.data import files
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import images as images_lib
 from kdseg_jax.inference.predictions import Prediction
 from kdseg_jax.interop.exporting import manifest, stablehlo
 from kdseg_jax.interop.exporting.sizes import Sizes
-from kdseg_jax.losses import resizing
 from kdseg_jax.tasks import Classification, Segmentation
 
 

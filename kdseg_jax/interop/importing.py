@@ -15,23 +15,23 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 import kdseg_jax
-from kdseg_jax import config_files, models, names, paths
+from kdseg_jax import config_files, models, names, parallel, paths
+from kdseg_jax.checkpoint import Checkpointer
 from kdseg_jax.data import class_names
 from kdseg_jax.default_config import segmentation
 from kdseg_jax.errors import UserError
+from kdseg_jax.inference.model import abstract_variables, create_module, leaves_of_classes
 from kdseg_jax.interop import (
-    conversion,
-    distilled,
-    download,
-    pretrained,
-    schemes,
-    state_dicts,
-    structure,
+  conversion,
+  distilled,
+  download,
+  pretrained,
+  schemes,
+  state_dicts,
+  structure,
 )
 from kdseg_jax.interop.schemes import Scheme
 from kdseg_jax.models.normalization import Preprocessing
-from kdseg_jax.training import experiment, parallel
-from kdseg_jax.training.checkpoint import Checkpointer
 
 REPORT = 'import.json'
 
@@ -99,12 +99,12 @@ def read(request: Request) -> Imported:
   classes, palette = _classes(request, own, count)
   config = _config(request, scheme, found_in.student | own.get('student', {}), preprocessing)
   config.update(own.get('config', {}))
-  model = experiment.create_model(config.student, count)
-  like = experiment.abstract_variables(model)
+  model = create_module(config.student, count)
+  like = abstract_variables(model)
   if backbone_alone:
     like = {part: {'backbone': tree['backbone']} for part, tree in like.items()}
   head = set() if backbone_alone or there == count else (
-      experiment.leaves_of_classes(config.student, count))
+      leaves_of_classes(config.student, count))
   found = conversion.to_variables(state_dict, layers, like, head=head)
   conversion.require_all(found, request.source)
   if found.resized and not request.allow_head_mismatch:
@@ -230,7 +230,7 @@ def _update(section, fields):
 
 def _completed(found, model):
   """All variables, those that were not found drawn from seed 0, and the paths of these."""
-  drawn = sorted(set(_flat(experiment.abstract_variables(model))) - set(found))
+  drawn = sorted(set(_flat(abstract_variables(model))) - set(found))
   if not drawn:
     return _unflat(found), drawn
   image = np.zeros((1, 64, 64, 3), np.uint8)

@@ -22,7 +22,6 @@ from kdseg_jax.losses.holistic import (
     wasserstein_generator,
 )
 from kdseg_jax.losses.pixelwise import pixelwise_kl
-from kdseg_jax.losses.resizing import resize_bilinear, resize_nearest
 from kdseg_jax.losses.review import hierarchical_context
 from kdseg_jax.losses.similarity import (
     double_similarity_category,
@@ -30,6 +29,7 @@ from kdseg_jax.losses.similarity import (
     intra_class_variation,
 )
 from kdseg_jax.losses.supervised import cross_entropy, ohem_cross_entropy
+from kdseg_jax.resizing import resize_bilinear, resize_nearest
 
 __all__ = [
     'attention_transfer',

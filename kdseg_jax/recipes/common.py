@@ -81,7 +81,7 @@ def study(config: ConfigDict, *, title: str, description: str, students: dict[st
     baseline: the student that the others are compared with.
     seeds: of initialisation and draws; the data's order is the same for all of them.
     tune: `field` and the `grid` from which that of every student is chosen before, and, for that,
-      `seeds`, `data_seed`, `split` and `extend`, see `training.tuning`; None chooses nothing.
+      `seeds`, `data_seed`, `split` and `extend`, see `studies.tuning`; None chooses nothing.
     teacher: config of the teacher, trained first in `<workdir>/teacher` where
       `config.teacher.checkpoint` is empty.
   """

@@ -13,9 +13,9 @@ import numpy as np
 from kdseg_jax import losses, metrics
 from kdseg_jax.data import files
 from kdseg_jax.errors import UserError
+from kdseg_jax.inference.views import WHOLE_IMAGE, Inference, apply_frozen
 from kdseg_jax.tasks.base import Field, MainMetric, Outputs
 from kdseg_jax.tasks.class_check import ClassCheck
-from kdseg_jax.training.inference import WHOLE_IMAGE, Inference, apply_frozen
 
 NO_LABEL = -1  # of padding examples, and of images whose class is not known
 _TOP = 5

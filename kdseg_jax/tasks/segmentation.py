@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdseg_jax import losses, metrics, names
+from kdseg_jax import losses, metrics, names, resizing
 from kdseg_jax.data import files
 from kdseg_jax.errors import UserError
-from kdseg_jax.losses import resizing
+from kdseg_jax.inference.views import WHOLE_IMAGE, Inference
+from kdseg_jax.inference.windows import make_predictor, make_scorer
 from kdseg_jax.tasks.base import Field, MainMetric, Outputs
 from kdseg_jax.tasks.pixel_check import PixelCheck
-from kdseg_jax.training.inference import WHOLE_IMAGE, Inference, make_predictor, make_scorer
 
 SUPERVISED_LOSSES = ('cross_entropy', 'ohem_cross_entropy')
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import tqdm
 
+from kdseg_jax.checkpoint import has_checkpoint
 from kdseg_jax.data import Concatenated, pipeline, subset
-from kdseg_jax.training.checkpoint import has_checkpoint
 from kdseg_jax.training.experiment import Experiment
 
 # Examples of train are read until the task has seen enough, a few hundred of the public data sets,

@@ -11,17 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import logging
-from flax import traverse_util
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kdseg_jax import data, distillers, names, tasks
+from kdseg_jax import data, distillers, names, parallel, tasks
 from kdseg_jax.data import subset
 from kdseg_jax.distillers.core import fold_in_name
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference.model import Model, abstract_variables, create_module, restore
-from kdseg_jax.training import config_check, freezing, parallel
-from kdseg_jax.training.inference import Inference, create_inference
+from kdseg_jax.inference.views import Inference, create_inference
+from kdseg_jax.training import config_check, freezing
 from kdseg_jax.training.normalization_check import check_normalization
 from kdseg_jax.training.optimizers import create_optimizer, create_schedule
 from kdseg_jax.training.state import Optimizers, TrainState, create_state
@@ -201,13 +200,6 @@ def load_teacher(config: ConfigDict, classes: Sequence[str], mesh: Mesh, *,
       allow=allow_class_names))
   logging.info('Teacher: %s of %s, step %d.', teacher.config.student.name, workdir, teacher.step)
   return teacher
-
-
-def leaves_of_classes(model_config: ConfigDict, num_classes: int) -> set[str]:
-  """Paths of a model's leaves whose shapes follow from the number of classes."""
-  ours, others = (traverse_util.flatten_dict(abstract_variables(
-      create_model(model_config, count)), sep='/') for count in (num_classes, num_classes + 1))
-  return {path for path, leaf in ours.items() if leaf.shape != others[path].shape}
 
 
 def abstract_inputs(experiment: Experiment) -> distillers.DistillInputs:

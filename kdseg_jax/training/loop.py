@@ -8,9 +8,9 @@ from typing import Any
 import tqdm
 from ml_collections import ConfigDict
 
-from kdseg_jax import paths
-from kdseg_jax.training import compiling, programs, shapes
+from kdseg_jax import compiling, paths
 from kdseg_jax.training import experiment as experiments
+from kdseg_jax.training import programs, shapes
 from kdseg_jax.training.data_check import check_data
 from kdseg_jax.training.preemption import StopSignal
 from kdseg_jax.training.run import Run, create_evaluator, measure_teacher

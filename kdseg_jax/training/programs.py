@@ -7,15 +7,15 @@ from typing import Any
 
 import jax
 
+from kdseg_jax import parallel
 from kdseg_jax.distillers import Requires
-from kdseg_jax.training import parallel
+from kdseg_jax.parallel import Program
 from kdseg_jax.training.experiment import Experiment
-from kdseg_jax.training.parallel import Program
 from kdseg_jax.training.step import (
-    TEACHER_TAPS,
-    make_prepare_step,
-    make_teacher_step,
-    make_train_step,
+  TEACHER_TAPS,
+  make_prepare_step,
+  make_teacher_step,
+  make_train_step,
 )
 
 PyTree = Any

@@ -16,15 +16,16 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from kdseg_jax import config_files, names
+from kdseg_jax.checkpoint import Checkpointer, CheckpointError, has_checkpoint
 from kdseg_jax.data import augmentation, pipeline
+from kdseg_jax.data.json_files import finite, read_json, write_json
 from kdseg_jax.errors import UserError
+from kdseg_jax.inference.evaluation import Evaluator
 from kdseg_jax.report import presenters
-from kdseg_jax.training.checkpoint import Checkpointer, CheckpointError, has_checkpoint
-from kdseg_jax.training.evaluation import Evaluator
 from kdseg_jax.training.experiment import Experiment
 from kdseg_jax.training.initialization import load_initial_weights
 from kdseg_jax.training.state import TrainState
-from kdseg_jax.training.writers import MetricWriter, StepTimer, finite, read_json, write_json
+from kdseg_jax.training.writers import MetricWriter, StepTimer
 
 PHASES = ('prepare', 'train')
 # The fields on which the form of a state depends.

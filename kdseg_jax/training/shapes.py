@@ -6,11 +6,12 @@ import jax
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
+from kdseg_jax import parallel
 from kdseg_jax.distillers import DistillInputs
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference.model import Model, abstract_variables
 from kdseg_jax.training import experiment as experiments
-from kdseg_jax.training import parallel, programs
+from kdseg_jax.training import programs
 from kdseg_jax.training.experiment import Experiment
 
 

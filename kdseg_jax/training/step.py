@@ -1,4 +1,4 @@
-"""The train step, the prepare step and the evaluation step: pure functions of one device's slice.
+"""The train step and the prepare step: pure functions of one device's slice.
 
 Mapped over devices by `parallel.data_parallel`. Order within a train step: the distiller's loss
 with the old critic, the student's update, then the critic's steps on the same detached taps;
@@ -16,11 +16,9 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from kdseg_jax import distillers
+from kdseg_jax import distillers, parallel
 from kdseg_jax.distillers.core import fold_in_name, state_of_part, with_own_key
-from kdseg_jax.tasks import Outputs
-from kdseg_jax.training import parallel
-from kdseg_jax.training.inference import WHOLE_IMAGE, Inference, apply_frozen
+from kdseg_jax.inference.views import apply_frozen
 from kdseg_jax.training.state import Optimizers, TrainState, move_average
 
 PyTree = Any
@@ -201,35 +199,6 @@ def make_prepare_step(
     return state, _global_mean(_prefixed('distill', metrics) | {'loss': loss}, axis_name)
 
   return prepare_step
-
-
-def make_evaluation_step(task: Any, model: Any, *, inference: Inference = WHOLE_IMAGE,
-                         with_predictions: bool = False,
-                         axis_name: str | None = None) -> Callable:
-  """The evaluation step `(variables, {}, batch) -> Outputs`, of all devices.
-
-  Beside what stays with its example (`Outputs.examples`) stands its `index`, -1 for padding. With
-  `with_predictions` it returns `(Outputs, predictions)`, the latter those of the device's images.
-  """
-  score = task.scorer(model, inference)
-
-  def evaluation_step(variables, _, batch):
-    scores = score(variables, batch)
-    outputs = _of_all_devices(task.outputs(scores, batch), batch['index'], axis_name)
-    return (outputs, task.predictions(scores, batch)) if with_predictions else outputs
-
-  return evaluation_step
-
-
-def _of_all_devices(outputs, index, axis_name):
-  """Sums over devices, and what stays with its example put together, with the examples' index."""
-  sums, examples = dict(outputs.sums), dict(outputs.examples)
-  if examples:
-    examples['index'] = index
-  if axis_name:
-    gather = lambda x: lax.all_gather(x, axis_name, tiled=True, to='invarying')
-    sums, examples = lax.psum(sums, axis_name), jax.tree.map(gather, examples)
-  return Outputs(sums, examples)
 
 
 def _teacher_taps(teacher, distiller, variables, batch):

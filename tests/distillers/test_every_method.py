@@ -15,10 +15,9 @@ import numpy as np
 import optax
 import pytest
 
-from kdseg_jax import distillers
+from kdseg_jax import distillers, parallel
+from kdseg_jax.checkpoint import Checkpointer
 from kdseg_jax.distillers import methods
-from kdseg_jax.training import parallel
-from kdseg_jax.training.checkpoint import Checkpointer
 from kdseg_jax.training.state import Optimizers, create_state
 from tests import toys
 

@@ -9,10 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from kdseg_jax import distillers, losses, tasks
+from kdseg_jax import distillers, losses, parallel, tasks
 from kdseg_jax.models import normalization
 from kdseg_jax.models.critic import Critic
-from kdseg_jax.training import parallel
 from kdseg_jax.training.state import Optimizers, create_state
 from kdseg_jax.training.step import make_train_step
 from tests import toys

@@ -7,7 +7,8 @@ import pytest
 
 from experiments import cifar_review_forms, cifar_stages
 from kdseg_jax.recipes import cifar
-from kdseg_jax.training import shapes, study_plan
+from kdseg_jax.studies import plan as study_plan
+from kdseg_jax.training import shapes
 from tests import runs
 from tests.data import classified_sets
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from kdseg_jax import config_files
+from kdseg_jax.checkpoint import Checkpointer, CheckpointError
 from kdseg_jax.data import palettes
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import load
 from kdseg_jax.interop import download, importing, pretrained
 from kdseg_jax.interop.importing import Request
 from kdseg_jax.models.normalization import IMAGENET_STD, Preprocessing
-from kdseg_jax.training.checkpoint import Checkpointer, CheckpointError
 from tests.interop import states
 
 MOBILENET = 'torchvision_mobilenetv2'

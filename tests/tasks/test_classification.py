@@ -9,8 +9,8 @@ import pytest
 
 from kdseg_jax import tasks
 from kdseg_jax.errors import UserError
+from kdseg_jax.inference.views import Inference
 from kdseg_jax.tasks.classification import ranks
-from kdseg_jax.training.inference import Inference
 
 CLASSES = tuple('abcdefg')
 TASK = tasks.create('classification', len(CLASSES))

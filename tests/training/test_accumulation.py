@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from kdseg_jax import distillers, tasks
+from kdseg_jax import distillers, parallel, tasks
 from kdseg_jax.distillers import DistillerState, Requires
 from kdseg_jax.models.dropout import Dropout
-from kdseg_jax.training import parallel
 from kdseg_jax.training.state import create_state
 from kdseg_jax.training.step import apply_train, make_train_step
 from tests import toys

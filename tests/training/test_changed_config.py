@@ -10,8 +10,8 @@ import pytest
 
 from configs import quickstart
 from kdseg_jax import models
+from kdseg_jax.checkpoint import Checkpointer, CheckpointError
 from kdseg_jax.training import experiment as experiments
-from kdseg_jax.training.checkpoint import Checkpointer, CheckpointError
 from kdseg_jax.training.run import Run
 from kdseg_jax.training.state import create_state
 from tests import toys

@@ -13,10 +13,9 @@ import numpy as np
 import optax
 import pytest
 
-from kdseg_jax import data, distillers, models, tasks
+from kdseg_jax import data, distillers, models, parallel, tasks
 from kdseg_jax.data import augmentation, pipeline
-from kdseg_jax.training import parallel
-from kdseg_jax.training.evaluation import Evaluator
+from kdseg_jax.inference.evaluation import Evaluator
 from kdseg_jax.training.state import Optimizers, create_state
 from kdseg_jax.training.step import make_train_step
 from tests.precision import float64

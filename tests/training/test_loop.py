@@ -10,10 +10,11 @@ import optax
 import pytest
 
 from configs import quickstart
+from kdseg_jax import parallel
+from kdseg_jax.checkpoint import Checkpointer
 from kdseg_jax.data import scenes
-from kdseg_jax.training import experiment, loop, parallel
-from kdseg_jax.training.checkpoint import Checkpointer
-from kdseg_jax.training.evaluation import Evaluator
+from kdseg_jax.inference.evaluation import Evaluator
+from kdseg_jax.training import experiment, loop
 from kdseg_jax.training.run import Diverged, TeacherTooWeak, training_batches
 from tests import runs, toys
 

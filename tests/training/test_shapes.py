@@ -5,11 +5,11 @@ import jax
 import pytest
 
 from configs import quickstart
-from kdseg_jax import distillers, models
+from kdseg_jax import distillers, models, parallel
 from kdseg_jax.distillers import methods
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import experiment as experiments
-from kdseg_jax.training import loop, parallel, run, shapes
+from kdseg_jax.training import loop, run, shapes
 from tests import toys
 
 SINGLE = [name for name in methods.METHODS if name not in ('none', 'cirkd_v2', 'skd')]

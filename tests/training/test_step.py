@@ -8,17 +8,12 @@ import numpy as np
 import optax
 import pytest
 
-from kdseg_jax import distillers, tasks
+from kdseg_jax import distillers, parallel, tasks
+from kdseg_jax.inference.evaluation import make_evaluation_step
 from kdseg_jax.models.dropout import Dropout
 from kdseg_jax.models.layers import ConvNorm
-from kdseg_jax.training import parallel
 from kdseg_jax.training.state import Optimizers, create_state
-from kdseg_jax.training.step import (
-    make_evaluation_step,
-    make_prepare_step,
-    make_teacher_step,
-    make_train_step,
-)
+from kdseg_jax.training.step import make_prepare_step, make_teacher_step, make_train_step
 from tests import toys
 
 AXIS = parallel.AXIS

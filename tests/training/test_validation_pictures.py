@@ -11,10 +11,11 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from configs import quickstart
+from kdseg_jax import parallel
 from kdseg_jax.data import palettes
+from kdseg_jax.inference.evaluation import Evaluator
 from kdseg_jax.tasks.segmentation import SegmentationTask
-from kdseg_jax.training import experiment, loop, parallel
-from kdseg_jax.training.evaluation import Evaluator
+from kdseg_jax.training import experiment, loop
 from kdseg_jax.training.writers import MetricWriter
 
 TASK = SegmentationTask(num_classes=3)

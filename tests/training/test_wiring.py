@@ -12,10 +12,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import common, quickstart
-from kdseg_jax import data, distillers, evaluate, study
+from kdseg_jax import data, distillers, evaluate, parallel, study
 from kdseg_jax.data import augmentation, pipeline
 from kdseg_jax.inference import model
-from kdseg_jax.training import experiment, initialization, loop, parallel, run, study_plan
+from kdseg_jax.studies import plan as study_plan
+from kdseg_jax.training import experiment, initialization, loop, run
 from kdseg_jax.training.state import TrainState
 from tests import runs, toys
 

@@ -7,7 +7,8 @@ import math
 import pytest
 from absl import logging as absl_logging
 
-from kdseg_jax.training.writers import MetricWriter, StepTimer, finite
+from kdseg_jax.data.json_files import finite
+from kdseg_jax.training.writers import MetricWriter, StepTimer
 from tests import runs
 
 START = {'prepare': 0, 'train': 0, 'evaluation': 0}

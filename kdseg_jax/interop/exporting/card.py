@@ -7,9 +7,9 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from kdseg_jax.data.json_files import read_rows
 from kdseg_jax.inference import Model
 from kdseg_jax.interop.exporting import manifest, sizes
-from kdseg_jax.training.writers import read_rows
 
 FILE = 'README.md'
 _PIPELINES = {manifest.SEGMENTATION: 'image-segmentation',

@@ -14,17 +14,18 @@ import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
-from kdseg_jax import paths
+from kdseg_jax import compiling, parallel, paths
+from kdseg_jax.checkpoint import has_checkpoint
+from kdseg_jax.data.json_files import read_json, write_json
 from kdseg_jax.distillers import DistillerState
 from kdseg_jax.errors import UserError
-from kdseg_jax.training import compiling, loop, parallel, programs, shapes, study_plan
+from kdseg_jax.studies import plan as study_plan
 from kdseg_jax.training import experiment as experiments
-from kdseg_jax.training.checkpoint import has_checkpoint
+from kdseg_jax.training import loop, programs, shapes
 from kdseg_jax.training.data_check import check_data
 from kdseg_jax.training.preemption import StopSignal
 from kdseg_jax.training.run import Run, create_evaluator, measure_teacher, training_batches
 from kdseg_jax.training.step import TEACHER_TAPS
-from kdseg_jax.training.writers import read_json, write_json
 
 
 class Stopwatch:

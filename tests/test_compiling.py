@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from absl import logging as absl_logging
 
+from kdseg_jax import compiling, parallel
+from kdseg_jax.inference.evaluation import Evaluator
+from kdseg_jax.inference.views import Inference
+from kdseg_jax.inference.windows import make_predictor
 from kdseg_jax.tasks.segmentation import SegmentationTask
-from kdseg_jax.training import compiling, parallel
-from kdseg_jax.training.evaluation import Evaluator
-from kdseg_jax.training.inference import Inference, make_predictor
 
 TASK = SegmentationTask(num_classes=11)
 

@@ -20,7 +20,6 @@ from orbax.checkpoint import checkpoint_managers
 
 from kdseg_jax import tasks
 from kdseg_jax.errors import UserError
-from kdseg_jax.training.state import TrainState
 
 PyTree = Any
 FOLDER = 'checkpoints'
@@ -101,8 +100,8 @@ class Checkpointer:
     """True once all processes agree that the machines are to be taken away."""
     return self._manager.reached_preemption(step)
 
-  def save(self, step: int, state: TrainState, meta: dict, metrics: dict | None = None) -> None:
-    """Starts writing a checkpoint, in place of one of this step; returns once it is copied."""
+  def save(self, step: int, state: Any, meta: dict, metrics: dict | None = None) -> None:
+    """Starts writing a `TrainState`, in place of one of this step; returns once it is copied."""
     model, training = _split(state)
     with self._library('written', step):
       if step in self._manager.all_steps():
@@ -128,7 +127,7 @@ class Checkpointer:
     """The `meta` item of a checkpoint."""
     return self._restore(step, meta=ocp.args.JsonRestore())['meta']
 
-  def restore(self, step: int, like: TrainState) -> TrainState:
+  def restore(self, step: int, like: Any) -> Any:
     """The state of a checkpoint, with the shapes, types and placement of the state `like`.
 
     Leaves are found by their paths. What holds none does not count: a term without a state of its
@@ -151,7 +150,7 @@ class Checkpointer:
     restored = self._restore(
         step, model=ocp.args.StandardRestore(model),
         training=ocp.args.StandardRestore(_rearranged(training, saved, unused)))
-    return _join(restored['model'], _rearranged(restored['training'], training))
+    return _join(type(like), restored['model'], _rearranged(restored['training'], training))
 
   def restore_model(self, step: int, like: PyTree) -> PyTree:
     """`{'params', 'batch_stats'}` of a checkpoint, placed as `like` is.
@@ -285,10 +284,9 @@ def _split(state):
   return model, training
 
 
-def _join(model, training):
+def _join(kind, model, training):
   """The state of two items; a model beside the weights that are trained is their average."""
-  return TrainState(**training, average=model) if 'params' in training else TrainState(
-      **model, **training)
+  return kind(**training, average=model) if 'params' in training else kind(**model, **training)
 
 
 def _rank(metrics, name, maximize):

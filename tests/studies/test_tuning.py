@@ -8,7 +8,8 @@ import pytest
 
 from configs import common, quickstart
 from kdseg_jax import tasks
-from kdseg_jax.training import side_by_side, study_plan, tuning
+from kdseg_jax.studies import plan as study_plan
+from kdseg_jax.studies import side_by_side, tuning
 from kdseg_jax.training.run import Diverged
 
 pytestmark = pytest.mark.usefixtures('toy_models')

@@ -6,7 +6,7 @@ import pytest
 
 from configs import quickstart
 from kdseg_jax.inference import Model
-from kdseg_jax.training.evaluation import recorded_metric
+from kdseg_jax.inference.evaluation import recorded_metric
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 
 from configs import quickstart
-from kdseg_jax.training import study_plan
+from kdseg_jax.studies import plan as study_plan
 
 
 @pytest.mark.parametrize('evaluated, checkpoints, trained, finished', [

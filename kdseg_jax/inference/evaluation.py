@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from kdseg_jax import compiling, parallel
 from kdseg_jax.data import pipeline, subset
+from kdseg_jax.data.json_files import read_rows
 from kdseg_jax.inference.model import Model
+from kdseg_jax.inference.views import WHOLE_IMAGE, Inference, create_inference
 from kdseg_jax.tasks import Accumulator, Outputs
-from kdseg_jax.training import compiling, parallel
-from kdseg_jax.training.inference import WHOLE_IMAGE, Inference, create_inference
-from kdseg_jax.training.step import make_evaluation_step
-from kdseg_jax.training.writers import read_rows
 
 
 class Predicted(NamedTuple):
@@ -122,6 +122,35 @@ class Evaluator:
           {name: x[i][whole] if name in maps else x[i] for name, x in named.items()}
           for named in (arrays, predicted))))
     return found
+
+
+def make_evaluation_step(task: Any, model: Any, *, inference: Inference = WHOLE_IMAGE,
+                         with_predictions: bool = False,
+                         axis_name: str | None = None) -> Callable:
+  """The evaluation step `(variables, {}, batch) -> Outputs`, of all devices.
+
+  Beside what stays with its example (`Outputs.examples`) stands its `index`, -1 for padding. With
+  `with_predictions` it returns `(Outputs, predictions)`, the latter those of the device's images.
+  """
+  score = task.scorer(model, inference)
+
+  def evaluation_step(variables, _, batch):
+    scores = score(variables, batch)
+    outputs = _of_all_devices(task.outputs(scores, batch), batch['index'], axis_name)
+    return (outputs, task.predictions(scores, batch)) if with_predictions else outputs
+
+  return evaluation_step
+
+
+def _of_all_devices(outputs, index, axis_name):
+  """Sums over devices, and what stays with its example put together, with the examples' index."""
+  sums, examples = dict(outputs.sums), dict(outputs.examples)
+  if examples:
+    examples['index'] = index
+  if axis_name:
+    gather = lambda x: lax.all_gather(x, axis_name, tiled=True, to='invarying')
+    sums, examples = lax.psum(sums, axis_name), jax.tree.map(gather, examples)
+  return Outputs(sums, examples)
 
 
 def sizes_of_all(source: Any) -> list[tuple[int, int]]:

@@ -11,8 +11,8 @@ import numpy as np
 import optax
 import pytest
 
+from kdseg_jax.checkpoint import Checkpointer, CheckpointError, describe_differences
 from kdseg_jax.distillers import DistillerState
-from kdseg_jax.training.checkpoint import Checkpointer, CheckpointError, describe_differences
 from kdseg_jax.training.state import Optimizers, TrainState
 
 

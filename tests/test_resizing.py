@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from kdseg_jax.losses import resizing
+from kdseg_jax import resizing
 
 resize = jax.jit(resizing.resize_bilinear, static_argnums=1, static_argnames='align_corners')
 

@@ -7,14 +7,14 @@ import os
 
 from ml_collections import ConfigDict
 
-from kdseg_jax import config_fields, config_files, distillers, names
+from kdseg_jax import config_fields, config_files, distillers, names, parallel
+from kdseg_jax.checkpoint import saved_steps, saved_train_step
+from kdseg_jax.data.json_files import read_rows
 from kdseg_jax.errors import UserError
-from kdseg_jax.training import config_check, freezing, parallel
+from kdseg_jax.training import config_check, freezing
 from kdseg_jax.training import experiment as experiments
-from kdseg_jax.training.checkpoint import saved_steps, saved_train_step
 from kdseg_jax.training.optimizers import create_optimizer
 from kdseg_jax.training.run import config_changes, data_seed
-from kdseg_jax.training.writers import read_rows
 
 # What a student may have of its own; everything else is the same for all.
 OWN_SECTIONS = ('student', 'distill', 'optimizer', 'critic', 'prepare', 'data')

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from kdseg_jax import losses
-from kdseg_jax.training import parallel
+from kdseg_jax import losses, parallel
 
 AXIS = parallel.AXIS
 

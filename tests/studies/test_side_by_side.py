@@ -11,10 +11,12 @@ import pytest
 from absl import logging as absl_logging
 
 from configs import common, quickstart
-from kdseg_jax import distillers
+from kdseg_jax import distillers, parallel
+from kdseg_jax.checkpoint import saved_train_step
 from kdseg_jax.distillers import DistillerState, methods
-from kdseg_jax.training import loop, parallel, side_by_side, study_plan
-from kdseg_jax.training.checkpoint import saved_train_step
+from kdseg_jax.studies import plan as study_plan
+from kdseg_jax.studies import side_by_side
+from kdseg_jax.training import loop
 from kdseg_jax.training.preemption import StopSignal
 from kdseg_jax.training.run import Due
 from kdseg_jax.training.state import Optimizers, TrainState

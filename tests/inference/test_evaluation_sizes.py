@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdseg_jax import metrics, tasks
-from kdseg_jax.training import parallel
-from kdseg_jax.training.evaluation import Evaluator
+from kdseg_jax import metrics, parallel, tasks
+from kdseg_jax.inference.evaluation import Evaluator
 from tests import toys
 
 CLASSES = 5

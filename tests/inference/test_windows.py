@@ -9,16 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs import quickstart
-from kdseg_jax import tasks
-from kdseg_jax.training import evaluation, experiment, parallel
-from kdseg_jax.training.evaluation import Evaluator, throughput
-from kdseg_jax.training.inference import (
-    WHOLE_IMAGE,
-    Inference,
-    make_predictor,
-    make_scorer,
-    window_starts,
-)
+from kdseg_jax import parallel, tasks
+from kdseg_jax.inference import evaluation
+from kdseg_jax.inference.evaluation import Evaluator, throughput
+from kdseg_jax.inference.views import WHOLE_IMAGE, Inference
+from kdseg_jax.inference.windows import make_predictor, make_scorer, window_starts
+from kdseg_jax.training import experiment
 from tests import toys
 
 TASK = tasks.SegmentationTask(num_classes=3)

@@ -17,11 +17,12 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from kdseg_jax import names
+from kdseg_jax.data.json_files import finite, read_json, read_rows, write_json
 from kdseg_jax.errors import UserError
+from kdseg_jax.studies import plan as study_plan
+from kdseg_jax.studies import side_by_side
 from kdseg_jax.tasks import MainMetric
-from kdseg_jax.training import side_by_side, study_plan
 from kdseg_jax.training.run import Diverged, data_seed
-from kdseg_jax.training.writers import finite, read_json, read_rows, write_json
 
 FOLDER = 'tuning'
 DIVERGED = 'diverged.json'  # in it: the runs that need not be tried again
