@@ -68,9 +68,10 @@ class Checkpointer:
               'model': ocp.StandardCheckpointHandler(),
               'training': ocp.StandardCheckpointHandler(),
               'meta': ocp.JsonCheckpointHandler()},
+          # Not `read_only`, by which nothing less is written here, and of which Orbax warns twice.
           options=ocp.CheckpointManagerOptions(
-              best_fn=rank, create=create, read_only=not create,
-              enable_async_checkpointing=create, cleanup_tmp_directories=create,
+              best_fn=rank, create=create, enable_async_checkpointing=create,
+              cleanup_tmp_directories=create,
               # Processes wait for each other by step; the runs of a study save the same steps.
               multiprocessing_options=ocp.options.MultiprocessingOptions(
                   barrier_sync_key_prefix=f'{zlib.crc32(folder.encode()):08x}'),

@@ -53,7 +53,7 @@ def run(task: str = 'segmentation', method: str = 'none', role: str = 'student')
           'train_split': 'train',
           'train_limit': 0,            # examples of it, spread evenly; 0 is all
           'seed': placeholder(int),    # of order and augmentation; None is config.seed
-          'unlabelled': '',            # folder of images that join the training split, all ignored;
+          'unlabelled': '',            # folder of images that join the split, without labels;
                                        # 'rest' is what train_limit leaves out, without its labels
           'unlabelled_share': placeholder(float),  # of them in every batch; None: as many as come
           'tfds': {                    # of name='tfds:<name>'

@@ -1,6 +1,7 @@
 """Checkpoints: what is kept, what comes back, what is refused."""
 
 import json
+import logging
 import math
 import os
 
@@ -173,6 +174,22 @@ def test_restore_model_gives_the_model_alone(tmp_path):
   variables = Checkpointer(tmp_path).restore_model(1, like)
   np.testing.assert_array_equal(variables['params']['conv']['kernel'], np.full((3, 4), 1.5))
   assert set(variables) == {'params', 'batch_stats'}
+
+
+def test_reading_says_nothing_and_changes_nothing(tmp_path, caplog):
+  checkpointer = Checkpointer(tmp_path, metric='mean_iou')
+  checkpointer.save(1, state_of(1), {}, {'mean_iou': 0.5})
+  checkpointer.close()
+  (tmp_path / 'checkpoints' / '2.orbax-checkpoint-tmp').mkdir()  # cut short, or being written
+  files = lambda: {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*')}
+  before = files()
+  caplog.clear()
+  reader = Checkpointer(tmp_path)
+  reader.restore_model(
+      reader.best_step(), {'params': state_of().params, 'batch_stats': state_of().batch_stats})
+  reader.close()
+  assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
+  assert files() == before
 
 
 def test_a_long_list_of_differences_is_cut_and_counted():

@@ -101,6 +101,18 @@ def test_every_recipe_distils_two_steps_and_evaluates(recipe, cache, settings, t
 
 
 @pytest.mark.slow
+def test_a_segmenter_is_distilled_by_knowledge_review(cache, settings, teachers, tmp_path):
+  runs.run('train', '--config=configs/camvid.py:method=review,runlocal', f'--workdir={tmp_path}',
+           f'--config.teacher.checkpoint={teachers["camvid.py"]}', *settings['camvid.py'],
+           cache=cache)
+  rows = runs.rows(tmp_path)
+  assert [(row['phase'], row['step']) for row in rows] == [
+      ('train', 1), ('train', 2), ('evaluation', 2)]
+  assert rows[1]['distill/review/raw'] > 0 and 0 <= rows[2]['mean_iou'] <= 1
+  assert any('distiller/params/review/stage0/attention' in name for name in runs.saved(tmp_path))
+
+
+@pytest.mark.slow
 def test_evaluate_takes_split_data_root_and_overrides(cache, camvid, teachers, tmp_path):
   result = tmp_path / 'result.json'
   output = runs.run(

@@ -23,6 +23,7 @@ from kdseg_jax.errors import UserError
 from kdseg_jax.inference.model import abstract_variables, create_module, leaves_of_classes
 from kdseg_jax.interop import (
   conversion,
+  distilled,
   download,
   pretrained,
   schemes,
@@ -85,7 +86,10 @@ def read(request: Request) -> Imported:
   path, preprocessing = _find(request)
   own = _own(path, request.model)
   request = request._replace(scheme=request.scheme or own.get('scheme'))
-  state_dict = state_dicts.read(path)
+  whole = distilled.parts(state_dicts.read(path))
+  state_dict = whole.student
+  if whole.by_review and preprocessing is None:  # not that of the scheme's published weights
+    preprocessing = models.preprocessing_of(request.model)
   scheme, named_model = _scheme(request, state_dict)
   layers = scheme.layers(named_model)
   found_in = structure.read(named_model, state_dict, layers)
@@ -110,7 +114,8 @@ def read(request: Request) -> Imported:
   variables, drawn = _completed(found.variables, model)
   return Imported(variables, config, classes, palette, {
       'source': request.source, 'file': os.path.basename(path), 'sha256': download.digest_of(path),
-      'scheme': scheme.name, 'model': request.model, 'left_out': sorted(found.left_out),
+      'scheme': scheme.name, 'model': request.model,
+      'left_out': sorted([*found.left_out, *whole.others]),
       'drawn_anew': drawn, 'kdseg_jax': kdseg_jax.__version__})
 
 

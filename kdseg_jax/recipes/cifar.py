@@ -64,6 +64,22 @@ def get_config(arg=None):
   return config
 
 
+def study_parts(data, images, steps, runlocal):
+  """`(config, config of the teacher, fields of the term review)` of a study of knowledge review.
+
+  `steps` are a student's, of which the weight grows over the recipe's share; 0 are the recipe's.
+  """
+  shared = f'data={data},images={images},runlocal={runlocal}'
+  config = get_config(shared)
+  review = get_config(f'method=review,{shared}').distill.review
+  fields = {name: review[name] for name in (
+      'weight', 'warmup_steps', 'teacher_batch_statistics', 'student_taps', 'teacher_taps')}
+  if steps:
+    fields['warmup_steps'] = review.warmup_steps * steps // config.train.steps
+    config.train.steps = steps
+  return config, get_config(f'role=teacher,{shared}'), fields
+
+
 def _choose_taps(config, stages):
   """The maps of the stages, of which a teacher is to have as many; other defaults are vectors."""
   for term in _MAPS:
