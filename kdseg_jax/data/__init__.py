@@ -16,6 +16,7 @@ from kdseg_jax import names
 from kdseg_jax.data.camvid import CamVid
 from kdseg_jax.data.cifar import Cifar
 from kdseg_jax.data.classified import ClassFolder, Npz
+from kdseg_jax.data.crops import Centres
 from kdseg_jax.data.folder import Folder
 from kdseg_jax.data.prepared import create_prepared, create_tfds, is_prepared
 from kdseg_jax.data.scenes import SceneClasses, Scenes
@@ -33,8 +34,8 @@ _SOURCES = {'scenes': Scenes, 'camvid': CamVid, 'folder': Folder} | {
 _BUILT_IN = ('scenes', 'scene_classes')
 _TFDS = 'tfds:'
 
-__all__ = ['CamVid', 'Cifar', 'ClassFolder', 'Concatenated', 'Folder', 'Npz', 'SceneClasses',
-           'Scenes', 'Unlabelled', 'WithoutLabels', 'create']
+__all__ = ['CamVid', 'Centres', 'Cifar', 'ClassFolder', 'Concatenated', 'Folder', 'Npz',
+           'SceneClasses', 'Scenes', 'Unlabelled', 'WithoutLabels', 'create']
 
 
 def create(name: str, split: str, *, root: str | os.PathLike | None = None,
