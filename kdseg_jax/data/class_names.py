@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -25,6 +26,11 @@ def imagenet() -> tuple[str, ...]:
 def synsets() -> tuple[str, ...]:
   """The WordNet ids of `imagenet()`, by which its archives and folders name the classes."""
   return _lines('imagenet_synsets.txt')
+
+
+def of_folders(folders: Sequence[str]) -> tuple[str, ...]:
+  """The classes that sorted folders stand for: their names; of all synsets of ImageNet its own."""
+  return imagenet() if tuple(folders) == synsets() else tuple(folders)
 
 
 def of(data: str | None, count: int) -> tuple[tuple[str, ...], np.ndarray]:

@@ -16,6 +16,7 @@ from kdseg_jax.errors import NotFoundError, UserError
 
 _VAL_EVERY = 10  # as in `folder`
 _PLAIN = ('train', 'val')  # splits of a file that has none
+_NPZ = 'A file of images and labels', '<file>.npz'  # what it is, and where
 _SHOWN = 8  # problems of a folder
 
 
@@ -71,7 +72,7 @@ class Npz(Arrays):
 
   def __init__(self, split: str, *, root: str | os.PathLike | None = None,
                size: tuple[int, int] | None = None):
-    path = find_root(root, 'A file of images and labels', '<file>.npz')
+    path = find_root(root, *_NPZ)
     with _opened(path) as file:
       images, labels, numbers = _split_of(file, split, path)
       classes = _classes_of(file, path)
@@ -101,17 +102,13 @@ class ClassFolder:
 
   def __init__(self, split: str, *, root: str | os.PathLike | None = None,
                size: tuple[int, int] | None = None):
-    root = find_root(root, 'A folder of pictures of each class', '<split>/<class>/<picture>')
-    splits = {path.name: path for path in files.subfolders_of(root)}
-    if not splits:
-      raise NotFoundError(f'{root}: has no folder; expected <split>/<class>/<picture>.')
-    names.require(split, splits, f'split of {root}')
+    splits = folder_splits(root)
+    names.require(split, splits, f'split of {next(iter(splits.values())).parent}')
     main = splits.get('train', splits[split])
     self._folders = tuple(path.name for path in files.subfolders_of(main))
     if not self._folders:
       raise NotFoundError(f'{main}: has no folder of a class; expected <class>/<picture>.')
-    self.classes = class_names.imagenet() if self._folders == class_names.synsets() else (
-        self._folders)
+    self.classes = class_names.of_folders(self._folders)
     self.palette = class_names.palette_of(len(self.classes))
     self.size = tuple(size) if size else None
     self._entries = self._find(splits[split], main)
@@ -138,10 +135,35 @@ class ClassFolder:
       found += [(picture, label, name) for picture, name in zip(pictures, names_of)]
     if problems:
       raise UserError('\n'.join(problems[:_SHOWN]) + (
-          f'\n... and {len(problems) - _SHOWN} more' if len(problems) > _SHOWN else ''))
+          f'\n... and {len(problems) - _SHOWN} more; python -m kdseg_jax.data.check <folder> '
+          '--layout=class_folder names them all.' if len(problems) > _SHOWN else ''))
     if not found:
       raise NotFoundError(f'{folder}: holds no picture in a folder of a class.')
     return found
+
+
+def folder_splits(root: str | os.PathLike | None) -> dict[str, pathlib.Path]:
+  """The folders of the splits of a `ClassFolder` by name.
+
+  Raises:
+    UserError: as `find_root`.
+    NotFoundError: as there, or it has no folder.
+  """
+  root = find_root(root, 'A folder of pictures of each class', '<split>/<class>/<picture>')
+  splits = {path.name: path for path in files.subfolders_of(root)}
+  if not splits:
+    raise NotFoundError(f'{root}: has no folder; expected <split>/<class>/<picture>.')
+  return splits
+
+
+def npz_splits(root: str | os.PathLike | None) -> list[str]:
+  """The splits of a file of `Npz`.
+
+  Raises:
+    UserError, NotFoundError: there is none that can be read.
+  """
+  with _opened(find_root(root, *_NPZ)) as file:
+    return _splits_of(file) or list(_PLAIN)
 
 
 def find_root(root: str | os.PathLike | None, what: str, layout: str) -> pathlib.Path:
