@@ -116,6 +116,10 @@ def run(task: str = 'segmentation', method: str = 'none', role: str = 'student')
           'overlap': 1 / 3,            # of windows, as a share
           'scales': (1.0,),            # of the images, whose probabilities are averaged
           'flip': False,               # mirror images too
+          # Of classifiers: the centre (height, width) of images whose shorter side is resized to
+          # short_side, as (224, 224) and 256; () and 0 are whole images.
+          'crop': (),
+          'short_side': 0,
           'pictures': 4,               # images whose predictions go to TensorBoard; 0 is none
       },
       'checkpoint': {'every_steps': 1_000, 'keep': 2},  # and the best

@@ -49,7 +49,7 @@ def main(options, arguments):
   if options.data_root:
     config.data.root = options.data_root
   split = options.split or config.eval.split
-  source = experiment.create_source(config, split)
+  source = experiment.create_evaluation_source(config, split)
   mesh = parallel.create_mesh()
   model = restore(workdir, mesh=mesh, views=views, checkpoint='best' if options.best else 'latest')
   names.require_same_classes(

@@ -122,9 +122,10 @@ def teacher_entry(config, workdir):
 
 
 def inference_cost(config, workdir):
-  """Parameters, multiply-adds and images/s of a trained model on whole images of its data."""
+  """Parameters, multiply-adds and images/s of a trained model on the images of an evaluation."""
   model = inference.load(workdir, checkpoint='latest', views=inference.Inference())
-  image = experiments.create_source(config, config.eval.split)[0]['image'][None]
+  source = experiments.create_evaluation_source(config, config.eval.split)
+  image = source[0]['image'][None]
   return {**models.complexity(model.module, image.shape[1:3])._asdict(),
           'images_per_second': throughput(model, image)}
 

@@ -202,6 +202,11 @@ def compiled_preparation(config):
   return compiler_options(config, programs.prepare_program)
 
 
+def evaluated(config):
+  """The first image that models are evaluated on."""
+  return experiment.create_evaluation_source(config, 'val')[0]['image']
+
+
 def evaluation_of(config):
   """The program that evaluates, the batches it is given, and the metrics of made-up counts."""
   built, seen = experiment_of(config), []
@@ -297,6 +302,8 @@ CASES = [  # field, another value, where it is seen, fields beside it
     ('eval.pad_multiple', 20, evaluation_of, {}), ('eval.window', (16, 16), evaluation_of, {}),
     ('eval.overlap', 0.7, evaluation_of, {'eval.window': (16, 16)}),
     ('eval.scales', (0.5, 1.0), evaluation_of, {}), ('eval.flip', True, evaluation_of, {}),
+    ('eval.crop', (32, 32), evaluated, {'eval.short_side': 48}),
+    ('eval.short_side', 48, evaluated, {'eval.crop': (32, 32)}),
     ('task.absent_as_zero', True, evaluation_of, {}), ('eval.pictures', 0, evaluation_of, {}),
     ('checkpoint.every_steps', 7, due, {}), ('checkpoint.keep', 5, start, {}),
     ('log.every_steps', 7, due, {}),

@@ -64,7 +64,8 @@ DEFAULTS = {
     'prepare': {'steps': 0, 'optimizer': _OPTIMIZER},
     'eval': {
         'split': 'val', 'every_steps': 2_000, 'batch_size': 8, 'limit': 0, 'pad_multiple': 1,
-        'window': (), 'overlap': 1 / 3, 'scales': (1.0,), 'flip': False,
+        'window': (), 'overlap': 1 / 3, 'scales': (1.0,), 'flip': False, 'crop': (),
+        'short_side': 0,
         'pictures': 4},
     'checkpoint': {'every_steps': 1_000, 'keep': 2},
     'log': {'every_steps': 50},
@@ -179,7 +180,7 @@ def test_without_a_config_the_defaults_are_its():
   task = {'name': 'segmentation'} | fields(tasks.SegmentationTask)
   assert task == DEFAULTS['task']
   views = fields(inference.Inference)
-  assert views == {name: evaluation[name] for name in views} and len(views) == 4
+  assert views == {name: evaluation[name] for name in views} and len(views) == 6
   assert fields(augmentation.Augmentation) == {
       name: DEFAULTS['augmentation'][name] for name in ('scale', 'flip', 'pad')
   } | {'resized_crop': None}  # () in a config

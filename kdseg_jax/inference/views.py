@@ -29,6 +29,9 @@ class Inference:
       or column is moved back to the border, so that none is partial.
     scales: factors by which images are resized.
     flip: whether images, or windows, are shown mirrored as well.
+    short_side: to which the shorter side of an image is resized before `crop`.
+    crop: (height, width) of the centre that is shown, of classifiers, see `data.Centres`; () is the
+      whole image.
 
   Raises:
     ValueError: a field cannot be used; says which and what was expected.
@@ -38,6 +41,8 @@ class Inference:
   overlap: float = 1 / 3
   scales: tuple[float, ...] = (1.0,)
   flip: bool = False
+  short_side: int = 0
+  crop: tuple[int, ...] = ()
 
   def __post_init__(self):
     if self.window and not (len(self.window) == 2 and all(
@@ -50,10 +55,14 @@ class Inference:
     if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
       raise UserError(f'config.eval.scales={self.scales}: expected one or more positive factors, '
                       'e.g. (0.75,1.0,1.25); (1.0,) is the image as it is.')
+    if self.short_side < max(self.crop, default=0) or self.short_side and not self.crop:
+      raise UserError(
+          f'config.eval.short_side={self.short_side} and crop={self.crop}: expected a side of at '
+          'least the crop, as 256 and (224,224), or 0 and () for whole images.')
 
   @property
   def is_plain(self) -> bool:
-    """Whether the model simply sees the whole image, once."""
+    """Whether the model simply sees the image, or its centre, once."""
     return not self.window and self.scales == (1.0,) and not self.flip
 
   def check_size(self, size: tuple[int, int]) -> None:
@@ -70,6 +79,8 @@ class Inference:
     parts = [] if not self.window else [
         f'windows of {self.window[0]}x{self.window[1]} overlapping by {self.overlap:.2f}']
     parts += [] if self.scales == (1.0,) else ['scales ' + ' '.join(map(str, self.scales))]
+    parts += [] if not self.crop else [
+        f'the centre {self.crop[0]}x{self.crop[1]} at a shorter side of {self.short_side}']
     return ', '.join(parts + ['flip'] * self.flip) or 'whole images'
 
 
@@ -85,7 +96,8 @@ def create_inference(config: ConfigDict) -> Inference:
   config_fields.check(config)
   inference = Inference(
       window=tuple(config.eval.window), overlap=config.eval.overlap,
-      scales=tuple(config.eval.scales), flip=config.eval.flip)
+      scales=tuple(config.eval.scales), flip=config.eval.flip,
+      short_side=config.eval.short_side, crop=tuple(config.eval.crop))
   if config.data.size:
     inference.check_size(tuple(config.data.size))
   return inference

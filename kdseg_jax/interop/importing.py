@@ -15,10 +15,10 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 import kdseg_jax
-from kdseg_jax import config_files, models, names, parallel, paths
+from kdseg_jax import config_files, models, names, parallel, paths, tasks
 from kdseg_jax.checkpoint import Checkpointer
 from kdseg_jax.data import class_names
-from kdseg_jax.default_config import segmentation
+from kdseg_jax.default_config import run
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference.model import abstract_variables, create_module, leaves_of_classes
 from kdseg_jax.interop import (
@@ -31,9 +31,11 @@ from kdseg_jax.interop import (
   structure,
 )
 from kdseg_jax.interop.schemes import Scheme
+from kdseg_jax.models.backbones import BACKBONES
 from kdseg_jax.models.normalization import Preprocessing
 
 REPORT = 'import.json'
+_MARGIN = 32  # of the shorter side over the centre that is evaluated, as 256 and 224
 
 
 class Request(NamedTuple):
@@ -98,7 +100,12 @@ def read(request: Request) -> Imported:
   count = request.num_classes or (_count(request) if backbone_alone else there)
   classes, palette = _classes(request, own, count)
   config = _config(request, scheme, found_in.student | own.get('student', {}), preprocessing)
-  config.update(own.get('config', {}))
+  if classes == class_names.imagenet() and request.model in BACKBONES:
+    config.data.name = class_names.IMAGENET
+    size = BACKBONES[request.model].size
+    config.eval.update(short_side=size + _MARGIN, crop=(size, size))
+  _update(config.task, {name: value for name, value in own.get('config', {}).get('task', {}).items()
+                        if name in config.task})
   model = create_module(config.student, count)
   like = abstract_variables(model)
   if backbone_alone:
@@ -141,7 +148,8 @@ def write(imported: Imported, workdir: str) -> None:
 
 def _write(imported, workdir):
   saved = config_files.to_dict(imported.config)
-  checkpointer = Checkpointer(workdir, metric='mean_iou')
+  metric = tasks.find(imported.config.task.name).main_metric
+  checkpointer = Checkpointer(workdir, metric=metric.name, maximize=metric.maximize)
   checkpointer.save_model(imported.variables, {
       'config': saved, 'classes': list(imported.classes), 'palette': imported.palette.tolist(),
       'jax': jax.__version__})
@@ -206,7 +214,8 @@ def _classes(request, own, count):
 
 
 def _config(request, scheme, structural, preprocessing):
-  config = segmentation(role='teacher')
+  task = tasks.ClassificationTask if request.model in models.CLASSIFIERS else tasks.SegmentationTask
+  config = run(task.name, role='teacher')
   student = config.student
   mean, std, _ = models.preprocessing_of(request.model)
   student.update(name=request.model, output_stride=models.output_stride_of(request.model),

@@ -28,7 +28,6 @@ EPOCHS, MILESTONES = 240, (150, 180, 210)
 _MODELS = {'teacher': 'cifar_resnet56', 'student': 'cifar_resnet20'}
 _SMALL_RATE = ('shuffle', 'mobile')  # official code: these start at 0.02
 _REVIEW_WARMUP = 20  # epochs in which the weight of review grows, official code
-_MAPS = ('attention_transfer', 'channel_wise_features')
 
 
 def get_config(arg=None):
@@ -82,9 +81,7 @@ def study_parts(data, images, steps, runlocal):
 
 def _choose_taps(config, stages):
   """The maps of the stages, of which a teacher is to have as many; other defaults are vectors."""
-  for term in _MAPS:
-    if term in config.distill:
-      config.distill[term].update(student_tap=stages[-1], teacher_tap=stages[-1])
+  common.compare_maps(config.distill, stages[-1])
   if 'review' in config.distill:
     config.distill.review.update(
         student_taps=(*stages, 'pooled'),

@@ -111,12 +111,14 @@ class SegmentationTask:
 
   def scorer(self, model: Any, views: Inference = WHOLE_IMAGE) -> Callable:
     """`(variables, batch) -> scores`, see `make_scorer`, for labels at the size of the images."""
+    _check_views(views)
     score = make_scorer(self, model, views)
     return lambda variables, batch: score(variables, batch, batch['image'].shape[1:3])
 
   def predictor(self, model: Any, views: Inference = WHOLE_IMAGE, *, size: tuple[int, ...] = (),
                 multiple: int = 1) -> Callable:
     """`(variables, images, *, scores) -> list[Segmentation]`, see `make_predictor`."""
+    _check_views(views)
     predict = make_predictor(self, model, inference=views, size=size, multiple=multiple)
 
     def segment(variables, images, *, scores):
@@ -148,6 +150,13 @@ class SegmentationTask:
   def data_check(self, classes: Iterable[str]) -> PixelCheck:
     """Counts the pixels of each class."""
     return PixelCheck(classes)
+
+
+def _check_views(views):
+  """Refuses the centre of images: every pixel is to have a class."""
+  if views.crop:
+    raise UserError(f'config.eval.crop={views.crop} is for classifiers: a segmentation gives every '
+                    'pixel a class. Leave it (), and short_side 0.')
 
 
 class ConfusionCounts:

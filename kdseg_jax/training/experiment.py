@@ -71,6 +71,12 @@ def create_source(config: ConfigDict, split: str) -> Any:
                      size=tuple(config.data.size) or None, **options)
 
 
+def create_evaluation_source(config: ConfigDict, split: str) -> Any:
+  """The source of a split as models are evaluated on it: the centres of images by `config.eval`."""
+  views, source = create_inference(config), create_source(config, split)
+  return data.Centres(source, views.short_side, views.crop) if views.crop else source
+
+
 def create_train_source(config: ConfigDict) -> Any:
   """The training split or a part of it, and the images of `config.data.unlabelled` after it.
 
@@ -118,7 +124,7 @@ def create_experiment(config: ConfigDict, *, teacher: Model | None = None,
   config_check.check_config(config, mesh)
   inference = create_inference(config)
   train_source = create_train_source(config)
-  evaluation_source = create_source(config, config.eval.split)
+  evaluation_source = create_evaluation_source(config, config.eval.split)
   names.require_same_classes(
       evaluation_source.classes, train_source.classes, found_in=config.eval.split,
       expected_in=config.data.train_split, allow=allow_class_names)

@@ -275,7 +275,9 @@ def test_what_a_predictor_pads_is_masked():
     ({'window': (0, 4)}, 'both positive'), ({'window': (4.0, 4)}, 'whole pixels'),
     ({'overlap': 1.0}, 'overlap=1.0: expected a share'), ({'overlap': -0.1}, 'overlap=-0.1'),
     ({'scales': ()}, r'scales=\(\): expected one or more'), ({'scales': (1.0, 0.0)}, 'positive'),
-    ({'scales': (float('nan'),)}, 'positive factors')])
+    ({'scales': (float('nan'),)}, 'positive factors'),
+    ({'crop': (8, 9), 'short_side': 8}, r'short_side=8 and crop=\(8, 9\): expected a side of'),
+    ({'crop': (8, 8)}, 'short_side=0'), ({'short_side': 8}, r'crop=\(\)')])
 def test_what_cannot_be_used_is_refused(fields, message):
   with pytest.raises(ValueError, match=f'config.eval.*{message}'):
     Inference(**fields)

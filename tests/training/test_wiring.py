@@ -184,10 +184,10 @@ def test_a_teacher_is_measured_again_where_anything_of_the_measurement_changed(
   monkeypatch.setattr(run, 'create_evaluator', lambda *_: lambda *_, **__: (
       calls.append(1), {'mean_iou': 0.5})[1])
   other = {'split': 'val', 'window': (16, 16), 'scales': (0.5, 1.0), 'size': (40, 40),
-           'name': 'folder', 'root': 'x'}
+           'name': 'folder', 'root': 'x', 'crop': (7, 7)}
 
   def measured(field):
-    config = config_of(eval={'window': (8, 8), 'every_steps': 1})
+    config = config_of(eval={'window': (8, 8), 'every_steps': 1, 'crop': (8, 8), 'short_side': 9})
     teacher = {'step': 3, 'workdir': '/a'}
     if field:
       section, _, name = field.rpartition('.')
