@@ -19,6 +19,7 @@ from kdseg_jax import distillers, tasks
 from kdseg_jax.distillers import methods
 from kdseg_jax.training.state import Optimizers, create_state
 from kdseg_jax.training.step import make_train_step
+from tests import toys
 
 FACTORIES = methods.TERMS | methods.WRAPPERS
 CLASSES, SIZE, STUDENT_SIZE = 4, (5, 6), (3, 4)
@@ -154,7 +155,7 @@ def program(term, items, same_size, memory_only=False):
   widths = {'logits': CLASSES, 'aux_logits': CLASSES, 'embedding': 6, 'other': 6}
   student = Taps(SIZE if same_size else STUDENT_SIZE, **widths, wide=8)
   teacher = Taps(SIZE, **widths | {'embedding': 8, 'other': 10})  # an unused argument is dropped
-  batch, optimizers = batch_of(), Optimizers(*[optax.sgd(0.1)] * 3)
+  batch, optimizers = batch_of(), Optimizers(*[optax.sgd(0.1)] * 2)
   taps = lambda model: {name: jax.ShapeDtypeStruct(shape, jnp.float32)
                         for name, shape in model.shapes.items()}
   inputs = distillers.DistillInputs(
@@ -162,7 +163,8 @@ def program(term, items, same_size, memory_only=False):
   try:
     method = distillers.create(terms)
     state = jax.eval_shape(
-        lambda: create_state(jax.random.key(0), student, method, optimizers, inputs))
+        lambda: create_state(jax.random.key(0), student, method, optimizers, inputs,
+                             prepared=toys.unprepared(method, inputs)))
     step = make_train_step(
         tasks.SegmentationTask(CLASSES), student, teacher, method, optimizers)
 
