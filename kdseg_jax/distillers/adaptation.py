@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ class _Coder(NamedTuple):
   def encode(self, prepared: core.PyTree, inputs: core.DistillInputs) -> jax.Array:
     """The frozen code at the size of the student's map."""
     encoder = adapters.Encoder(*self.options(inputs))
-    code = encoder.apply(prepared, inputs.teacher[self.teacher_tap].astype(jnp.float32), False)
+    code: Any = encoder.apply(prepared, inputs.teacher[self.teacher_tap].astype(jnp.float32), False)
     return _resized(jax.lax.stop_gradient(code), inputs.student[self.student_tap])
 
   @property
@@ -241,7 +241,8 @@ def adaptation(
   Reference: He et al., "Knowledge Adaptation for Efficient Semantic Segmentation" (CVPR 2019). No
   official code was released.
   """
-  options = {'strides': strides, 'channels': channels, 'alpha': alpha, 'axis_name': axis_name}
+  options: dict[str, Any] = {
+      'strides': strides, 'channels': channels, 'alpha': alpha, 'axis_name': axis_name}
   return core.combine(core.without_zeros({
       'feature_adaptation': (beta, feature_adaptation(**options)),
       'affinity_adaptation': (gamma, affinity_adaptation(**options))}))
@@ -249,7 +250,8 @@ def adaptation(
 
 def _resized(teacher: jax.Array, student: jax.Array) -> jax.Array:
   """The teacher's map at the size of the student's, of which every pixel then has a gradient."""
-  return losses.resize_bilinear(teacher, student.shape[1:3], align_corners=True)
+  height, width = student.shape[1:3]
+  return losses.resize_bilinear(teacher, (height, width), align_corners=True)
 
 
 def _require(prepared, term):

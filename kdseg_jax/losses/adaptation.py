@@ -136,4 +136,5 @@ def _nearest(where: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return where
   if where.ndim != 3:
     raise ValueError(f'where {where.shape} cannot be brought to the code, {shape}.')
-  return resize_nearest(where, shape[1:])
+  height, width = shape[1:]
+  return resize_nearest(where, (height, width))
