@@ -145,7 +145,7 @@ class Checkpointer:
           f'weights: config.train.ema_decay must be {needed} to go on from there.')
     self._check(step, 'model', model)
     saved = self._saved(step, 'training')
-    unused = {} if training['opt_state'].critic else _unused_critic(saved, training['step'])
+    unused = _unused(saved, training)
     self._check(step, 'training', training, unused)
     restored = self._restore(
         step, model=ocp.args.StandardRestore(model),
@@ -221,14 +221,6 @@ def saved_steps(workdir: str) -> list[int]:
   return sorted(ocp.utils.checkpoint_steps(folder)) if os.path.isdir(folder) else []
 
 
-def saved_train_step(workdir: str) -> int:
-  """Training steps that the newest checkpoint of a work directory has behind it."""
-  checkpointer = Checkpointer(workdir)
-  meta = checkpointer.read_meta(checkpointer.latest_step())
-  checkpointer.close()
-  return meta['data']['next_batch']
-
-
 def has_checkpoint(workdir: str) -> bool:
   """True if a run of this work directory has saved, and so would be resumed."""
   return bool(saved_steps(workdir))
@@ -264,10 +256,12 @@ def _leaves(tree):
   return found
 
 
-def _unused_critic(saved, like):
-  """The counters that runs without a critic saved of its optimiser before 0.2, by path."""
-  return {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=like.sharding)
-          for path, leaf in _leaves(saved).items() if path.startswith('opt_state/critic/')}
+def _unused(saved, like):
+  """What older versions saved of every run, by path: counters of critics and of preparations."""
+  parts = ('prepare_step', 'opt_state/prepared/') + (
+      () if like['opt_state'].critic else ('opt_state/critic/',))
+  return {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=like['step'].sharding)
+          for path, leaf in _leaves(saved).items() if path.startswith(parts)}
 
 
 def _rearranged(tree, like, more=None):

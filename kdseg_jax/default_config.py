@@ -103,7 +103,12 @@ def run(task: str = 'segmentation', method: str = 'none', role: str = 'student')
       'memory_limit_gb': 8.0,          # refuse a method whose memory (queues) is larger
       # SKD's, for the critics whose term brings none: see critic_learning_rate, critic_steps.
       'critic': {'steps': 1, 'optimizer': optimizer(learning_rate=4e-4)},  # steps a train step
-      'prepare': {'steps': 0, 'optimizer': optimizer()},
+      # Of what a method fits to the teacher before distillation (knowledge adaptation's).
+      'prepare': {
+          'steps': 0,                  # 0 is one epoch
+          'folder': '',                # where they are kept; '' is <workdir>/prepared
+          'optimizer': optimizer(learning_rate=0.1),
+      },
       'eval': {
           'split': 'val',
           'every_steps': 2_000,        # and after the last step

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 
+from kdseg_jax import checkpoint
 from kdseg_jax.checkpoint import Checkpointer, CheckpointError, describe_differences
 from kdseg_jax.distillers import DistillerState
 from kdseg_jax.training.state import Optimizers, TrainState
@@ -20,10 +22,10 @@ def state_of(step=0, width=4):
   tx = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(optax.constant_schedule(0.1), 0.9))
   params = {'conv': {'kernel': jnp.full((3, width), 0.5 + step)}}
   return TrainState(
-      step=jnp.int32(step), prepare_step=jnp.int32(0), params=params,
+      step=jnp.int32(step), params=params,
       batch_stats={'bn': {'mean': jnp.ones(width)}},
       opt_state=Optimizers(tx.init({'student': params, 'distiller': {'x': {}}}),
-                           tx.init({}), tx.init({})),
+                           tx.init({})),
       distiller=DistillerState({'x': {}}, {}, {}, {'x': {'queue': jnp.arange(6.0)}}),
       rng=jax.random.key(5))
 
@@ -59,6 +61,27 @@ def test_a_run_from_before_critics_had_optimisers_of_their_own_goes_on(tmp_path)
   np.testing.assert_array_equal(
       restored.params['conv']['kernel'], old.params['conv']['kernel'])
   jax.tree.map(np.testing.assert_array_equal, restored.opt_state.trained, old.opt_state.trained)
+
+
+def test_a_run_from_before_preparations_were_runs_of_their_own_goes_on(tmp_path):
+  """Its checkpoints hold a counter, and one of an optimiser, of a phase that it did not have."""
+  class OldOptimizers(NamedTuple):
+    trained: Any
+    critic: Any
+    prepared: Any
+  new = state_of(7)
+  model, training = checkpoint._split(new)
+  counters = optax.scale_by_schedule(lambda step: 0.1).init({})
+  training |= {'prepare_step': jnp.int32(0),
+               'opt_state': OldOptimizers(*new.opt_state, prepared=counters)}
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(checkpoint, '_split', lambda state: (model, training))
+    checkpointer = Checkpointer(tmp_path, metric='mean_iou')
+    checkpointer.save(7, new, {})
+    checkpointer.close()
+  restored = Checkpointer(tmp_path).restore(7, state_of())
+  assert jax.tree.structure(restored) == jax.tree.structure(new) and restored.step == 7
+  jax.tree.map(np.testing.assert_array_equal, restored.opt_state, new.opt_state)
 
 
 def test_the_latest_and_the_best_are_kept_and_nan_is_never_the_best(tmp_path):

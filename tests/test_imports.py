@@ -29,8 +29,8 @@ FLOORS = (
     ('studies',),
     ('recipes',),
     ('command_line', 'program'),
-    ('data.check', 'data.check_classes', 'data.prepare', 'interop.import_torch', 'train', 'evaluate',
-     'predict', 'export', 'study', 'quickstart', 'cli'),
+    ('data.check', 'data.check_classes', 'data.prepare', 'interop.import_torch', 'train',
+     'evaluate', 'predict', 'export', 'study', 'quickstart', 'cli'),
 )
 LOSSES_MAY = ('kdseg_jax.losses', 'kdseg_jax.resizing')
 STRANGERS = (  # on one floor or above, and yet not to be known

@@ -34,7 +34,7 @@ def save(folder, config, *, scores=(0.5,), classes=CLASSES, palette=PALETTE):
     variables = {'params': jax.tree.map(lambda x, step=step: x * step, made['params']),
                  'batch_stats': made.get('batch_stats', {})}
     state = TrainState(
-        step=np.int32(step), prepare_step=np.int32(0), **variables, opt_state=(),
+        step=np.int32(step), **variables, opt_state=(),
         distiller=DistillerState(), rng=np.int32(0))
     checkpointer.save(step, state, {
         'config': config_files.to_dict(config), 'classes': list(classes), 'palette': palette,

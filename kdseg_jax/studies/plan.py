@@ -8,7 +8,7 @@ import os
 from ml_collections import ConfigDict
 
 from kdseg_jax import config_fields, config_files, distillers, names, parallel
-from kdseg_jax.checkpoint import saved_steps, saved_train_step
+from kdseg_jax.checkpoint import saved_steps
 from kdseg_jax.data.json_files import read_rows
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import config_check, freezing
@@ -99,9 +99,7 @@ def is_finished(run: ConfigDict, workdir: str) -> bool:
   steps = run.train.steps
   evaluated = any(row['phase'] == 'evaluation' and row['step'] == steps
                   for row in read_rows(workdir))
-  # The numbers of checkpoints count the steps of a prepare phase too.
-  return evaluated and max(saved_steps(workdir), default=0) >= steps and (
-      saved_train_step(workdir) >= steps)
+  return evaluated and max(saved_steps(workdir), default=0) >= steps
 
 
 def student_workdir(workdir: str, name: str, seed: int) -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
+import functools
 import os
 import time
 
@@ -21,7 +20,7 @@ from kdseg_jax.distillers import DistillerState
 from kdseg_jax.errors import UserError
 from kdseg_jax.studies import plan as study_plan
 from kdseg_jax.training import experiment as experiments
-from kdseg_jax.training import loop, programs, shapes
+from kdseg_jax.training import preparations, programs, shapes
 from kdseg_jax.training.data_check import check_data
 from kdseg_jax.training.preemption import StopSignal
 from kdseg_jax.training.run import Run, create_evaluator, measure_teacher, training_batches
@@ -83,7 +82,7 @@ class _Cohort:
     self.experiment = runs[0].experiment
     self.taps = self.experiment.distiller.requires.teacher
     self._head = programs.head_variables(self.experiment)
-    self.done = runs[0].done('train')
+    self.done = runs[0].done
     self._stacked = len(runs) > 1
     self._extra_params = extra_params(runs[0].state.distiller)
     self._state = runs[0].state
@@ -111,9 +110,9 @@ class _Cohort:
     stopped = []
     for i, (run, clock) in enumerate(zip(self.runs, self._clocks, strict=True)):
       clock.add(seconds)
-      if not self._stacked or run.due('train', self.done, stopping=stopping).reads_state:
+      if not self._stacked or run.due(self.done, stopping=stopping).reads_state:
         run.state = self._one(self._state, i)
-      stopped.append(run.record('train', self.done, self._one(metrics, i), stopping=stopping))
+      stopped.append(run.record(self.done, self._one(metrics, i), stopping=stopping))
     return any(stopped)
 
   def _one(self, tree, i):
@@ -139,22 +138,19 @@ def _cohorts(config, workdir, name, configs, shared, stop):
   initial = experiments.make_initial_state(experiment)
   evaluator = shared.evaluator(experiment)
   teacher_metrics = measure_teacher(experiment, workdir, stop)
-
-  def create(run_config, folder, clock):
-    run = Run(experiment._replace(config=run_config), folder,
-              initial(experiments.run_key(run_config)), evaluator=evaluator, should_stop=stop,
-              clock=clock, label=f'{name} seed {run_config.seed}')
-    shared.runs.callback(run.close)
-    return run
-
+  placeholders = preparations.placeholders(experiment)
   groups: dict[int, list[tuple[Run, Stopwatch]]] = {}
   for seed, run_config in configs.items():
-    clock = Stopwatch()
-    run = create(run_config, study_plan.student_workdir(workdir, name, seed), clock)
+    clock, fresh = Stopwatch(), functools.partial(initial, experiments.run_key(run_config))
+    run = Run(experiment._replace(config=run_config),
+              study_plan.student_workdir(workdir, name, seed), fresh(placeholders),
+              evaluator=evaluator, should_stop=stop, clock=clock,
+              label=f'{name} seed {run_config.seed}')
+    shared.runs.callback(run.close)
     run.teacher_metrics = teacher_metrics
-    _prepare(run, workdir, create, stop)
+    preparations.give(run, workdir, fresh, stop)
     run.catch_up()
-    together = run.done('train') if config.study.vmap_seeds else seed
+    together = run.done if config.study.vmap_seeds else seed
     groups.setdefault(together, []).append((run, clock))
   program = programs.student_program(experiment)
   stacked = programs.student_program(experiment, stacked=True)
@@ -163,37 +159,6 @@ def _cohorts(config, workdir, name, configs, shared, stop):
               stacked if len(group) > 1 else program, os.path.join(workdir, 'students', name),
               label=' '.join([name, 'seed', *(str(run.config.seed) for run, _ in group)]))
       for group in groups.values()]
-
-
-def _prepare(run, workdir, create, stop):
-  """Gives a run what its prepare phase leaves, which is run once a method and seed."""
-  if run.experiment.distiller.prepare_loss is None or (
-      run.done('prepare') >= run.config.prepare.steps):
-    return
-  source = create(
-      run.config, os.path.join(workdir, 'prepared', _prepare_key(run.config)), time.perf_counter)
-  loop.prepare(source, stop)
-  source.checkpointer.wait()  # another student may open the folder, which clears half-written saves
-  made = source.state
-  run.state = run.state._replace(
-      prepare_step=made.prepare_step,
-      opt_state=run.state.opt_state._replace(prepared=made.opt_state.prepared),
-      distiller=run.state.distiller._replace(
-          prepared=made.distiller.prepared, memory=made.distiller.memory))
-
-
-def _prepare_key(config):
-  """The same for runs whose prepare phases are the same, whatever follows them."""
-  config = config.copy_and_resolve_references()
-  for term in config.distill.values():
-    if term.weight:  # a term of weight 0 is left out of the method, and of its state
-      term.weight = 1.0
-    if 'warmup_steps' in term:
-      term.warmup_steps = 0
-  read = {section: json.loads(config[section].to_json()) for section in (
-      'distill', 'prepare', 'data', 'augmentation', 'student', 'teacher')}
-  read |= {'seed': config.seed, 'batch_size': config.train.batch_size}
-  return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class _Shared:

@@ -21,11 +21,11 @@ class MetricWriter:
 
   Args:
     workdir: work directory.
-    start: phase -> number of its step from which the run goes on.
+    start: number of the step from which the run goes on.
     label: stands before the log's lines, where runs side by side write to one log.
   """
 
-  def __init__(self, workdir: str, *, start: dict[str, int], label: str = ''):
+  def __init__(self, workdir: str, *, start: int, label: str = ''):
     self._label = f'{label}: ' if label else ''
     self._path = os.path.join(workdir, METRICS_FILE)
     self._events, self._kept = None, []
@@ -33,7 +33,7 @@ class MetricWriter:
       os.makedirs(workdir, exist_ok=True)
       self._kept = _drop_rows_after(workdir, start)
       self._events = tensorboardX.SummaryWriter(
-          os.path.join(workdir, 'tensorboard'), purge_step=start['train'] + 1)
+          os.path.join(workdir, 'tensorboard'), purge_step=start + 1)
 
   @property
   def is_writing(self) -> bool:
@@ -81,7 +81,7 @@ def _drop_rows_after(workdir, start):
   path = os.path.join(workdir, METRICS_FILE)
   if not os.path.exists(path):
     return []
-  kept = [row for row in read_rows(workdir) if row['step'] <= start[row['phase']]]
+  kept = [row for row in read_rows(workdir) if row['step'] <= start]
   temporary = path + '.tmp'
   with open(temporary, 'w') as file:
     file.writelines(json.dumps(row) + '\n' for row in kept)

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import types
 
 import jax
@@ -12,14 +13,13 @@ from absl import logging as absl_logging
 
 from configs import common, quickstart
 from kdseg_jax import distillers, parallel
-from kdseg_jax.checkpoint import saved_train_step
 from kdseg_jax.distillers import DistillerState, methods
 from kdseg_jax.studies import plan as study_plan
 from kdseg_jax.studies import side_by_side
-from kdseg_jax.training import loop
+from kdseg_jax.training import loop, preparations
 from kdseg_jax.training.preemption import StopSignal
 from kdseg_jax.training.run import Due
-from kdseg_jax.training.state import Optimizers, TrainState
+from kdseg_jax.training.state import TrainState
 from tests import runs, toys
 
 STEPS = 7
@@ -98,9 +98,8 @@ def test_a_student_equals_its_separate_run_to_the_bit(study, teacher, name, tmp_
   assert config.train.split_teacher and config.seed == 1 and config.data.seed == 0
   loop.train(config, str(tmp_path))
   assert_same(runs.saved(tmp_path), saved(study, name, 1))
-  assert saved_train_step(tmp_path) == STEPS  # those that prepared do not count
   losses = lambda folder: [(r['phase'], r['step'], r.get('loss'), r.get('mean_iou'))
-                           for r in runs.rows(folder) if r['phase'] != 'prepare']
+                           for r in runs.rows(folder)]
   assert losses(tmp_path) == losses(study_plan.student_workdir(str(study), name, 1))
 
 
@@ -148,7 +147,7 @@ def test_students_at_different_steps_wait_for_the_ones_behind(study, teacher, tm
     folder = study_plan.student_workdir(str(tmp_path), 'alone', seed)
     with StopSignal() as stop:
       run = loop.start(config, folder, stop)
-      loop.advance(run, 'train', loop.programs.train_step_of(run.experiment),
+      loop.advance(run, loop.programs.train_step_of(run.experiment),
                    stop_after(stop, steps))
       run.close()
   assert side_by_side.train(study_of(teacher, ('alone',)), str(tmp_path))
@@ -203,47 +202,29 @@ def test_eight_devices_give_the_same(study, teacher, tmp_path, mode, monkeypatch
   assert_same_study(tmp_path, study, rtol=1e-4, students=students, seeds=(0,))
 
 
-def test_the_prepare_phase_is_run_once_a_method_and_seed(teacher, tmp_path, monkeypatch):
-  config = study_of(teacher, ('everything',), (0,))
+def test_one_preparation_serves_all_students_and_seeds(study, teacher, tmp_path, monkeypatch):
+  config = study_of(teacher, ('everything',))
   with config.unlocked():
     config.study.students.heavier = config.study.students.everything.copy_and_resolve_references()
     config.study.students.heavier.distill.everything.weight = 0.7
-  prepared = []
-  monkeypatch.setattr(loop, 'prepare', lambda run, stop, original=loop.prepare: (
-      prepared.append(run.done('prepare')), original(run, stop)))
+  advanced = []
+  original = preparations.advance
+  monkeypatch.setattr(preparations, 'advance', lambda run, *rest: (
+      advanced.append(run.workdir), original(run, *rest)))
   assert side_by_side.train(config, str(tmp_path))
-  assert prepared == [0, 3]  # the second finds what the first has made
-  states = [saved(tmp_path, name, 0) for name in ('everything', 'heavier')]
-  assert any('prepared' in name for name in states[0])
-  for name in states[0]:
-    if '/prepared/' in name:
-      np.testing.assert_array_equal(states[0][name], states[1][name])
-
-
-def test_what_was_prepared_is_shared_by_runs_that_would_prepare_the_same(teacher):
-  def key(name='everything', seed=0, **fields):
-    config = study_plan.student_config(study_of(teacher), name, seed).unlock()
-    config.update_from_flattened_dict(fields)
-    return side_by_side._prepare_key(config)
-  same = [key(), key(**{'distill.everything.weight': 0.7}), key(**{'optimizer.power': 2.0})]
-  others = [key(seed=1), key(**{'train.batch_size': 16}), key(**{'prepare.steps': 5}),
-            key(**{'distill.everything.slope': 2.0}), key(**{'data.seed': 3})]
-  assert len(set(same)) == 1 and len({same[0], *others}) == 1 + len(others)
-
-
-def test_a_run_takes_over_all_that_a_prepare_phase_changes(monkeypatch):
-  made = lambda mark: types.SimpleNamespace(
-      state=TrainState(
-          step=0, prepare_step=mark, params=0, batch_stats=0, opt_state=Optimizers(0, 0, mark),
-          distiller=DistillerState(params=0, critic=0, prepared=mark, memory=mark), rng=0),
-      experiment=types.SimpleNamespace(distiller=toys.prepared()), done=lambda phase: 0,
-      config=types.SimpleNamespace(prepare=types.SimpleNamespace(steps=3)),
-      checkpointer=types.SimpleNamespace(wait=lambda: None))
-  monkeypatch.setattr(side_by_side, '_prepare_key', lambda config: 'key')
-  monkeypatch.setattr(loop, 'prepare', lambda run, stop: None)
-  run = made(0)
-  side_by_side._prepare(run, 'work', lambda config, folder, clock: made(1), None)
-  assert run.state == made(1).state
+  (folder,) = advanced  # of two students of two seeds
+  assert os.path.dirname(folder) == str(tmp_path / 'prepared')
+  assert [r['step'] for r in runs.rows(folder)] == [1, 2, 3]
+  states = [saved(tmp_path, name, seed) for name in ('everything', 'heavier') for seed in (0, 1)]
+  kept = runs.saved(folder)['model/params/mean']
+  assert kept != 0
+  for state in states:
+    (name,) = (name for name in state if '/prepared/' in name)
+    assert name.endswith('mean') and state[name] == kept  # not the decoder
+  # Nothing is prepared for runs that have begun.
+  shutil.rmtree(folder)
+  os.remove(tmp_path / 'students/heavier/seed0/metrics.jsonl')
+  assert side_by_side.train(config, str(tmp_path)) and len(advanced) == 1
 
 
 def test_runs_in_one_program_share_its_seconds(tmp_path, monkeypatch):
@@ -252,7 +233,7 @@ def test_runs_in_one_program_share_its_seconds(tmp_path, monkeypatch):
   monkeypatch.setattr(side_by_side.compiling, 'announced', lambda what, call, *arguments: (
       call(*arguments)))
   run = lambda: types.SimpleNamespace(
-      state=TrainState(0, 0, {}, {}, {}, DistillerState(), 0), done=lambda phase: 0,
+      state=TrainState(0, {}, {}, {}, DistillerState(), 0), done=0,
       due=lambda *_, **__: Due(False, False, False), record=lambda *_, **__: False,
       experiment=types.SimpleNamespace(
           config=types.SimpleNamespace(train=types.SimpleNamespace(steps=3)),

@@ -43,7 +43,7 @@ def ten_steps(devices, mode):
   model = models.create('deeplabv3_resnet18', 11, width=0.125, output_stride=16, axis_name=AXIS)
   terms = distillers.terms_of('pixelwise+pairwise', {'pixelwise': 1.0, 'pairwise': 1.0})
   distiller = distillers.create(terms, axis_name=AXIS)
-  optimizers = Optimizers(*[optax.sgd(1e-3, momentum=0.9)] * 3)
+  optimizers = Optimizers(*[optax.sgd(1e-3, momentum=0.9)] * 2)
   step = parallel.data_parallel(
       make_train_step(TASK, model, model, distiller, optimizers, axis_name=AXIS), mesh, mode=mode,
       donate_state=True)

@@ -45,7 +45,7 @@ def build(config, classes):
   variables = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype),
                            experiment.abstract_variables(built.student))
   return built, TrainState(
-      step=np.int32(0), prepare_step=np.int32(0), **variables, opt_state=(),
+      step=np.int32(0), **variables, opt_state=(),
       distiller=DistillerState(), rng=np.int32(0),
       average=variables if config.train.ema_decay else {})
 
