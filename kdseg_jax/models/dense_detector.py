@@ -116,7 +116,9 @@ class DenseHead(nn.Module):
     return self.channels // _GROUP if self.norm_groups is None else self.norm_groups
 
   def check(self) -> None:
-    """Raises UserError unless the groups divide the channels."""
+    """Raises UserError unless there can be such towers, their groups dividing the channels."""
+    if self.stacked_convs < 0:
+      raise UserError(f'stacked_convs={self.stacked_convs} must be at least 0.')
     if self.groups and self.channels % self.groups:
       raise UserError(f'norm_groups={self.groups} does not divide the {self.channels} channels of '
                       "the detector's head. Choose another of either.")

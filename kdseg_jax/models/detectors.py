@@ -78,12 +78,13 @@ def build(
   """
   channels = head_channels or scale_channels(CHANNELS, width)
   find = lambda module: {name: value for name, value in options.items() if name in _fields(module)}
+  pyramid = FeaturePyramid(channels=fpn_channels or channels, dtype=dtype,
+                           **head.pyramid | find(FeaturePyramid))
   made = head.module(num_classes=num_classes, channels=channels, dtype=dtype, **find(head.module))
+  pyramid.check()
   made.check()
-  return Detector(
-      backbone=backbone, preprocessing=preprocessing, frozen_statistics=frozen_statistics,
-      fpn=FeaturePyramid(channels=fpn_channels or channels, dtype=dtype,
-                         **head.pyramid | find(FeaturePyramid)), head=made)
+  return Detector(backbone=backbone, fpn=pyramid, head=made, preprocessing=preprocessing,
+                  frozen_statistics=frozen_statistics)
 
 
 @functools.cache

@@ -41,14 +41,13 @@ class FeaturePyramid(nn.Module):
   extra_relu: bool = False
   dtype: Any = jnp.float32
 
+  def check(self) -> None:
+    """Raises UserError, naming the nearest, if `extra_convs` is unknown."""
+    names.require(self.extra_convs, EXTRA_CONVS, 'extra_convs')
+
   @nn.compact
   def __call__(self, taps: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """`p3` to `p7`, `(N, ceil(H / stride), ceil(W / stride), channels)`, of the backbone's taps.
-
-    Raises:
-      UserError: unknown `extra_convs`.
-    """
-    names.require(self.extra_convs, EXTRA_CONVS, 'extra_convs')
+    """`p3` to `p7`, `(N, ceil(H / stride), ceil(W / stride), channels)`, of the backbone's taps."""
     top, found = None, {}
     for level, stage in reversed(list(zip(LEVELS, _STAGES))):
       lateral = self._conv(1, f'{level}_lateral')(taps[stage])

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdseg_jax.errors import UserError
 from kdseg_jax.losses.resizing import resize_nearest
 from kdseg_jax.models.fpn import FeaturePyramid, upsample_nearest
 from tests.models import official_detectors as official
@@ -59,7 +58,3 @@ def test_p6_of_the_last_stage_is_a_strided_convolution_of_it():
   np.testing.assert_array_equal(levels['p6'], again['p6'])
   assert jnp.abs(levels['p3'] - again['p3']).max() > 0.1
 
-
-def test_unknown_extra_convs():
-  with pytest.raises(UserError, match="Unknown extra_convs: 'on_inputs'. Did you mean 'on_input'"):
-    FeaturePyramid(5, extra_convs='on_inputs').init(jax.random.key(0), stages())
