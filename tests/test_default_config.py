@@ -153,7 +153,7 @@ PARTS = {
         'channels': 0, 'dropout': 0.0, 'epsilon': 1e-5, 'tap': 'stage4', 'activation': nn.relu6},
     resnet.ResNet: _BACKBONE | {
         'depth': 18, 'deep_stem': False, 'stem_channels': (64, 64, 128), 'ceil_mode': False,
-        'dilate_first': False, 'pooled_shortcuts': False},
+        'dilate_first': False, 'pooled_shortcuts': False, 'stride_first': False},
     mobilenet.MobileNetV2: _BACKBONE,
     efficientnet_lite.EfficientNetLite: _BACKBONE | {'variant': 0},
     espnet.ESPNetEncoder: {'width': 1.0, 'blocks': (2, 8), 'remat': 'none'}}  # of SKD's code

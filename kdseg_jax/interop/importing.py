@@ -99,7 +99,9 @@ def read(request: Request) -> Imported:
   backbone_alone = named_model != request.model
   count = request.num_classes or (_count(request) if backbone_alone else there)
   classes, palette = _classes(request, own, count)
-  config = _config(request, scheme, found_in.student | own.get('student', {}), preprocessing)
+  # What `export` wrote of this model is all there is to say of it.
+  student = own['student'] if 'model' in own else found_in.student | own.get('student', {})
+  config = _config(request, scheme, student, preprocessing)
   if classes == class_names.imagenet() and request.model in BACKBONES:
     config.data.name = class_names.IMAGENET
     size = BACKBONES[request.model].size

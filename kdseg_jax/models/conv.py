@@ -343,6 +343,7 @@ class Conv(nn.Module):
     groups: channel groups.
     use_bias: whether a bias is added.
     kernel_init: initialiser of the kernel `(k, k, C / groups, features)`.
+    bias_init: initialiser of the bias.
     dtype: of the computation; parameters are float32.
   """
 
@@ -354,6 +355,7 @@ class Conv(nn.Module):
   groups: int = 1
   use_bias: bool = False
   kernel_init: Callable = he_normal_fan_out
+  bias_init: Callable = nn.initializers.zeros
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -368,7 +370,7 @@ class Conv(nn.Module):
         x.astype(self.dtype), kernel.astype(self.dtype), strides=self.strides,
         dilation=self.dilation, padding=padding, groups=self.groups)
     if self.use_bias:
-      x += self.param('bias', nn.initializers.zeros, (self.features,)).astype(self.dtype)
+      x += self.param('bias', self.bias_init, (self.features,)).astype(self.dtype)
     return x
 
 

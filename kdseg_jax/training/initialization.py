@@ -124,7 +124,7 @@ def _of_run(experiment, workdir, fresh):
 
 def _other_conventions(there, here):
   """What differs between the parts of two models and may not show in shapes, for people."""
-  for part in ('backbone', 'head', 'auxiliary_head'):
+  for part in ('backbone', 'fpn', 'head', 'auxiliary_head'):
     theirs, ours = getattr(there, part, None), getattr(here, part, None)
     if theirs is None or type(theirs) is not type(ours):
       continue
