@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -40,7 +39,7 @@ class Annotated(NamedTuple):
   """An image file and its boxes, all of which have an area and lie in the image.
 
   Attributes:
-    image: the file.
+    image: the file, or its name.
     image_id: its name.
     size: (height, width) for which it was annotated.
     boxes: `(M, 4)` float32, x1 y1 x2 y2.
@@ -50,7 +49,7 @@ class Annotated(NamedTuple):
     place: of the annotation, for errors.
   """
 
-  image: pathlib.Path
+  image: Any
   image_id: str
   size: Size
   boxes: np.ndarray

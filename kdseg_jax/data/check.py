@@ -1,11 +1,13 @@
-"""Checks a folder of images and labels before training: every file, every problem.
+"""Checks a folder of images and labels or boxes before training: every file, every problem.
 
 python -m kdseg_jax.data.check <folder> --layout=folder
 
 Prints sizes, the share of each class and of ignored pixels, and all problems: files that cannot be
 read or do not match, a class without a pixel in train, a split without a labelled pixel, palettes
-that differ. Exit status 0 if there is none, 1 if there are some, 2 if the folder cannot be checked
-at all.
+that differ. Of boxes (--layout=voc_boxes, --layout=coco) the number of each class and size, crowds
+and boxes without an area, and as problems those outside their image, a class without a box in
+train, and pictures that are in two splits. Exit status 0 if there is none, 1 if there are some, 2
+if the folder cannot be checked at all.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import tqdm
 from absl import flags
 
 from kdseg_jax import paths, program
-from kdseg_jax.data import camvid, class_list, files, folder, pairs
+from kdseg_jax.data import camvid, check_boxes, class_list, files, folder, pairs
 from kdseg_jax.errors import UserError
 from kdseg_jax.report import tables
 
@@ -186,7 +188,7 @@ def describe(report: Report) -> str:
   splits = report.splits
   overview = tables.table(['split', 'images', 'ignored', 'sizes (height x width)'], [
       (name, split.images, _percent(split.pixels[files.IGNORE_LABEL], split.pixels.sum()),
-       _sizes(split.sizes)) for name, split in splits.items()])
+       tables.sizes(split.sizes)) for name, split in splits.items()])
   classes = tables.table(
       ['class', *(f'{name} {what}' for name in splits for what in ('pixels', 'images'))],
       [[f'{index} {name}', *(cell for split in splits.values() for cell in (
@@ -209,17 +211,12 @@ def _percent(part, whole):
   return f'{100 * part / whole:.2f}%' if whole else '-'
 
 
-def _sizes(sizes):
-  shown = [f'{height}x{width} ({count})' for (height, width), count in sizes.most_common(3)]
-  more = len(sizes) - len(shown)
-  return ', '.join(shown) + (f' and {more} more' if more else '')
-
-
 def define_flags(options):
   """`--layout`."""
   flags.DEFINE_enum(
-      'layout', 'folder', list(_LAYOUTS),
-      'folder: images/ labels/ (see kdseg_jax/data/folder.py); camvid: train/ trainannot/ ...',
+      'layout', 'folder', [*_LAYOUTS, *check_boxes.LAYOUTS],
+      'folder: images/ labels/ (see kdseg_jax/data/folder.py); camvid: train/ trainannot/ ...; '
+      'voc_boxes: JPEGImages/ Annotations/ ...; coco: annotations/ train2017/ ...',
       flag_values=options)
 
 
@@ -227,7 +224,12 @@ def main(options, arguments):
   """Prints the report; the exit status is 1 if there are problems."""
   if len(arguments) != 1:
     raise UserError('Give one folder: python -m kdseg_jax.data.check <folder> --layout=folder')
-  report = check(paths.local(arguments[0]), options.layout)
+  root = paths.local(arguments[0])
+  if options.layout in check_boxes.LAYOUTS:
+    found = check_boxes.check(root, options.layout)
+    print(check_boxes.describe(found))
+    return 1 if found.problems else 0
+  report = check(root, options.layout)
   print(describe(report))
   return 1 if report.problems else 0
 

@@ -13,7 +13,7 @@ from kdseg_jax.errors import UserError
 
 IMAGENET = 'imagenet'
 # Prepared with TFDS, whose builders hold their classes.
-_PREPARED = ('cityscapes', 'voc', 'pascal_context', 'ade20k')
+_PREPARED = ('cityscapes', 'voc', 'pascal_context', 'ade20k', 'coco')
 NAMES = ('scenes', 'camvid', IMAGENET, *_PREPARED)
 
 

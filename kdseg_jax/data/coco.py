@@ -26,7 +26,7 @@ class Coco(boxed.BoxSource):
   `annotations/instances_<split>.json`, `annotations/<split>.json` or `<split>.json`, the first that
   exists; its images lie in `<split>2017`, `<split>`, `images/<split>2017`, `images/<split>` or
   `images`. The classes are the categories in the order of their ids, whatever these are; examples
-  come in the order of the images' ids, which are their `image_id`.
+  come in the order of the images' ids, which are their `image_id`, with 12 digits.
 
   Args:
     split: 'train', 'val' or 'test'.
@@ -92,7 +92,7 @@ class Layout:
       degenerate += without_area
       problems += wrong
       annotated.append(boxed.Annotated(
-          file, str(image_id), image.size, **arrays, place=f'{path}, image {image_id}'))
+          file, image_name(image_id), image.size, **arrays, place=f'{path}, image {image_id}'))
     return boxed.Found(annotated, degenerate, problems), instances.classes
 
   def _annotations(self, split):
@@ -108,6 +108,11 @@ class Layout:
                           f'{", ".join(place.format(split) for place in _IMAGES)}.')
     first = next(iter(instances.images.values()), None)
     return next((path for path in folders if first and (path / first.file).is_file()), folders[0])
+
+
+def image_name(image_id: int) -> str:
+  """The name of an image by its id, as COCO names the files: 12 digits."""
+  return f'{image_id:012d}'
 
 
 class Image(NamedTuple):

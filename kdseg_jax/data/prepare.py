@@ -2,8 +2,8 @@
 
 python -m kdseg_jax.data.prepare cityscapes --manual_dir=<archives> --data_dir=<data>
 
-Names: camvid, cityscapes, cityscapes_coarse, voc, pascal_context, ade20k. The archives stay as
-they were downloaded (or extracted) in --manual_dir; nothing is downloaded. Needs no TensorFlow.
+Names: camvid, cityscapes, cityscapes_coarse, voc, pascal_context, ade20k, coco. The archives stay
+as they were downloaded (or extracted) in --manual_dir; nothing is downloaded. Needs no TensorFlow.
 Afterwards: --config.data.name=cityscapes --config.data.root=<data>, or KDSEG_DATA=<data>.
 """
 

@@ -12,7 +12,7 @@ import numpy as np
 from absl import logging
 
 from kdseg_jax import extras, names
-from kdseg_jax.data import files, pairs, palettes
+from kdseg_jax.data import boxed, files, pairs, palettes
 from kdseg_jax.errors import NotFoundError, UserError
 
 
@@ -58,8 +58,38 @@ class Records:
     return pairs.resized(image, label, self.size) | {'image_id': image_id}
 
 
+class BoxRecords:
+  """Examples with boxes from the records of TFDS, as of `boxed.BoxSource`.
+
+  Args:
+    records: sequence of dicts with an encoded `image` (TFDS's data source with `SkipDecoding`),
+      `boxes`, `classes`, `crowd`, `area` and `image_id`.
+    where: what the records are, for errors.
+    classes: names in label order.
+    palette: `(C, 3)` uint8.
+    size: see `boxed.BoxSource`.
+  """
+
+  def __init__(self, records: Any, *, where: str, classes: Sequence[str], palette: np.ndarray,
+               size: tuple[int, int] | None = None):
+    self._records, self._where = records, where
+    self.classes, self.palette = tuple(classes), palette
+    self.size = tuple(size) if size else None
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    pairs.check_index(index, len(self))
+    record = self._records[index]
+    image_id = record['image_id'].decode()
+    image = files.decode_image(record['image'], f'{self._where}, example {index} ({image_id})')
+    return boxed.example(image, {name: record[name] for name in (
+        'boxes', 'classes', 'crowd', 'area')}, image_id, self.size)
+
+
 def create_prepared(name: str, split: str, *, root: str | os.PathLike | None = None,
-                    size: tuple[int, int] | None = None) -> Records:
+                    size: tuple[int, int] | None = None) -> Records | BoxRecords:
   """A split that `python -m kdseg_jax.data.prepare` wrote.
 
   Args:
@@ -98,8 +128,9 @@ def create_prepared(name: str, split: str, *, root: str | os.PathLike | None = N
       {split: builder.info.splits[split].num_examples}, {split: builder.COUNTS[split]})
   if wrong:
     logging.warning('%s: %s: it was prepared with --allow_partial.', builder.data_path, wrong)
-  return Records(_records(tfds, builder, split, 'image', 'label'), classes=builder.CLASSES,
-                 palette=builder.PALETTE, size=size, where=str(builder.data_path))
+  kind, *keys = (BoxRecords, 'image') if builder.HAS_BOXES else (Records, 'image', 'label')
+  return kind(_records(tfds, builder, split, *keys), classes=builder.CLASSES,
+              palette=builder.PALETTE, size=size, where=str(builder.data_path))
 
 
 def is_prepared(name: str, root: str | os.PathLike | None) -> bool:

@@ -47,8 +47,8 @@ class VocBoxes(boxed.BoxSource):
                size: boxed.Size | None = None):
     names.require(split, SPLITS, 'split of voc_boxes')
     layout = Layout(root)
-    super().__init__(layout.find(split), classes=layout.classes, size=size,
-                     where=f'{layout.root} ({split})')
+    found, classes = layout.find(split)
+    super().__init__(found, classes=classes, size=size, where=f'{layout.root} ({split})')
 
 
 class Layout:
@@ -82,8 +82,8 @@ class Layout:
       return []
     return [split for split in listed if split != 'trainval'] or listed or ['train', 'val']
 
-  def find(self, split: str) -> boxed.Found:
-    """The images of a split in sorted order.
+  def find(self, split: str) -> tuple[boxed.Found, tuple[str, ...]]:
+    """The images of a split in sorted order, and the classes.
 
     Raises:
       NotFoundError: there is no such split.
@@ -102,7 +102,7 @@ class Layout:
       problems += wrong + outside
       degenerate += without_area
       annotated.append(boxed.Annotated(image, stem, size, **arrays, place=str(path)))
-    return boxed.Found(annotated, degenerate, problems)
+    return boxed.Found(annotated, degenerate, problems), self.classes
 
   def _find_classes(self):
     path = self.root / 'classes.txt'

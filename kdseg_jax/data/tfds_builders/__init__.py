@@ -9,11 +9,12 @@ from kdseg_jax.data.tfds_builders.ade20k import Ade20k
 from kdseg_jax.data.tfds_builders.base import Builder
 from kdseg_jax.data.tfds_builders.camvid import CamVid
 from kdseg_jax.data.tfds_builders.cityscapes import Cityscapes, CityscapesCoarse
+from kdseg_jax.data.tfds_builders.coco import Coco
 from kdseg_jax.data.tfds_builders.pascal_context import PascalContext
 from kdseg_jax.data.tfds_builders.voc import Voc
 
 BUILDERS: dict[str, type[Builder]] = {
     'camvid': CamVid, 'cityscapes': Cityscapes, 'cityscapes_coarse': CityscapesCoarse, 'voc': Voc,
-    'pascal_context': PascalContext, 'ade20k': Ade20k}
+    'pascal_context': PascalContext, 'ade20k': Ade20k, 'coco': Coco}
 
 __all__ = ['BUILDERS', 'Builder']
