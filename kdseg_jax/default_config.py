@@ -68,6 +68,9 @@ def run(task: str = 'segmentation', method: str = 'none', role: str = 'student')
           'flip': 0.5,                 # probability of a horizontal flip
           'pad': 0,                    # pixels of a black border, before the crop
           'resized_crop': (),          # range of the area of a window that is resized to the crop
+          # (shorter, longer side) at most, to which an image is resized so that it lies in the
+          # crop, its shape kept; of several, as ((640,1333),(800,1333)), one is drawn; () is none.
+          'resize': (),
       },
       'student': {                     # the model that is trained
           'name': 'deeplabv3_resnet18',

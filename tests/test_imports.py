@@ -11,7 +11,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / 'kdseg_jax'
 FLOORS = (
     ('', 'errors', 'names', 'paths', 'extras', 'lettering', 'config_fields', 'parallel',
      'compiling', 'resizing', 'interop.plain_pickle', 'interop.file_errors', 'interop'),
-    ('losses', 'metrics'),
+    ('losses', 'metrics', 'coco_ap'),
     ('models',),
     ('data',),
     ('inference', 'inference.views', 'inference.windows'),
@@ -29,8 +29,8 @@ FLOORS = (
     ('studies',),
     ('recipes',),
     ('command_line', 'program'),
-    ('data.check', 'data.check_classes', 'data.prepare', 'interop.import_torch', 'train',
-     'evaluate', 'predict', 'export', 'study', 'quickstart', 'cli'),
+    ('data.check', 'data.check_boxes', 'data.check_classes', 'data.prepare', 'interop.import_torch',
+     'train', 'evaluate', 'predict', 'export', 'study', 'quickstart', 'cli'),
 )
 LOSSES_MAY = ('kdseg_jax.losses', 'kdseg_jax.resizing')
 STRANGERS = (  # on one floor or above, and yet not to be known

@@ -14,7 +14,7 @@ from kdseg_jax.errors import UserError
 
 IMAGENET = 'imagenet'
 # Prepared with TFDS, whose builders hold their classes.
-_PREPARED = ('cityscapes', 'voc', 'pascal_context', 'ade20k', 'cifar10', 'cifar100')
+_PREPARED = ('cityscapes', 'voc', 'pascal_context', 'ade20k', 'cifar10', 'cifar100', 'coco')
 NAMES = ('scenes', 'camvid', IMAGENET, *_PREPARED)
 
 

@@ -3,8 +3,8 @@
 python -m kdseg_jax.data.prepare cityscapes --manual_dir=<archives> --data_dir=<data>
 
 Names: camvid, cityscapes, cityscapes_coarse, voc, coco_voc, pascal_context, ade20k; of one class an
-image imagenet, cifar10, cifar100. The archives stay as they were downloaded (or extracted) in
---manual_dir; nothing is downloaded. Needs no TensorFlow.
+image imagenet, cifar10, cifar100; of boxes coco. The archives stay as they were downloaded (or
+extracted) in --manual_dir; nothing is downloaded. Needs no TensorFlow.
 Afterwards: --config.data.name=cityscapes --config.data.root=<data>, or KDSEG_DATA=<data>.
 """
 

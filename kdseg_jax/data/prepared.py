@@ -12,7 +12,7 @@ import numpy as np
 from absl import logging
 
 from kdseg_jax import extras, names
-from kdseg_jax.data import class_names, files, pairs
+from kdseg_jax.data import boxed, class_names, files, pairs
 from kdseg_jax.errors import NotFoundError, UserError
 
 _ID_KEYS = ('image_id', 'file_name', 'id')  # ours, and what TFDS's own builders have
@@ -79,8 +79,38 @@ class ClassRecords(Records):
     return {'image': image, 'label': np.int32(label), 'image_id': image_id}
 
 
+class BoxRecords:
+  """Examples with boxes from the records of TFDS, as of `boxed.BoxSource`.
+
+  Args:
+    records: sequence of dicts with an encoded `image` (TFDS's data source with `SkipDecoding`),
+      `boxes`, `classes`, `crowd`, `area` and `image_id`.
+    where: what the records are, for errors.
+    classes: names in label order.
+    palette: `(C, 3)` uint8.
+    size: see `boxed.BoxSource`.
+  """
+
+  def __init__(self, records: Any, *, where: str, classes: Sequence[str], palette: np.ndarray,
+               size: tuple[int, int] | None = None):
+    self._records, self._where = records, where
+    self.classes, self.palette = tuple(classes), palette
+    self.size = tuple(size) if size else None
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    pairs.check_index(index, len(self))
+    record = self._records[index]
+    image_id = record['image_id'].decode()
+    image = files.decode_image(record['image'], f'{self._where}, example {index} ({image_id})')
+    return boxed.example(image, {name: record[name] for name in (
+        'boxes', 'classes', 'crowd', 'area')}, image_id, self.size)
+
+
 def create_prepared(name: str, split: str, *, root: str | os.PathLike | None = None,
-                    size: tuple[int, int] | None = None) -> Records:
+                    size: tuple[int, int] | None = None) -> Records | BoxRecords:
   """A split that `python -m kdseg_jax.data.prepare` wrote.
 
   Args:
@@ -122,8 +152,11 @@ def create_prepared(name: str, split: str, *, root: str | os.PathLike | None = N
                        {part: builder.COUNTS[part] for part in parts})
   if wrong:
     logging.warning('%s: %s: it was prepared with --allow_partial.', builder.data_path, wrong)
-  return _create(tfds, builder, split, ('image', 'label'), classes=builder.CLASSES,
-                 palette=builder.PALETTE, size=size, where=str(builder.data_path))
+  options = {'classes': builder.CLASSES, 'palette': builder.PALETTE, 'size': size,
+             'where': str(builder.data_path)}
+  if builder.HAS_BOXES:
+    return BoxRecords(_records(tfds, builder, split, {'image'}), **options)
+  return _create(tfds, builder, split, ('image', 'label'), **options)
 
 
 def is_prepared(name: str, root: str | os.PathLike | None) -> bool:
@@ -197,13 +230,17 @@ def _keys_of(builder, kind):
 
 def _create(tfds, builder, split, keys, **options):
   """The source of a split, by the kind of its label."""
-  # Images stay encoded: TFDS's decoding knows no EXIF data or palettes.
   encoded = set(keys) & set(_keys_of(builder, tfds.features.Image))
   kind = Records if encoded == set(keys) else ClassRecords
+  return kind(_records(tfds, builder, split, encoded), image_key=keys[0], label_key=keys[1],
+              **options)
+
+
+def _records(tfds, builder, split, encoded):
+  """The records of a split. Images stay encoded: TFDS's decoding knows no EXIF data or palettes."""
   try:
-    records = builder.as_data_source(
+    return builder.as_data_source(
         split=split, decoders={key: tfds.decode.SkipDecoding() for key in encoded})
-    return kind(records, image_key=keys[0], label_key=keys[1], **options)
   except NotImplementedError as error:
     raise UserError(f'{builder.data_path}: was prepared in a format without random access; '
                     'expected array_record. Prepare it again with --file_format=array_record, in '

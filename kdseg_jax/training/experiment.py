@@ -169,8 +169,9 @@ def _check_fields(task, source, name):
   """Refuses data of another task, by their first example."""
   example = source[0] if len(source) else {}
   for field, expected in task.fields.items() if example else ():
-    shape = expected.shape(example['image'].shape[:2])
-    if field not in example or np.shape(example[field]) != shape:
+    size = example['image'].shape[:2]
+    if field not in example or not expected.admits(np.shape(example[field]), size):
+      shape = expected.shape(size)
       found = f'{field} {np.shape(example[field])}' if field in example else f'no {field}'
       raise UserError(
           f'config.data.name={name}: an example has {found}, and the task {task.name} needs '

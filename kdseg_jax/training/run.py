@@ -317,6 +317,7 @@ def training_batches(experiment: Experiment, phase: str, *, start: int) -> Itera
           crop=tuple(config.augmentation.crop), scale=tuple(config.augmentation.scale) or None,
           flip=config.augmentation.flip, pad=config.augmentation.pad,
           resized_crop=tuple(config.augmentation.resized_crop) or None,
+          resize=tuple(map(tuple, config.augmentation.resize)) or None,
           fields=experiment.task.fields),
       process_index=jax.process_index(), process_count=jax.process_count()))
 

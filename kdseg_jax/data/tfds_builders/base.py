@@ -46,6 +46,7 @@ class Builder(tfds.core.ShardBasedBuilder):
   PALETTE: ClassVar[np.ndarray]             # (C, 3) uint8
   COUNTS: ClassVar[Mapping[str, int | None]]  # images of each split; None where a rule selects
   LABELS: ClassVar[pairs.LabelMap]          # meaning of the labels in the archives
+  HAS_BOXES: ClassVar[bool] = False         # in place of labels
   EXAMPLES_PER_SHARD = 256                  # one shard's examples are held in memory
 
   def __init__(self, *, allow_partial: bool = False, **kwargs: Any):
@@ -67,11 +68,13 @@ class Builder(tfds.core.ShardBasedBuilder):
   def _info(self):
     return tfds.core.DatasetInfo(
         builder=self, description=self.TITLE, homepage=self.HOMEPAGE,
-        features=tfds.features.FeaturesDict({
-            'image': tfds.features.Image(shape=(None, None, 3)),
+        features=tfds.features.FeaturesDict(self._features()))
+
+  def _features(self):
+    return {'image': tfds.features.Image(shape=(None, None, 3)),
             'label': tfds.features.Image(shape=(None, None, 1), encoding_format='png',
                                          use_colormap=True),
-            'image_id': tfds.features.Text()}))
+            'image_id': tfds.features.Text()}
 
   def _shard_iterators_per_split(self, dl_manager):
     manual_dir = pathlib.Path(dl_manager.manual_dir)

@@ -107,6 +107,9 @@ class Tree:
       raise NotFoundError(f'{self.place}: lacks {path}. Download it again.')
     return self._members[path]
 
+  def __contains__(self, path: str) -> bool:
+    return path in self._members
+
   def lines(self, path: str) -> list[str]:
     """The lines of a text file."""
     return self[path].read().decode().split('\n')
