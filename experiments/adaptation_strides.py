@@ -28,7 +28,8 @@ def get_config(arg=None):
               for name, method in METHODS.items() for stride in STRIDES}
   return adaptation_parts.study(
       arg, students, baseline='alone_16',
-      title='Output strides and knowledge adaptation, on CamVid', description='The number in the name of a student is its output stride.')
+      title='Output strides and knowledge adaptation, on CamVid',
+      description='The number in the name of a student is its output stride.')
 
 
 def lines_of(report):

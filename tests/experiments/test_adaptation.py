@@ -1,4 +1,4 @@
-"""The studies of knowledge adaptation: their students can be built, and the plot is of the report."""
+"""The studies of knowledge adaptation: their students can be built, the plot is of the report."""
 
 import json
 
