@@ -23,6 +23,7 @@ def taps(model, size=(64, 96)):
   return jax.eval_shape(lambda v: built.apply(v, image)[1], variables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('study', STUDIES)
 def test_every_student_can_learn_of_the_teacher(study):
   config = STUDIES[study].get_config('runlocal')
