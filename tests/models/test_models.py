@@ -175,6 +175,7 @@ def test_size_of_the_maps(options, sizes):
 
 def test_names():
   heads = 'pspnet', 'deeplabv3', 'deeplabv3plus', 'plain'
+  dense = 'gfl', 'retinanet', 'fcos', 'atss'
   backbones = {'xception41', 'xception65', 'mobilenetv1', 'mobilenetv2',
                *(f'efficientnet_lite{i}' for i in range(5)),
                *(f'resnet{depth}{kind}' for depth in (18, 34, 50, 101) for kind in ('', 'd'))}
@@ -182,8 +183,10 @@ def test_names():
   assert len(small) == 18 and len(models.NAMES) == len(set(models.NAMES))
   assert set(models.NAMES) == {
       'espnet', 'espnet_c', *backbones, *small,
-      *(f'{head}_{backbone}' for head in heads for backbone in backbones)}
+      *(f'{head}_{backbone}' for head in heads + dense for backbone in backbones)}
   assert set(models.CLASSIFIERS) == backbones | small
+  assert set(models.DETECTORS) == {
+      f'{head}_{backbone}' for head in dense for backbone in backbones}
 
 
 @pytest.mark.parametrize('name, channels', [

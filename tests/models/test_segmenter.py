@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdseg_jax import models
+from kdseg_jax import models, parallel
 from kdseg_jax.models import normalization
 from kdseg_jax.models.deeplab import DeepLabV3Head, DeepLabV3PlusHead, PlainHead
 from kdseg_jax.models.dropout import Dropout
 from kdseg_jax.models.pspnet import PSPNetHead
-from kdseg_jax.training import parallel
 from tests import toys
 
 CLASSES = 5
