@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from kdseg_jax import extras, lettering
 from kdseg_jax.errors import UserError
+from kdseg_jax.tasks import MainMetric
 
 _MOST_CLASSES_WITH_VALUES = 25
 
@@ -60,6 +62,38 @@ def affinity(
     ValueError: there is no map, the shapes differ, or the node is outside them.
   """
   return _drawn(_affinity_figure(image, node, maps))
+
+
+class Point(NamedTuple):
+  """What one model costs and how it scores.
+
+  Attributes:
+    label: that stands at it.
+    macs: multiply-adds of an image.
+    value: of the metric.
+    interval: [low, high] of it; None for none.
+  """
+
+  label: str
+  macs: float
+  value: float
+  interval: Sequence[float] | None = None
+
+
+def tradeoff(lines: Mapping[str, Sequence[Point]], metric: MainMetric) -> np.ndarray:
+  """Draws how models score against their multiply-adds, which have a logarithmic axis.
+
+  Args:
+    lines: title -> the models that a line joins, in the order of their multiply-adds.
+    metric: of the values.
+
+  Returns:
+    `(H, W, 3)` uint8 RGB.
+
+  Raises:
+    ValueError: there is no model.
+  """
+  return _drawn(_tradeoff_figure(lines, metric))
 
 
 def _drawn(figure):
@@ -133,6 +167,32 @@ def _affinity_figure(image, node, maps):
     axes.add_patch(Rectangle(
         (column * wide, row * high), wide, high, fill=False, edgecolor='red', linewidth=1.5))
   figure.colorbar(drawn, ax=panels, fraction=0.05, pad=0.01, shrink=0.85, label='cosine similarity')
+  return figure
+
+
+def _tradeoff_figure(lines, metric):
+  from matplotlib.figure import Figure
+
+  if not any(lines.values()):
+    raise UserError('There is no model whose cost and score could be drawn.')
+  figure = Figure(figsize=(6, 4), layout='constrained', dpi=150)
+  axes = figure.subplots()
+  titles, style = _lettered(list(lines), 'line {}', 9)
+  for title, points in zip(titles, lines.values()):
+    points = sorted(points, key=lambda point: point.macs)
+    x = [point.macs / 1e9 for point in points]
+    y = np.array([metric.scale * point.value for point in points])
+    ends = metric.scale * np.array([point.interval or [point.value] * 2 for point in points])
+    drawn = axes.errorbar(x, y, yerr=abs(ends.T - y), marker='o', capsize=3, label=title)
+    for point, across, up in zip(points, x, y):
+      axes.annotate(point.label, (across, up), xytext=(5, 4), textcoords='offset points',
+                    fontsize=8, color=drawn.lines[0].get_color())
+  axes.set_xscale('log')
+  axes.set_xlabel('multiply-adds of an image, 1e9')
+  axes.set_ylabel(f'{metric.title}, {metric.unit}'.rstrip(', '))
+  axes.grid(alpha=0.3, which='both')
+  for text in axes.legend(prop=style['fontproperties']).get_texts():
+    text.set_parse_math(False)
   return figure
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a confusion matrix and of affinities: what is drawn, and that it is drawn."""
+"""Pictures of a confusion matrix, of affinities, of costs: what is drawn, and that it is drawn."""
 
 import warnings
 
@@ -7,6 +7,7 @@ import pytest
 
 from kdseg_jax import lettering
 from kdseg_jax.report import pictures
+from kdseg_jax.tasks import MainMetric
 
 MATRIX = np.array([[90, 10, 0, 0], [10, 10, 0, 0], [0, 0, 0, 0], [0, 0, 0, 7]])
 CLASSES = ['sky', 'road', 'absent', 'car']
@@ -111,3 +112,32 @@ def test_names_are_drawn_as_they_are_or_in_latin_letters(monkeypatch):
   with warnings.catch_warnings():
     warnings.simplefilter('error')  # matplotlib warns of every missing glyph
     pictures.confusion(np.eye(4), names)
+
+
+METRIC = MainMetric('mean_iou', 'mIoU', scale=100, unit='%')
+LINES = {
+    'alone': [pictures.Point('stride 8', 4e9, 0.5, [0.45, 0.6]), pictures.Point('16', 1e9, 0.4)],
+    'adapted to $T$': [pictures.Point('16', 1e9, 0.55, [0.5, 0.6])]}
+
+
+def test_scores_are_drawn_against_costs():
+  axes = pictures._tradeoff_figure(LINES, METRIC).axes[0]
+  alone, adapted = axes.containers
+  np.testing.assert_allclose(alone.lines[0].get_xydata(), [[1, 40], [4, 50]])
+  np.testing.assert_allclose(adapted.lines[0].get_xydata(), [[1, 55]])
+  np.testing.assert_allclose(  # from the lower to the upper end of the interval, if there is one
+      alone.lines[2][0].get_segments(), [[[1, 40], [1, 40]], [[4, 45], [4, 60]]])
+  assert axes.get_xscale() == 'log' and axes.get_ylabel() == 'mIoU, %'
+  assert [text.get_text() for text in axes.texts] == ['16', 'stride 8', '16']
+  assert [text.get_text() for text in axes.get_legend().get_texts()] == list(LINES)
+
+
+def test_the_picture_of_costs_has_a_colour_a_line():
+  picture = pictures.tradeoff(LINES, METRIC)
+  found = set(map(tuple, picture.reshape(-1, 3).tolist()))
+  assert picture.dtype == np.uint8 and {(31, 119, 180), (255, 127, 14)} <= found
+
+
+def test_no_model_has_no_picture():
+  with pytest.raises(ValueError, match='There is no model'):
+    pictures.tradeoff({'alone': []}, METRIC)

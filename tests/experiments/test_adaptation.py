@@ -1,0 +1,76 @@
+"""The studies of knowledge adaptation: their students can be built, the plot is of the report."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import adaptation_parts, adaptation_strides
+from kdseg_jax import distillers, models
+from kdseg_jax.data import files
+
+pytest.importorskip('kdseg_jax.distillers.adaptation')
+
+STUDIES = {'parts': adaptation_parts, 'strides': adaptation_strides}
+
+
+def taps(model, size=(64, 96)):
+  built = models.create(num_classes=11, **{k: v for k, v in model.items() if k != 'init'})
+  image = jnp.zeros((2, *size, 3), jnp.uint8)
+  variables = jax.eval_shape(lambda: built.init({'params': jax.random.key(0)}, image[:1]))
+  return jax.eval_shape(lambda v: built.apply(v, image)[1], variables)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('study', STUDIES)
+def test_every_student_can_learn_of_the_teacher(study):
+  config = STUDIES[study].get_config('runlocal')
+  teacher = taps(config.study.teacher.student)
+  assert config.study.baseline in config.study.students
+  for name in config.study.order:
+    own = config.study.students[name]
+    student = config.student.copy_and_resolve_references()
+    student.update(own.get('student', {}))
+    method = distillers.create(own.distill.to_dict())
+    inputs = distillers.DistillInputs(
+        taps(student), teacher, batch={'mask': jax.ShapeDtypeStruct((2, 64, 96), bool)},
+        rng=jax.random.key(0), step=0)
+    distillers.check_requires(method.requires, inputs)
+    prepared = None
+    if method.prepare:
+      prepared = jax.eval_shape(
+          lambda m=method, i=inputs: m.prepare.finish(m.prepare.init(jax.random.key(0), i)))
+    state = jax.eval_shape(
+        lambda p, m=method, i=inputs: m.init(jax.random.key(0), i, prepared=p), prepared)
+    assert jax.eval_shape(method.loss, state, inputs)[0].shape == (), name
+
+
+def test_parts_are_those_of_the_paper():
+  students = adaptation_parts.get_config().study.students
+  terms = {name: {term: fields.weight for term, fields in student.distill.items() if fields.weight}
+           for name, student in students.items()}
+  both = {'feature_adaptation': 50.0, 'affinity_adaptation': 1.0}
+  assert terms == {
+      'alone': {}, 'kd_2': {'kd': 1.0}, 'kd_4': {'kd': 1.0}, 'kd_6': {'kd': 1.0},
+      'fitnets': {'fitnets': 10.0}, 'features': {'feature_adaptation': 50.0},
+      'affinity': {'affinity_adaptation': 1.0}, 'both': both}
+  assert [students[f'kd_{t}'].distill.kd.temperature for t in (2, 4, 6)] == [2, 4, 6]
+  assert not students.affinity.distill.affinity_adaptation.autoencoder
+
+
+def test_the_plot_is_of_the_report(tmp_path, capsys):
+  report = {'metric': 'mean_iou', 'students': {
+      f'{name}_{stride}': {'mean_iou': 0.5 + (name == 'adapted') / 10, 'interval': None,
+                           'inference': {'macs': 1e10 / stride}}
+      for name in ('alone', 'adapted') for stride in (4, 8, 16, 32)}}
+  lines = adaptation_strides.lines_of(report)
+  assert [point.macs for point in lines['alone']] == [2.5e9, 1.25e9, 6.25e8, 3.125e8]
+  assert {point.value for point in lines['adapted']} == {0.6}
+  assert lines['alone'][2].label == 'stride 16'
+  (tmp_path / 'report.json').write_text(json.dumps(report))
+  adaptation_strides.main(str(tmp_path))
+  assert f'{tmp_path}/tradeoff.png' in capsys.readouterr().out
+  picture = files.decode_image((tmp_path / 'tradeoff.png').read_bytes(), 'picture')
+  assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 3
