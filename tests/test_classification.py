@@ -88,7 +88,9 @@ def check(file, teacher, method, **fields):
   shapes.check_step(experiment.create_experiment(config, teacher=teacher))
 
 
-OF_CLASSIFIERS = ('none', 'kd', 'decoupled', 'pixelwise', 'fitnets', 'attention_transfer', 'review')
+OF_CLASSIFIERS = (
+    'none', 'kd', 'decoupled', 'pixelwise', 'fitnets', 'attention_transfer',
+    'channel_wise_features', 'review')
 
 
 @pytest.mark.parametrize('method', sorted(methods.METHODS))
@@ -109,7 +111,7 @@ def test_the_tap_that_would_do_is_named(file, teacher):
 
 @pytest.mark.slow
 def test_a_student_is_distilled(trained, file, tmp_path):
-  config = config_of(file, 'method=fitnets+decoupled', **{'teacher.checkpoint': str(trained[0])})
+  config = config_of(file, 'method=fitnets+kd+decoupled', **{'teacher.checkpoint': str(trained[0])})
   metrics = loop.train(config, str(tmp_path))
   assert metrics['images'] == 8
   (last,) = [row for row in runs.rows(tmp_path) if row['phase'] == 'train' and row['step'] == 2]

@@ -16,7 +16,6 @@ import pytest
 from ml_collections import ConfigDict
 
 from kdseg_jax import data, default_config, distillers, tasks
-from kdseg_jax.distillers import methods
 from kdseg_jax.training import evaluation, experiment, parallel, programs, run
 from tests import toys
 from tests.data import archives
@@ -42,9 +41,6 @@ def small_parts(monkeypatch, tmp_path):
   monkeypatch.setattr(experiment, 'create_model', lambda config, classes, original=(
       experiment.create_model): (Model(classes, parallel.AXIS) if config.name == 'toy'
                                  else original(config, classes)))
-  everything = lambda *, axis_name=None: toys.everything(axis_name=axis_name, tap='logits')
-  monkeypatch.setitem(methods.TERMS, 'everything', everything)
-  monkeypatch.setitem(methods.METHODS, 'everything', {'everything': 1.0})
   archives.folder(tmp_path / 'a', size=(36, 48))
   archives.folder(tmp_path / 'b', size=(40, 48))
 
@@ -73,14 +69,14 @@ def section_of(config, path):
 
 def teacher_of(config, classes):
   """A teacher of made-up weights, if the method reads one."""
-  if config.method == 'none' or config.teacher.checkpoint == 'missing':
+  if not config.distill or config.teacher.checkpoint == 'missing':
     return None
   model = Model(classes, parallel.AXIS)
   return toys.loaded(model, toys.variables(model, jnp.zeros((1, 16, 16, 3))))
 
 
 def experiment_of(config):
-  if config.method != 'none' and not config.teacher.checkpoint:
+  if config.distill and not config.teacher.checkpoint:
     config.teacher.checkpoint = 'teacher'
   return experiment.create_experiment(config, teacher=teacher_of(config, 11))
 
@@ -235,14 +231,13 @@ OPTIMIZER = [  # field, another value, beside
     ('warmup_steps', 3, {}), ('momentum', 0.5, {}), ('nesterov', True, {}),
     ('b1', 0.5, {'name': 'adamw'}), ('b2', 0.5, {'name': 'adamw'}),
     ('weight_decay', 0.3, {'decay': 'all'}), ('decay', 'all', {}), ('clip_norm', 1.0, {})]
-WITH_TEACHER = {'method': 'everything', 'prepare.steps': 20}
+WITH_TEACHER = {'method': 'tests.toy_methods:everything', 'prepare.steps': 20}
 FOLDER = {'data.name': 'folder', 'data.root': 'a', 'augmentation.scale': ()}
 CASES = [  # field, another value, where it is seen, fields beside it
     ('seed', 1, batches, {}), ('seed', 1, first_key, {}),
     ('role', 'teacher', batches, {}), ('role', 'teacher', first_key, {}),
     ('parallel', 'pmap', train_program, WITH_TEACHER), ('parallel', 'pmap', evaluation_of, {}),
     ('parallel', 'pmap', prepare_program, WITH_TEACHER),
-    ('method', 'kd', student, {}),  # set after the recipe made the terms: refused
     ('distill.kd.temperature', 3.0, train_program, {'method': 'kd'}),
     ('task.align_corners', False, train_program, {}),
     ('task.align_corners', False, evaluation_of, {}),
@@ -300,7 +295,7 @@ CASES = [  # field, another value, where it is seen, fields beside it
     ('checkpoint.every_steps', 7, due, {}), ('checkpoint.keep', 5, start, {}),
     ('log.every_steps', 7, due, {}),
 ]
-REFUSED = {'method', 'task.name', 'student.init', 'teacher.checkpoint', 'teacher.min_metric',
+REFUSED = {'task.name', 'student.init', 'teacher.checkpoint', 'teacher.min_metric',
            'memory_limit_gb'}  # by these values; others must work
 
 

@@ -14,6 +14,7 @@ from kdseg_jax.distillers.core import (
     combine,
     stateless,
 )
+from kdseg_jax.distillers.declaration import declare
 from kdseg_jax.distillers.features import (
     attention_transfer,
     channel_wise_features,
@@ -26,7 +27,7 @@ from kdseg_jax.distillers.methods import (
     channel_wise,
     create,
     double_similarity,
-    names_of_terms,
+    label,
     terms_of,
 )
 from kdseg_jax.distillers.review import review
@@ -40,8 +41,8 @@ from kdseg_jax.distillers.skd import pairwise, pixelwise, skd
 __all__ = [
     'Critic', 'Distiller', 'DistillerState', 'DistillInputs', 'Objective', 'Requires', 'Taps',
     'attention_transfer', 'channel_wise', 'channel_wise_features', 'channel_wise_logits',
-    'channels', 'check_requires', 'cirkd', 'combine', 'create', 'cross_image', 'decoupled',
-    'double_similarity', 'double_similarity_category', 'double_similarity_pixel', 'fitnets',
-    'holistic', 'intra_class_variation', 'kd', 'memory', 'names_of_terms', 'pairwise', 'pixelwise',
-    'review', 'skd', 'stateless', 'terms_of', 'with_context',
+    'channels', 'check_requires', 'cirkd', 'combine', 'create', 'cross_image', 'declare',
+    'decoupled', 'double_similarity', 'double_similarity_category', 'double_similarity_pixel',
+    'fitnets', 'holistic', 'intra_class_variation', 'kd', 'label', 'memory', 'pairwise',
+    'pixelwise', 'review', 'skd', 'stateless', 'terms_of', 'with_context',
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tqdm
@@ -17,13 +17,15 @@ from kdseg_jax.training.run import Run, create_evaluator, measure_teacher
 
 
 def train(config: ConfigDict, workdir: str, *,
-          allow_class_names: bool = False) -> dict[str, Any] | None:
+          allow_class_names: bool = False,
+          allow_imports: Sequence[str] = ()) -> dict[str, Any] | None:
   """Trains a student, from the newest checkpoint of the work directory if it has one.
 
   Args:
     config: of `configs/`.
     workdir: work directory; made if missing.
     allow_class_names: see `Experiment`.
+    allow_imports: see `experiment.create_experiment`.
 
   Returns:
     The last evaluation's metrics, or None if the run was told to stop (Ctrl-C, SIGTERM) and
@@ -36,7 +38,8 @@ def train(config: ConfigDict, workdir: str, *,
   """
   workdir = paths.local(workdir)
   with StopSignal() as stop:
-    run = start(config, workdir, stop, allow_class_names=allow_class_names)
+    run = start(config, workdir, stop, allow_class_names=allow_class_names,
+                allow_imports=allow_imports)
     try:
       run.teacher_metrics = measure_teacher(run.experiment, run.workdir, stop)
       prepare(run, stop)
@@ -51,9 +54,10 @@ def train(config: ConfigDict, workdir: str, *,
 
 
 def start(config: ConfigDict, workdir: str, stop: StopSignal, *,
-          allow_class_names: bool = False) -> Run:
+          allow_class_names: bool = False, allow_imports: Sequence[str] = ()) -> Run:
   """The run of a config, fresh or from its newest checkpoint."""
-  experiment = experiments.create_experiment(config, allow_class_names=allow_class_names)
+  experiment = experiments.create_experiment(
+      config, allow_class_names=allow_class_names, allow_imports=allow_imports)
   shapes.check_step(experiment)
   check_data(experiment, workdir, stop)
   return Run(experiment, workdir, experiments.initial_state(experiment), should_stop=stop,

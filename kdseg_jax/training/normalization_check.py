@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
+from kdseg_jax.distillers import label
 from kdseg_jax.distillers.core import DistillInputs
 from kdseg_jax.errors import UserError
 
@@ -47,7 +48,7 @@ def check_normalization(
         rngs={'dropout': jax.random.key(0)}), variables, batch)
   if config.train.batch_size == 1:
     state = jax.eval_shape(lambda: distiller.init(jax.random.key(0), inputs))
-    _check(config, mesh, f'method={config.method}', distiller.loss, state, inputs)
+    _check(config, mesh, f'config.distill ({label(config.distill)})', distiller.loss, state, inputs)
 
 
 def _check(config, mesh, owner, function, *arguments):

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
-from kdseg_jax import paths
+from kdseg_jax import paths, references
 from kdseg_jax.distillers import DistillerState
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import compiling, loop, parallel, programs, shapes, study_plan
@@ -41,13 +42,15 @@ class Stopwatch:
     self._total += seconds
 
 
-def train(config: ConfigDict, workdir: str, *, allow_class_names: bool = False) -> bool:
+def train(config: ConfigDict, workdir: str, *, allow_class_names: bool = False,
+          allow_imports: Sequence[str] = ()) -> bool:
   """Trains every student of a study that is not finished; False if told to stop.
 
   Args:
     config: of a study, with the section `study`; `config.teacher.checkpoint` is set.
     workdir: of the study. Each run has a work directory of its own in it, as `train` makes them.
     allow_class_names: see `Experiment`.
+    allow_imports: see `experiment.create_experiment`.
 
   Raises:
     ValueError: a config cannot work, or a run was begun with another config.
@@ -59,7 +62,9 @@ def train(config: ConfigDict, workdir: str, *, allow_class_names: bool = False) 
     return True
   cohorts: list[_Cohort] = []
   with StopSignal() as stop, contextlib.ExitStack() as runs:
-    shared = _Shared(configs, workdir, runs, stop, allow_class_names)
+    shared = _Shared(
+        configs, workdir, runs, stop, allow_class_names=allow_class_names,
+        allow_imports=(*allow_imports, *references.named_in(config)))  # its teacher's among them
     for name in configs:
       if not stop():
         cohorts += _cohorts(config, workdir, name, configs[name], shared, stop)
@@ -198,12 +203,12 @@ def _prepare_key(config):
 class _Shared:
   """What the students of a study have in common: the teacher, and evaluators of equal models."""
 
-  def __init__(self, configs, workdir, runs, stop, allow_class_names):
+  def __init__(self, configs, workdir, runs, stop, **allowed):
     self.runs, self.experiments, self._evaluators = runs, {}, {}
     teacher = None
     for name, of_seeds in configs.items():
       self.experiments[name] = experiments.create_experiment(
-          next(iter(of_seeds.values())), teacher=teacher, allow_class_names=allow_class_names)
+          next(iter(of_seeds.values())), teacher=teacher, **allowed)
       shapes.check_step(self.experiments[name])
       teacher = teacher or self.experiments[name].teacher
     begun = any(has_checkpoint(study_plan.student_workdir(workdir, name, seed))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import ade20k, camvid_papers, cityscapes, papers, pascal_context, voc
-from kdseg_jax import distillers, models
+from kdseg_jax import distillers, inference, models
 from kdseg_jax.distillers.methods import METHODS
 
 RECIPES = {'ade20k': ade20k, 'camvid': camvid_papers, 'cityscapes': cityscapes,
@@ -149,7 +149,7 @@ TERMS = {
     },
     'adversarial': {'adversarial': ADVERSARIAL},
     'kd': {'kd': KD},
-    'intra_class_variation+adversarial': {
+    'intra_class_variation+kd+adversarial': {
         'kd': KD, 'adversarial': ADVERSARIAL,
         'intra_class_variation': {'weight': 20.0, **EMBEDDING}},
     'channel_wise+adversarial': {
@@ -157,8 +157,8 @@ TERMS = {
         'channel_wise_features': {'weight': 50.0, 'temperature': 4.0, 'projection': None,
                                   **EMBEDDING},
         'channel_wise_logits': {'weight': 3.0, 'temperature': 4.0, 'tap': 'logits'}},
-    'attention_transfer': {'kd': KD, 'attention_transfer': {'weight': 10_000.0, **EMBEDDING}},
-    'fitnets': {'kd': KD, 'fitnets': {'weight': 10.0, 'projection': True, **EMBEDDING}},
+    'attention_transfer+kd': {'kd': KD, 'attention_transfer': {'weight': 10_000.0, **EMBEDDING}},
+    'fitnets+kd': {'kd': KD, 'fitnets': {'weight': 10.0, 'projection': True, **EMBEDDING}},
     'double_similarity': {
         'double_similarity_pixel': {
             'weight': 1000.0, 'taps': ('aux_logits', 'embedding', 'logits')},
@@ -236,7 +236,7 @@ def test_what_the_docstrings_name_exists(recipe):
 
 
 def taps_of_student(student, size):
-  model = models.create(num_classes=5, **{k: v for k, v in student.items() if k != 'init'})
+  model = inference.model.create_module(student, 5)
   image = jnp.zeros((2, *size, 3), jnp.uint8)
   variables = jax.eval_shape(lambda: model.init({'params': jax.random.key(0)}, image[:1]))
   return jax.eval_shape(lambda v: model.apply(v, image)[1], variables)
