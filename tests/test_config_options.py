@@ -229,6 +229,7 @@ OPTIMIZER = [  # field, another value, beside
     ('power', 1.5, {}),
     ('milestones', (0.25,), {'schedule': 'steps'}), ('factor', 0.5, {'schedule': 'steps'}),
     ('warmup_steps', 3, {}), ('momentum', 0.5, {}), ('nesterov', True, {}),
+    ('options', ConfigDict({'scale': 3.0}), {'name': 'tests.mylab.parts:signed'}),
     ('b1', 0.5, {'name': 'adamw'}), ('b2', 0.5, {'name': 'adamw'}),
     ('weight_decay', 0.3, {'decay': 'all'}), ('decay', 'all', {}), ('clip_norm', 1.0, {})]
 WITH_TEACHER = {'method': 'tests.toy_methods:everything', 'prepare.steps': 20}
@@ -247,6 +248,8 @@ CASES = [  # field, another value, where it is seen, fields beside it
     ('task.ohem_threshold', 0.5, train_program, {'task.supervised_loss': 'ohem_cross_entropy'}),
     ('task.ohem_min_kept', 7, train_program, {'task.supervised_loss': 'ohem_cross_entropy'}),
     ('data.name', 'folder', batches, {'data.root': 'a'}),
+    ('data.options', ConfigDict({'count': 5}), batches, {
+        'data.name': 'tests.mylab.parts:Stripes', 'data.size': ()}),
     ('data.root', 'b', batches, FOLDER), ('data.root', 'b', evaluation_of, FOLDER),
     ('data.size', (40, 40), batches, {}), ('data.size', (40, 40), evaluation_of, {}),
     ('data.train_split', 'val', batches, {}), ('data.train_limit', 3, batches, {}),
@@ -260,6 +263,8 @@ CASES = [  # field, another value, where it is seen, fields beside it
     ('augmentation.crop', (24, 16), batches, {}), ('augmentation.scale', (), batches, {}),
     ('augmentation.flip', 1.0, batches, {}), ('augmentation.pad', 3, batches, {}),
     ('augmentation.resized_crop', (0.2, 0.5), batches, {'augmentation.scale': ()}),
+    ('student.options', ConfigDict({'features': 5}), student, {
+        'student.name': 'tests.mylab.parts:Tiny'}),
     ('student.name', 'pspnet_resnet18', student, {'student.name': 'deeplabv3_resnet18'}),
     *[(f'student.{field}', value, student, {'student.name': 'deeplabv3_resnet18'})
       for field, value in [('width', 0.5), ('output_stride', 16), ('aux', False),

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import PIL.Image
 import pytest
@@ -80,11 +81,11 @@ def test_what_a_saved_config_names_is_refused_or_permitted(trained, tmp_path, ca
     status, text = runs.run_here(capsys, program, *arguments)
     assert status == 2 and '--allow_imports=tests' in text
     status, text = runs.run_here(capsys, program, *arguments, '--allow_imports=tests.mylab')
-    assert status == 0 and said in text
+    assert not status and said in text
   status, text = runs.run_here(
       capsys, evaluate.PROGRAM, f'--workdir={workdir}', '--allow_imports=tests.mylab.parts',
       f'--config.data.name={DATA}', '--config.data.options.count=5')
-  assert status == 0 and '5 images' in text
+  assert not status and '5 images' in text
 
 
 def test_a_method_that_is_gone_is_missed_by_training_alone(trained, tmp_path, monkeypatch, capsys):
@@ -131,7 +132,7 @@ def hostile(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
       patch.setattr(config_files, 'to_dict', spoiled)
       workdirs.save(tmp_path / 'run', workdirs.config_of(), classes=('left', 'right'),
-                    palette=None)
+                    palette=((0, 0, 0), (255, 255, 255)))
     return str(tmp_path / 'run')
   yield save
   assert not marker.exists()
@@ -159,7 +160,7 @@ def test_a_work_directory_of_someone_else_runs_no_code(field, hostile, tmp_path,
     if field not in ('student.name', 'task.name', 'data.name') and name in ('evaluate', 'split'):
       arguments = [*arguments, f'--config.data.name={DATA}']
     status, text = runs.run_here(capsys, program, *arguments)
-    assert status == (2 if name in needed else 0), (name, text)
+    assert bool(status) == (name in needed), (name, text)
     assert ('--allow_imports=hostile_module' in text) == (name in needed)
 
 
@@ -193,7 +194,7 @@ def test_a_module_is_permitted_by_its_name_or_that_of_one_above_it(allowed, perm
   if permitted:
     references.require_permission('mylab.models:tiny', allowed, **arguments)
   else:
-    with pytest.raises(UserError, match='runs/x: its config.student.name=mylab.models:tiny is code'):
+    with pytest.raises(UserError, match='x: its config.student.name=mylab.models:tiny is code'):
       references.require_permission('mylab.models:tiny', allowed, **arguments)
 
 
@@ -262,8 +263,10 @@ def test_a_factory_with_a_first_parameter_wraps_the_others():
   assert 'warmup_steps' not in terms['doubled'] and terms['doubled']['factor'] == 2.0
   inputs = distillers.DistillInputs(*({'logits': np.random.default_rng(seed).normal(
       size=(1, 2, 2, 3)).astype(np.float32)} for seed in (0, 1)))
-  loss = lambda terms: distillers.create(terms).loss(distillers.create(terms).init(None, inputs),
-                                                     inputs)[0]
+
+  def loss(terms):
+    method = distillers.create(terms)
+    return float(jax.jit(method.loss)(method.init(jax.random.key(0), inputs), inputs)[0])
   assert loss(terms) == pytest.approx(2 * loss({'kd': terms['kd']}), rel=1e-6)
 
 
@@ -277,7 +280,7 @@ def test_a_recipe_may_write_terms_of_which_options_can_then_be_overridden(tmp_pa
       f'  config.distill.mine = {{"factory": "{TERM}", "weight": 0.5}}\n'
       '  return common.study(config, title="", description="", baseline="a", seeds=(0,), students='
       f'{{"a": {{"method": "{TERM}@2+kd"}}, "b": {{"distill": {{"other": {{"factory": "{TERM}", '
-      '"weight": 3.0, "power": 3}}}}})\n')
+      '"weight": 3.0, "power": 3}}}})\n')
   options, _ = command_line.parse(
       ['train', f'--config={recipe}:method=kd', '--config.distill.mine.power=3',
        '--config.student.name=tests.mylab.parts:Tiny', '--config.student.options.features=7',

@@ -77,5 +77,5 @@ def _from_outside(name, split, given, options):
                       'empty, or give the factory a parameter of that name.')
   source = outside.build(outside.SOURCE, name, options, split, **given)
   return outside.require(
-      source, ('classes', '__len__', '__getitem__'), where=name,
+      source, ('classes', 'palette', '__len__', '__getitem__'), where=name,
       expected='a source of examples, see kdseg_jax.data')

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from kdseg_jax import config_files, models, outside, paths, references, tasks
+from kdseg_jax import config_files, models, names, outside, paths, references, tasks
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import images as images_lib
 from kdseg_jax.inference.predictions import Prediction, predictor
@@ -191,6 +191,9 @@ def create_module(config: ConfigDict, num_classes: int, *, axis_name: str | None
   fields = {name: value for name, value in config.items() if name not in ('init', 'options')}
   if references.is_reference(config.name):  # fields of another model may be left there by a recipe
     fields = {name: value for name, value in fields.items() if name in outside.MODEL.given}
+    known = outside.options_of(outside.MODEL, config.name)
+    for option in config.options:
+      names.require(option, known, 'field of config.student.options')
     fields |= config.options.items()
   return models.create(num_classes=num_classes, axis_name=axis_name, **fields)
 

@@ -328,7 +328,7 @@ def measure_teacher(experiment: Experiment, workdir: str,
   key = {'workdir': teacher.workdir, 'step': teacher.step, 'split': config.eval.split,
          'limit': config.eval.limit, 'inference': str(experiment.inference),
          'pad_multiple': config.eval.pad_multiple, 'task': config.task.to_dict(),
-         'data': {field: data[field] for field in ('name', 'root', 'size', 'tfds')}}
+         'data': {field: data[field] for field in ('name', 'options', 'root', 'size', 'tfds')}}
   path = os.path.join(workdir, 'teacher.json')
   known = read_json(path)
   if known.get('key') != key:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import ade20k, camvid_papers, cityscapes, papers, pascal_context, voc
-from kdseg_jax import distillers, inference, models
+from kdseg_jax import distillers, inference
 from kdseg_jax.distillers.methods import METHODS
 
 RECIPES = {'ade20k': ade20k, 'camvid': camvid_papers, 'cityscapes': cityscapes,
@@ -87,7 +87,7 @@ def test_settings_are_those_of_the_scripts(data, settings, role):
     (settings, name) for settings, heads in HEADS.items() for name in heads])
 def test_models_are_those_of_the_scripts(settings, name):
   student = voc.get_config(f'settings={settings},model={name}').student
-  model = models.create(num_classes=21, **{k: v for k, v in student.items() if k != 'init'})
+  model = inference.model.create_module(student, 21)
   assert model.head.channels == HEADS[settings][name]
   is_resnet = 'resnet' in name
   assert (model.auxiliary_head is not None) == is_resnet  # in all codes, on ResNets alone
@@ -99,8 +99,8 @@ def test_models_are_those_of_the_scripts(settings, name):
 def test_resnet_d_has_its_own_stem():
   student = voc.get_config('settings=skd,model=pspnet_resnet50d').student
   assert student.ceil_mode and student.aux and 'deep_stem' not in student
-  assert models.create(num_classes=21, **{
-      k: v for k, v in student.items() if k != 'init'}).backbone.stem_channels == (32, 32, 64)
+  model = inference.model.create_module(student, 21)
+  assert model.backbone.stem_channels == (32, 32, 64)
 
 
 # term -> weight and the constants of the loss, by the sources named.

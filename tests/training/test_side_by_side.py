@@ -307,8 +307,6 @@ def test_seeds_must_be_different_numbers(seeds, teacher):
     ({'optimizer': {'name': 'lion'}}, 'lion'),
     ({'study': {'students': {'pairwise': {'distill': {'pairwise': {'node_siz': 2}}}}}},
      "field of config.distill.pairwise: 'node_siz'. Did you mean 'node_size'"),
-    ({'study': {'students': {'pairwise': {'distill': {'pairwise': {'pool': 2}}}}}},
-     'config.distill.pairwise.pool=2: is of type int; expected str'),
 ])
 def test_what_cannot_work_is_refused_before_the_teacher_is_trained(change, message, teacher):
   config = study_of(teacher)
