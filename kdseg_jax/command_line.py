@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from kdseg_jax import config_files, names, paths
+from kdseg_jax import config_files, default_config, names, paths, references
 from kdseg_jax.errors import NotFoundError, UserError
 
 RECIPES = pathlib.Path(__file__).parent / 'recipes'
@@ -70,6 +70,7 @@ def parse(argv: list[str], define: Callable[[flags.FlagValues], None],
   options = flags.FlagValues()
   define(options)
   _add_flags_of_libraries(options)
+  given = _take('config', argv)[0]
   if config is not None:
     argv = _define_config(argv, options, config)
   try:
@@ -79,6 +80,8 @@ def parse(argv: list[str], define: Callable[[flags.FlagValues], None],
   flags.FLAGS.mark_as_parsed()  # libraries read theirs there
   if config is not None and options.config is not None:
     paths.localize(options.config)
+    if 'allow_imports' in options:
+      options.allow_imports = [*options.allow_imports, *_named_by_user(argv, options.config, given)]
   return options, arguments
 
 
@@ -187,10 +190,13 @@ def _define_config(argv, options, config):
   overrides = [item for item in _options(argv) if _override(item)]
   if recipe:
     value = load_recipe(recipe)
+    _set_names(argv, value)
+    default_config.complete(value)
   elif config == 'saved' and _take('workdir', argv)[0]:
     workdir = paths.local(_take('workdir', argv)[0])
     config_files.require_run(workdir, 'workdir')
     value = config_files.read(workdir)
+    _set_names(argv, value)
   else:
     if overrides:
       raise UserError(f'{overrides[0]}: there is no config whose field this is. '
@@ -212,10 +218,36 @@ def _check_overrides(overrides, config):
   fields = [name for name, _ in _fields(config)]
   for item in overrides:
     field = _override(item)
+    section, _, rest = field.partition('.')
+    if section == 'method':
+      raise UserError(f'--config.{field}: the method is an argument of the recipe, '
+                      '--config=<recipe>:method=<methods>; config.distill holds its terms.')
+    term = rest.partition('.')[0]
+    if section == 'distill' and 'distill' in config and term not in config.distill:
+      raise UserError(
+          f'--config.{field}: config.distill has no term {term!r}, but '
+          f'{", ".join(config.distill) or "none"}.{names.hint(term, config.distill)} Terms are '
+          'added by the recipe, --config=<recipe>:method=<methods>.')
     if field.partition('[')[0] not in fields:
       nearest = difflib.get_close_matches(field, fields, n=1, cutoff=0.0)
       raise UserError(f'--config.{field}: the config has no such field. The nearest is '
                       f'--config.{nearest[0]}.')
+
+
+def _set_names(argv, config):
+  """Sets what an override names by `module:attribute`, with its options: these may follow."""
+  for field in default_config.NAMES:
+    name = _take(f'config.{field}', argv)[0]
+    if name and references.is_reference(name):
+      default_config.set_name(config, field, name)
+
+
+def _named_by_user(argv, config, recipe):
+  """What the recipe names, or else what the overrides of a saved config do."""
+  if recipe:
+    return references.named_in(config)
+  overridden = [_take(f'config.{field}', argv)[0] for field in default_config.NAMES]
+  return [name for name in overridden if name and references.is_reference(name)]
 
 
 def _override(item):

@@ -123,8 +123,43 @@ def _from_3(fields):
   return fields
 
 
+# What the terms of format 4 were made by; what is not here was no term of ours.
+_FACTORIES_OF_4 = {
+    name: name for name in (
+        'pixelwise', 'pairwise', 'holistic', 'decoupled', 'fitnets', 'attention_transfer',
+        'channel_wise_features', 'channel_wise_logits', 'intra_class_variation',
+        'double_similarity_pixel', 'double_similarity_category', 'cross_image', 'memory',
+        'channels', 'review')
+} | {'adversarial': 'holistic', 'kd': 'pixelwise', 'context': 'with_context'}
+
+
+def _from_4(fields):
+  """Every term names its factory, and no method stands beside them; `kd` is made by `pixelwise`."""
+  def migrated(distill):
+    found = {}
+    for term, options in distill.items():
+      factory = _FACTORIES_OF_4.get(term)
+      found[term] = ({'factory': f'kdseg_jax.distillers:{factory}'} if factory else {}) | (
+          {'form': 'kl', 'reduction': 'mean'} if term == 'kd' else {}) | options
+    return found
+
+  def without_method(section):
+    section = {name: value for name, value in section.items() if name != 'method'}
+    return section | ({'distill': migrated(section['distill'])} if 'distill' in section else {})
+
+  fields = without_method(fields)
+  study = fields.get('study') or {}
+  if 'students' in study:
+    study = study | {'students': {
+        name: without_method(own) for name, own in study['students'].items()}}
+  if study.get('teacher'):
+    study = study | {'teacher': _from_4(study['teacher'])}
+  return fields | ({'study': study} if study else {})
+
+
 # Function i takes the fields of format i to format i + 1. Add more; never change one that stands.
-_MIGRATIONS: tuple[Callable[[dict], dict], ...] = (_from_0, _from_1, _from_2, _from_3)
+_MIGRATIONS: tuple[Callable[[dict], dict], ...] = (
+    _from_0, _from_1, _from_2, _from_3, _from_4)
 FORMAT = len(_MIGRATIONS)
 
 

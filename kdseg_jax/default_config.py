@@ -5,14 +5,21 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from kdseg_jax import distillers, tasks
+from kdseg_jax import distillers, outside, references, tasks
+from kdseg_jax.distillers import methods
 from kdseg_jax.models import normalization
+
+# The fields that may hold a `module:attribute`, and how its factory is called; a task is a class.
+NAMES = {'student.name': outside.MODEL, 'data.name': outside.SOURCE, 'task.name': None} | {
+    f'{section}.name': outside.OPTIMIZER
+    for section in ('optimizer', 'critic.optimizer', 'prepare.optimizer')}
 
 
 def optimizer(**overrides) -> ConfigDict:
   """SGD with momentum under a poly schedule, the usual recipe of semantic segmentation."""
   return ConfigDict({
-      'name': 'sgd',            # 'sgd' or 'adamw'
+      'name': 'sgd',            # 'sgd', 'adamw' or module:attribute, see docs/your_own_method.md
+      'options': {},            # of module:attribute
       'learning_rate': 0.01,
       'schedule': 'poly',       # 'poly', 'steps' or 'constant'
       'power': 0.9,             # of poly
@@ -33,21 +40,21 @@ def run(task: str = 'segmentation', method: str = 'none', role: str = 'student')
   """Every field of a run.
 
   Args:
-    task: in `kdseg_jax.tasks`, whose options are the other fields of `config.task`.
+    task: in `kdseg_jax.tasks`, or a `module:attribute`; its options are the other fields of
+      `config.task`.
     method: names of methods joined by '+'; their terms and the papers' weights are put into
-      `config.distill.<term>`, to be overridden there. `term:weight` among them gives a term its
-      weight, which one must have that two methods weigh differently.
+      `config.distill.<term>`, to be overridden there; see `distillers.terms_of`.
     role: 'student' or 'teacher'.
   """
   return ConfigDict({
       'seed': 0,                       # of initialisation, data order and every draw
       'role': role,                    # 'student', or 'teacher', with a stream of its own
       'parallel': 'shard_map',         # 'shard_map', or 'pmap' (one process only)
-      'method': method,
       'distill': with_placeholders(distillers.terms_of(method)),
       'task': {'name': task} | tasks.options_of(task),  # see its class in kdseg_jax.tasks
       'data': {
-          'name': 'scenes',            # see kdseg_jax.data.create
+          'name': 'scenes',            # see kdseg_jax.data.create; or module:attribute
+          'options': {},               # of module:attribute
           'root': '',                  # folder of the data set; empty is $KDSEG_DATA
           'size': (),                  # (height, width) of resized whole images; () is their own
           'train_split': 'train',
@@ -73,7 +80,8 @@ def run(task: str = 'segmentation', method: str = 'none', role: str = 'student')
           'resize': (),
       },
       'student': {                     # the model that is trained
-          'name': 'deeplabv3_resnet18',
+          'name': 'deeplabv3_resnet18',  # see kdseg_jax.models.create; or module:attribute
+          'options': {},               # of module:attribute
           'width': 1.0,
           'output_stride': 8,
           'aux': True,
@@ -155,10 +163,61 @@ def with_placeholders(tree):
 def fill(config: ConfigDict) -> ConfigDict:
   """Adds the fields that a config lacks, with their defaults; in place.
 
-  A run that was trained before a field existed has none of it in its saved config. The terms of its
-  method are left as they are.
+  A run that was trained before a field existed has none of it in its saved config. Its terms, and
+  the options of a task from elsewhere, are left as they are: nothing is imported.
   """
-  _add_missing(config, run(config.get('task', {}).get('name', 'segmentation')))
+  task = config.get('task', {}).get('name', 'segmentation')
+  if references.is_reference(task):
+    defaults = run()
+    del defaults.task
+  else:
+    defaults = run(task)
+  _add_missing(config, defaults)
+  return config
+
+
+def complete(config: ConfigDict) -> ConfigDict:
+  """Adds the options of all that a config of the user's own names, with their defaults; in place.
+
+  So each can be overridden by its field. What is named by `module:attribute` is imported.
+  """
+  for field in NAMES:
+    name = _value(config, field)
+    if name is not None and references.is_reference(name):
+      set_name(config, field, name)
+  with config.unlocked():
+    for owner in (config, *config.get('study', {}).get('students', {}).values()):
+      if owner.get('distill'):
+        owner.distill = with_placeholders(methods.completed(owner.distill.to_dict()))
+  if config.get('study', {}).get('teacher'):
+    complete(config.study.teacher)
+  return config
+
+
+def set_name(config: ConfigDict, field: str, reference: str) -> None:
+  """Sets a field of `NAMES` to a `module:attribute`, which is imported, with its options; in place.
+
+  Options that stand there of the same name are kept.
+  """
+  *sections, _ = field.split('.')
+  section = config
+  for name in sections:
+    section = section[name]
+  known = section.name == reference
+  with config.unlocked():
+    if field == 'task.name':
+      given = section.to_dict() if known else {}
+      config.task = {'name': reference} | tasks.options_of(reference) | given
+      return
+    options = outside.options_of(NAMES[field], reference)
+    given = section.options.to_dict() if known and 'options' in section else {}
+    section.name, section.options = reference, with_placeholders(options | given)
+
+
+def _value(config, field):
+  """The value of a field, None where there is no such field."""
+  for name in field.split('.'):
+    config = None if config is None else config.get(name)
   return config
 
 

@@ -36,6 +36,7 @@ def main(options, arguments):
   program.no_arguments(arguments)
   workdir = program.require_workdir(options, trained=True)
   config = options.config
+  program.require_imports(options, 'task.name', 'data.name')
   task_name = tasks.name_of(config)
   figures = presenters.find(task_name).figures
   wanted = {name: options[name].value for name in presenters.figures() if options[name].value}
@@ -51,7 +52,8 @@ def main(options, arguments):
   split = options.split or config.eval.split
   source = experiment.create_evaluation_source(config, split)
   mesh = parallel.create_mesh()
-  model = restore(workdir, mesh=mesh, views=views, checkpoint='best' if options.best else 'latest')
+  model = restore(workdir, mesh=mesh, views=views, checkpoint='best' if options.best else 'latest',
+                  allow_imports=options.allow_imports)
   names.require_same_classes(
       source.classes, model.classes, found_in=f'the data ({split})',
       expected_in=f'the model of {workdir}', allow=options.allow_class_names)
@@ -61,7 +63,7 @@ def main(options, arguments):
                         multiple=config.eval.pad_multiple, inference=model.views)
   found = evaluator.accumulate(model.variables, source)
   metrics = found.summarize()
-  presenter = presenters.create(task.name, source)
+  presenter = presenters.create(task_name, source)
   table = presenter.table(metrics)
   print(f'{table}\n\n' if table else '', end='')
   print(f'{split}, {metrics["images"]} images, checkpoint {model.step} of {workdir}')

@@ -32,6 +32,7 @@ def define_flags(options):
   flags.DEFINE_string('push_to', None, '<user>/<name> of a model repository of Hugging Face that '
                       'receives the folder.', flag_values=options)
   command_line.define_best(options)
+  program.define_allow_imports(options)
 
 
 def main(options, arguments):
@@ -46,7 +47,8 @@ def main(options, arguments):
   folder.check_output(options.output)
   if options.push_to:
     hub.check(options.push_to)
-  model = load(workdir, checkpoint='best' if options.best else 'latest')
+  model = load(workdir, checkpoint='best' if options.best else 'latest',
+               allow_imports=options.allow_imports)
   description = exporting.export(model, options.output, exporting.Options(
       options.format, _size(options.size), tuple(options.platforms), options.scheme))
   print(_described(options.output, description))

@@ -17,7 +17,7 @@ import tqdm
 from absl import flags
 from ml_collections import ConfigDict
 
-from kdseg_jax import command_line, names, paths, program, tasks
+from kdseg_jax import command_line, names, paths, program, references, tasks
 from kdseg_jax.data import files, subset
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import Model, load
@@ -78,7 +78,10 @@ def _predict_with_export(options, arguments, left_out):
   source = _create_source(options, arguments, left_out)
   paths.check_folder(options.output, 'output')
   model = exported.load(options.exported)
-  presenter = presenters.create(model.description['task'], model)
+  task = model.description['task']
+  references.require_permission(
+      task, options.allow_imports, field='task.name', where=options.exported)
+  presenter = presenters.create(task, model)
   writer = presenter.writer(options.output, main='export', titles={}, strips=False,
                             legend=options.legend)
   _write(writer, {'export': model}, _examples(source, left_out, (), from_files=True))
@@ -87,6 +90,7 @@ def _predict_with_export(options, arguments, left_out):
 def _predict(options, arguments, workdir, left_out):
   """What the models of work directories say of pictures or of a split."""
   output = options.output or os.path.join(workdir, 'predictions')
+  program.require_imports(options, 'task.name', *['data.name'] * bool(options.split))
   task = tasks.name_of(options.config)
   if not presenters.find(task).compares and (options.split or options.compare):
     raise UserError(f'{workdir}: its task is {task}, of which --split and --compare show nothing. '
@@ -128,7 +132,8 @@ def _write(writer, found, examples):
 
 def _load(workdir, options, views, config=None):
   """A model that looks at images as the options say; of its own config, or this one."""
-  model = load(workdir, checkpoint='best' if options.best else 'latest', views=views)
+  model = load(workdir, checkpoint='best' if options.best else 'latest', views=views,
+               allow_imports=options.allow_imports)
   if config is None:
     config = ConfigDict(model.config)
     config.eval = options.config.eval

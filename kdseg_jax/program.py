@@ -13,7 +13,7 @@ from typing import NamedTuple, NoReturn
 import jax
 from absl import flags, logging
 
-from kdseg_jax import command_line, config_files, paths
+from kdseg_jax import command_line, config_files, paths, references
 from kdseg_jax.errors import UserError
 
 SHARED = ('print_config', 'require_accelerator', 'distributed', 'debug')
@@ -104,12 +104,35 @@ class Program(NamedTuple):
 
 
 def define_workdir(options: flags.FlagValues) -> None:
-  """Defines `--workdir` and `--allow_class_names` of the programs that train or run models."""
+  """Defines `--workdir` and what programs that train or run models may be allowed."""
   command_line.define_path('workdir', 'Work directory: checkpoints, logs, results.', options)
   flags.DEFINE_bool(
       'allow_class_names', False, 'Go on although the class names of a teacher, checkpoint or data '
       'set differ from those they meet; their numbers must be equal all the same.',
       flag_values=options)
+  define_allow_imports(options)
+
+
+def define_allow_imports(options: flags.FlagValues) -> None:
+  """Defines `--allow_imports` of the programs that read saved configs."""
+  flags.DEFINE_list(
+      'allow_imports', [], 'Modules, <module>,..., that saved configs (of --workdir, of a teacher, '
+      'of the weights to start from) may import, those below them too: code of people you trust. '
+      'What a recipe or this command line names is imported anyway.', flag_values=options)
+
+
+def require_imports(options: flags.FlagValues, *fields: str) -> None:
+  """Refuses what the config of `--workdir` names in these fields and the user does not permit.
+
+  What a recipe or an override on the command line names is in `options.allow_imports` already.
+
+  Raises:
+    UserError: as `references.require_permission`.
+  """
+  for field in fields:
+    section, _, name = field.partition('.')
+    references.require_permission(
+        options.config[section][name], options.allow_imports, field=field, where=options.workdir)
 
 
 def _debugs(argv):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from kdseg_jax import models, paths, program, tasks
+from kdseg_jax import distillers, models, paths, program, tasks
 from kdseg_jax.data import files
 from kdseg_jax.inference import Model, load
 from kdseg_jax.inference.evaluation import throughput
@@ -54,7 +54,8 @@ def main(options, arguments):
   trained = {}
   for name, config in configs.items():
     print(f'\n{name}: {config.student.name}, width {config.student.width}, '
-          f'{config.train.steps} steps, {_images(config)}, method {config.method}', flush=True)
+          f'{config.train.steps} steps, {_images(config)}, '
+          f'method {distillers.label(config.distill)}', flush=True)
     trained[name] = _train(config, os.path.join(workdir, name), options.allow_class_names)
     if trained[name] is None:
       return

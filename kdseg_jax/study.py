@@ -10,7 +10,7 @@ import sys
 
 import jax
 
-from kdseg_jax import inference, models, program, tasks
+from kdseg_jax import inference, models, program, references, tasks
 from kdseg_jax.data.json_files import finite, read_json, read_rows, write_json
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference.evaluation import throughput
@@ -38,13 +38,13 @@ def main(options, arguments):
   shapes.check_study(config, {
       name: study_plan.student_config(config, name, config.study.seeds[0])
       for name in study_plan.student_names(config)})
-  allow = options.allow_class_names
-  if not (train_teacher(config, workdir, allow_class_names=allow)
-          and tune(config, workdir, allow_class_names=allow)
-          and side_by_side.train(config, workdir, allow_class_names=allow)):
+  allowed = {'allow_class_names': options.allow_class_names,
+             'allow_imports': options.allow_imports}
+  if not (train_teacher(config, workdir, **allowed) and tune(config, workdir, **allowed)
+          and side_by_side.train(config, workdir, **allowed)):
     print(f'Stopped; the same command goes on from what was saved. Work directory: {workdir}')
     return
-  report = make_report(config, workdir)
+  report = make_report(config, workdir, allow_imports=options.allow_imports)
   text = study_report.markdown(
       report, metric=tasks.find(config.task.name).main_metric, title=config.study.title,
       command=shlex.join(['python', '-m', 'kdseg_jax.study', *map(_as_typed, sys.argv[1:])]))
@@ -62,7 +62,7 @@ def _as_typed(argument):
   return argument.replace(f'--config={root}{os.sep}', '--config=')
 
 
-def train_teacher(config, workdir, *, allow_class_names=False):
+def train_teacher(config, workdir, **allowed):
   """Trains the study's own teacher if the config names none; False if told to stop."""
   if config.teacher.checkpoint or not config.study.teacher:
     return True
@@ -72,19 +72,18 @@ def train_teacher(config, workdir, *, allow_class_names=False):
   if changes:
     raise UserError(f'{folder} was trained with another config:\n  ' + '\n  '.join(changes)
                     + '\nUse another --workdir: its students learned from that teacher.')
-  return study_plan.is_finished(own, folder) or loop.train(
-      own, folder, allow_class_names=allow_class_names) is not None
+  return study_plan.is_finished(own, folder) or loop.train(own, folder, **allowed) is not None
 
 
-def tune(config, workdir, *, allow_class_names=False):
+def tune(config, workdir, **allowed):
   """Chooses what `config.study.tune` asks for; False if told to stop."""
   return not config.study.tune or tuning.tune(
-      config, workdir, tasks.find(config.task.name).main_metric,
-      allow_class_names=allow_class_names) is not None
+      config, workdir, tasks.find(config.task.name).main_metric, **allowed) is not None
 
 
-def make_report(config, workdir):
+def make_report(config, workdir, *, allow_imports=()):
   """The report of finished students, from what their work directories hold."""
+  allow_imports = (*allow_imports, *references.named_in(config))
   students, costs = {}, {}
   for name in study_plan.student_names(config):
     runs = [study_plan.student_config(config, name, seed) for seed in config.study.seeds]
@@ -92,7 +91,7 @@ def make_report(config, workdir):
     rows = [read_rows(folder) for folder in folders]
     model = runs[0].student.to_json()
     if model not in costs:
-      costs[model] = inference_cost(runs[0], folders[0])
+      costs[model] = inference_cost(runs[0], folders[0], allow_imports)
     cost = read_json(os.path.join(workdir, 'students', name, 'cost.json'))
     seconds = [row['step_seconds'] for run in rows for row in run
                if row['phase'] == 'train' and 'step_seconds' in row]
@@ -103,14 +102,14 @@ def make_report(config, workdir):
   task = experiments.create_task(config, len(source.classes))
   return study_report.build(
       students, baseline=config.study.baseline, metric=task.main_metric, classes=source.classes,
-      seeds=config.study.seeds, teacher=teacher_entry(config, workdir),
+      seeds=config.study.seeds, teacher=teacher_entry(config, workdir, allow_imports),
       shared={'description': config.study.description, 'steps': config.train.steps,
               'split': config.eval.split,
               'tuning': read_json(os.path.join(workdir, 'tuning.json')) if (
                   config.study.tune) else {}})
 
 
-def teacher_entry(config, workdir):
+def teacher_entry(config, workdir, allow_imports=()):
   """Metrics and costs of the teacher; None where no student reads one."""
   metrics = read_json(os.path.join(workdir, 'teacher.json')).get('metrics')
   if metrics is None:
@@ -118,12 +117,13 @@ def teacher_entry(config, workdir):
   cost = read_json(os.path.join(workdir, 'teacher_cost.json'))
   return metrics | {
       'training': _training_cost([cost['step_seconds']] if cost else [], cost),
-      'inference': inference_cost(config, config.teacher.checkpoint)}
+      'inference': inference_cost(config, config.teacher.checkpoint, allow_imports)}
 
 
-def inference_cost(config, workdir):
+def inference_cost(config, workdir, allow_imports=()):
   """Parameters, multiply-adds and images/s of a trained model on the images of an evaluation."""
-  model = inference.load(workdir, checkpoint='latest', views=inference.Inference())
+  model = inference.load(workdir, checkpoint='latest', views=inference.Inference(),
+                         allow_imports=allow_imports)
   source = experiments.create_evaluation_source(config, config.eval.split)
   image = source[0]['image'][None]
   return {**models.complexity(model.module, image.shape[1:3])._asdict(),

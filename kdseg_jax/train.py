@@ -20,7 +20,8 @@ def main(options, arguments):
   workdir = program.require_workdir(options)
   if options.config is None:
     raise UserError('--config is missing: give a recipe, e.g. --config=configs/quickstart.py')
-  metrics = loop.train(options.config, workdir, allow_class_names=options.allow_class_names)
+  metrics = loop.train(options.config, workdir, allow_class_names=options.allow_class_names,
+                       allow_imports=options.allow_imports)
   if metrics is None:
     print(f'Stopped; the same command goes on from what was saved. Work directory: {workdir}')
   else:

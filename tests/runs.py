@@ -21,17 +21,6 @@ ENVIRONMENT = os.environ | {
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1'}
 
-# A method with all four groups of a distiller's state, on logits.
-TOY_METHOD = '''
-import functools
-from kdseg_jax.distillers import methods
-from tests import toys
-def everything(*, axis_name=None):
-  return toys.everything(axis_name=axis_name, tap="logits")
-methods.TERMS["everything"] = everything
-methods.METHODS["everything"] = {"everything": 0.1}
-'''
-
 
 def start(program, *arguments, cache, prelude=''):
   """Starts `python -m kdseg_jax.<program> <arguments>` after the lines of `prelude`."""

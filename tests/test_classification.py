@@ -88,7 +88,9 @@ def check(file, teacher, method, **fields):
   shapes.check_step(experiment.create_experiment(config, teacher=teacher))
 
 
-OF_CLASSIFIERS = ('none', 'kd', 'decoupled', 'pixelwise', 'fitnets', 'attention_transfer', 'review')
+OF_CLASSIFIERS = (
+    'none', 'kd', 'decoupled', 'pixelwise', 'fitnets', 'attention_transfer',
+    'channel_wise_features', 'review')
 
 
 @pytest.mark.parametrize('method', sorted(methods.METHODS))

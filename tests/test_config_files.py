@@ -7,6 +7,7 @@ import pytest
 import kdseg_jax
 from configs import common, quickstart
 from kdseg_jax import config_files
+from kdseg_jax.distillers import methods
 from kdseg_jax.errors import UserError
 
 
@@ -34,10 +35,14 @@ def test_a_config_without_a_number_is_a_students_and_gets_the_fields_that_came_l
 
 def test_a_method_that_is_not_known_any_more_is_no_obstacle(tmp_path):
   saved = config_files.to_dict(quickstart.get_config('method=kd'))
-  saved |= {'method': 'gone', 'distill': {'gone_term': {'weight': 3.0, 'own': [1, 2]}}}
+  gone = {'factory': 'gone.losses:gone_term', 'weight': 3.0, 'own': [1, 2]}
+  saved |= {'distill': {'gone_term': gone}}
   write(tmp_path, saved)
   loaded = config_files.read(str(tmp_path))
-  assert loaded.method == 'gone' and loaded.distill.gone_term.own == (1, 2)
+  assert loaded.distill.gone_term.own == (1, 2)
+  del saved['distill']['gone_term']['factory']
+  write(tmp_path, saved | {'method': 'gone', 'format': 4})
+  assert config_files.read(str(tmp_path)).distill.gone_term.weight == 3.0
 
 
 def test_weights_of_other_data_and_of_the_same_became_one_field(tmp_path):
@@ -63,6 +68,7 @@ def test_terms_of_before_warm_ups_have_none_as_they_are_made_today(tmp_path):
   for distill in (saved['distill'], saved['study']['students']['kd']['distill']):
     for options in distill.values():
       options.pop('warmup_steps', None)
+    distill |= of_format_4(distill)
   write(tmp_path, saved)
   assert config_files.read(str(tmp_path)).to_dict() == config.to_dict()
 
@@ -83,6 +89,34 @@ def test_what_segmentation_alone_has_moved_into_the_section_of_the_task(tmp_path
   for config in (loaded, loaded.study.teacher):
     assert not {'align_corners', 'auxiliary_weight', 'supervised'} & set(config)
     assert config.eval.limit == 3 and 'absent_as_zero' not in config.eval
+
+
+def of_format_4(distill):
+  """The terms as they were saved before they named their factories."""
+  distill = {term: dict(options) for term, options in distill.items()}
+  for term, options in distill.items():
+    del options['factory']
+    if term == 'kd':
+      del options['form'], options['reduction']
+  return distill
+
+
+@pytest.mark.parametrize('before, now', [
+    *[(name, name) for name in methods.METHODS], ('kd+fitnets', 'fitnets+kd'),
+    ('kd:2+pairwise:3', 'kd@2+pairwise@3')])
+def test_terms_of_before_they_named_their_factories_mean_the_same_training(before, now, tmp_path):
+  config = quickstart.get_config(f'method={now}')
+  common.study(config, title='', description='', students={'alone': {}, 'a': {'method': now}},
+               seeds=(0,), teacher=quickstart.get_config(f'method={now}'))
+  saved = json.loads(config.to_json())
+  study = saved['study']
+  for section, method in (
+      (saved, before), (study['teacher'], before), (study['students']['a'], before),
+      (study['students']['alone'], 'none')):
+    section['method'], section['distill'] = method, of_format_4(section['distill'])
+  write(tmp_path, saved | {'format': 4})
+  loaded = config_files.read(str(tmp_path))
+  assert loaded.to_dict() == config.to_dict()
 
 
 @pytest.mark.parametrize('text, message', [

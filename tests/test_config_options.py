@@ -16,7 +16,6 @@ import pytest
 from ml_collections import ConfigDict
 
 from kdseg_jax import data, default_config, distillers, parallel, tasks
-from kdseg_jax.distillers import methods
 from kdseg_jax.inference import evaluation
 from kdseg_jax.training import experiment, preparations, programs, run
 from tests import toys
@@ -43,9 +42,6 @@ def small_parts(monkeypatch, tmp_path):
   monkeypatch.setattr(experiment, 'create_model', lambda config, classes, original=(
       experiment.create_model): (Model(classes, parallel.AXIS) if config.name == 'toy'
                                  else original(config, classes)))
-  everything = lambda *, axis_name=None: toys.everything(axis_name=axis_name, tap='logits')
-  monkeypatch.setitem(methods.TERMS, 'everything', everything)
-  monkeypatch.setitem(methods.METHODS, 'everything', {'everything': 1.0})
   archives.folder(tmp_path / 'a', size=(36, 48))
   archives.folder(tmp_path / 'b', size=(40, 48))
 
@@ -74,14 +70,14 @@ def section_of(config, path):
 
 def teacher_of(config, classes):
   """A teacher of made-up weights, if the method reads one."""
-  if config.method == 'none' or config.teacher.checkpoint == 'missing':
+  if not config.distill or config.teacher.checkpoint == 'missing':
     return None
   model = Model(classes, parallel.AXIS)
   return toys.loaded(model, toys.variables(model, jnp.zeros((1, 16, 16, 3))))
 
 
 def experiment_of(config):
-  if config.method != 'none' and not config.teacher.checkpoint:
+  if config.distill and not config.teacher.checkpoint:
     config.teacher.checkpoint = 'teacher'
   return experiment.create_experiment(config, teacher=teacher_of(config, 11))
 
@@ -267,16 +263,16 @@ OPTIMIZER = [  # field, another value, beside
     ('power', 1.5, {}),
     ('milestones', (0.25,), {'schedule': 'steps'}), ('factor', 0.5, {'schedule': 'steps'}),
     ('warmup_steps', 3, {}), ('momentum', 0.5, {}), ('nesterov', True, {}),
+    ('options', ConfigDict({'scale': 3.0}), {'name': 'tests.mylab.parts:signed'}),
     ('b1', 0.5, {'name': 'adamw'}), ('b2', 0.5, {'name': 'adamw'}),
     ('weight_decay', 0.3, {'decay': 'all'}), ('decay', 'all', {}), ('clip_norm', 1.0, {})]
-WITH_TEACHER = {'method': 'everything', 'prepare.steps': 20}
+WITH_TEACHER = {'method': 'tests.toy_methods:everything', 'prepare.steps': 20}
 FOLDER = {'data.name': 'folder', 'data.root': 'a', 'augmentation.scale': ()}
 CASES = [  # field, another value, where it is seen, fields beside it
     ('seed', 1, batches, {}), ('seed', 1, first_key, {}),
     ('role', 'teacher', batches, {}), ('role', 'teacher', first_key, {}),
     ('parallel', 'pmap', train_program, WITH_TEACHER), ('parallel', 'pmap', evaluation_of, {}),
     ('parallel', 'pmap', prepare_program, WITH_TEACHER),
-    ('method', 'kd', student, {}),  # set after the recipe made the terms: refused
     ('distill.kd.temperature', 3.0, train_program, {'method': 'kd'}),
     ('task.align_corners', False, train_program, {}),
     ('task.align_corners', False, evaluation_of, {}),
@@ -286,6 +282,8 @@ CASES = [  # field, another value, where it is seen, fields beside it
     ('task.ohem_threshold', 0.5, train_program, {'task.supervised_loss': 'ohem_cross_entropy'}),
     ('task.ohem_min_kept', 7, train_program, {'task.supervised_loss': 'ohem_cross_entropy'}),
     ('data.name', 'folder', batches, {'data.root': 'a'}),
+    ('data.options', ConfigDict({'count': 5}), batches, {
+        'data.name': 'tests.mylab.parts:Stripes', 'data.size': ()}),
     ('data.root', 'b', batches, FOLDER), ('data.root', 'b', evaluation_of, FOLDER),
     ('data.size', (40, 40), batches, {}), ('data.size', (40, 40), evaluation_of, {}),
     ('data.train_split', 'val', batches, {}), ('data.train_limit', 3, batches, {}),
@@ -299,6 +297,8 @@ CASES = [  # field, another value, where it is seen, fields beside it
     ('augmentation.crop', (24, 16), batches, {}), ('augmentation.scale', (), batches, {}),
     ('augmentation.flip', 1.0, batches, {}), ('augmentation.pad', 3, batches, {}),
     ('augmentation.resized_crop', (0.2, 0.5), batches, {'augmentation.scale': ()}),
+    ('student.options', ConfigDict({'features': 5}), student, {
+        'student.name': 'tests.mylab.parts:Tiny'}),
     ('student.name', 'pspnet_resnet18', student, {'student.name': 'deeplabv3_resnet18'}),
     *[(f'student.{field}', value, student, {'student.name': 'deeplabv3_resnet18'})
       for field, value in [('width', 0.5), ('output_stride', 16), ('aux', False),
@@ -338,7 +338,7 @@ CASES = [  # field, another value, where it is seen, fields beside it
     ('checkpoint.every_steps', 7, due, {}), ('checkpoint.keep', 5, start, {}),
     ('log.every_steps', 7, due, {}),
 ]
-REFUSED = {'method', 'task.name', 'student.init', 'teacher.checkpoint', 'teacher.min_metric',
+REFUSED = {'task.name', 'student.init', 'teacher.checkpoint', 'teacher.min_metric',
            'memory_limit_gb'}  # by these values; others must work
 
 

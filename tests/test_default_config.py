@@ -26,14 +26,14 @@ from kdseg_jax.models import (
 )
 
 _OPTIMIZER = {
-    'name': 'sgd', 'learning_rate': 0.01,      # PSPNet, section 4.1
+    'name': 'sgd', 'options': {}, 'learning_rate': 0.01,      # PSPNet, section 4.1
     'schedule': 'poly', 'power': 0.9,          # ibid.
     'momentum': 0.9, 'weight_decay': 1e-4,     # ibid.
     'milestones': (0.5, 0.75), 'factor': 0.1,  # ResNet, section 4.2: 32k, 48k of 64k
     'decay': 'kernels', 'warmup_steps': 0, 'nesterov': False, 'clip_norm': 0.0,
     'b1': 0.9, 'b2': 0.999}                    # Adam, section 2
 DEFAULTS = {
-    'seed': 0, 'role': 'student', 'parallel': 'shard_map', 'method': 'none', 'distill': {},
+    'seed': 0, 'role': 'student', 'parallel': 'shard_map', 'distill': {},
     'task': {
         'name': 'segmentation',
         'align_corners': True,                 # SKD's and CIRKD's codes
@@ -42,13 +42,13 @@ DEFAULTS = {
         'absent_as_zero': False,
     },
     'data': {
-        'name': 'scenes', 'root': '', 'size': (), 'train_split': 'train', 'train_limit': 0,
-        'seed': None, 'unlabelled': '', 'unlabelled_share': None,
+        'name': 'scenes', 'options': {}, 'root': '', 'size': (), 'train_split': 'train',
+        'train_limit': 0, 'seed': None, 'unlabelled': '', 'unlabelled_share': None,
         'tfds': {'image_key': 'image', 'label_key': 'label', 'num_classes': 0}},
     'augmentation': {
         'crop': (64, 64), 'scale': (0.5, 2.0), 'flip': 0.5, 'pad': 0, 'resized_crop': ()},
     'student': {
-        'name': 'deeplabv3_resnet18', 'width': 1.0, 'output_stride': 8, 'aux': True,
+        'name': 'deeplabv3_resnet18', 'options': {}, 'width': 1.0, 'output_stride': 8, 'aux': True,
         'project_dropout': 0.5, 'dropout': 0.1,  # torchvision's head; PSPNet's code
         'dtype': 'float32', 'remat': 'none', 'init': '', 'channel_order': 'rgb',
         # 255 times torchvision's
@@ -73,14 +73,14 @@ DEFAULTS = {
 }
 _EMBEDDING = {'student_tap': 'embedding', 'teacher_tap': 'embedding'}
 _RESIZE = {'resize': False, 'align_corners': True}
+_PIXELWISE = _RESIZE | {'temperature': 1.0, 'form': 'kl', 'reduction': 'mean', 'tap': 'logits'}
 _HOLISTIC = _RESIZE | {
     'conditional': True, 'input_norm': False, 'critic_loss': 'wasserstein',
     'gradient_penalty_weight': 10.0, 'critic_weight': 0.1, 'width': 1.0, 'tap': 'logits',
     'critic_learning_rate': None, 'critic_b1': 0.9, 'critic_b2': 0.99, 'critic_steps': None}
 _AUTOENCODER = _EMBEDDING | {'strides': None, 'channels': None, 'alpha': 1e-7}
 TERMS = {
-    'pixelwise': _RESIZE | {
-        'temperature': 1.0, 'form': 'kl', 'reduction': 'mean', 'tap': 'logits'},
+    'pixelwise': _PIXELWISE,
     'pairwise': _EMBEDDING | {
         'node_scale': None, 'node_size': None, 'pool': 'max', 'norm_gradient': True,
         'norm': 'add_eps', 'eps': 1e-8, 'neighbourhood': None},
@@ -88,7 +88,7 @@ TERMS = {
     'adversarial': _HOLISTIC | {
         'conditional': False, 'input_norm': True, 'critic_loss': 'hinge',
         'gradient_penalty_weight': 0.0, 'critic_learning_rate': 4e-4},
-    'kd': _RESIZE | {'temperature': 1.0, 'tap': 'logits'},
+    'kd': _PIXELWISE,
     'decoupled': {
         'alpha': 1.0, 'beta': 8.0, 'temperature': 4.0, 'ignore_label': 255, 'tap': 'logits'},
     'fitnets': _EMBEDDING | _RESIZE | {'projection': True},
@@ -130,11 +130,9 @@ def test_the_defaults_of_the_config_are_these():
 
 
 def test_the_defaults_of_the_terms_are_these():
-  factories = methods.TERMS | methods.WRAPPERS
-  assert {term: {name: parameter.default
-                 for name, parameter in inspect.signature(factory).parameters.items()
-                 if parameter.kind is parameter.KEYWORD_ONLY and name != 'axis_name'}
-          for term, factory in factories.items()} == TERMS
+  own = ('factory', 'weight', 'warmup_steps')
+  assert {term: {name: value for name, value in distillers.terms_of(term)[term].items()
+                 if name not in own} for term in methods.TERMS} == TERMS
 
 
 MODEL = {

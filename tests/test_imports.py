@@ -9,7 +9,8 @@ PACKAGE = pathlib.Path(__file__).parent.parent / 'kdseg_jax'
 # From the ground up; of the prefixes that fit a module the longest says where it is. What imports
 # when it is called only (`load` an export, a program its parts) is not asked.
 FLOORS = (
-    ('', 'errors', 'names', 'paths', 'extras', 'lettering', 'config_fields', 'parallel',
+    ('', 'errors', 'names', 'paths', 'extras', 'lettering', 'config_fields', 'references',
+     'factory_options', 'outside', 'parallel',
      'compiling', 'resizing', 'interop.plain_pickle', 'interop.file_errors', 'interop'),
     ('losses', 'metrics', 'coco_ap'),
     ('models',),

@@ -1,12 +1,11 @@
 """Every option of every term changes the loss, a gradient or the state: none goes nowhere.
 
-A new term or option is here by being in its factory's signature. Another value is found by the type
-of the default, or in `OTHER`.
+A new term is here by being declared, an option by being in its factory's signature. Another value
+is found by the type of the default, or in `OTHER`.
 """
 
 import functools
 import importlib
-import inspect
 
 import flax.linen as nn
 import jax
@@ -21,7 +20,7 @@ from kdseg_jax.training.state import Optimizers, create_state
 from kdseg_jax.training.step import make_prepare_step, make_train_step
 from tests import toys
 
-FACTORIES = methods.TERMS | methods.WRAPPERS
+WRAPPERS = [name for name, term in methods.TERMS.items() if methods.is_wrapper(term.factory)]
 CLASSES, SIZE, STUDENT_SIZE = 4, (5, 6), (3, 4)
 # What a term needs, that it can be evaluated at all or within a second.
 BASE = {
@@ -36,7 +35,7 @@ OTHER = {
     'critic_loss': 'hinge', 'adversarial.critic_loss': 'wasserstein', 'norm': 'clamp',
     'pairwise.pool': 'mean', 'cross_image.pool': 2, 'channels.pool': 3, 'node_size': 2,
     'node_scale': 0.5, 'critic_learning_rate': 0.01, 'critic_b1': 0.5, 'critic_b2': 0.5,
-    'critic_steps': 2,
+    'critic_steps': 2, 'warmup_steps': 1,
     'neighbourhood': 1, 'eps': 0.5, 'anchors_per_image': 3, 'context.tap': 'other',
     'pixels_per_class': 1, 'channel_wise_features.projection': True,
     'review.form': 'multi_stage', 'levels': (2,),
@@ -63,17 +62,14 @@ OF_PARTS = [
     *[('channels', option, part) for part in ONLY['channels'] for option in (
         'pool', 'student_tap', 'teacher_tap')],
     *[('channels', 'temperature', part) for part in ('cross', 'memory')]]
-CASES = [(term, option) for term, factory in FACTORIES.items() for option in [
-    'weight', *['warmup_steps'] * (term in methods.TERMS),
-    *(name for name, parameter in inspect.signature(factory).parameters.items()
-      if parameter.kind is parameter.KEYWORD_ONLY and name != 'axis_name')]]
+CASES = [(term, option) for term in methods.TERMS
+         for option in distillers.terms_of(term)[term] if option != 'factory']
 
 
 def defaults_of(term):
-  """The options of a term with the defaults of its factory."""
-  return {name: parameter.default
-          for name, parameter in inspect.signature(FACTORIES[term]).parameters.items()
-          if parameter.kind is parameter.KEYWORD_ONLY and name != 'axis_name'}
+  """Its factory, and its options with the defaults of the term."""
+  fields = distillers.terms_of(term)[term]
+  return {name: value for name, value in fields.items() if name not in ('weight', 'warmup_steps')}
 
 
 def lookup(table, term, option, default=None):
@@ -151,8 +147,8 @@ def program(term, items, same_size, memory_only=False):
     memory_only: leaves out as well what the term's memory does not depend on.
   """
   terms = {term: {'weight': 0.7} | defaults_of(term) | dict(items)}
-  if term in methods.WRAPPERS:  # it needs something to wrap
-    terms['fitnets'] = {'weight': 1.0}
+  if term in WRAPPERS:  # it needs something to wrap
+    terms |= distillers.terms_of('fitnets@1')
   widths = {'logits': CLASSES, 'aux_logits': CLASSES, 'embedding': 6, 'other': 6}
   student = Taps(SIZE if same_size else STUDENT_SIZE, **widths, wide=8)
   teacher = Taps(SIZE, **widths | {'embedding': 8, 'other': 10})  # an unused argument is dropped
@@ -194,7 +190,7 @@ def preparation_text(preparation, teacher, variables, inputs):
 def test_another_value_of_an_option_changes_the_program(term, option):
   base = BASE.get(term, {}) | lookup(BESIDE, term, option, {})
   default = ({'weight': 0.7, 'warmup_steps': 0} | defaults_of(term) | base)[option]
-  if term in methods.WRAPPERS and option == 'weight':
+  if term in WRAPPERS and option == 'weight':
     other = 0.0  # it only switches the wrapper on
   else:
     other = another(term, option, default)

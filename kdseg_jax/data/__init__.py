@@ -13,7 +13,7 @@ import functools
 import os
 from typing import Any
 
-from kdseg_jax import names
+from kdseg_jax import names, outside, references
 from kdseg_jax.data.camvid import CamVid
 from kdseg_jax.data.cifar import Cifar
 from kdseg_jax.data.classified import ClassFolder, Npz
@@ -57,7 +57,8 @@ def create(name: str, split: str, *, root: str | os.PathLike | None = None,
       largest digit of a scene), 'npz', 'class_folder', 'cifar10', 'cifar100' (prepared, else their
       archives), 'imagenet' (prepared). With boxes: 'scenes_detection' (built in), 'voc_boxes' (a
       folder in the layout of Pascal VOC, see `VocBoxes`), 'coco' (prepared, else a folder in the
-      layout of COCO, see `Coco`).
+      layout of COCO, see `Coco`). Or `module:attribute`, which is imported: a function or class
+      that takes the split and, where it names them, `root` and `size`.
     split: 'train', 'val', 'test' or another that the data set has; of prepared ones several too,
       as 'train+val'.
     root: folder of the data set, or the directory where it was prepared; None or '' for scenes.
@@ -71,9 +72,23 @@ def create(name: str, split: str, *, root: str | os.PathLike | None = None,
   given = {key: value for key, value in {'root': root, 'size': size}.items() if value}
   if name.startswith(_TFDS):
     return create_tfds(name.removeprefix(_TFDS), split, **given, **options)
+  if references.is_reference(name):
+    return _from_outside(name, split, given, options)
   names.require(name, _SOURCES, 'data set')
   if root and name in _BUILT_IN:
     raise UserError(f'{name} is built in and reads no folder; leave root={root} out.')
   if name in _PREPARED_OR_NOT and is_prepared(name, root):
     return create_prepared(name, split, **given, **options)
   return _SOURCES[name](split, **given, **options)
+
+
+def _from_outside(name, split, given, options):
+  """The source of a factory from elsewhere."""
+  for parameter, value in given.items():
+    if not outside.takes(name, outside.SOURCE, parameter):
+      raise UserError(f'config.data.{parameter}={value}: {name} takes no {parameter!r}. Leave it '
+                      'empty, or give the factory a parameter of that name.')
+  source = outside.build(outside.SOURCE, name, options, split, **given)
+  return outside.require(
+      source, ('classes', 'palette', '__len__', '__getitem__'), where=name,
+      expected='a source of examples, see kdseg_jax.data')

@@ -16,6 +16,7 @@ from kdseg_jax.distillers.core import (
     combine,
     stateless,
 )
+from kdseg_jax.distillers.declaration import declare
 from kdseg_jax.distillers.features import (
     attention_transfer,
     channel_wise_features,
@@ -28,7 +29,7 @@ from kdseg_jax.distillers.methods import (
     channel_wise,
     create,
     double_similarity,
-    names_of_terms,
+    label,
     terms_of,
 )
 from kdseg_jax.distillers.review import review
@@ -43,8 +44,8 @@ __all__ = [
     'Critic', 'Distiller', 'DistillerState', 'DistillInputs', 'Objective', 'Preparation',
     'Requires', 'Taps', 'adaptation', 'affinity_adaptation', 'attention_transfer', 'channel_wise',
     'channel_wise_features', 'channel_wise_logits', 'channels', 'check_requires', 'cirkd',
-    'combine', 'create', 'cross_image', 'decoupled', 'double_similarity',
+    'combine', 'create', 'cross_image', 'declare', 'decoupled', 'double_similarity',
     'double_similarity_category', 'double_similarity_pixel', 'feature_adaptation', 'fitnets',
-    'holistic', 'intra_class_variation', 'kd', 'memory', 'names_of_terms', 'pairwise', 'pixelwise',
+    'holistic', 'intra_class_variation', 'kd', 'label', 'memory', 'pairwise', 'pixelwise',
     'review', 'skd', 'stateless', 'terms_of', 'with_context',
 ]

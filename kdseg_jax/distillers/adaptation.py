@@ -9,11 +9,12 @@ import jax.numpy as jnp
 
 from kdseg_jax import losses
 from kdseg_jax.distillers import core
+from kdseg_jax.distillers.declaration import Term, declare
 from kdseg_jax.errors import UserError
 from kdseg_jax.models import adapters
 
 # The paper's weights of both terms, beta and gamma.
-ADAPTATION = {'feature_adaptation': 50.0, 'affinity_adaptation': 1.0}
+_BETA, _GAMMA = 50.0, 1.0
 
 
 class _Coder(NamedTuple):
@@ -87,6 +88,7 @@ class _Coder(NamedTuple):
         init=init, loss=loss, finish=finish, describe=describe)
 
 
+@declare(maps_only=True)
 def feature_adaptation(
     *,
     p: float = 2,
@@ -153,6 +155,7 @@ def feature_adaptation(
       requires=coder.preparation.requires, init=init, loss=loss, prepare=coder.preparation)
 
 
+@declare(maps_only=True)
 def affinity_adaptation(
     *,
     autoencoder: bool = True,
@@ -218,8 +221,8 @@ def affinity_adaptation(
 
 def adaptation(
     *,
-    beta: core.Weight = ADAPTATION['feature_adaptation'],
-    gamma: core.Weight = ADAPTATION['affinity_adaptation'],
+    beta: core.Weight = _BETA,
+    gamma: core.Weight = _GAMMA,
     strides: tuple[int, ...] | None = None,
     channels: int | None = None,
     alpha: float = 1e-7,
@@ -259,3 +262,8 @@ def _require(prepared, term):
     raise UserError(f'{term}: init needs what was prepared: prepared=prepare.finish(state) of the '
                     "term's `prepare`, after it was trained.")
   return prepared
+
+
+TERMS = {'feature_adaptation': Term(feature_adaptation, _BETA),
+         'affinity_adaptation': Term(affinity_adaptation, _GAMMA)}
+METHODS = {'adaptation': {name: term.weight for name, term in TERMS.items()}}

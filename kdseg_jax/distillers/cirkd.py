@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from kdseg_jax import losses
 from kdseg_jax.distillers import core
+from kdseg_jax.distillers.declaration import Term, declare
 from kdseg_jax.distillers.logits import kd
 from kdseg_jax.errors import UserError
 from kdseg_jax.losses import queues
@@ -48,6 +49,7 @@ def cirkd(
   return core.combine(core.without_zeros(parts))
 
 
+@declare(maps_only=True)
 def cross_image(
     *,
     temperature: float = 0.1,
@@ -118,6 +120,8 @@ class _Bank(NamedTuple):
   samples: int
 
 
+@declare(maps_only=True, small={
+    'pixel_slots': 64, 'region_slots': 16, 'pixel_samples': 64, 'region_samples': 16})
 def memory(
     *,
     pixel_weight: float = 0.1,
@@ -231,3 +235,12 @@ def _draw_anchors(rng, index, count, student, teacher, where):
     found, chosen = jax.lax.top_k(noise, min(count, noise.size))
     return *(x.reshape(-1, x.shape[-1])[chosen] for x in pixels), found >= 0
   return jax.vmap(draw)(keys, where, student, teacher)
+
+
+TERMS = {
+    'cross_image': Term(cross_image, 1.0),
+    'memory': Term(memory, 1.0),  # its two parts have weights of their own
+}
+METHODS: dict[str, dict[str, Any]] = {
+    'cirkd': {'kd': 1.0, 'cross_image': 1.0, 'memory': 1.0},
+}

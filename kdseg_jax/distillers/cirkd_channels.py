@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 from kdseg_jax import losses
 from kdseg_jax.distillers import core
 from kdseg_jax.distillers.cirkd import ProjectionHead, apply_head, init_head
+from kdseg_jax.distillers.declaration import Term, declare
 from kdseg_jax.errors import UserError
 from kdseg_jax.losses import pooling, queues
 from kdseg_jax.models.conv import Conv
@@ -24,6 +26,7 @@ from kdseg_jax.models.layers import ConvNorm
 _CHANNELS_PUSHED = 256  # of a whole batch, in each step
 
 
+@declare(maps_only=True, small={'slots': 64, 'samples': 32})
 def channels(
     *,
     cross_weight: float = 1.0,
@@ -147,6 +150,7 @@ class ContextBlock(nn.Module):
     return norm('out', jnp.concatenate([x, norm('back', seen)], axis=-1))
 
 
+@declare(maps_only=True)
 def with_context(
     distiller: core.Distiller, *, tap: str = 'embedding', axis_name: str | None = None
 ) -> core.Distiller:
@@ -187,3 +191,12 @@ def with_context(
   return core.Distiller(
       requires=distiller.requires._replace(
           student=tuple(dict.fromkeys((*distiller.requires.student, tap)))), init=init, loss=loss)
+
+
+TERMS = {
+    'channels': Term(channels, 1.0),  # its three parts have weights of their own
+    'context': Term(with_context, 1.0),  # it wraps all the others: its weight only switches it on
+}
+METHODS: dict[str, dict[str, Any]] = {
+    'cirkd_v2': {'kd': 1.0, 'fitnets': 1.0, 'cross_image': 1.0, 'memory': 1.0, 'channels': 1.0},
+}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 
 from kdseg_jax import losses
 from kdseg_jax.distillers import core, resizing
+from kdseg_jax.distillers.declaration import Term, declare
 from kdseg_jax.errors import UserError
 from kdseg_jax.models.conv import Conv, uniform_fan_in
 
@@ -51,6 +53,7 @@ def fitnets(
   return _projected('fitnets', compare, projection, student_tap, teacher_tap)
 
 
+@declare(maps_only=True)
 def attention_transfer(
     *,
     student_tap: str = 'embedding',
@@ -73,6 +76,7 @@ def attention_transfer(
   return core.comparing(loss, student_tap, teacher_tap)
 
 
+@declare(maps_only=True)
 def channel_wise_features(
     *,
     temperature: float = 4.0,
@@ -107,6 +111,7 @@ def channel_wise_features(
   return _projected('channel_wise_features', compare, projection, student_tap, teacher_tap)
 
 
+@declare(maps_only=True)
 def channel_wise_logits(
     *,
     temperature: float = 4.0,
@@ -162,3 +167,16 @@ def _projected(
 
   return core.Distiller(
       requires=core.Requires(student=(student_tap,), teacher=(teacher_tap,)), init=init, loss=loss)
+
+
+# With the weights of CIRKD's scripts, which add `kd` to each: `fitnets+kd`.
+TERMS = {
+    'fitnets': Term(fitnets, 10.0),
+    'attention_transfer': Term(attention_transfer, 10_000.0),
+    'channel_wise_features': Term(channel_wise_features, 50.0),
+    'channel_wise_logits': Term(channel_wise_logits, 3.0),
+}
+# Its script adds the adversarial loss too: `channel_wise+adversarial`.
+METHODS: dict[str, dict[str, Any]] = {
+    'channel_wise': {'kd': 1.0, 'channel_wise_features': 50.0, 'channel_wise_logits': 3.0},
+}

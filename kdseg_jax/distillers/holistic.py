@@ -9,6 +9,7 @@ from jax import lax
 
 from kdseg_jax import losses
 from kdseg_jax.distillers import core, resizing
+from kdseg_jax.distillers.declaration import Term, declare
 from kdseg_jax.errors import UserError
 from kdseg_jax.models import normalization
 from kdseg_jax.models.critic import Critic
@@ -16,6 +17,7 @@ from kdseg_jax.models.critic import Critic
 _CRITIC_LOSSES = {'wasserstein': losses.wasserstein_critic, 'hinge': losses.hinge_critic}
 
 
+@declare(maps_only=True)
 def holistic(
     *,
     conditional: bool = True,
@@ -170,3 +172,12 @@ def _replicated(memory, axis_name):
   if axis_name is None:
     return memory
   return memory | {'spectral': lax.pmax(memory['spectral'], axis_name)}
+
+
+TERMS = {
+    'holistic': Term(holistic, 0.1),  # CVPR 2019, section 3.3: lambda_2
+    # The baseline "adversarial logits" of CIRKD's code, and its script's weight.
+    'adversarial': Term(holistic, 0.001, {
+        'conditional': False, 'input_norm': True, 'critic_loss': 'hinge',
+        'gradient_penalty_weight': 0.0, 'critic_learning_rate': 4e-4}),
+}

@@ -4,38 +4,14 @@ from __future__ import annotations
 
 from kdseg_jax import losses
 from kdseg_jax.distillers import core, resizing
+from kdseg_jax.distillers.declaration import Term
 from kdseg_jax.distillers.skd import pixelwise
 from kdseg_jax.resizing import resize_nearest
 
-
-def kd(
-    *,
-    temperature: float = 1.0,
-    resize: bool = False,
-    align_corners: bool = True,
-    tap: str = 'logits',
-    axis_name: str | None = None,
-) -> core.Distiller:
-  """Knowledge distillation of every pixel's class distribution (Hinton et al., 2015).
-
-  `losses.pixelwise_kl(student[tap], teacher[tap])`, on logits before upsampling, over all pixels,
-  ignored ones included. The default temperature is that of CIRKD's scripts; knowledge adaptation
-  (CVPR 2019) compares itself with 2, 4 and 6 and `resize=True`.
-
-  Args:
-    temperature: divides both logits.
-    resize: whether the smaller logits are resized to the size of the larger, bilinearly, so that
-      every pixel of the student has a gradient; for models of different output strides.
-    align_corners: of that, as in `losses.resize_bilinear`.
-    tap: name of the logits of both models.
-    axis_name: mesh axis over which the batch is spread.
-
-  Returns:
-    A distiller without state.
-  """
-  return pixelwise(
-      temperature=temperature, resize=resize, align_corners=align_corners, tap=tap,
-      axis_name=axis_name)
+# Hinton et al., 2015, on every pixel, is the pixel-wise term of structured distillation: one loss
+# and one factory. The methods differ in the weight alone. Knowledge adaptation (CVPR 2019) compares
+# itself with temperatures of 2, 4 and 6 and `resize=True`.
+kd = pixelwise
 
 
 def decoupled(
@@ -74,3 +50,9 @@ def decoupled(
         student, teacher, resize_nearest(labels, student.shape[1:3]), alpha=alpha, beta=beta,
         temperature=temperature, ignore_label=ignored, axis_name=axis_name)
   return core.stateless(core.Requires(student=(tap,), teacher=(tap,)), loss)
+
+
+TERMS = {
+    'kd': Term(kd, 1.0),  # CIRKD's scripts, at temperature 1
+    'decoupled': Term(decoupled, 1.0),  # CVPR 2022, eq. 7, with its own alpha and beta
+}

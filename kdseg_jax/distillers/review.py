@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from kdseg_jax import losses, names
 from kdseg_jax.distillers import core, resizing
+from kdseg_jax.distillers.declaration import Term
 from kdseg_jax.errors import UserError
 from kdseg_jax.models.fusion import FORMS, Review
 
@@ -100,3 +101,6 @@ def review(
           student=tuple(student_taps), teacher=tuple(teacher_taps),
           teacher_batch_statistics=teacher_batch_statistics),
       init=init, loss=loss)
+
+
+TERMS = {'review': Term(review, 1.0)}  # official code; its scripts have 0.6 to 8

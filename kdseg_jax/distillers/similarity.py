@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 from kdseg_jax import losses
 from kdseg_jax.distillers import core
+from kdseg_jax.distillers.declaration import Term, declare
 
 
+@declare(maps_only=True)
 def intra_class_variation(
     *,
     ignore_label: int = 255,
@@ -20,7 +23,7 @@ def intra_class_variation(
 
   `losses.intra_class_variation(student[student_tap], teacher[teacher_tap], labels)` with the
   labels of the batch and as many classes as the student has logits; widths may differ.
-  CIRKD's script adds an adversarial loss: the method `intra_class_variation+adversarial`.
+  CIRKD's script adds two: the method `intra_class_variation+kd+adversarial`.
 
   Args:
     ignore_label: label of pixels without a class.
@@ -40,6 +43,7 @@ def intra_class_variation(
       core.Requires(student=(student_tap, 'logits'), teacher=(teacher_tap,)), loss)
 
 
+@declare(maps_only=True, without_auxiliary_head={'taps': ('embedding', 'logits')})
 def double_similarity_pixel(
     *,
     taps: Sequence[str] = ('aux_logits', 'embedding', 'logits'),
@@ -65,6 +69,7 @@ def double_similarity_pixel(
   return core.stateless(core.Requires(student=taps, teacher=taps), loss)
 
 
+@declare(maps_only=True)
 def double_similarity_category(
     *,
     temperature: float = 4.0,
@@ -86,3 +91,15 @@ def double_similarity_category(
   loss = functools.partial(
       losses.double_similarity_category, temperature=temperature, axis_name=axis_name)
   return core.comparing(loss, tap, tap)
+
+
+# With the weights of CIRKD's scripts.
+TERMS = {
+    'intra_class_variation': Term(intra_class_variation, 20.0),
+    'double_similarity_pixel': Term(double_similarity_pixel, 1000.0),
+    'double_similarity_category': Term(double_similarity_category, 10.0),
+}
+METHODS: dict[str, dict[str, Any]] = {
+    'double_similarity': {
+        'double_similarity_pixel': 1000.0, 'double_similarity_category': 10.0},
+}

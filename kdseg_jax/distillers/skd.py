@@ -6,10 +6,11 @@ from typing import Any
 
 from kdseg_jax import losses
 from kdseg_jax.distillers import core, resizing
+from kdseg_jax.distillers.declaration import Term, declare
 from kdseg_jax.distillers.holistic import holistic
 
 # method -> term -> weight, or weight and the options in which it differs from its factory.
-FORMS: dict[str, dict[str, Any]] = {
+METHODS: dict[str, dict[str, Any]] = {
     # The conference: lambda_1 = 10 on the first two, lambda_2 = 0.1 (section 3.3). The options are
     # the factories' defaults: KL, averaged (eq. 1); every pixel a node (eq. 2); a conditional
     # critic under Wasserstein's loss with gradient penalty (section 3.2).
@@ -69,6 +70,7 @@ def pixelwise(
   return core.comparing(loss, tap, tap)
 
 
+@declare(maps_only=True)
 def pairwise(
     *,
     node_scale: float | None = None,
@@ -117,9 +119,9 @@ def pairwise(
 
 def skd(
     *,
-    pixelwise_weight: core.Weight = FORMS['skd']['pixelwise'],
-    pairwise_weight: core.Weight = FORMS['skd']['pairwise'],
-    holistic_weight: core.Weight = FORMS['skd']['holistic'],
+    pixelwise_weight: core.Weight = METHODS['skd']['pixelwise'],
+    pairwise_weight: core.Weight = METHODS['skd']['pairwise'],
+    holistic_weight: core.Weight = METHODS['skd']['holistic'],
     axis_name: str | None = None,
 ) -> core.Distiller:
   """Structured knowledge distillation: pixel-wise, pair-wise and holistic (CVPR 2019, section 3.3).
@@ -142,3 +144,9 @@ def skd(
       'pixelwise': (pixelwise_weight, pixelwise(axis_name=axis_name)),
       'pairwise': (pairwise_weight, pairwise(axis_name=axis_name)),
       'holistic': (holistic_weight, holistic(axis_name=axis_name))}))
+
+
+TERMS = {
+    'pixelwise': Term(pixelwise, 10.0),  # CVPR 2019, section 3.3: lambda_1
+    'pairwise': Term(pairwise, 10.0),
+}

@@ -15,7 +15,7 @@ from flax import traverse_util
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from kdseg_jax import config_files, models, parallel, paths, tasks
+from kdseg_jax import config_files, models, names, outside, parallel, paths, references, tasks
 from kdseg_jax.checkpoint import Checkpointer, CheckpointError, saved_steps
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import images as images_lib
@@ -121,7 +121,7 @@ class Model:
 
 
 def load(path: str | os.PathLike, *, checkpoint: str | int = 'best',
-         views: Inference | None = None) -> Model | Exported:
+         views: Inference | None = None, allow_imports: Sequence[str] = ()) -> Model | Exported:
   """The trained model of a work directory, on the first device; or a StableHLO export.
 
   Args:
@@ -130,15 +130,18 @@ def load(path: str | os.PathLike, *, checkpoint: str | int = 'best',
     checkpoint: 'best' by the metric of the run (the newest where none was evaluated), 'latest', or
       the number of one that is kept.
     views: what `Model.predict` shows it of an image, an `Inference`; None is `config.eval`.
+    allow_imports: names of modules (and with them of those below) from which its config may take
+      its model and its task. Methods, data and optimisers are never imported.
 
   Raises:
     CheckpointError: no such checkpoint, or it does not fit its config.
-    UserError: it was written by a newer version, or an export cannot be read or run here.
+    UserError: it was written by a newer version, an export cannot be read or run here, or its model
+      or task is of a module that is not permitted.
   """
   from kdseg_jax.interop import exported  # which knows what this module defines
 
   if not exported.is_export(paths.local(path)):
-    return restore(path, checkpoint=checkpoint, views=views)
+    return restore(path, checkpoint=checkpoint, views=views, allow_imports=allow_imports)
   if checkpoint != 'best' or views is not None:
     raise UserError(f'{path}: is an export, of one checkpoint and for whole images; leave '
                     'checkpoint and views out.')
@@ -146,7 +149,8 @@ def load(path: str | os.PathLike, *, checkpoint: str | int = 'best',
 
 
 def restore(path: str | os.PathLike, *, checkpoint: str | int = 'best',
-            views: Inference | None = None, mesh: Mesh | None = None,
+            views: Inference | None = None, allow_imports: Sequence[str] = (),
+            mesh: Mesh | None = None,
             check: Callable[[Sequence[str]], None] | None = None) -> Model:
   """`load` for the programs: replicated over a mesh.
 
@@ -154,6 +158,7 @@ def restore(path: str | os.PathLike, *, checkpoint: str | int = 'best',
     path: see `load`.
     checkpoint: likewise.
     views: likewise.
+    allow_imports: likewise.
     mesh: devices; None is the first alone.
     check: called with the model's classes before anything is restored.
   """
@@ -161,7 +166,11 @@ def restore(path: str | os.PathLike, *, checkpoint: str | int = 'best',
   checkpointer = Checkpointer(workdir)
   step = _number(checkpointer, workdir, checkpoint)
   meta = checkpointer.read_meta(step)
-  config = config_files.from_dict(meta['config'], where=f'checkpoint {step} of {workdir}')
+  where = f'checkpoint {step} of {workdir}'
+  config = config_files.from_dict(meta['config'], where=where)
+  for section in ('student', 'task'):
+    references.require_permission(
+        config[section].name, allow_imports, field=f'{section}.name', where=where)
   classes = tuple(meta['classes'])
   if check is not None:
     check(classes)
@@ -179,7 +188,13 @@ def restore(path: str | os.PathLike, *, checkpoint: str | int = 'best',
 
 def create_module(config: ConfigDict, num_classes: int, *, axis_name: str | None = None) -> Any:
   """The network of a config's section `student`; `axis_name` is that of its BatchNorm."""
-  fields = {name: value for name, value in config.items() if name != 'init'}
+  fields = {name: value for name, value in config.items() if name not in ('init', 'options')}
+  if references.is_reference(config.name):  # fields of another model may be left there by a recipe
+    fields = {name: value for name, value in fields.items() if name in outside.MODEL.given}
+    known = outside.options_of(outside.MODEL, config.name)
+    for option in config.options:
+      names.require(option, known, 'field of config.student.options')
+    fields |= config.options.items()
   return models.create(num_classes=num_classes, axis_name=axis_name, **fields)
 
 

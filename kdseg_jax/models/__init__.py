@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
-from kdseg_jax import names
+from kdseg_jax import names, outside, references
 from kdseg_jax.errors import UserError
 from kdseg_jax.models import cifar, detectors
 from kdseg_jax.models.backbones import BACKBONES, BackboneSpec
@@ -91,7 +91,9 @@ def create(
   Args:
     name: one of `NAMES`: `<head>_<backbone>`, 'espnet' or 'espnet_c'; a backbone alone is a
       classifier, and so are the nets of `cifar`, `cifar_<network>`. With the heads gfl, retinanet,
-      fcos and atss it is a detector.
+      fcos and atss it is a detector. Or `module:attribute`, which is imported: a function or Flax
+      module that takes `num_classes` and, of the arguments below, those that it names; it makes a
+      Flax module which is called as these are.
     num_classes: number of classes.
     width: multiplies every channel count of backbone and head, rounded to a multiple of 8; the
       ShuffleNets and the half MobileNetV2 have 1 only.
@@ -120,14 +122,25 @@ def create(
     dropout: rate before the classifiers, in all heads but ESPNet's and the detectors'; None is 0.1,
       and 0 of the nets for CIFAR.
     **options: further fields of the backbone and of detectors, see `options_of`: `deep_stem`,
-      `ceil_mode` and `dilate_first` of the ResNets, `blocks` of ESPNet; those of `detectors.build`.
+      `ceil_mode` and `dilate_first` of the ResNets, `blocks` of ESPNet; those of `detectors.build`;
+      of a `module:attribute` its options.
 
   Raises:
     ValueError: unknown name, policy, dtype or option (names the nearest); a width, output stride or
       `head_channels` that the model cannot have.
   """
-  spec, head = _parts(name)
   names.require(channel_order, CHANNEL_ORDERS, 'channel_order')
+  if isinstance(dtype, str):
+    names.require(dtype, _DTYPES, 'dtype')
+    dtype = _DTYPES[dtype]
+  if references.is_reference(name):
+    return _from_outside(
+        name, options, num_classes=num_classes, width=width, output_stride=output_stride, aux=aux,
+        axis_name=axis_name, dtype=dtype, remat=remat, mean=mean, std=std,
+        channel_order=channel_order, head_channels=head_channels, aux_channels=aux_channels,
+        aux_bias=aux_bias, negative_slope=negative_slope, project_dropout=project_dropout,
+        dropout=dropout)
+  spec, head = _parts(name)
   output_stride = output_stride or output_stride_of(name)
   if width <= 0:
     raise UserError(f'width={width} of {name} must be positive.')
@@ -137,9 +150,6 @@ def create(
     raise UserError(f'output_stride={output_stride} is unknown to {name}; expected one of '
                     f'{spec.output_strides}.')
   check_policy(remat)
-  if isinstance(dtype, str):
-    names.require(dtype, _DTYPES, 'dtype')
-    dtype = _DTYPES[dtype]
   common = {'axis_name': axis_name, 'dtype': dtype}
   of_backbone = {'width': width, 'output_stride': output_stride, 'remat': remat, **common}
   for option in options:
@@ -213,6 +223,14 @@ def preprocessing_of(name: str) -> Preprocessing:
     ValueError: an unknown model.
   """
   return _parts(name)[0].preprocessing
+
+
+def _from_outside(name, options, **given):
+  """The model of a factory from elsewhere."""
+  given = {field: value for field, value in given.items() if value is not None}
+  return outside.require(
+      outside.build(outside.MODEL, name, options, **given), ('init', 'apply'), where=name,
+      expected='a flax.linen.Module')
 
 
 def _parts(name):

@@ -32,7 +32,7 @@ def get_config(arg=None):
   config.optimizer.update(learning_rate=0.03, warmup_steps=100)
   config.eval.every_steps = 500
   config.checkpoint.every_steps = 500
-  config.student.update(name='deeplabv3_mobilenetv2', aux=False, init=arg.init)
+  common.set_student(config, name='deeplabv3_mobilenetv2', aux=False, init=arg.init)
   if arg.role == 'teacher':
     config.student.output_stride = 16
   else:
@@ -42,6 +42,4 @@ def get_config(arg=None):
     config.train.steps = 400
     config.optimizer.learning_rate = 0.003
     config.eval.every_steps = config.checkpoint.every_steps = 200
-  if 'double_similarity_pixel' in config.distill:  # the student has no auxiliary head
-    config.distill.double_similarity_pixel.taps = ('embedding', 'logits')
   return common.runlocal(config) if arg.runlocal else config

@@ -20,7 +20,8 @@ model=<name> takes another student, or teacher. Methods that compare pixels have
 last stage, before the mean over its positions.
 """
 
-from kdseg_jax import models
+from kdseg_jax import models, names
+from kdseg_jax.distillers import methods
 from kdseg_jax.models import cifar
 from kdseg_jax.recipes import common
 
@@ -35,6 +36,7 @@ def get_config(arg=None):
   arg = common.parse_recipe_arg(arg, data='cifar100', images=50_000, model='')
   config = common.classification(arg.method, arg.role)
   name = arg.model or _MODELS[arg.role]
+  names.require(name, cifar.BACKBONES, 'model of this recipe')
   epoch = -(-arg.images // 128)  # steps; the last batch of official epochs is a smaller one
   config.data.name = arg.data
   config.augmentation.update(crop=(32, 32), scale=(), flip=0.5, pad=4)
@@ -53,7 +55,9 @@ def get_config(arg=None):
   if 'review' in config.distill:
     config.distill.review.update(
         warmup_steps=_REVIEW_WARMUP * epoch, teacher_batch_statistics=True)
-    if not arg.model and 'review:' not in arg.method:
+    weighed = any(item.name == 'review' and item.weight is not None
+                  for item in methods.parse(arg.method))
+    if not arg.model and not weighed:
       config.distill.review.weight = 0.6  # official script, of this pair
   if arg.runlocal:
     common.runlocal(config)

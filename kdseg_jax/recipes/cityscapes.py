@@ -35,7 +35,7 @@ Expected: mIoU as reported, one seed. On val at settings=cirkd, teacher 78.1:
   method                               DeepLabV3-ResNet18   -MobileNetV2   PSPNet-ResNet18
   none                                               74.2           73.1              72.6
   skd_cirkd                                          75.4           73.8
-  intra_class_variation+adversarial                  75.6           73.5
+  intra_class_variation+kd+adversarial               75.6           73.5
   channel_wise+adversarial (a)                       75.6           74.7
   double_similarity (b)                              74.8           74.1
   cirkd (c)                                          76.4           75.4              74.7

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
-from kdseg_jax import distillers, names
+from kdseg_jax import distillers, names, references
 from kdseg_jax.default_config import (
   classification,
   optimizer,
@@ -23,7 +23,7 @@ from kdseg_jax.errors import UserError
 _MAPS = ('attention_transfer', 'channel_wise_features')  # whose defaults are vectors
 
 __all__ = ['classification', 'compare_maps', 'optimizer', 'parse_arg', 'parse_recipe_arg',
-           'runlocal', 'segmentation', 'study']
+           'runlocal', 'segmentation', 'set_student', 'study']
 
 
 def parse_arg(arg: str | None, **defaults) -> ConfigDict:
@@ -62,6 +62,13 @@ def compare_maps(distill: ConfigDict, stage: str) -> None:
       distill[term].update(student_tap=stage, teacher_tap=stage)
 
 
+def set_student(config: ConfigDict, **fields) -> None:
+  """Sets fields of `config.student`; terms do without its auxiliary head where it has none."""
+  config.student.update(fields)
+  if not config.student.aux:
+    methods.leave_out_auxiliary_head(config.distill)
+
+
 def _convert(key, text, default):
   if isinstance(default, bool):
     if text.lower() not in ('', 'true', 'false'):
@@ -85,8 +92,9 @@ def study(config: ConfigDict, *, title: str, description: str, students: dict[st
     description: what is compared, for the report.
     students: name -> `method` (default 'none') and, for any of the sections `student`,
       `optimizer`, `critic`, `prepare`, `data` and `distill`, the fields in which the student
-      differs (`distill` may hold options of terms that its method does not have; `data` only
-      `train_limit`, `unlabelled` and `unlabelled_share`).
+      differs. `distill` may hold options of terms of ours that its method does not have, and terms
+      of its own, with their `factory` and `weight`; `data` only `train_limit`, `unlabelled` and
+      `unlabelled_share`.
     baseline: the student that the others are compared with.
     seeds: of initialisation and draws; the data's order is the same for all of them.
     tune: `field` and the `grid` from which that of every student is chosen before, and, for that,
@@ -99,11 +107,16 @@ def study(config: ConfigDict, *, title: str, description: str, students: dict[st
     own = dict(own)
     method = own.pop('method', 'none')
     distill = with_placeholders(distillers.terms_of(method))
+    if not own.get('student', {}).get('aux', config.student.aux):
+      methods.leave_out_auxiliary_head(distill)
     for term, options in own.pop('distill', {}).items():
-      names.require(term, methods.TERMS | methods.WRAPPERS, f'term of the student {name!r}')
       if term in distill:
         distill[term].update(options)
-    entries[name] = {'method': method, 'distill': distill, **own}
+      elif 'factory' in options:
+        distill[term] = with_placeholders(methods.completed({term: options})[term])
+      else:
+        names.require(term, methods.TERMS, f'term of the student {name!r}')
+    entries[name] = {'distill': distill, **own}
   config.study = ConfigDict({
       'title': title, 'description': description, 'baseline': baseline,
       'seeds': tuple(seeds),
@@ -117,7 +130,8 @@ def runlocal(config: ConfigDict) -> ConfigDict:
   """Shrinks everything, to try a recipe on a laptop within a minute; in place."""
   config.student.width = min(config.student.width, 0.125)
   config.student.init = ''  # published weights are of width 1
-  config.student.name = re.sub(r'(?<!cifar_)resnet\d+', 'resnet18', config.student.name)
+  if not references.is_reference(config.student.name):
+    config.student.name = re.sub(r'(?<!cifar_)resnet\d+', 'resnet18', config.student.name)
   config.augmentation.crop = (32, 32)
   config.train.update(steps=2, batch_size=8, compile_level=0)
   config.eval.update(every_steps=2, batch_size=8, limit=8)
@@ -126,20 +140,12 @@ def runlocal(config: ConfigDict) -> ConfigDict:
   config.checkpoint.every_steps = 2
   config.log.every_steps = 1
   config.optimizer.warmup_steps = 0
-  _shrink_queues(config.distill)
+  methods.shrink(config.distill)
   if 'study' in config:
     config.study.seeds = config.study.seeds[:2]
     config.study.tune = {}  # two steps tell nothing
     for student in config.study.students.values():
-      _shrink_queues(student.distill)
+      methods.shrink(student.distill)
     if config.study.teacher:
       runlocal(config.study.teacher)
   return config
-
-
-def _shrink_queues(distill):
-  if 'memory' in distill:
-    distill.memory.update(
-        pixel_slots=64, region_slots=16, pixel_samples=64, region_samples=16)
-  if 'channels' in distill:
-    distill.channels.update(slots=64, samples=32)

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from kdseg_jax import models, names
+from kdseg_jax.distillers import methods
 from kdseg_jax.errors import UserError
 from kdseg_jax.interop import pretrained
 from kdseg_jax.recipes import common
@@ -93,15 +94,13 @@ def recipe(
   config.optimizer.learning_rate = settings['learning_rate']
   for optimizer in (config.optimizer, config.critic.optimizer):
     optimizer.update(weight_decay=settings['weight_decay'], decay=settings['decay'])
-  _set_model(config.student, arg.model or settings[arg.role], settings, small=arg.runlocal)
+  _set_model(config, arg.model or settings[arg.role], settings, small=arg.runlocal)
   _set_init(config.student, arg.init)
   for term, options in settings['distill'].items():
     if term in config.distill:
       config.distill[term].update(options)
   if settings['resize']:
     _resize(config.distill)
-  if 'double_similarity_pixel' in config.distill and not config.student.aux:
-    config.distill.double_similarity_pixel.taps = ('embedding', 'logits')
   if config.student.name.startswith('espnet'):
     _adapt_to_espnet(config.distill)
   return common.runlocal(config) if arg.runlocal else config
@@ -125,19 +124,20 @@ def _resize(distill):
 
 
 def _settings_of(method):
-  found = {SETTINGS_OF_METHODS[name] for name in method.split('+') if name in SETTINGS_OF_METHODS}
+  found = {SETTINGS_OF_METHODS[item.name] for item in methods.parse(method)
+           if item.name in SETTINGS_OF_METHODS}
   if len(found) > 1:
     raise UserError(f'method={method}: its methods have scripts of different settings, '
                     f'{" and ".join(sorted(found))}. Say which: settings=<one of them>.')
   return found.pop() if found else 'cirkd'
 
 
-def _set_model(student, name, settings, small):
+def _set_model(config, name, settings, small):
   """The papers have a deep stem and an auxiliary head in ResNets alone."""
-  student.name = name
-  student.mean, student.std, student.channel_order = models.preprocessing_of(name)
-  student.update(settings['model'])
-  student.aux = settings['aux'] and 'resnet' in name
+  mean, std, channel_order = models.preprocessing_of(name)
+  common.set_student(config, name=name, mean=mean, std=std, channel_order=channel_order,
+                     **settings['model'], aux=settings['aux'] and 'resnet' in name)
+  student = config.student
   if 'resnet' in name:
     options = models.options_of(name)  # ResNet-D has its deep stem anyway
     student.update({option: value for option, value in settings['backbone'].items()

@@ -25,7 +25,6 @@ DISTILL = {
     'pairwise': {'node_size': 1},  # every pixel: the maps are 8x8
     'holistic': {'width': 0.25},  # a critic of the size of the student
     'adversarial': {'width': 0.25},
-    'double_similarity_pixel': {'taps': ('embedding', 'logits')},  # there is no auxiliary head
 }
 
 
@@ -39,7 +38,7 @@ def get_config(arg=None):
   config.log.every_steps = 100
   config.train.batch_size = 8
   config.optimizer.update(name='adamw', weight_decay=1e-4, warmup_steps=50)
-  config.student.update(name='deeplabv3_resnet18', aux=False, project_dropout=0.0)
+  common.set_student(config, name='deeplabv3_resnet18', aux=False, project_dropout=0.0)
   if arg.role == 'teacher':
     config.student.width = 0.25
     config.optimizer.learning_rate = 8e-3

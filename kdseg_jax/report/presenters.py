@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kdseg_jax import names
+from kdseg_jax import names, references, tasks
 from kdseg_jax.report.base import Figure, Presenter
 from kdseg_jax.report.classification import ClassificationPresenter
 from kdseg_jax.report.segmentation import SegmentationPresenter
@@ -14,11 +14,13 @@ PRESENTERS: dict[str, Any] = {
 
 
 def find(name: str) -> Any:
-  """The class of a presenter.
+  """The class of the presenter of a task, which a task from elsewhere brings.
 
   Raises:
     UserError: there is none of that name (names the nearest).
   """
+  if references.is_reference(name):
+    return tasks.find(name).presenter
   names.require(name, PRESENTERS, 'task')
   return PRESENTERS[name]
 

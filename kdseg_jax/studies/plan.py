@@ -34,16 +34,15 @@ def student_config(config: ConfigDict, name: str, seed: int) -> ConfigDict:
   names.require(name, config.study.students, 'student of the study')
   own = config.study.students[name]
   for section in own:
-    names.require(section, ('method', *OWN_SECTIONS), f'section of the student {name!r}')
+    names.require(section, OWN_SECTIONS, f'section of the student {name!r}')
   for section in ('optimizer', 'critic', 'prepare'):  # the others are checked by their factories
     _check_fields(own.get(section, {}), config[section], f'{section} of the student {name!r}')
   for field in own.get('data', {}):
     names.require(field, _OWN_DATA, f'data field of the student {name!r}')
   run = config.copy_and_resolve_references().unlock()
   del run.study
-  run.method = own.method
   run.distill = ConfigDict()
-  for section in set(own) - {'method'}:
+  for section in own:
     run[section].update(own[section])
   run.seed = seed
   run.data.seed = data_seed(config)

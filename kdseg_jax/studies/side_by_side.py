@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import time
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
-from kdseg_jax import compiling, parallel, paths
+from kdseg_jax import compiling, parallel, paths, references
 from kdseg_jax.checkpoint import has_checkpoint
 from kdseg_jax.data.json_files import read_json, write_json
 from kdseg_jax.distillers import DistillerState
@@ -41,13 +42,15 @@ class Stopwatch:
     self._total += seconds
 
 
-def train(config: ConfigDict, workdir: str, *, allow_class_names: bool = False) -> bool:
+def train(config: ConfigDict, workdir: str, *, allow_class_names: bool = False,
+          allow_imports: Sequence[str] = ()) -> bool:
   """Trains every student of a study that is not finished; False if told to stop.
 
   Args:
     config: of a study, with the section `study`; `config.teacher.checkpoint` is set.
     workdir: of the study. Each run has a work directory of its own in it, as `train` makes them.
     allow_class_names: see `Experiment`.
+    allow_imports: see `experiment.create_experiment`.
 
   Raises:
     ValueError: a config cannot work, or a run was begun with another config.
@@ -59,7 +62,9 @@ def train(config: ConfigDict, workdir: str, *, allow_class_names: bool = False) 
     return True
   cohorts: list[_Cohort] = []
   with StopSignal() as stop, contextlib.ExitStack() as runs:
-    shared = _Shared(configs, workdir, runs, stop, allow_class_names)
+    shared = _Shared(
+        configs, workdir, runs, stop, allow_class_names=allow_class_names,
+        allow_imports=(*allow_imports, *references.named_in(config)))  # its teacher's among them
     for name in configs:
       if not stop():
         cohorts += _cohorts(config, workdir, name, configs[name], shared, stop)
@@ -164,12 +169,12 @@ def _cohorts(config, workdir, name, configs, shared, stop):
 class _Shared:
   """What the students of a study have in common: the teacher, and evaluators of equal models."""
 
-  def __init__(self, configs, workdir, runs, stop, allow_class_names):
+  def __init__(self, configs, workdir, runs, stop, **allowed):
     self.runs, self.experiments, self._evaluators = runs, {}, {}
     teacher = None
     for name, of_seeds in configs.items():
       self.experiments[name] = experiments.create_experiment(
-          next(iter(of_seeds.values())), teacher=teacher, allow_class_names=allow_class_names)
+          next(iter(of_seeds.values())), teacher=teacher, **allowed)
       shapes.check_step(self.experiments[name])
       teacher = teacher or self.experiments[name].teacher
     begun = any(has_checkpoint(study_plan.student_workdir(workdir, name, seed))

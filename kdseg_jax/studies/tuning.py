@@ -10,6 +10,7 @@ from __future__ import annotations
 import decimal
 import functools
 import os
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,7 +42,8 @@ class Tuned(NamedTuple):
 
 
 def tune(config: ConfigDict, workdir: str, metric: MainMetric, *,
-         allow_class_names: bool = False) -> dict[str, Tuned] | None:
+         allow_class_names: bool = False,
+         allow_imports: Sequence[str] = ()) -> dict[str, Tuned] | None:
   """Chooses `config.study.tune.field` of every student; writes `tuning.json` and sets the field.
 
   Args:
@@ -52,6 +54,7 @@ def tune(config: ConfigDict, workdir: str, metric: MainMetric, *,
     workdir: of the study; the runs go into its folder `tuning`. What is finished there is read.
     metric: the task's main metric.
     allow_class_names: see `side_by_side.train`.
+    allow_imports: likewise.
 
   Returns:
     name -> `Tuned`, in the order of the students; None if told to stop.
@@ -67,7 +70,7 @@ def tune(config: ConfigDict, workdir: str, metric: MainMetric, *,
   for extension in range(options.extend + 1):
     train = functools.partial(
         side_by_side.train, workdir=os.path.join(workdir, FOLDER),
-        allow_class_names=allow_class_names)
+        allow_class_names=allow_class_names, allow_imports=allow_imports)
     if not _measure(config, os.path.join(workdir, FOLDER), metric, grids, results, train):
       return None
     grown = {name: _extended(grids[name], results[name], metric) for name in grids}

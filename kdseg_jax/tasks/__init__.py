@@ -6,7 +6,7 @@ How their results are shown is in `kdseg_jax.report.presenters`.
 import dataclasses
 from typing import Any
 
-from kdseg_jax import models, names
+from kdseg_jax import models, names, outside, references
 from kdseg_jax.tasks.base import Accumulator, DataCheck, Field, MainMetric, Outputs, Task
 from kdseg_jax.tasks.classification import Classification, ClassificationTask
 from kdseg_jax.tasks.segmentation import Segmentation, SegmentationTask
@@ -16,6 +16,10 @@ TASKS: dict[str, Any] = {
 # The metric of checkpoints that were saved before they named theirs.
 FIRST_METRIC = SegmentationTask.main_metric.name
 
+# What a task from elsewhere must have.
+_PARTS = ('__dataclass_fields__', *sorted(
+    {name for name in vars(Task) if not name.startswith('_')} | set(Task.__annotations__)))
+
 __all__ = ['Accumulator', 'Classification', 'ClassificationTask', 'DataCheck', 'Field',
            'MainMetric', 'Outputs', 'Segmentation', 'SegmentationTask', 'Task', 'create', 'find',
            'name_of', 'of', 'options_of']
@@ -24,9 +28,17 @@ __all__ = ['Accumulator', 'Classification', 'ClassificationTask', 'DataCheck', '
 def find(name: str) -> Any:
   """The class of a task: its `fields` and `main_metric` need no data.
 
+  Args:
+    name: in `TASKS`, or the `module:attribute` of a dataclass that is a `Task` and has the class of
+      its `kdseg_jax.report.base.Presenter` as `presenter`; its module is imported.
+
   Raises:
-    UserError: there is no such task (names the nearest).
+    UserError: there is no such task (names the nearest), or the class lacks what a task has.
   """
+  if references.is_reference(name):
+    found = references.find(name, 'config.task.name')
+    return outside.require(
+        found, (*_PARTS, 'presenter'), where=name, expected='a task, see kdseg_jax.tasks.Task')
   names.require(name, TASKS, 'task')
   return TASKS[name]
 

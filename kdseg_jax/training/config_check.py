@@ -8,8 +8,9 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kdseg_jax import config_fields, distillers, names, parallel
+from kdseg_jax import config_fields, names, parallel, references
 from kdseg_jax.data import pipeline
+from kdseg_jax.distillers import methods
 from kdseg_jax.errors import UserError
 from kdseg_jax.interop import pretrained
 from kdseg_jax.models import CLASSIFIERS, backbone_of
@@ -30,14 +31,16 @@ def check_config(config: ConfigDict, mesh: Mesh) -> None:
     ValueError: says which field, and what was expected.
   """
   config_fields.check(config)
-  check_method(config)
+  methods.check(config.distill.to_dict())
+  _check_options(config)
   names.require(config.role, ROLES, 'config.role')
   name, is_classifier = config.student.name, config.student.name in CLASSIFIERS
   if is_classifier and config.task.name == 'segmentation':
     raise UserError(
         f'config.student.name={name} is a classifier, and the labels are of pixels: segmentation '
         f'needs a head on it, <head>_{name}, as deeplabv3_{name}.')
-  if not is_classifier and config.task.name == 'classification':
+  if not (is_classifier or references.is_reference(name)) and (
+      config.task.name == 'classification'):
     raise UserError(
         f'config.student.name={name} gives every pixel a class, and the labels are of images: '
         'classification needs a classifier, a backbone alone, as resnet18 or cifar_resnet20.')
@@ -65,6 +68,16 @@ def check_config(config: ConfigDict, mesh: Mesh) -> None:
     _check_published(config.student)
 
 
+def _check_options(config):
+  """Refuses options beside a name of ours, whose fields stand in the section itself."""
+  for field in ('student', 'data', 'optimizer', 'critic.optimizer', 'prepare.optimizer'):
+    section = functools.reduce(getattr, field.split('.'), config)
+    if section.options and not references.is_reference(section.name):
+      raise UserError(
+          f'config.{field}.options={section.options.to_dict()}: are of what a module:attribute '
+          f'names, and config.{field}.name={section.name}. Set the fields of config.{field}.')
+
+
 def _check_published(student):
   """Refuses a model that no published weights fit."""
   backbone_of(student.name)
@@ -87,20 +100,3 @@ def _check_unlabelled_share(config):
         f'config.train.accumulate={parts} would make micro-batches of only labelled or only '
         f'unlabelled images of config.data.unlabelled_share={share}, each normalised by itself. '
         'Choose another of either.')
-
-
-def check_method(config: ConfigDict) -> None:
-  """Raises ValueError unless `config.distill` holds the terms of `config.method`, and their fields.
-
-  The recipe made them from its argument: a method that is set afterwards would have no effect.
-  """
-  expected, found = distillers.names_of_terms(config.method), tuple(config.distill)
-  if set(expected) != set(found):
-    raise UserError(
-        f'config.method={config.method} has the terms {", ".join(expected) or "none"}, but '
-        f'config.distill has {", ".join(found) or "none"}. Give the method to the recipe instead, '
-        '--config=<recipe>.py:method=<methods>, which fills in both.')
-  weights = {term: options.get('weight') for term, options in config.distill.items()}
-  for term, options in distillers.terms_of(config.method, weights).items():
-    for field in config.distill[term]:
-      names.require(field, options, f'field of config.distill.{term}')

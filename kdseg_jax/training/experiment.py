@@ -14,7 +14,7 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kdseg_jax import data, distillers, names, parallel, tasks
+from kdseg_jax import data, distillers, names, parallel, references, tasks
 from kdseg_jax.data import subset
 from kdseg_jax.distillers import core
 from kdseg_jax.distillers.core import fold_in_name
@@ -43,12 +43,15 @@ class Experiment(NamedTuple):
     task: the task.
     student: the model that is trained.
     teacher: the frozen teacher, or None.
-    distiller: the method; without terms for 'none'.
+    distiller: the method; without terms if `config.distill` has none.
     optimizers: `Optimizers`.
     schedule: learning rate of the student as a function of the step.
     inference: what models are shown of an image when they are evaluated.
     allow_class_names: whether a teacher, the weights that training starts from and the checkpoint
       that it goes on from may have other class names than the data, though as many.
+    allow_imports: what the saved configs of the teacher and of the weights that training starts
+      from may import, see `references.require_permission`: what this config names, and what the
+      user permits.
   """
 
   config: ConfigDict
@@ -63,13 +66,14 @@ class Experiment(NamedTuple):
   schedule: optax.Schedule
   inference: Inference
   allow_class_names: bool = False
+  allow_imports: tuple[str, ...] = ()
 
 
 def create_source(config: ConfigDict, split: str) -> Any:
   """The source of a split of `config.data`."""
-  options = config.data.tfds.to_dict() if config.data.name.startswith('tfds:') else {}
+  section = config.data.tfds if config.data.name.startswith('tfds:') else config.data.options
   return data.create(config.data.name, split, root=config.data.root or None,
-                     size=tuple(config.data.size) or None, **options)
+                     size=tuple(config.data.size) or None, **section.to_dict())
 
 
 def create_evaluation_source(config: ConfigDict, split: str) -> Any:
@@ -109,13 +113,15 @@ def create_model(model_config: ConfigDict, num_classes: int) -> Any:
 
 
 def create_experiment(config: ConfigDict, *, teacher: Model | None = None,
-                      allow_class_names: bool = False) -> Experiment:
+                      allow_class_names: bool = False,
+                      allow_imports: Sequence[str] = ()) -> Experiment:
   """Builds and checks all parts; what cannot work is refused here, before compiling.
 
   Args:
-    config: of the run.
+    config: of the run; what it names by `module:attribute` is imported.
     teacher: used instead of being loaded from `config.teacher.checkpoint`, if a teacher is needed.
     allow_class_names: see `Experiment`.
+    allow_imports: modules that saved configs may name, beside those of this config.
 
   Raises:
     ValueError: a field of the config cannot be used; says which and what was expected.
@@ -136,13 +142,15 @@ def create_experiment(config: ConfigDict, *, teacher: Model | None = None,
   needs_teacher = bool(distiller.requires.teacher or distiller.requires.teacher_head)
   if needs_teacher and not config.teacher.checkpoint:
     raise UserError(
-        f'method={config.method} reads a teacher, and config.teacher.checkpoint is empty. Set it '
-        'to the work directory of a trained teacher.')
+        f'config.distill ({distillers.label(config.distill)}) reads a teacher, and '
+        'config.teacher.checkpoint is empty. Set it to the work directory of a trained teacher.')
+  allow_imports = (*allow_imports, *references.named_in(config))
   if not needs_teacher:
     teacher = None
   elif teacher is None:
     teacher = load_teacher(
-        config, train_source.classes, mesh, allow_class_names=allow_class_names)
+        config, train_source.classes, mesh, allow_class_names=allow_class_names,
+        allow_imports=allow_imports)
   student = create_model(config.student, num_classes)
   optimizer = create_optimizer(config.optimizer, config.train.steps)
   freeze = tuple(config.train.freeze)
@@ -159,7 +167,7 @@ def create_experiment(config: ConfigDict, *, teacher: Model | None = None,
           critic=create_optimizer(
               config.critic.optimizer, config.train.steps * config.critic.steps)),
       schedule=create_schedule(config.optimizer, config.train.steps), inference=inference,
-      allow_class_names=allow_class_names)
+      allow_class_names=allow_class_names, allow_imports=allow_imports)
   if config.train.batch_size == config.train.accumulate:  # one image at a time
     check_normalization(config, mesh, student, distiller, abstract_inputs(experiment))
   return experiment
@@ -190,17 +198,19 @@ def _with_own_schedule(critic, config):
 
 
 def load_teacher(config: ConfigDict, classes: Sequence[str], mesh: Mesh, *,
-                 allow_class_names: bool = False) -> Model:
+                 allow_class_names: bool = False, allow_imports: Sequence[str] = ()) -> Model:
   """The best checkpoint of a teacher's work directory; its architecture comes from there.
 
   Raises:
     CheckpointError: none there, or it does not fit.
-    UserError: the teacher's classes are others than these.
+    UserError: the teacher's classes are others than these, or its config names what is not
+      permitted.
   """
   workdir = config.teacher.checkpoint
-  teacher = restore(workdir, mesh=mesh, check=lambda found: names.require_same_classes(
+  check = lambda found: names.require_same_classes(
       found, classes, found_in=f'the teacher {workdir}', expected_in='the data',
-      allow=allow_class_names))
+      allow=allow_class_names)
+  teacher = restore(workdir, mesh=mesh, allow_imports=allow_imports, check=check)
   logging.info('Teacher: %s of %s, step %d.', teacher.config.student.name, workdir, teacher.step)
   return teacher
 
@@ -261,14 +271,15 @@ def check_memory(experiment: Experiment, inputs: distillers.DistillInputs) -> No
       f'  {jax.tree_util.keystr(path, simple=True, separator="/")}: '
       f'{" x ".join(map(str, (*x.shape, f"{x.dtype.itemsize} bytes")))} = '
       f'{x.size * x.dtype.itemsize:,} bytes' for path, x in arrays[:4]]
-  logging.info('Memory of method=%s: %s bytes on every device, most of it\n%s',
-               experiment.config.method, f'{total:,}', '\n'.join(rows))
+  label = distillers.label(experiment.config.distill)
+  logging.info('Memory of %s: %s bytes on every device, most of it\n%s', label, f'{total:,}',
+               '\n'.join(rows))
   limit = experiment.config.memory_limit_gb
   if total > limit * 1e9:
     raise UserError(
-        f'method={experiment.config.method} would keep {total / 1e9:.2f} GB in memory on every '
-        f'device, more than config.memory_limit_gb={limit}. Make its queues smaller under '
-        'config.distill, or raise the limit. The largest arrays:\n' + '\n'.join(rows))
+        f'config.distill ({label}) would keep {total / 1e9:.2f} GB in memory on every device, '
+        f'more than config.memory_limit_gb={limit}. Make its queues smaller there, or raise the '
+        'limit. The largest arrays:\n' + '\n'.join(rows))
 
 
 def make_initial_state(experiment: Experiment) -> Callable[..., TrainState]:

@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 from flax import traverse_util
 
-from kdseg_jax import config_files, models, names, parallel
+from kdseg_jax import config_files, models, names, parallel, references
 from kdseg_jax.checkpoint import Checkpointer, CheckpointError, describe_differences
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference.model import abstract_variables, leaves_of_classes
@@ -100,6 +100,8 @@ def _of_run(experiment, workdir, fresh):
   meta = checkpointer.read_meta(step)
   where, saved_classes = f'checkpoint {step} of {workdir}', meta['classes']
   saved = config_files.from_dict(meta['config'], where=where).student
+  references.require_permission(
+      saved.name, experiment.allow_imports, field='student.name', where=where)
   is_classifier = saved.name in models.CLASSIFIERS and student.name not in models.CLASSIFIERS
   # As many classes as there: so what differs depends on their number alone.
   there = create_model(saved, len(saved_classes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -17,13 +18,15 @@ from kdseg_jax.training.run import Run, advance, create_evaluator, measure_teach
 
 
 def train(config: ConfigDict, workdir: str, *,
-          allow_class_names: bool = False) -> dict[str, Any] | None:
+          allow_class_names: bool = False,
+          allow_imports: Sequence[str] = ()) -> dict[str, Any] | None:
   """Trains a student, from the newest checkpoint of the work directory if it has one.
 
   Args:
     config: of `configs/`.
     workdir: work directory; made if missing.
     allow_class_names: see `Experiment`.
+    allow_imports: see `experiment.create_experiment`.
 
   Returns:
     The last evaluation's metrics, or None if the run was told to stop (Ctrl-C, SIGTERM) and
@@ -36,7 +39,8 @@ def train(config: ConfigDict, workdir: str, *,
   """
   workdir = paths.local(workdir)
   with StopSignal() as stop:
-    run = start(config, workdir, stop, allow_class_names=allow_class_names)
+    run = start(config, workdir, stop, allow_class_names=allow_class_names,
+                allow_imports=allow_imports)
     try:
       run.catch_up()
       if not stop():
@@ -49,9 +53,10 @@ def train(config: ConfigDict, workdir: str, *,
 
 
 def start(config: ConfigDict, workdir: str, stop: StopSignal, *,
-          allow_class_names: bool = False) -> Run:
+          allow_class_names: bool = False, allow_imports: Sequence[str] = ()) -> Run:
   """The run of a config, from its newest checkpoint, or fresh with what its method prepares."""
-  experiment = experiments.create_experiment(config, allow_class_names=allow_class_names)
+  experiment = experiments.create_experiment(
+      config, allow_class_names=allow_class_names, allow_imports=allow_imports)
   shapes.check_step(experiment)
   create = functools.partial(
       experiments.make_initial_state(experiment), experiments.run_key(config))

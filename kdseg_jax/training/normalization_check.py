@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from kdseg_jax.distillers import core
+from kdseg_jax.distillers import core, label
 from kdseg_jax.distillers.core import DistillInputs
 from kdseg_jax.errors import UserError
 
@@ -50,7 +50,7 @@ def check_normalization(
     state = jax.eval_shape(
         lambda prepared: core.create_state(distiller, jax.random.key(0), inputs, prepared),
         core.abstract_prepared(distiller, inputs))
-    _check(config, mesh, f'method={config.method}', distiller.loss, state, inputs)
+    _check(config, mesh, f'config.distill ({label(config.distill)})', distiller.loss, state, inputs)
 
 
 def _check(config, mesh, owner, function, *arguments):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import optax
 
+from kdseg_jax import outside, references
 from kdseg_jax.errors import UserError
 
 OPTIMIZERS = ('sgd', 'adamw')
@@ -62,16 +63,23 @@ def create_optimizer(config, steps: int) -> optax.GradientTransformation:
   Decay of SGD is added to the gradient before the momentum (as in PyTorch), that of AdamW is
   decoupled. `decay='kernels'` leaves out biases and the scales of BatchNorm.
 
+  A `module:attribute`, as 'optax:lion', is imported and called with the schedule first, with
+  `config.options`, and with `weight_decay` and `mask` (of what is decayed) if it names them; where
+  it has no `weight_decay`, decay is added to the gradient, as of SGD.
+
   Args:
-    config: `name` ('sgd' or 'adamw'), `momentum`, `nesterov`, `b1`, `b2`, `weight_decay`, `decay`
-      ('kernels' or 'all'), `clip_norm` (global norm, 0 is off), and `create_schedule`'s fields.
+    config: `name` ('sgd', 'adamw' or `module:attribute`), `options`, `momentum`, `nesterov`, `b1`,
+      `b2`, `weight_decay`, `decay` ('kernels' or 'all'), `clip_norm` (global norm, 0 is off), and
+      `create_schedule`'s fields.
     steps: number of updates of the whole phase.
 
   Raises:
-    ValueError: unknown optimiser, or a value out of its range.
+    ValueError: unknown optimiser, a value out of its range, or an option that it does not have.
   """
-  if config.name not in OPTIMIZERS:
-    raise UserError(f'optimizer.name={config.name!r} is unknown; expected one of {OPTIMIZERS}.')
+  is_ours = not references.is_reference(config.name)
+  if is_ours and config.name not in OPTIMIZERS:
+    raise UserError(f'optimizer.name={config.name!r} is unknown; expected one of {OPTIMIZERS}, or '
+                    'the module:attribute of another.')
   if config.decay not in ('kernels', 'all'):
     raise UserError(f"optimizer.decay={config.decay!r} is unknown; expected 'kernels' or 'all'.")
   for field in ('clip_norm', 'weight_decay', 'learning_rate'):
@@ -80,13 +88,27 @@ def create_optimizer(config, steps: int) -> optax.GradientTransformation:
   schedule = create_schedule(config, steps)
   mask = kernels if config.decay == 'kernels' else None
   chain = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-  if config.name == 'sgd':
+  if not is_ours:
+    chain += _from_outside(config, schedule, mask)
+  elif config.name == 'sgd':
     chain += [optax.add_decayed_weights(config.weight_decay, mask),
               optax.sgd(schedule, momentum=config.momentum or None, nesterov=config.nesterov)]
   else:
     chain += [optax.adamw(schedule, b1=config.b1, b2=config.b2, mask=mask,
                           weight_decay=config.weight_decay)]
   return optax.chain(*chain)
+
+
+def _from_outside(config, schedule, mask):
+  """The chain of an optimiser from elsewhere and, where it has none itself, of weight decay."""
+  optimizer = outside.build(
+      outside.OPTIMIZER, config.name, dict(config.options.items()), schedule,
+      weight_decay=config.weight_decay, mask=mask)
+  outside.require(optimizer, ('init', 'update'), where=config.name,
+                  expected='an optax.GradientTransformation')
+  decays = outside.takes(config.name, outside.OPTIMIZER, 'weight_decay')
+  return [optimizer] if decays or not config.weight_decay else [
+      optax.add_decayed_weights(config.weight_decay, mask), optimizer]
 
 
 def kernels(params):

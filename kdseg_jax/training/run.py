@@ -32,7 +32,7 @@ from kdseg_jax.training.writers import MetricWriter, StepTimer
 PHASES = ('prepare', 'train')  # sections of the config with the number of their steps
 # The fields on which the form of a state depends.
 _SHAPING = tuple(f'config.{field}' for field in (
-    'student', 'method', 'distill', 'optimizer', 'critic', 'train.ema_decay',
+    'student', 'distill', 'optimizer', 'critic', 'train.ema_decay',
     'train.freeze', 'task', 'augmentation.crop', 'data.name', 'data.root'))
 
 
@@ -185,7 +185,7 @@ class Run:
       if not self._writer.has('evaluation', step):
         self._writer.write('evaluation', step, metrics | self._teacher_metric())
         presenter = presenters.create(
-            self.experiment.task.name, self.experiment.evaluation_source)
+            self.config.task.name, self.experiment.evaluation_source)
         self._writer.write_pictures('evaluation', step, [
             presenter.comparison(image, fields, {'prediction': predicted})
             for image, fields, predicted in shown])
@@ -359,7 +359,7 @@ def measure_teacher(experiment: Experiment, workdir: str,
   key = {'workdir': teacher.workdir, 'step': teacher.step, 'split': config.eval.split,
          'limit': config.eval.limit, 'inference': str(experiment.inference),
          'pad_multiple': config.eval.pad_multiple, 'task': config.task.to_dict(),
-         'data': {field: data[field] for field in ('name', 'root', 'size', 'tfds')}}
+         'data': {field: data[field] for field in ('name', 'options', 'root', 'size', 'tfds')}}
   path = os.path.join(workdir, 'teacher.json')
   known = read_json(path)
   if known.get('key') != key:
@@ -381,19 +381,24 @@ def measure_teacher(experiment: Experiment, workdir: str,
   return known['metrics']
 
 
-def config_changes(before: dict, now: dict) -> list[str]:
-  """'config.<field> is ... now and was ...' for every field that differs."""
-  before, now = _flat(before), _flat(now)
-  return [f'config.{field} is {now.get(field)!r} now and was {before.get(field)!r}'
-          for field in sorted(before.keys() | now.keys())
-          if before.get(field) != now.get(field)]
+def config_changes(before: dict, now: dict, prefix: str = 'config.') -> list[str]:
+  """'config.<field> is ... now and was ...' for every field that differs.
+
+  A whole section that only one of them has, as a term, is one line.
+  """
+  changes = []
+  for name in sorted(before.keys() | now.keys()):
+    field, old, new = f'{prefix}{name}', before.get(name), now.get(name)
+    if isinstance(old, dict) and isinstance(new, dict):
+      changes += config_changes(old, new, f'{field}.')
+    elif isinstance(new, dict) and old is None:
+      changes.append(f'{field} is there now and was not')
+    elif isinstance(old, dict) and new is None:
+      changes.append(f'{field} is not there now and was')
+    elif old != new:
+      changes.append(f'{field} is {new!r} now and was {old!r}')
+  return changes
 
 
 def _named_seed(name, seed):
   return zlib.crc32(f'{name}{seed}'.encode())
-
-
-def _flat(tree, prefix=''):
-  if not isinstance(tree, dict):
-    return {prefix[:-1]: tree}
-  return {k: v for name, sub in tree.items() for k, v in _flat(sub, f'{prefix}{name}.').items()}

@@ -7,7 +7,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from kdseg_jax import parallel
-from kdseg_jax.distillers import DistillInputs, core
+from kdseg_jax.distillers import DistillInputs, core, label
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference.model import Model, abstract_variables
 from kdseg_jax.training import experiment as experiments
@@ -69,7 +69,7 @@ def _explain(experiment, inputs: DistillInputs, error: str) -> str:
   config = experiment.config
   term = error.partition(':')[0]
   if term not in config.distill:
-    return f'method={config.method}: {error}'
+    return f'config.distill ({label(config.distill)}): {error}'
   sizes = [taps['logits'].shape[1:3] if 'logits' in taps else None
            for taps in (inputs.student, inputs.teacher)]
   if None in sizes or sizes[0] == sizes[1]:

@@ -45,7 +45,7 @@ def test_review_takes_stages_and_the_pooled_vector():
   assert review.student_taps == ('stage1', 'stage2', 'stage3', 'pooled')
   assert review.teacher_taps[2:] == ('stage3_preactivation', 'pooled')
   assert review.warmup_steps == 20 * 391 and review.weight == 0.6
-  assert cifar.get_config('method=review+review:2').distill.review.weight == 2
+  assert cifar.get_config('method=review@2').distill.review.weight == 2
   four = cifar.get_config('method=review,model=cifar_vgg8').distill.review
   assert len(four.student_taps) == 5 and four.weight == 1.0
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import ade20k, camvid_papers, cityscapes, papers, pascal_context, voc
-from kdseg_jax import distillers, models
+from kdseg_jax import distillers, inference, models
 from kdseg_jax.distillers.methods import METHODS
 
 RECIPES = {'ade20k': ade20k, 'camvid': camvid_papers, 'cityscapes': cityscapes,
@@ -97,7 +97,7 @@ def test_settings_are_those_of_the_scripts(data, settings, role):
     (settings, name) for settings, heads in HEADS.items() for name in heads])
 def test_models_are_those_of_the_scripts(settings, name):
   student = voc.get_config(f'settings={settings},model={name}').student
-  model = models.create(num_classes=21, **{k: v for k, v in student.items() if k != 'init'})
+  model = inference.model.create_module(student, 21)
   assert model.head.channels == HEADS[settings][name]
   is_resnet = 'resnet' in name
   assert (model.auxiliary_head is not None) == is_resnet  # in all codes, on ResNets alone
@@ -109,8 +109,8 @@ def test_models_are_those_of_the_scripts(settings, name):
 def test_resnet_d_has_its_own_stem():
   student = voc.get_config('settings=skd,model=pspnet_resnet50d').student
   assert student.ceil_mode and student.aux and 'deep_stem' not in student
-  assert models.create(num_classes=21, **{
-      k: v for k, v in student.items() if k != 'init'}).backbone.stem_channels == (32, 32, 64)
+  model = inference.model.create_module(student, 21)
+  assert model.backbone.stem_channels == (32, 32, 64)
 
 
 @pytest.mark.parametrize('model, millions', [
@@ -189,7 +189,7 @@ TERMS = {
     },
     'adversarial': {'adversarial': ADVERSARIAL},
     'kd': {'kd': KD},
-    'intra_class_variation+adversarial': {
+    'intra_class_variation+kd+adversarial': {
         'kd': KD, 'adversarial': ADVERSARIAL,
         'intra_class_variation': {'weight': 20.0, **EMBEDDING}},
     'channel_wise+adversarial': {
@@ -197,8 +197,8 @@ TERMS = {
         'channel_wise_features': {'weight': 50.0, 'temperature': 4.0, 'projection': None,
                                   **EMBEDDING},
         'channel_wise_logits': {'weight': 3.0, 'temperature': 4.0, 'tap': 'logits'}},
-    'attention_transfer': {'kd': KD, 'attention_transfer': {'weight': 10_000.0, **EMBEDDING}},
-    'fitnets': {'kd': KD, 'fitnets': {'weight': 10.0, 'projection': True, **EMBEDDING}},
+    'attention_transfer+kd': {'kd': KD, 'attention_transfer': {'weight': 10_000.0, **EMBEDDING}},
+    'fitnets+kd': {'kd': KD, 'fitnets': {'weight': 10.0, 'projection': True, **EMBEDDING}},
     'double_similarity': {
         'double_similarity_pixel': {
             'weight': 1000.0, 'taps': ('aux_logits', 'embedding', 'logits')},
@@ -276,7 +276,7 @@ def test_what_the_docstrings_name_exists(recipe):
 
 
 def taps_of_student(student, size):
-  model = models.create(num_classes=5, **{k: v for k, v in student.items() if k != 'init'})
+  model = inference.model.create_module(student, 5)
   image = jnp.zeros((2, *size, 3), jnp.uint8)
   variables = jax.eval_shape(lambda: model.init({'params': jax.random.key(0)}, image[:1]))
   return jax.eval_shape(lambda v: model.apply(v, image)[1], variables)

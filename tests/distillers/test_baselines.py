@@ -47,10 +47,10 @@ def with_size(inputs, size):
 def test_weights_are_those_of_the_papers_and_scripts():
   assert {method: methods.METHODS[method] for method in BASELINES} == {
       'kd': {'kd': 1},
-      'fitnets': {'kd': 1, 'fitnets': 10},
-      'attention_transfer': {'kd': 1, 'attention_transfer': 10_000},
+      'fitnets': {'fitnets': 10},
+      'attention_transfer': {'attention_transfer': 10_000},
       'channel_wise': {'kd': 1, 'channel_wise_features': 50, 'channel_wise_logits': 3},
-      'intra_class_variation': {'kd': 1, 'intra_class_variation': 20},
+      'intra_class_variation': {'intra_class_variation': 20},
       'double_similarity': {'double_similarity_pixel': 1000, 'double_similarity_category': 10},
       'decoupled': {'decoupled': 1},
   }

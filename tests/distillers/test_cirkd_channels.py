@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from kdseg_jax import distillers, losses
-from kdseg_jax.distillers import methods
 from kdseg_jax.distillers.cirkd_channels import ContextBlock
 from tests import toys
 
@@ -100,8 +99,8 @@ def test_the_official_recipe_has_all_terms():
   terms = distillers.terms_of('cirkd_v2+context')
   assert set(terms) == {'kd', 'fitnets', 'cross_image', 'memory', 'channels', 'context'}
   assert terms['channels'] | SMALL == {
-      'warmup_steps': 0,
+      'factory': 'kdseg_jax.distillers:channels', 'warmup_steps': 0,
       'weight': 1.0, 'cross_weight': 1.0, 'mse_weight': 100.0, 'memory_weight': 0.1, 'pool': 4,
       'temperature': 0.1, 'student_tap': 'embedding', 'teacher_tap': 'embedding', **SMALL}
-  assert terms['context'] == {'weight': 1.0, 'tap': 'embedding'}
-  assert not set(methods.TERMS) & set(methods.WRAPPERS)
+  assert terms['context'] == {
+      'factory': 'kdseg_jax.distillers:with_context', 'weight': 1.0, 'tap': 'embedding'}

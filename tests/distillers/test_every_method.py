@@ -5,7 +5,6 @@ A new term or method is asked them by being registered.
 
 import dataclasses
 import functools
-import inspect
 import zlib
 
 import chex
@@ -33,35 +32,25 @@ OPTIMIZERS = Optimizers(*[optax.sgd(0.1, momentum=0.9)] * 2)
 # Float32 and another order of the same sums; what a lost collective changes is percents.
 TOLERANCE = 1e-4
 
-FACTORIES = methods.TERMS | methods.WRAPPERS
+WRAPPERS = [name for name, term in methods.TERMS.items() if methods.is_wrapper(term.factory)]
 
 
-def options_of(term):
-  """A term as `distillers.create` takes it, with weight 1, in small."""
-  parameters = inspect.signature(FACTORIES[term]).parameters.values()
-  own = {'weight': 1.0, 'warmup_steps': 0} if term in methods.TERMS else {'weight': 1.0}
-  return own | {
-      p.name: SMALL.get(p.name, p.default) for p in parameters
-      if p.kind is p.KEYWORD_ONLY and p.name != 'axis_name'}
-
-
-def terms_of(method):
+def small(method):
   """The terms of a method, in small."""
   return {term: options | {name: SMALL[name] for name in options if name in SMALL}
           for term, options in distillers.terms_of(method).items()}
 
 
 def subjects():
-  """name -> terms, of every term alone and of every method that is not a term with a weight."""
-  found = {term: {term: options_of(term)} for term in methods.TERMS}
-  for term in methods.WRAPPERS:  # what wraps needs something to wrap
-    found[term] = {'cross_image': options_of('cross_image'), term: options_of(term)}
-  for method in methods.METHODS:
-    terms = terms_of(method)
-    if terms and terms.keys() <= methods.WRAPPERS.keys():
-      continue  # there is nothing to wrap
-    if {term: options | {'weight': 1.0} for term, options in terms.items()} not in found.values():
-      found[f'method={method}'] = terms
+  """name -> terms, of every term with weight 1 and of every method of several terms."""
+  found = {}
+  for term in methods.TERMS:
+    # What wraps needs something to wrap.
+    found[term] = small(f'cross_image+{term}' if term in WRAPPERS else f'{term}@1')
+  for method, terms in methods.METHODS.items():
+    if method not in methods.TERMS:
+      assert len(terms) != 1
+      found[f'method={method}'] = small(method)
   return found
 
 
@@ -300,11 +289,11 @@ def test_a_state_comes_back_from_a_checkpoint_bit_for_bit(subject, tmp_path):
 def test_a_method_is_the_weighted_sum_of_its_terms(name):
   """With the draws, the memory and the critics that each term has alone."""
   terms = SUBJECTS[name]
-  wrappers = {term: options for term, options in terms.items() if term in methods.WRAPPERS}
+  wrappers = {term: options for term, options in terms.items() if term in WRAPPERS}
   memory, results = subject_of(terms).results
   loss, taps = 0.0, {}
   for term, options in terms.items():
-    if term in methods.WRAPPERS:
+    if term in WRAPPERS:
       continue
     alone = subject_of({term: options | {'weight': 1.0}} | wrappers)
     term_memory, found = alone.results

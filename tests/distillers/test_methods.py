@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdseg_jax import distillers, losses
+from kdseg_jax import distillers, losses, references
 from kdseg_jax.distillers import methods
+from kdseg_jax.errors import UserError
 
 
 def taps(seed, width):
@@ -27,17 +28,19 @@ def inputs_of():
 def test_terms_hold_the_weight_of_the_paper_and_every_option_of_the_factory():
   terms = distillers.terms_of('pixelwise+pairwise')
   assert terms['pixelwise'] == {
-      'weight': 10.0, 'warmup_steps': 0, 'temperature': 1.0, 'form': 'kl', 'reduction': 'mean',
-      'resize': False, 'align_corners': True, 'tap': 'logits'}
+      'factory': 'kdseg_jax.distillers:pixelwise', 'weight': 10.0, 'warmup_steps': 0,
+      'temperature': 1.0, 'form': 'kl', 'reduction': 'mean', 'resize': False,
+      'align_corners': True, 'tap': 'logits'}
   assert terms['pairwise'] == {
-      'weight': 10.0, 'warmup_steps': 0, 'node_scale': None, 'node_size': None, 'pool': 'max',
-      'norm_gradient': True, 'norm': 'add_eps', 'eps': 1e-8, 'neighbourhood': None,
-      'student_tap': 'embedding', 'teacher_tap': 'embedding'}
+      'factory': 'kdseg_jax.distillers:pairwise', 'weight': 10.0, 'warmup_steps': 0,
+      'node_scale': None, 'node_size': None, 'pool': 'max', 'norm_gradient': True,
+      'norm': 'add_eps', 'eps': 1e-8, 'neighbourhood': None, 'student_tap': 'embedding',
+      'teacher_tap': 'embedding'}
   assert distillers.terms_of('none') == {}
 
 
 def test_created_distiller_is_the_weighted_sum_of_its_losses():
-  terms = distillers.terms_of('pixelwise+pairwise', {'pairwise': 3.0})
+  terms = distillers.terms_of('pixelwise+pairwise@3')
   terms['pixelwise']['temperature'] = 2.0
   method = distillers.create(terms)
   inputs = inputs_of()
@@ -60,8 +63,8 @@ def test_nodes_are_pixels_or_of_a_size_or_a_share_of_the_map(options, node_size)
   np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
 
-WITH_TAPS = [term for term, factory in methods.TERMS.items()
-             if 'student_tap' in inspect.signature(factory).parameters]
+WITH_TAPS = [name for name, term in methods.TERMS.items()
+             if 'student_tap' in inspect.signature(term.factory).parameters]
 
 
 @pytest.mark.parametrize('term', WITH_TAPS)
@@ -72,7 +75,7 @@ def test_the_tap_of_each_model_is_read_of_that_model(term):
       student={'ours': tap(4), 'logits': tap(3)}, teacher={'theirs': tap(4), 'logits': tap(3)},
       batch={'label': jnp.zeros((2, 8, 8), jnp.uint8), 'index': jnp.arange(2)},
       rng=jax.random.key(0))
-  method = methods.TERMS[term](student_tap='ours', teacher_tap='theirs')
+  method = methods.TERMS[term].factory(student_tap='ours', teacher_tap='theirs')
   distillers.check_requires(method.requires, inputs)
   state = jax.eval_shape(method.init, jax.random.key(0), inputs)
   assert jax.eval_shape(method.loss, state, inputs)[0].shape == ()
@@ -86,14 +89,14 @@ def test_no_method_is_a_zero_loss_that_requires_nothing():
 
 
 def test_a_term_of_weight_zero_is_left_out():
-  method = distillers.create(distillers.terms_of('pixelwise+pairwise', {'pairwise': 0.0}))
+  method = distillers.create(distillers.terms_of('pixelwise+pairwise@0'))
   assert method.requires == distillers.Requires(student=('logits',), teacher=('logits',))
 
 
 def test_a_weight_is_warmed_up_as_in_the_official_code_of_knowledge_review():
   with np.load(pathlib.Path(__file__).parents[1] / 'golden' / 'review.npz') as golden:
     epochs, factors = golden['review_warmup/epoch'], golden['review_warmup/factor']
-  terms = distillers.terms_of('kd:3+pixelwise')
+  terms = distillers.terms_of('kd@3+pixelwise')
   terms['kd']['warmup_steps'] = 20 * 7  # 20 epochs of 7 steps
   method, inputs = distillers.create(terms), inputs_of()
   state = method.init(jax.random.key(0), inputs)
@@ -104,8 +107,8 @@ def test_a_weight_is_warmed_up_as_in_the_official_code_of_knowledge_review():
     np.testing.assert_allclose(
         metrics['pixelwise/weighted'], 10 * metrics['pixelwise/raw'], rtol=1e-6)
   assert 0 < run(jnp.int32(1))['kd/weighted'] < run(jnp.int32(6))['kd/weighted']
-  with pytest.raises(ValueError, match='kd: warmup_steps=-1 is negative'):
-    distillers.create({'kd': {'weight': 1.0, 'warmup_steps': -1}})
+  with pytest.raises(ValueError, match='config.distill.kd.warmup_steps=-1: expected a whole numb'):
+    distillers.create({'kd': terms['kd'] | {'warmup_steps': -1}})
 
 
 def test_unknown_method_names_the_nearest():
@@ -113,31 +116,59 @@ def test_unknown_method_names_the_nearest():
     distillers.terms_of('pixelwize+pairwise')
 
 
-def test_weight_of_a_term_that_the_method_has_not_is_refused():
-  with pytest.raises(ValueError, match="Unknown term of method=pixelwise: 'pairwise'"):
-    distillers.terms_of('pixelwise', {'pairwise': 1.0})
-
-
 def test_a_term_shared_by_two_methods_needs_an_explicit_weight(monkeypatch):
   monkeypatch.setitem(methods.METHODS, 'both', {'pixelwise': 1.0, 'pairwise': 2.0})
-  with pytest.raises(ValueError, match="'pixelwise' occurs in two.*pixelwise:<weight>"):
+  with pytest.raises(ValueError, match="'pixelwise' occurs twice.*pixelwise@<weight>"):
     distillers.terms_of('pixelwise+both')
-  for terms in (distillers.terms_of('pixelwise+both', {'pixelwise': 4.0}),
-                distillers.terms_of('pixelwise:4+pixelwise+both')):
-    assert terms['pixelwise']['weight'] == 4.0 and terms['pairwise']['weight'] == 2.0
+  terms = distillers.terms_of('pixelwise@4+pixelwise+both')
+  assert terms['pixelwise']['weight'] == 4.0 and terms['pairwise']['weight'] == 2.0
+  with pytest.raises(ValueError, match="'kd' occurs twice, with weights 2.0 and 3.0"):
+    distillers.terms_of('kd@2+kd@3')
+
+
+def test_a_weight_is_that_of_one_term_and_scales_those_of_several():
+  weights = lambda method: {
+      term: options['weight'] for term, options in distillers.terms_of(method).items()}
+  assert weights('pairwise@3') == {'pairwise': 3.0}
+  assert weights('channel_wise@3') == {
+      'kd': 3.0, 'channel_wise_features': 150.0, 'channel_wise_logits': 9.0}
+  assert weights('channel_wise@3+kd@0.5')['kd'] == 0.5
 
 
 def test_a_method_declares_options_of_its_terms():
   for name, terms in methods.METHODS.items():
     found = distillers.terms_of(name)
+    assert set(found) == set(terms)
     for term, declared in terms.items():
-      declared = declared if isinstance(declared, dict) else {'weight': declared}
-      factory = inspect.signature((methods.TERMS | methods.WRAPPERS)[term]).parameters
-      own = {'weight', 'warmup_steps'} if term in methods.TERMS else {'weight'}
+      declared = dict(declared) if isinstance(declared, dict) else {'weight': declared}
+      factory = inspect.signature(methods.TERMS[term].factory).parameters
+      wraps = methods.is_wrapper(methods.TERMS[term].factory)
+      own = {'factory', 'weight'} | (set() if wraps else {'warmup_steps'})
       assert set(found[term]) - own == set(factory) - {'axis_name', 'distiller'}
+      declared |= {option: value for option, value in methods.TERMS[term].options.items()
+                   if option not in declared}
       assert declared.items() <= found[term].items()
       for option in set(found[term]) - set(declared) - own:
         assert found[term][option] == factory[option].default
+
+
+@pytest.mark.parametrize('term', methods.TERMS)
+def test_the_name_of_a_factory_leads_to_it(term):
+  reference = distillers.terms_of(term)[term]['factory']
+  assert references.find(reference, '') is methods.TERMS[term].factory
+
+
+@pytest.mark.parametrize('name', [
+    name for name in methods.METHODS if hasattr(distillers, name)])
+def test_a_method_is_what_the_factory_of_its_name_makes(name):
+  """Of one term, whose factory it is; of several, with the same terms and weights."""
+  terms = distillers.terms_of(name)
+  if name in methods.TERMS:
+    assert list(terms) == [name]
+    assert references.find(terms[name]['factory'], '') is getattr(distillers, name)
+    return
+  made = getattr(distillers, name)()
+  assert made.requires == distillers.create(terms).requires
 
 
 def test_methods_that_give_a_term_other_options_cannot_be_joined():
@@ -145,12 +176,10 @@ def test_methods_that_give_a_term_other_options_cannot_be_joined():
              "'cross_entropy', reduction 'mean' and 'sum_over_batch'.*config.distill.pixelwise")
   with pytest.raises(ValueError, match=message):
     distillers.terms_of('pixelwise+skd_journal')
-  with pytest.raises(ValueError, match=message):
-    distillers.terms_of('pixelwise+skd_journal', {'pixelwise': 1.0})
   with pytest.raises(ValueError, match="'pairwise'.*weight 10.0 and 0.5, node_scale None and 0.5"):
     distillers.terms_of('pairwise+skd_journal')
   # A term that is only weighed takes the options of the method that has it.
-  terms = distillers.terms_of('skd_journal+pairwise:2')
+  terms = distillers.terms_of('skd_journal+pairwise@2')
   assert terms['pairwise']['weight'] == 2.0 and not terms['pairwise']['norm_gradient']
   assert distillers.terms_of('skd+pairwise') == distillers.terms_of('skd')
   assert distillers.terms_of('skd_cirkd+intra_class_variation')['adversarial']['weight'] == 0.001
@@ -187,18 +216,30 @@ def test_the_journals_terms_are_those_of_its_criterion():
 
 
 def test_a_term_shared_with_the_same_weight_occurs_once():
-  terms = distillers.terms_of('fitnets+attention_transfer')
+  terms = distillers.terms_of('cirkd+channel_wise+kd')
   assert {term: options['weight'] for term, options in terms.items()} == {
-      'kd': 1.0, 'fitnets': 10.0, 'attention_transfer': 10_000.0}
+      'kd': 1.0, 'cross_image': 1.0, 'memory': 1.0, 'channel_wise_features': 50.0,
+      'channel_wise_logits': 3.0}
 
 
 def test_the_method_string_gives_and_adds_weights():
-  terms = distillers.terms_of('fitnets+kd:0.5+pairwise:3')
+  terms = distillers.terms_of('channel_wise+kd@0.5+pairwise@3')
   assert {term: options['weight'] for term, options in terms.items()} == {
-      'kd': 0.5, 'fitnets': 10.0, 'pairwise': 3.0}
-  assert distillers.terms_of('kd+context:1')['context']['weight'] == 1.0
-  assert distillers.terms_of('kd:2', {'kd': 3.0})['kd']['weight'] == 3.0
-  with pytest.raises(ValueError, match="weight of 'kd' is 'much'; expected a number"):
-    distillers.terms_of('fitnets+kd:much')
-  with pytest.raises(ValueError, match="Unknown term of method=.*: 'fitnet'. Did you mean"):
-    distillers.terms_of('fitnet:1')
+      'kd': 0.5, 'channel_wise_features': 50.0, 'channel_wise_logits': 3.0, 'pairwise': 3.0}
+  assert distillers.terms_of('kd+context')['context']['weight'] == 1.0
+  assert distillers.label(terms) == (
+      'kd@0.5+channel_wise_features@50+channel_wise_logits@3+pairwise@3')
+  assert distillers.label({}) == 'none'
+
+
+@pytest.mark.parametrize('method, message', [
+    ('fitnets+kd@much', "weight of 'kd' is 'much'; expected a number"),
+    ('kd@nan', "weight of 'kd' is 'nan'"), ('kd@', "weight of 'kd' is ''"),
+    ('fitnet@1', "Unknown method: 'fitnet'. Did you mean 'fitnets'"),
+    ('fitnets+kd:2', 'a weight is written with @, kd@2'),
+    ('kd:much', 'a weight is written with @, kd@much'),
+    ('mylab.losses:2', 'a weight is written with @, mylab.losses@2'),
+    ('my-lab:term', "'my-lab:term' is no module:attribute")])
+def test_what_is_no_method_is_refused(method, message):
+  with pytest.raises(UserError, match=message):
+    distillers.terms_of(method)

@@ -26,7 +26,7 @@ def inputs_of(student=(16, 24), teacher=(4, 6)):
 
 def create(term, **options):
   options = {'width': 1 / 8, **options} if term in ('holistic', 'adversarial') else options
-  return distillers.create({term: {**distillers.terms_of(f'{term}:1')[term], **options}})
+  return distillers.create({term: {**distillers.terms_of(f'{term}@1')[term], **options}})
 
 
 def state_of(method, inputs):
@@ -113,7 +113,7 @@ def test_vectors_are_maps_of_one_pixel(term):
                      for tap, width in (('logits', 3), ('embedding', 5))}
              for owner in ('student', 'teacher')}
   label = np.array([0, 2, 1, 0], np.int32)
-  distiller = distillers.create(distillers.terms_of(f'none+{term}:1'))
+  distiller = distillers.create(distillers.terms_of(f'none+{term}@1'))
 
   def value_and_grad(shape, label):
     inputs = distillers.DistillInputs(

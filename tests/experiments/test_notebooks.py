@@ -111,7 +111,7 @@ def test_distil_your_own_folder_runs_on_the_folder_that_it_makes(tmp_path, monke
   assert '0 problems.' in printed(notebook, 'check')
   methods = [re.search('2 steps, method (.*)', printed(notebook, cell)).group(1)
              for cell in ('teacher', 'student', 'distilled')]
-  assert methods == ['none', 'none', 'pixelwise+pairwise']
+  assert methods == ['none', 'none', 'pairwise+pixelwise']
   rows = [[cell.strip() for cell in line.strip('|').split('|')]
           for line in printed(notebook, 'evaluate').splitlines()]
   assert rows[0] == ['IoU on val, %', 'teacher', 'student', 'distilled']

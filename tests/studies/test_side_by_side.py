@@ -13,7 +13,7 @@ from absl import logging as absl_logging
 
 from configs import common, quickstart
 from kdseg_jax import distillers, parallel
-from kdseg_jax.distillers import DistillerState, methods
+from kdseg_jax.distillers import DistillerState
 from kdseg_jax.studies import plan as study_plan
 from kdseg_jax.studies import side_by_side
 from kdseg_jax.training import loop, preparations
@@ -27,12 +27,8 @@ STEPS = 7
 
 @pytest.fixture(scope='module', autouse=True)
 def toy_parts(toy_models):
-  """A method with all four groups of state, and one device."""
-  def everything(*, slope=1.0, axis_name=None):
-    return toys.everything((slope, 0.5, 2.0), axis_name=axis_name, tap='logits')
+  """One device."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(methods.TERMS, 'everything', everything)
-    patch.setitem(methods.METHODS, 'everything', {'everything': 0.1})
     patch.setattr(parallel, 'create_mesh', lambda devices=None, original=parallel.create_mesh:
                   original(devices or jax.devices()[:1]))
     yield
@@ -47,7 +43,8 @@ def teacher(tmp_path_factory):
 
 STUDENTS = {
     'alone': {}, 'pairwise': {'method': 'pairwise'},  # reads another tap than the next
-    'everything': {'method': 'everything', 'critic': {'steps': 2}, 'prepare': {'steps': 3}}}
+    'everything': {'method': 'tests.toy_methods:everything@0.1', 'critic': {'steps': 2},
+                   'prepare': {'steps': 3}}}
 
 
 def study_of(teacher, students=tuple(STUDENTS), seeds=(0, 1), **study):
@@ -291,7 +288,8 @@ def test_seeds_must_be_different_numbers(seeds, teacher):
     ({'eval': {'overlap': 1.0}}, 'config.eval.overlap=1.0'),
     ({'train': {'freeze': ('nope',)}}, "config.train.freeze: 'nope' matches no parameter"),
     ({'optimizer': {'name': 'lion'}}, 'lion'),
-    ({'study': {'students': {'pairwise': {'method': 'kd'}}}}, 'Give the method to the recipe'),
+    ({'study': {'students': {'pairwise': {'distill': {'pairwise': {'node_siz': 2}}}}}},
+     "field of config.distill.pairwise: 'node_siz'. Did you mean 'node_size'"),
 ])
 def test_what_cannot_work_is_refused_before_the_teacher_is_trained(change, message, teacher):
   config = study_of(teacher)
@@ -304,8 +302,7 @@ def test_what_cannot_work_is_refused_before_the_teacher_is_trained(change, messa
 def test_students_whose_teacher_normalises_otherwise_are_refused(teacher):
   config = study_of(teacher, ('alone', 'pairwise'))
   with config.unlocked():
-    config.study.students.reviewing = {
-        'method': 'review', 'distill': distillers.terms_of('review')}
+    config.study.students.reviewing = {'distill': distillers.terms_of('review')}
     study_plan.check_study(config)
     config.study.students.reviewing.distill.review.teacher_batch_statistics = True
   with pytest.raises(ValueError, match="True for 'reviewing' and False for 'pairwise'"):

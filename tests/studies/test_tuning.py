@@ -33,7 +33,7 @@ def trained(monkeypatch):
   runs, rows = [], {}
 
   def install(metric):
-    def train(config, workdir, allow_class_names=False):
+    def train(config, workdir, **_):
       for name in study_plan.student_names(config):
         for seed in config.study.seeds:
           run = study_plan.student_config(config, name, seed)

@@ -10,7 +10,6 @@ import pytest
 
 from kdseg_jax import (
   default_config,
-  distillers,
   evaluate,
   inference,
   parallel,
@@ -20,7 +19,6 @@ from kdseg_jax import (
 )
 from kdseg_jax.checkpoint import Checkpointer
 from kdseg_jax.data import files, subset
-from kdseg_jax.distillers import methods
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import evaluation
 from kdseg_jax.inference.views import Inference
@@ -28,28 +26,14 @@ from kdseg_jax.recipes import common
 from kdseg_jax.studies import side_by_side
 from kdseg_jax.training import experiment, loop, programs, run, shapes
 from kdseg_jax.training.preemption import StopSignal
-from tests import runs, toy_task, toys
+from tests import runs, toy_task
 
-
-def through_head(*, axis_name=None):
-  """What the teacher's head says of the student's features, where the student errs most."""
-  def loss(inputs):
-    seen = inputs.teacher_head({'pooled': inputs.student['pooled']}, 0)['value']
-    weight = jnp.abs(jax.lax.stop_gradient(inputs.targets['difference']))
-    value = jnp.mean(weight * (seen - inputs.teacher['value']) ** 2)
-    return jax.lax.pmean(value, axis_name) if axis_name else value
-  return distillers.core.stateless(distillers.Requires(
-      student=('pooled',), teacher=('value',), targets=('difference',), teacher_head=True), loss)
+TOY, HEAD = 'tests.toy_methods:of_value@0.5', 'tests.toy_methods:through_head'
 
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
   toy_task.register(monkeypatch)
-  monkeypatch.setitem(methods.TERMS, 'toy', lambda *, axis_name=None: toys.projected(
-      axis_name, 'value'))
-  monkeypatch.setitem(methods.METHODS, 'toy', {'toy': 0.5})
-  monkeypatch.setitem(methods.TERMS, 'head', through_head)
-  monkeypatch.setitem(methods.METHODS, 'head', {'head': 1.0})
 
 
 def config_of(method='none', role='student', **fields):
@@ -147,7 +131,7 @@ def test_views_and_options_that_the_task_does_not_know_are_refused():
 
 def test_a_teacher_that_errs_too_much_is_refused(tmp_path):
   loop.train(config_of(role='teacher'), str(tmp_path / 'teacher'))
-  config = config_of('toy', **{
+  config = config_of(TOY, **{
       'teacher.checkpoint': str(tmp_path / 'teacher'), 'teacher.min_metric': 1e-6})
   with pytest.raises(UserError, match='above config.teacher.min_metric=1e-06.*raise the limit'):
     loop.train(config, str(tmp_path / 'student'))
@@ -161,11 +145,12 @@ def test_a_teacher_that_errs_too_much_is_refused(tmp_path):
 def test_a_study_of_it_is_tuned_trained_and_reported(tmp_path):
   config = common.study(
       config_of(), title='Brightness', description='Numbers.', seeds=(0, 1),
-      students={'alone': {}, 'toy': {'method': 'toy'}}, teacher=config_of(role='teacher'),
+      students={'alone': {}, 'toy': {'method': TOY}}, teacher=config_of(role='teacher'),
       tune={'field': 'optimizer.learning_rate', 'grid': (1e-3, 1e-1, 10.0), 'extend': 2,
             'split': 'test', 'seeds': (7,), 'data_seed': 7})
   study.main(types.SimpleNamespace(
-      config=config, workdir=str(tmp_path), allow_class_names=False), [])
+      config=config, workdir=str(tmp_path), allow_class_names=False,
+      allow_imports=[]), [])
   report = json.loads((tmp_path / 'report.json').read_text())
   assert report['metric'] == 'error' and report['teacher']['images'] == 11
   for name, entry in report['students'].items():
@@ -192,7 +177,7 @@ def teacher(tmp_path_factory):
 
 
 def test_targets_and_the_head_of_the_teacher_reach_a_method(teacher):
-  config = config_of('head', **{'teacher.checkpoint': teacher, 'task.weight': 0.0,
+  config = config_of(HEAD, **{'teacher.checkpoint': teacher, 'task.weight': 0.0,
                                 'optimizer.momentum': 0.0, 'optimizer.weight_decay': 0.0})
   built = experiment.create_experiment(config)
   state = experiment.initial_state(built)
@@ -215,11 +200,11 @@ def test_targets_and_the_head_of_the_teacher_reach_a_method(teacher):
 @pytest.mark.slow
 @pytest.mark.parametrize('vmap_seeds', [False, True])
 def test_in_studies_too(teacher, vmap_seeds, tmp_path):
-  config = config_of('head', **{'teacher.checkpoint': teacher, 'seed': 1})
+  config = config_of(HEAD, **{'teacher.checkpoint': teacher, 'seed': 1})
   together = loop.train(config, str(tmp_path / 'together'))
   config = common.study(config_of(**{'teacher.checkpoint': teacher, 'data.seed': 1}), title='',
                         description='', seeds=(1, 2), baseline='head',
-                        students={'head': {'method': 'head'}})
+                        students={'head': {'method': HEAD}})
   config.study.vmap_seeds = vmap_seeds
   assert side_by_side.train(config, str(tmp_path / 'study'))
   found = errors(tmp_path / 'study/students/head/seed1')
@@ -227,7 +212,7 @@ def test_in_studies_too(teacher, vmap_seeds, tmp_path):
 
 
 def test_what_task_or_teacher_do_not_have_is_refused(teacher, monkeypatch):
-  built = experiment.create_experiment(config_of('head', **{'teacher.checkpoint': teacher}))
+  built = experiment.create_experiment(config_of(HEAD, **{'teacher.checkpoint': teacher}))
   shapes.check_step(built)
   requires = built.distiller.requires._replace(targets=('masks',))
   with pytest.raises(UserError, match=r"the task has no target 'masks'; it has \['difference'\]"):

@@ -88,9 +88,9 @@ def test_what_changes_no_state_goes_on_with_every_value_in_its_place(
 @pytest.mark.parametrize('before, after, changes, named', [
     ('kd', 'kd', {'optimizer.name': 'adamw'}, "config.optimizer.name is 'adamw' now and was 'sgd'"),
     ('kd', 'kd', {'optimizer.momentum': 0.0}, 'config.optimizer.momentum is 0.0 now and was 0.9'),
-    ('kd', 'fitnets', {}, "config.method is 'fitnets' now and was 'kd'"),
-    ('kd', 'holistic', {}, "config.method is 'holistic' now and was 'kd'"),
-    ('fitnets', 'kd', {}, "config.method is 'kd' now and was 'fitnets'"),
+    ('kd', 'fitnets', {}, 'config.distill.fitnets is there now and was not'),
+    ('kd', 'holistic', {}, 'config.distill.holistic is there now and was not'),
+    ('fitnets', 'kd', {}, 'config.distill.fitnets is not there now and was'),
     ('kd', 'kd', {'student.name': 'deeplabv3_resnet50'}, 'config.student.name is '),
     ('kd', 'kd', {'train.freeze': ('body/*',)}, "config.train.freeze is ['body/*'] now and was []"),
     ('kd', 'kd', {'train.ema_decay': 0.9}, 'config.train.ema_decay is 0.9 now and was 0.0'),

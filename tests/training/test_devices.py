@@ -41,7 +41,7 @@ def ten_steps(devices, mode):
   """Of every seed: losses, final parameters, and the metrics of the student."""
   mesh = parallel.create_mesh(jax.devices()[:devices])
   model = models.create('deeplabv3_resnet18', 11, width=0.125, output_stride=16, axis_name=AXIS)
-  terms = distillers.terms_of('pixelwise+pairwise', {'pixelwise': 1.0, 'pairwise': 1.0})
+  terms = distillers.terms_of('pixelwise@1+pairwise@1')
   distiller = distillers.create(terms, axis_name=AXIS)
   optimizers = Optimizers(*[optax.sgd(1e-3, momentum=0.9)] * 2)
   step = parallel.data_parallel(

@@ -7,6 +7,7 @@ import pytest
 
 from configs import quickstart
 from kdseg_jax import parallel
+from kdseg_jax.errors import UserError
 from kdseg_jax.training import config_check, experiment, run
 from tests import toys
 
@@ -39,12 +40,16 @@ def test_a_field_that_cannot_work_is_named(field, value, message):
     experiment.create_experiment(config_with(field, value))
 
 
-@pytest.mark.parametrize('before,after', [('none', 'pixelwise+pairwise'), ('pixelwise', 'none'),
-                                          ('kd', 'pixelwise')])
-def test_a_method_that_the_recipe_was_not_given_is_refused(before, after):
-  config = quickstart.get_config(f'method={before},runlocal')
-  config.method = after
-  with pytest.raises(ValueError, match='Give the method to the recipe instead'):
+@pytest.mark.parametrize('term, message', [
+    ({'weight': 1.0}, r"kd.factory=None: expected .*'kdseg_jax.distillers:pixelwise'"),
+    ({'factory': 'kdseg_jax.distillers:pixelwise'}, 'distill.kd.weight=None: expected a number'),
+    ({'factory': 'kdseg_jax.distillers:pixlwise', 'weight': 1.0}, "Did you mean 'pixelwise'"),
+    ({'factory': 'kdseg_jax.distillers:pixelwise', 'weight': 1.0, 'temperature': 'hot'},
+     "config.distill.kd.temperature='hot': is of type str; expected float")])
+def test_a_term_that_cannot_be_made_is_refused(term, message):
+  config = quickstart.get_config('runlocal')
+  config.distill.kd = term
+  with pytest.raises(UserError, match=message):
     experiment.create_experiment(config)
 
 

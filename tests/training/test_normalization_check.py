@@ -59,7 +59,7 @@ def test_what_is_frozen_keeps_its_statistics():
 @pytest.mark.parametrize('images, side', [(1, 1), (2, 1), (1, 2)])
 def test_the_heads_of_methods_are_looked_at_too(images, side):
   config = config_of('espnet_c', images)
-  config.method = 'cirkd'
+  config.distill = distillers.terms_of('memory')
   tap = jax.ShapeDtypeStruct((images, side, side, 4), jnp.float32)
   size = (images, 32, 32)
   inputs = distillers.DistillInputs(
@@ -75,5 +75,5 @@ def test_the_heads_of_methods_are_looked_at_too(images, side):
       check_normalization, config, parallel.create_mesh(), student, method, inputs)
   if images * side > 1:
     return check()
-  with pytest.raises(UserError, match='hidden/norm/norm of method=cirkd sees one value'):
+  with pytest.raises(UserError, match=r'hidden/norm/norm of config.distill \(memory@1\) sees'):
     check()

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 
 STEPS = 12
 STUDENT = (
-    '--config=configs/quickstart.py:method=everything+holistic,runlocal',
+    '--config=configs/quickstart.py:method=tests.toy_methods:everything@0.1+holistic,runlocal',
     f'--config.train.steps={STEPS}', '--config.prepare.steps=4',
     '--config.critic.optimizer.momentum=0.9',  # of the toy's critic; the other has an Adam
     '--config.distill.holistic.critic_learning_rate=4e-4',
@@ -29,8 +29,7 @@ def teacher(cache, tmp_path_factory):
 @pytest.fixture(scope='module')
 def uninterrupted(teacher, cache, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('uninterrupted')
-  runs.run('train', *STUDENT, teacher, f'--workdir={workdir}', cache=cache,
-           prelude=runs.TOY_METHOD)
+  runs.run('train', *STUDENT, teacher, f'--workdir={workdir}', cache=cache)
   return workdir
 
 
@@ -52,12 +51,12 @@ def assert_same_end(workdir, uninterrupted):
 def test_a_killed_run_ends_bit_identical_to_an_uninterrupted_one(
     teacher, uninterrupted, cache, tmp_path, phase, step):
   arguments = ('train', *STUDENT, teacher, f'--workdir={tmp_path}')
-  process = runs.start(*arguments, cache=cache, prelude=runs.TOY_METHOD)
+  process = runs.start(*arguments, cache=cache)
   runs.wait_for_step(process, tmp_path, step, phase)
   process.kill()  # SIGKILL: nothing can be tidied up
   process.communicate()
   assert process.returncode == -signal.SIGKILL
-  runs.run(*arguments, cache=cache, prelude=runs.TOY_METHOD)
+  runs.run(*arguments, cache=cache)
   assert_same_end(tmp_path, uninterrupted)
 
 
@@ -66,7 +65,7 @@ def test_a_signal_saves_and_exits_with_0_and_the_run_goes_on(
     number, teacher, uninterrupted, cache, tmp_path):
   arguments = ('train', *STUDENT, teacher, f'--workdir={tmp_path}',
                '--config.checkpoint.every_steps=0')
-  process = runs.start(*arguments, cache=cache, prelude=runs.TOY_METHOD)
+  process = runs.start(*arguments, cache=cache)
   runs.wait_for_step(process, tmp_path, 2)
   process.send_signal(number)
   output, _ = process.communicate(timeout=120)
@@ -74,15 +73,14 @@ def test_a_signal_saves_and_exits_with_0_and_the_run_goes_on(
   assert 'Ctrl-C again ends at once' in output
   stopped = runs.saved(tmp_path)
   assert 2 <= stopped['training/step'] < STEPS
-  output = runs.run(*arguments, cache=cache, prelude=runs.TOY_METHOD)
+  output = runs.run(*arguments, cache=cache)
   assert 'mean IoU' in output
   assert_same_end(tmp_path, uninterrupted)
 
 
 def test_a_finished_run_is_only_evaluated_again(teacher, uninterrupted, cache):
   before = runs.saved(uninterrupted)
-  output = runs.run('train', *STUDENT, teacher, f'--workdir={uninterrupted}', cache=cache,
-                    prelude=runs.TOY_METHOD)
+  output = runs.run('train', *STUDENT, teacher, f'--workdir={uninterrupted}', cache=cache)
   assert 'mean IoU' in output
   for name, value in runs.saved(uninterrupted).items():
     np.testing.assert_array_equal(value, before[name], err_msg=name)

@@ -186,7 +186,7 @@ def test_a_teacher_is_measured_again_where_anything_of_the_measurement_changed(
   monkeypatch.setattr(run, 'create_evaluator', lambda *_: lambda *_, **__: (
       calls.append(1), {'mean_iou': 0.5})[1])
   other = {'split': 'val', 'window': (16, 16), 'scales': (0.5, 1.0), 'size': (40, 40),
-           'name': 'folder', 'root': 'x', 'crop': (7, 7)}
+           'name': 'folder', 'root': 'x', 'crop': (7, 7), 'options': {'x': 1}}
 
   def measured(field):
     config = config_of(eval={'window': (8, 8), 'every_steps': 1, 'crop': (8, 8), 'short_side': 9})
@@ -283,7 +283,7 @@ def test_evaluate_looks_at_the_split_and_folder_asked_for_as_its_config_says(mon
   source = types.SimpleNamespace(classes=tuple('abc'))
   monkeypatch.setattr(data, 'create', lambda name, split, root, **_: (
       seen.update(source=(name, split, root)), source)[1])
-  monkeypatch.setattr(evaluate, 'restore', lambda workdir, *, checkpoint, views, mesh: (
+  monkeypatch.setattr(evaluate, 'restore', lambda workdir, *, checkpoint, views, **_: (
       seen.update(model=(workdir, checkpoint)),
       toys.loaded('module', 'variables', views=views, step=2))[1])
 
@@ -300,7 +300,7 @@ def test_evaluate_looks_at_the_split_and_folder_asked_for_as_its_config_says(mon
   monkeypatch.setattr(evaluate.program, 'require_workdir', lambda *_, **__: 'work')
   options = Options(
       config=config, split='extra', data_root='elsewhere', best=True, json=None, confusion=None,
-      allow_class_names=False)
+      allow_class_names=False, allow_imports=[], workdir='work')
   with pytest.raises(Seen):
     evaluate.main(options, [])
   assert seen['source'] == ('folder', 'extra', 'elsewhere') and seen['model'] == ('work', 'best')

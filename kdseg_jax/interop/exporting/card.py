@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kdseg_jax.data.json_files import read_rows
+from kdseg_jax.distillers import label
 from kdseg_jax.inference import Model
 from kdseg_jax.interop.exporting import manifest, sizes
 
@@ -45,7 +46,7 @@ def _head(description):
 
 
 def _summary(model, description):
-  taught = model.config.method not in ('', 'none')
+  taught = bool(model.config.distill)
   return (f'A {description["task"]} model of {len(description["classes"])} classes'
           f'{", distilled" if taught else ""}, exported as {description["kind"]} by kdseg_jax '
           f'{description["kdseg_jax"]} (jax {description["jax"]}). Its logits were compared with '
@@ -80,7 +81,7 @@ def _use(model, description):
           'safetensors': _with_torch}[description['kind']](description)
   if description['kind'] == 'safetensors':
     options = {name: value for name, value in sorted(model.config.student.items())
-               if name not in ('init', 'remat', 'mean', 'std', 'channel_order', 'name')}
+               if name not in ('init', 'options', 'remat', 'mean', 'std', 'channel_order', 'name')}
     code += ('\n\nThe architecture is the one that the names belong to '
              f'(`{description["scheme"]}`), with: `{json.dumps(options)}`.')
   return code
@@ -113,7 +114,7 @@ def _python(*lines):
 
 def _training(model):
   config = model.config
-  rows = [('method', config.method), ('data', config.data.name),
+  rows = [('method', label(config.distill)), ('data', config.data.name),
           ('teacher', os.path.basename(os.path.normpath(config.teacher.checkpoint or '')) if (
               config.teacher.checkpoint) else 'none'),
           ('started from', os.path.basename(config.student.init) or 'random weights'),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import kdseg_jax
-from kdseg_jax import models
+from kdseg_jax import distillers, models
 from kdseg_jax.data import files
 from kdseg_jax.data.json_files import METRICS_FILE
 from kdseg_jax.interop import exporting
@@ -21,7 +21,7 @@ def trained(monkeypatch, tmp_path):
   monkeypatch.setattr(models, 'create', lambda name, num_classes, axis_name, **_: toys.Model(
       num_classes, axis_name))
   config = workdirs.config_of(**{'data.size': (48, 64), 'teacher.checkpoint': '/secret/teacher/'})
-  config.method = 'kd'
+  config.distill = distillers.terms_of('kd')
   workdirs.save(tmp_path / 'run', config)
   rows = [{'phase': 'evaluation', 'step': step, 'mean_iou': score, 'pixel_accuracy': 0.9}
           for step, score in ((1, 0.25), (2, 0.5))]
@@ -36,7 +36,7 @@ def test_a_card_tells_what_the_model_is(trained, tmp_path):
   for line in ('library_name: kdseg_jax', 'pipeline_tag: image-segmentation', 'license: unknown',
                '- stablehlo', '- jax'):
     assert line in head.splitlines()
-  for part in ('3 classes, distilled', '| method | kd |', '| teacher | teacher |',
+  for part in ('3 classes, distilled', '| method | kd@1 |', '| teacher | teacher |',
                '| mean_iou (val) | 0.2500 |', 'any number of images of any size',
                'subtract (123.675, 116.28, 103.53)', 'resized to 48x64', '0 sky, 1 road, 2 tree',
                '`model.cpu.stablehlo`', 'Whoever publishes these weights'):

@@ -1,0 +1,51 @@
+"""A model, a source and an optimiser, and what is none of these."""
+
+import flax.linen as nn
+import numpy as np
+import optax
+
+
+class Tiny(nn.Module):
+  """A segmenter of one layer."""
+
+  num_classes: int
+  axis_name: str | None = None
+  width: float = 1.0
+  features: int = 4
+
+  @nn.compact
+  def __call__(self, image, mask=None, index=None, train=False):
+    x = nn.Conv(self.features, (3, 3), (4, 4))(image / 255)
+    logits = nn.Conv(self.num_classes, (1, 1))(x)
+    return logits, {'embedding': x, 'logits': logits}
+
+
+class Stripes:
+  """Images of stripes; one class is left of the middle, one right of it."""
+
+  classes = ('left', 'right')
+  palette = np.array([[0, 0, 0], [255, 255, 255]], np.uint8)
+
+  def __init__(self, split: str, *, count: int = 9):
+    self.split, self._count = split, count
+
+  def __len__(self):
+    return self._count
+
+  def __getitem__(self, index):
+    label = np.zeros((16, 16), np.uint8)
+    label[:, 8:] = 1
+    image = np.repeat(label[..., None] * (200 + index % 8), 3, axis=-1).astype(np.uint8)
+    return {'image': image, 'label': label, 'image_id': f'{self.split}{index}'}
+
+
+def signed(learning_rate, *, scale: float = 1.0):
+  """The sign of the gradient."""
+  return optax.chain(optax.sign() if hasattr(optax, 'sign') else optax.scale_by_sign(),
+                     optax.scale(scale), optax.scale_by_learning_rate(learning_rate))
+
+
+def nothing(first=None, **_):
+  """Makes no part of a run."""
+  del first
+  return 3
