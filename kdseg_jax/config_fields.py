@@ -34,6 +34,11 @@ def _is_size(value):
   return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
+def _is_sides(value):
+  return isinstance(value, (tuple, list)) and len(value) == 2 and all(map(_is_size, value)) and (
+      value[0] <= value[1])
+
+
 def _is_factor(value):
   return isinstance(value, (int, float)) and not isinstance(value, bool) and (
       0 < value < math.inf)
@@ -65,7 +70,11 @@ _FIELDS = {
         lambda value: _is_factor(value) and value <= 1, (0, 2),
         'the lowest and the highest share of the area, above 0 and up to 1, or () for none',
         '(0.08,1.0)'),
+    'augmentation.resize': _Values(
+        _is_sides, _ANY, 'one or more pairs of the shorter and the longer side in whole pixels, or '
+        '() for none', '((800,1333),)'),
     'eval.window': _Values(_is_size, (0, 2), f'{_PIXELS}, or () for whole images', '(512,512)'),
+    'eval.crop': _Values(_is_size, (0, 2), f'{_PIXELS}, or () for whole images', '(224,224)'),
     'eval.scales': _Values(_is_factor, _SOME, 'one or more factors above 0', '(0.75,1.0,1.25)'),
     'student.mean': _Values(_is_number, (3,), 'three numbers, RGB in 0-255',
                             '(123.675,116.28,103.53)'),

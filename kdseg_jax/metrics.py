@@ -6,6 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kdseg_jax.coco_ap import CocoResults, coco_ap
+
+__all__ = ['CocoResults', 'coco_ap', 'confusion_matrix', 'mean_iou', 'pixel_accuracy']
+
 
 def confusion_matrix(labels, predictions, num_classes: int, *, where=None) -> jax.Array:
   """How often each label was given each prediction.

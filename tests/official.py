@@ -47,6 +47,8 @@ CASES = {
     'skd19_espnet': ('espnet', 'skd_espnet'),
     'skd19_espnet_c': ('espnet_c', 'skd_espnet'),
     'timm_resnet18d': ('resnet18d', 'timm_resnet'),
+    'timm_xception41': ('xception41', 'timm_xception'),
+    'timm_xception65': ('xception65', 'timm_xception'),
     'torchvision_resnet18': ('resnet18', 'torchvision_resnet'),
     'torchvision_resnet50': ('resnet50', 'torchvision_resnet'),
     'torchvision_mobilenet_v2': ('mobilenetv2', 'torchvision_mobilenetv2'),
@@ -58,7 +60,8 @@ OF_ONE_WIDTH = ('cifar_mobilenetv2_half', 'cifar_shufflenetv1', 'cifar_shufflene
 @functools.cache
 def shapes():
   """Case -> key -> shape."""
-  return json.loads(gzip.decompress((FOLDER / 'state_dicts.json.gz').read_bytes()))
+  return {case: keys for file in sorted(FOLDER.glob('state_dicts*.json.gz'))
+          for case, keys in json.loads(gzip.decompress(file.read_bytes())).items()}
 
 
 def state_dict(case, fill):

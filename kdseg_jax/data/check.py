@@ -1,11 +1,15 @@
-"""Checks a folder of images and labels before training: every file, every problem.
+"""Checks a folder of images and labels or boxes before training: every file, every problem.
 
 python -m kdseg_jax.data.check <folder> --layout=folder
 
 Prints sizes, the share of each class and of ignored pixels, and all problems: files that cannot be
 read or do not match, a class without a pixel in train, a split without a labelled pixel, palettes
-that differ. Exit status 0 if there is none, 1 if there are some, 2 if the folder cannot be checked
-at all.
+that differ. Of images with one class each (--layout=class_folder, npz, cifar10 or cifar100) it
+prints how many each class has, and warns of images of the same bytes in two splits or classes. Of
+boxes (--layout=voc_boxes or coco) the number of each class and size, crowds and boxes without an
+area, and as problems those outside their image, a class without a box in train, and pictures that
+are in two splits.
+Exit status 0 if there is no problem, 1 if there are some, 2 if the data cannot be checked at all.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ import tqdm
 from absl import flags
 
 from kdseg_jax import paths, program
-from kdseg_jax.data import camvid, class_list, files, folder, pairs
+from kdseg_jax.data import camvid, check_boxes, check_classes, class_list, files, folder, pairs
 from kdseg_jax.errors import UserError
 from kdseg_jax.report import tables
 
@@ -186,7 +190,7 @@ def describe(report: Report) -> str:
   splits = report.splits
   overview = tables.table(['split', 'images', 'ignored', 'sizes (height x width)'], [
       (name, split.images, _percent(split.pixels[files.IGNORE_LABEL], split.pixels.sum()),
-       _sizes(split.sizes)) for name, split in splits.items()])
+       tables.sizes(split.sizes)) for name, split in splits.items()])
   classes = tables.table(
       ['class', *(f'{name} {what}' for name in splits for what in ('pixels', 'images'))],
       [[f'{index} {name}', *(cell for split in splits.values() for cell in (
@@ -209,17 +213,13 @@ def _percent(part, whole):
   return f'{100 * part / whole:.2f}%' if whole else '-'
 
 
-def _sizes(sizes):
-  shown = [f'{height}x{width} ({count})' for (height, width), count in sizes.most_common(3)]
-  more = len(sizes) - len(shown)
-  return ', '.join(shown) + (f' and {more} more' if more else '')
-
-
 def define_flags(options):
   """`--layout`."""
   flags.DEFINE_enum(
-      'layout', 'folder', list(_LAYOUTS),
-      'folder: images/ labels/ (see kdseg_jax/data/folder.py); camvid: train/ trainannot/ ...',
+      'layout', 'folder', [*_LAYOUTS, *check_classes.LAYOUTS, *check_boxes.LAYOUTS],
+      'folder: images/ labels/ (see kdseg_jax/data/folder.py); camvid: train/ trainannot/ ...; '
+      'class_folder: <split>/<class>/<picture>; npz: a file; cifar10, cifar100: their archives; '
+      'voc_boxes: JPEGImages/ Annotations/ ...; coco: annotations/ train2017/ ...',
       flag_values=options)
 
 
@@ -227,8 +227,15 @@ def main(options, arguments):
   """Prints the report; the exit status is 1 if there are problems."""
   if len(arguments) != 1:
     raise UserError('Give one folder: python -m kdseg_jax.data.check <folder> --layout=folder')
-  report = check(paths.local(arguments[0]), options.layout)
-  print(describe(report))
+  root, layout = paths.local(arguments[0]), options.layout
+  if layout in _LAYOUTS:
+    report = check(root, layout)
+    text = describe(report)
+  else:
+    own = check_classes if layout in check_classes.LAYOUTS else check_boxes
+    report = own.check(root, layout)
+    text = own.describe(report)
+  print(text)
   return 1 if report.problems else 0
 
 

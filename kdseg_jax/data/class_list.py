@@ -82,7 +82,7 @@ class ClassList(NamedTuple):
         for color, own in zip(default, self.colors, strict=True)], np.uint8)
 
 
-def read(path: pathlib.Path) -> ClassList:
+def read(path: pathlib.Path, *, least: int = 2) -> ClassList:
   """Reads a class list: one class a line, in label order.
 
   A line is a name, and optionally white space and a colour, `road  #804080`. Lines before the
@@ -92,7 +92,7 @@ def read(path: pathlib.Path) -> ClassList:
   Raises:
     UserError: names the line that is blank, repeats another, is that of another tool (their
       headers, comments and numbers would shift or spoil the names), or cannot be read; also where
-      there are fewer than 2 or more than 255 classes.
+      there are fewer than `least` or more than 255 classes.
   """
   lines = read_lines(path)
   entries: dict[int, int] = {}
@@ -108,8 +108,9 @@ def read(path: pathlib.Path) -> ClassList:
     twice = next((value for i, value in enumerate(values) if value in values[:i]), None)
     if twice:
       raise UserError(f'{path}: two classes have the {what} {twice}; expected each once.')
-  if not 2 <= len(classes) <= files.IGNORE_LABEL:
-    raise UserError(f'{path}: names {len(classes)} classes; expected 2 to 255, one a line.')
+  if not least <= len(classes) <= files.IGNORE_LABEL:
+    raise UserError(f'{path}: names {len(classes)} classes; expected {least} to 255, one a '
+                    'line.')
   return ClassList(tuple(name for name, _ in classes), tuple(color for _, color in classes),
                    _label_map(entries, len(classes), path))
 

@@ -125,16 +125,27 @@ def check_pair(image: np.ndarray, label: np.ndarray, *, image_name: Any, label_n
   Whether a label was drawn on the stored or on the upright picture cannot be told from its size
   where EXIF data mirror it, turn it by 180 degrees, or it is square.
   """
-  orientation = _strip(image_content, image_name).orientation
-  if orientation != 1:
-    raise UserError(
-        f'{image_name}: its EXIF data turn or mirror it (orientation {orientation}), and its label '
-        f'{label_name} may have been drawn on either view. Save the image as the label shows it, '
-        'without EXIF orientation.')
+  check_upright(image_content, image_name, f'label {label_name}')
   if image.shape[:2] != label.shape:
     raise UserError(
         f'{label_name}: is {label.shape} (height, width), but its image {image_name} is '
         f'{image.shape[:2]}; expected the same size.')
+
+
+def check_upright(content: bytes, image_name: Any, annotation: str) -> None:
+  """Raises UserError if the EXIF data of an image's file turn it: its annotation may be of either.
+
+  Args:
+    content: of the file.
+    image_name: the file, for the error.
+    annotation: what was drawn on the image, and where that is.
+  """
+  orientation = _strip(content, image_name).orientation
+  if orientation != 1:
+    raise UserError(
+        f'{image_name}: its EXIF data turn or mirror it (orientation {orientation}), and its '
+        f'{annotation} may have been drawn on either view. Save the image as the annotation shows '
+        'it, without EXIF orientation.')
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -13,6 +13,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from kdseg_jax.data import boxed
 from kdseg_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -213,8 +214,8 @@ def _whole(index, example, fields, multiple):
   if mask is None:
     mask = np.ones(_size(example), bool)
   maps = {name: field.padding for name, field in fields.items() if field.geometry == 'map'}
-  example = {'image': example['image'], 'mask': mask, 'index': np.int32(index)} | {
-      name: example[name] for name in fields}
+  example = boxed.fill({'image': example['image'], 'mask': mask, 'index': np.int32(index)} | {
+      name: example[name] for name in fields}, fields)
   return example | {name: pad_to_multiple(example[name], multiple, value)
                     for name, value in ({'image': 0, 'mask': False} | maps).items()}
 

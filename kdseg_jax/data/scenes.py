@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from kdseg_jax import names
-from kdseg_jax.data import files, palettes
+from kdseg_jax.data import boxed, files, palettes
 from kdseg_jax.errors import UserError
 
 CLASSES = ('background', *(f'digit {digit}' for digit in range(10)))
@@ -43,6 +43,7 @@ class Scenes:
     boxes: `(M, 4)` float32, x1 y1 x2 y2 in pixels around the visible part of each digit (x2, y2 is
       the first column, row after it). Digits that others hide entirely are left out.
     classes: `(M,)` int32, the digit in each box, 0 to 9.
+    area: `(M,)` float32, how many pixels of each digit show.
     image_class: int, the digit that shows the largest area.
 
   Splits share neither a scan (60, 10 and 30% of every digit's scans) nor a pixel of the photographs
@@ -136,6 +137,35 @@ class SceneClasses:
     scene = self._scenes[index]
     return {'image': scene['image'], 'label': np.int32(scene['image_class']),
             'image_id': scene['image_id']}
+
+
+class SceneBoxes:
+  """The scenes with a box around what shows of each digit.
+
+  `source[i]` is as of `boxed.BoxSource`: `image`, `boxes`, `classes` 0 to 9, `crowd` (none is),
+  `area`, `scale` (1) and `image_id`.
+
+  Args:
+    split: see `Scenes`.
+    **options: likewise.
+  """
+
+  classes = CLASSES[1:]
+  palette = palettes.SCENES[1:]
+  is_generated = True
+
+  def __init__(self, split: str, **options: Any):
+    self._scenes = Scenes(split, **options)
+    self.size = self._scenes.size
+
+  def __len__(self) -> int:
+    return len(self._scenes)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    scene = self._scenes[index]
+    arrays = {name: scene[name] for name in ('boxes', 'classes', 'area')}
+    return boxed.example(scene['image'], arrays | {'crowd': np.zeros(len(arrays['area']), bool)},
+                         scene['image_id'], None)
 
 
 @functools.cache
@@ -254,4 +284,4 @@ def _visible(instances, digits):
     classes.append(digit)
     areas.append(area)
   return {'boxes': np.array(boxes, np.float32), 'classes': np.array(classes, np.int32),
-          'image_class': int(classes[np.argmax(areas)])}
+          'area': np.array(areas, np.float32), 'image_class': int(classes[np.argmax(areas)])}

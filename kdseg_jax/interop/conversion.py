@@ -140,10 +140,11 @@ def _checked(key, array):
 
 
 def summarized(paths: Iterable[str], most: int = 6) -> str:
-  """Paths of leaves, for people: of a part of the model with more than so many, their number."""
+  """Paths of leaves, or keys of a source: of a part with more than so many, their number."""
   parts: dict[str, list[str]] = {}
   for path in sorted(paths):
-    parts.setdefault(path.split('/')[1], []).append(path)
+    part = path.split('/')[1] if '/' in path else path.partition('.')[0]
+    parts.setdefault(part, []).append(path)
   return ', '.join(f'{len(leaves)} arrays of {part}' if len(leaves) > most else ', '.join(leaves)
                    for part, leaves in parts.items())
 

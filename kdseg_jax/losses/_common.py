@@ -185,3 +185,36 @@ def safe_normalize(
     length = lax.stop_gradient(length)
   divisor = length + eps if norm == 'add_eps' else jnp.maximum(length, eps)
   return jnp.where(is_zero, 0, x) / divisor
+
+
+def where_weighted(weights, *arrays: jax.Array) -> list[jax.Array]:
+  """Arrays `(..., D)` with 0 in rows of weight 0: what is there reaches neither sum nor gradient.
+
+  Raises:
+    ValueError: the weights do not have the leading axes.
+  """
+  if weights is None:
+    return list(arrays)
+  weights = jnp.asarray(weights)
+  if any(weights.shape != x.shape[:-1] for x in arrays):
+    raise ValueError(f'weights must have the leading axes {arrays[0].shape[:-1]}, got '
+                     f'{weights.shape}.')
+  return [jnp.where(weights[..., None] != 0, x, 0) for x in arrays]
+
+
+def weighted_sum(values: jax.Array, weights, normalizer, axis_name: str | None) -> jax.Array:
+  """`sum(weights * values) / normalizer` over one device or all devices of `axis_name`.
+
+  A traced normalizer of 0 counts as 1: nothing has a weight then, and the sum is 0.
+
+  Raises:
+    ValueError: the normalizer is a plain number that is not positive.
+  """
+  check_positive('normalizer', normalizer)
+  if weights is not None:
+    values = values * jnp.asarray(weights).astype(values.dtype)
+  total = jnp.sum(values)
+  if axis_name is not None:
+    total = lax.psum(total, axis_name)
+  normalizer = jnp.asarray(normalizer, total.dtype)
+  return total / jnp.where(normalizer == 0, 1, normalizer)

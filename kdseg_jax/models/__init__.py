@@ -14,7 +14,7 @@ from kdseg_jax.models import cifar, detectors
 from kdseg_jax.models.backbones import BACKBONES, BackboneSpec
 from kdseg_jax.models.classifier import Classifier
 from kdseg_jax.models.complexity import Complexity, complexity
-from kdseg_jax.models.deeplab import DeepLabV3Head, DeepLabV3PlusHead
+from kdseg_jax.models.deeplab import DeepLabV3Head, DeepLabV3PlusHead, PlainHead
 from kdseg_jax.models.espnet import ESPNetCHead, ESPNetEncoder, ESPNetHead
 from kdseg_jax.models.layers import scale_channels
 from kdseg_jax.models.normalization import (
@@ -30,7 +30,7 @@ __all__ = ['CLASSIFIERS', 'DETECTORS', 'NAMES', 'Complexity', 'backbone_of', 'co
 
 
 class _Head(NamedTuple):
-  """A head: its class, and its channels at width 1 on other and on wide backbones (CIRKD's)."""
+  """A head: its class, and its channels at width 1 on other and on wide backbones."""
 
   module: type[nn.Module]
   channels: tuple[int, int] | None = None
@@ -39,7 +39,8 @@ class _Head(NamedTuple):
 _HEADS = {
     'pspnet': _Head(PSPNetHead, (128, 512)),
     'deeplabv3': _Head(DeepLabV3Head, (128, 256)),
-    'deeplabv3plus': _Head(DeepLabV3PlusHead, (128, 256)),
+    'deeplabv3plus': _Head(DeepLabV3PlusHead, (256, 256)),
+    'plain': _Head(PlainHead, (256, 256)),
 }
 _ESPNET_ENCODER = BackboneSpec(ESPNetEncoder, (19, 131, 256), output_strides=(8,))
 _SEGMENTERS = {
@@ -94,7 +95,7 @@ def create(
     num_classes: number of classes.
     width: multiplies every channel count of backbone and head, rounded to a multiple of 8; the
       ShuffleNets and the half MobileNetV2 have 1 only.
-    output_stride: 8, 16 or 32; reached by dilation instead of striding, which in turn scales the
+    output_stride: 4, 8, 16 or 32; reached by dilation instead of striding, which in turn scales the
       rates of atrous pyramids; None is 8, and the largest of classifiers. Logits of deeplabv3plus
       are at stride 4 and those of espnet at 1, whatever it is; the ESPNets have 8 only, detectors
       32, and the nets for CIFAR their own.
@@ -108,13 +109,14 @@ def create(
     mean: that images are normalised with, RGB in 0-255; None is `preprocessing_of` the model.
     std: likewise.
     channel_order: 'rgb', or 'bgr' of weights that expect the channels in that order.
-    head_channels: channels of the head; None is CIRKD's 128 (on ResNet-50 and 101 256, 512 in
-      PSPNet) * width, of a detector's pyramid and towers 256 * width.
+    head_channels: channels of the head; None is CIRKD's 128 (on ResNet-50, 101 and the Xceptions
+      256, 512 in PSPNet), and the papers' 256 in deeplabv3plus and plain, * width; of a detector's
+      pyramid and towers 256 * width.
     aux_channels: channels of the auxiliary head, if there is one; None is a quarter of stage 3's.
       Structured distillation has half of them.
     aux_bias: whether the 3x3 convolution of the auxiliary head has a bias, as there.
     negative_slope: of the activations in pspnet and its auxiliary head, 0.01 there; 0 is ReLU.
-    project_dropout: rate after the projection of the atrous pyramid, in the heads that have one.
+    project_dropout: rate after the projection of the atrous pyramid, in the heads with a pyramid.
     dropout: rate before the classifiers, in all heads but ESPNet's and the detectors'; None is 0.1,
       and 0 of the nets for CIFAR.
     **options: further fields of the backbone and of detectors, see `options_of`: `deep_stem`,

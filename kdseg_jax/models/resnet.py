@@ -103,7 +103,7 @@ class ResNet(nn.Module):
   Attributes:
     depth: 18, 34, 50 or 101.
     width: multiplies every channel count, see `scale_channels`.
-    output_stride: 8, 16 or 32.
+    output_stride: 4, 8, 16 or 32.
     deep_stem: three 3x3 convolutions instead of one 7x7 of 64 channels.
     stem_channels: of those three.
     ceil_mode: the stem's pooling keeps a partial last window (PyTorch's `ceil_mode=True`): one row

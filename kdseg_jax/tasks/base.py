@@ -19,13 +19,25 @@ class Field(NamedTuple):
     dtype: of the array.
     padding: value of padding pixels and of padding examples.
     geometry: how it moves with the image: 'map' as its pixels do, of the image's height and width;
-      None not at all.
+      'boxes' as the corners of boxes do, `(M, 4)`, or `(M,)` of what belongs to each box and stays
+      with it; None not at all.
   """
 
   shape: Callable[[Size], tuple[int, ...]]
   dtype: Any
   padding: Any
   geometry: str | None = None
+
+  def admits(self, shape: tuple[int, ...], size: Size) -> bool:
+    """Whether an example of a source may be of this shape: with any number of boxes, else exactly.
+
+    Args:
+      shape: of the example's array.
+      size: (height, width) of its image.
+    """
+    own = self.shape(size)
+    return shape[1:] == own[1:] and len(shape) == len(own) if self.geometry == 'boxes' else (
+        shape == own)
 
 
 class Outputs(NamedTuple):

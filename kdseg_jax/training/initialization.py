@@ -9,18 +9,13 @@ import numpy as np
 from absl import logging
 from flax import traverse_util
 
-from kdseg_jax import config_files, models, names
+from kdseg_jax import config_files, models, names, parallel
+from kdseg_jax.checkpoint import Checkpointer, CheckpointError, describe_differences
 from kdseg_jax.errors import UserError
+from kdseg_jax.inference.model import abstract_variables, leaves_of_classes
 from kdseg_jax.interop import conversion, pretrained
 from kdseg_jax.models.normalization import Preprocessing
-from kdseg_jax.training import parallel
-from kdseg_jax.training.checkpoint import Checkpointer, CheckpointError, describe_differences
-from kdseg_jax.training.experiment import (
-    Experiment,
-    abstract_variables,
-    create_model,
-    leaves_of_classes,
-)
+from kdseg_jax.training.experiment import Experiment, create_model
 from kdseg_jax.training.state import TrainState
 
 PyTree = Any

@@ -1,6 +1,7 @@
 """StableHLO exports, run without the code of their model."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -104,6 +105,21 @@ def test_options_that_an_export_does_not_have(options, message, segmenter, tmp_p
   options = [option.format(tmp=tmp_path, base=segmenter) for option in options]
   assert run(f'--exported={segmenter / "out"}', *options, tmp_path / 'a.png') == 2
   assert message in capsys.readouterr().err
+
+
+def test_a_classifier_sees_the_centre_that_it_was_evaluated_on(classifier, tmp_path):
+  views = inference.Inference(short_side=40, crop=(36, 32))
+  live = kdseg_jax.load(classifier / 'run', views=views)
+  assert manifest.describe(live, 'stablehlo', None)['centre'] == [40, 36, 32]
+  shutil.copytree(classifier / 'out', tmp_path / 'out')
+  description = json.loads((tmp_path / 'out' / manifest.FILE).read_text())
+  assert description['centre'] is None
+  (tmp_path / 'out' / manifest.FILE).write_text(json.dumps(description | {'centre': [40, 36, 32]}))
+  image = image_of(50, 70)
+  found, = kdseg_jax.load(tmp_path / 'out').predict(image)
+  (want,), (whole,) = live.predict(image), kdseg_jax.load(classifier / 'run').predict(image)
+  np.testing.assert_allclose(found.probabilities, want.probabilities, atol=1e-5)
+  assert np.abs(whole.probabilities - want.probabilities).max() > 1e-4
 
 
 def test_views_and_checkpoints_are_of_work_directories(segmenter):

@@ -15,7 +15,7 @@ from tests import official
 
 
 def slow_if_deep(*names):
-  deep = re.search('resnet(44|56|101|110|32x4)|wrn_40|shuffle|mobilenetv2_half'
+  deep = re.search('resnet(44|56|101|110|32x4)|wrn_40|shuffle|mobilenetv2_half|xception'
                    '|(gfl|retinanet|fcos|atss)_resnet(34|50)', names[-1])
   return pytest.param(*names, marks=[pytest.mark.slow] if deep else [])
 

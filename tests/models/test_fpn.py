@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdseg_jax.losses.resizing import resize_nearest
 from kdseg_jax.models.fpn import FeaturePyramid, upsample_nearest
+from kdseg_jax.resizing import resize_nearest
 from tests.models import official_detectors as official
 
 

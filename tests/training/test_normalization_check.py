@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import pytest
 
 from configs import quickstart
-from kdseg_jax import distillers, models
+from kdseg_jax import distillers, models, parallel
 from kdseg_jax.errors import UserError
-from kdseg_jax.training import experiment, parallel
+from kdseg_jax.training import experiment
 from kdseg_jax.training.normalization_check import check_normalization
 
 ONE_DEVICE = pytest.fixture(autouse=True)(lambda monkeypatch: monkeypatch.setattr(

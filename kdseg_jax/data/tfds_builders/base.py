@@ -44,8 +44,9 @@ class Builder(tfds.core.ShardBasedBuilder):
   HOMEPAGE: ClassVar[str]
   CLASSES: ClassVar[tuple[str, ...]]        # in label order
   PALETTE: ClassVar[np.ndarray]             # (C, 3) uint8
-  COUNTS: ClassVar[Mapping[str, int]]       # images of each split
+  COUNTS: ClassVar[Mapping[str, int | None]]  # images of each split; None where a rule selects
   LABELS: ClassVar[pairs.LabelMap]          # meaning of the labels in the archives
+  HAS_BOXES: ClassVar[bool] = False         # in place of labels
   EXAMPLES_PER_SHARD = 256                  # one shard's examples are held in memory
 
   def __init__(self, *, allow_partial: bool = False, **kwargs: Any):
@@ -67,11 +68,13 @@ class Builder(tfds.core.ShardBasedBuilder):
   def _info(self):
     return tfds.core.DatasetInfo(
         builder=self, description=self.TITLE, homepage=self.HOMEPAGE,
-        features=tfds.features.FeaturesDict({
-            'image': tfds.features.Image(shape=(None, None, 3)),
+        features=tfds.features.FeaturesDict(self._features()))
+
+  def _features(self):
+    return {'image': tfds.features.Image(shape=(None, None, 3)),
             'label': tfds.features.Image(shape=(None, None, 1), encoding_format='png',
                                          use_colormap=True),
-            'image_id': tfds.features.Text()}))
+            'image_id': tfds.features.Text()}
 
   def _shard_iterators_per_split(self, dl_manager):
     manual_dir = pathlib.Path(dl_manager.manual_dir)
@@ -166,13 +169,15 @@ def read_mat(member: Member, *keys: str) -> np.ndarray:
   return np.asarray(value, np.int64)
 
 
-def wrong_counts(counts: Mapping[str, int], expected: Mapping[str, int]) -> str:
-  """The splits that have not their number of images, in words; '' if all have."""
+def wrong_counts(counts: Mapping[str, int], expected: Mapping[str, int | None]) -> str:
+  """The splits that have not their number of images, if it is known, in words; '' if all have."""
   return ', '.join(f'{split} has {counts.get(split, 0)} images instead of {count}'
-                   for split, count in expected.items() if counts.get(split, 0) != count)
+                   for split, count in expected.items()
+                   if count is not None and counts.get(split, 0) != count)
 
 
-def require_counts(counts: Mapping[str, int], expected: Mapping[str, int], place: str) -> None:
+def require_counts(
+    counts: Mapping[str, int], expected: Mapping[str, int | None], place: str) -> None:
   """Raises ValueError unless every split has its number of images; names all that have not."""
   wrong = wrong_counts(counts, expected)
   if wrong:

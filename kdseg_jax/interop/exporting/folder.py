@@ -121,7 +121,7 @@ def _first_that_works(model, options, write):
     options: of the export.
     write: `(sizes) -> (description, functions of the files)`.
   """
-  usual = tuple(model.config.data.size or model.config.augmentation.crop)
+  usual = model.views.crop or tuple(model.config.data.size or model.config.augmentation.crop)
   *tried, last = attempts(options.size, usual)
   for sizes in tried:
     try:

@@ -1,0 +1,105 @@
+"""Images of any size on one canvas, their shape kept, and boxes back on the image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from kdseg_jax.data import files, pairs
+from kdseg_jax.errors import UserError
+
+Size = tuple[int, int]
+
+
+def fitted_size(size: Size, canvas: Size, sides: Size | None = None) -> Size:
+  """(height, width) of an image, its shape kept, that is as large as it may be.
+
+  Args:
+    size: (height, width) of the image.
+    canvas: (height, width) in which it must lie.
+    sides: what its shorter and its longer side may be at most, e.g. (800, 1333), as is usual on
+      COCO; None leaves them to the canvas.
+  """
+  factors = [total / side for total, side in zip(canvas, size, strict=True)]
+  if sides:
+    factors += [sides[0] / min(size), sides[1] / max(size)]
+  factor = min(factors)
+  return tuple(max(1, min(math.floor(side * factor + 0.5), total))
+               for side, total in zip(size, canvas, strict=True))
+
+
+def resize(example: Mapping[str, Any], size: Size, boxes: Sequence[str] = ('boxes',)
+           ) -> dict[str, Any]:
+  """An example with its image at a size, by area when shrinking, else bilinear, and its boxes.
+
+  Args:
+    example: `image` `(H, W, 3)`, and what `scaled_boxes` takes.
+    size: (height, width).
+    boxes: see `scaled_boxes`.
+  """
+  if example['image'].shape[:2] == tuple(size):
+    return dict(example)
+  return dict(example) | scaled_boxes(example, size, boxes) | {
+      'image': files.resize_image(example['image'], size)}
+
+
+def scaled_boxes(example: Mapping[str, Any], size: Size, boxes: Sequence[str] = ('boxes',)
+                 ) -> dict[str, np.ndarray]:
+  """The boxes, and the `scale` where it has one, of an example whose image gets another size.
+
+  Args:
+    example: `image` as it is, the boxes, and where it has it `scale` `(2,)`, the image over the
+      file's in x and y, which is multiplied.
+    size: (height, width) that the image gets.
+    boxes: the names of what is moved as boxes are, `(M, 4)`.
+  """
+  height, width = example['image'].shape[:2]
+  factors = np.array([size[1] / width, size[0] / height], np.float32)
+  scale = {'scale': example['scale'] * factors} if 'scale' in example else {}
+  return scale | {name: example[name] * np.tile(factors, 2) for name in boxes}
+
+
+class Fitted:
+  """The examples of a source of boxes at one size: resized with their shape kept, then padded.
+
+  Padding is 0, at the bottom and right, where the `mask` that is added is False. Of all images a
+  model is compiled once. `boxes / [*scale, *scale]` are boxes on the file's image.
+
+  Args:
+    source: of images with boxes, see `boxed.BoxSource`.
+    canvas: (height, width), a multiple of the model's largest stride, usually 32.
+    sides: see `fitted_size`.
+
+  Raises:
+    UserError: a size is not positive.
+  """
+
+  def __init__(self, source: Any, canvas: Size, sides: Size | None = None):
+    check_sizes(canvas, sides)
+    self._source, self.size = source, tuple(canvas)
+    self._sides = tuple(sides) if sides else None
+    self.classes, self.palette = source.classes, source.palette
+    self.is_generated = getattr(source, 'is_generated', False)
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    pairs.check_index(index, len(self))
+    example = self._source[index]
+    height, width = fitted_size(example['image'].shape[:2], self.size, self._sides)
+    example = resize(example, (height, width))
+    image, mask = np.zeros((*self.size, 3), np.uint8), np.zeros(self.size, bool)
+    image[:height, :width], mask[:height, :width] = example['image'], True
+    return example | {'image': image, 'mask': mask}
+
+
+def check_sizes(canvas: Size, sides: Size | None) -> None:
+  """Raises UserError unless both are two positive numbers, or `sides` is None."""
+  if len(canvas) != 2 or min(canvas) < 1:
+    raise UserError(f'The size {tuple(canvas)} is no (height, width) of positive numbers.')
+  if sides is not None and not (len(sides) == 2 and 0 < sides[0] <= sides[1]):
+    raise UserError(f'{tuple(sides)}: expected (shorter side, longer side), both positive.')

@@ -1,0 +1,1 @@
+"""Boxes in images: assignment of ground truth to anchors and points, heads' losses, suppression."""
