@@ -46,6 +46,16 @@ class Built(abc.ABC):
     """
 
 
+class Unread(Built):
+  """Stands for an object beside the tensors, whose content does not matter; made by calls too."""
+
+  def __init__(self, *parts: Any):
+    del parts
+
+  def build(self, state: Any) -> None:
+    del state
+
+
 class Stream(Protocol):
   """Where a pickle is read from; a read beyond the end returns what there is."""
 
@@ -214,6 +224,11 @@ class _Machine:
     except TypeError as error:
       raise _damaged(f'{function.name} has other arguments than it takes') from error
 
+  def _new_object(self, _):
+    self._reduce(None)
+    if not isinstance(self._top(), Unread):
+      raise Refusal(f'its pickle has the operation NEWOBJ, which no state dict needs. {_TRUSTED}')
+
   def _build(self, _):
     """State dicts have the attribute `_metadata`, which says nothing of their tensors."""
     state = self.pop()
@@ -236,7 +251,8 @@ _OPERATIONS = {
     'SETITEMS': _Machine._set_items, 'BINPUT': _Machine._put, 'LONG_BINPUT': _Machine._put,
     'MEMOIZE': _Machine._memoize, 'BINGET': _Machine._get, 'LONG_BINGET': _Machine._get,
     'GLOBAL': _Machine._global, 'STACK_GLOBAL': _Machine._stack_global,
-    'REDUCE': _Machine._reduce, 'BUILD': _Machine._build, 'BINPERSID': _Machine._persistent_id}
+    'REDUCE': _Machine._reduce, 'NEWOBJ': _Machine._new_object, 'BUILD': _Machine._build,
+    'BINPERSID': _Machine._persistent_id}
 _TRUSTED = (
     'If you trust the file, open it with PyTorch and save the tensors alone: '
     'torch.save(model.state_dict(), ...).')

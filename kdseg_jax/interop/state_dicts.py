@@ -14,7 +14,7 @@ import safetensors
 import safetensors.numpy
 from absl import logging
 
-from kdseg_jax.interop import torch_files
+from kdseg_jax.interop import plain_pickle, torch_files
 from kdseg_jax.interop.file_errors import AGAIN, Refusal, StateDictError, reading, unpacking
 
 __all__ = ['OURS', 'StateDictError', 'WRAPPERS', 'description', 'read']
@@ -22,7 +22,8 @@ __all__ = ['OURS', 'StateDictError', 'WRAPPERS', 'description', 'read']
 # Under which names the scripts of training save a state dict beside other things.
 WRAPPERS = ('state_dict', 'model_state_dict', 'model', 'net', 'params', 'state_dict_ema')
 OURS = 'kdseg_jax'  # in the metadata of the safetensors that `export` writes
-_PREFIXES = ('module.', '_orig_mod.')  # of DataParallel and torch.compile
+_TEACHER, _STUDENT = 'teacher.', 'student.'  # of code that distils, saved together
+_PREFIXES = ('module.', '_orig_mod.', _STUDENT)  # of DataParallel, torch.compile
 _EXPECTED = 'expected a .pth or .pt file of torch.save, .safetensors, or .npz'
 _DEEPEST = 3
 _LONGEST_HEADER = 100_000_000  # of safetensors
@@ -41,8 +42,10 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
       found, it is the one that `state_dict_ema` leads to, and otherwise an error. The log says
       which was taken.
 
-  `module.` and `_orig_mod.`, which DataParallel and torch.compile put before all names, are taken
-  off, repeatedly, where all have them. Tensors that shared memory may do so here.
+  What begins with `teacher.` beside other names is left out, as code that distils saves it with the
+  student. `module.`, `_orig_mod.` and `student.`, which DataParallel, torch.compile and such code
+  put before all names, are taken off, repeatedly, where all have them. Tensors that shared memory
+  may do so here.
 
   Args:
     path: the file.
@@ -148,6 +151,10 @@ def _unwrapped(tree: Any, path) -> dict[str, np.ndarray]:
   if not chosen:
     raise Refusal(_nothing_in(tree))
   [(where, state)] = chosen.items()
+  for name, value in state.items():
+    if isinstance(value, plain_pickle.Unread):
+      raise Refusal(f'{name!a:.100} is an array of numpy, which is not read: save tensors, or '
+                    'arrays with numpy.savez.')
   if where:
     others = [other for other in found if other != where]
     logging.info('%s: took %s%s.', path, '.'.join(where), '' if not others else
@@ -184,9 +191,14 @@ def _nothing_in(tree):
 
 def _without_prefixes(found):
   while prefix := next((prefix for prefix in _PREFIXES
-                        if all(name.startswith(prefix) for name in found)), ''):
-    found = {name.removeprefix(prefix): value for name, value in found.items()}
-  return found
+                        if all(name.startswith(prefix) for name in _without_teacher(found))), ''):
+    found = {name.removeprefix(prefix): value for name, value in _without_teacher(found).items()}
+  return _without_teacher(found)
+
+
+def _without_teacher(found):
+  rest = {name: value for name, value in found.items() if not name.startswith(_TEACHER)}
+  return rest or found
 
 
 def _unknown(start):

@@ -37,6 +37,7 @@ def read(path: str | os.PathLike) -> Any:
   """What was saved: dicts, lists, tuples, numbers and strings, with numpy arrays for tensors.
 
   Parameters are arrays as well, and tensors of one storage share memory. bfloat16 has JAX's type.
+  Arrays of numpy and the log of mmengine are not read, see `plain_pickle.Unread`.
   All tensors together may take 8 times the bytes of the file and 16 MiB, as those of `expand` hold
   more elements than were saved. The content decides which form it is, not the name.
 
@@ -57,6 +58,26 @@ def read(path: str | os.PathLike) -> Any:
     if start.startswith(PICKLE_START):
       return _read_legacy(file, size)
     raise Refusal('is no file of torch.save: it begins as neither of their two forms.')
+
+
+def _unread(*names):
+  return {' '.join(name.rsplit('.', 1)): plain_pickle.Function(name, plain_pickle.Unread)
+          for name in names}
+
+
+def _method(owner, name):
+  if owner is not _LOG['mmengine.logging.history_buffer HistoryBuffer']:
+    raise Refusal(f'takes the attribute {name!a:.50} of something, which no state dict needs.')
+  return plain_pickle.Unread()
+
+
+# The training log beside the state dict of mmengine's checkpoints: `message_hub`.
+_LOG = _unread('mmengine.logging.history_buffer.HistoryBuffer', 'numpy.ndarray', 'numpy.dtype',
+               '_codecs.encode', *(f'numpy.{core}.multiarray.{function}'
+                                   for core in ('core', '_core')
+                                   for function in ('_reconstruct', 'scalar'))) | {
+    f'{module} getattr': plain_pickle.Function('getattr', _method)
+    for module in ('__builtin__', 'builtins')}
 
 
 class _StorageType(NamedTuple):
@@ -95,7 +116,7 @@ class _Tensors:
         plain_pickle.Function('torch._utils._rebuild_tensor', self._tensor),
         plain_pickle.Function('torch._utils._rebuild_tensor_v2', self._tensor_v2),
         plain_pickle.Function('torch._utils._rebuild_parameter', _parameter)]
-    self.names: dict[str, Any] = {
+    self.names: dict[str, Any] = _LOG | {
         ' '.join(function.name.rsplit('.', 1)): function for function in functions}
     for name, storage, dtype in _TYPES:
       self.names[f'torch {name}'] = np.dtype(dtype)

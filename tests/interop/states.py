@@ -20,7 +20,7 @@ def state_dict(model: str, scheme: str, classes: int, **options) -> dict[str, np
       {'params': jax.random.key(0)}, np.zeros((1, 64, 64, 3), np.uint8)))
   zeros = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes)
   found = conversion.to_state_dict(zeros, schemes.named(scheme).layers(model))
-  drawn = {key: official.drawn(key, array.shape).astype(np.float32)
+  drawn = {key: np.asarray(official.drawn(key, array.shape), np.float32)
            for key, array in found.items()}
   return drawn | {
       key.replace('running_mean', 'num_batches_tracked'): np.zeros((), np.int64)

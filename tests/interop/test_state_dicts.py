@@ -4,6 +4,8 @@ import io
 import json
 import logging
 import struct
+import sys
+import types
 import zipfile
 
 import hypothesis
@@ -93,6 +95,17 @@ def test_the_state_dict_of_a_checkpoint_is_taken(kind, name, read):
   checkpoint = {'epoch': 3, 'optimizer': OPTIMIZER, name: writer.state_dict(**WEIGHTS),
                 'best': np.array(0.7), 'args': None}
   check_same(read(KINDS[kind](checkpoint)), WEIGHTS)
+
+
+@pytest.mark.parametrize('prefix', ['', 'student.'])
+@pytest.mark.parametrize('outer', ['', 'module.'])
+def test_the_teacher_that_was_saved_with_a_student_is_left_out(prefix, outer, read):
+  """But not where it is all there is."""
+  both = {f'{outer}{prefix}{name}': array for name, array in WEIGHTS.items()} | {
+      f'{outer}teacher.{name}': array for name, array in OTHER.items()}
+  check_same(read(npz(both)), WEIGHTS)
+  teacher = {f'teacher.{name}': array for name, array in OTHER.items()}
+  check_same(read(npz(teacher)), teacher)
 
 
 def test_what_is_wrapped_twice_is_unwrapped_twice(read, caplog):
@@ -245,3 +258,52 @@ def test_missing_files_and_folders_are_refused(tmp_path):
     state_dicts.read(tmp_path / 'none.pth')
   with pytest.raises(StateDictError, match='cannot be read'):
     state_dicts.read(tmp_path)
+
+
+class Numpy:
+  """An array or number that numpy pickles itself."""
+
+  def __init__(self, value):
+    self.value = value
+
+  def __reduce__(self):
+    return self.value.__reduce__()
+
+
+@pytest.fixture
+def log(monkeypatch):
+  """The buffer of mmengine's log, as far as its pickle shows, under the name that it has there."""
+  module = types.ModuleType('mmengine.logging.history_buffer')
+  for name in ('mmengine', 'mmengine.logging'):
+    monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+  monkeypatch.setitem(sys.modules, module.__name__, module)
+
+  class HistoryBuffer:
+    __module__, __qualname__ = module.__name__, 'HistoryBuffer'
+
+    def mean(self):
+      raise AssertionError('only written')
+
+  HistoryBuffer.mean.__module__ = module.__name__
+  HistoryBuffer.mean.__qualname__ = 'HistoryBuffer.mean'
+  module.HistoryBuffer = HistoryBuffer
+  made = HistoryBuffer()
+  made.history, made.last = Numpy(np.arange(3.0)), Numpy(np.float64(0.5))
+  made.methods = {'mean': HistoryBuffer.mean}
+  return made
+
+
+@pytest.mark.parametrize('kind', ['zip', 'legacy'])
+def test_the_log_of_mmengine_is_passed_over(kind, log, read):
+  check_same(read(KINDS[kind]({'state_dict': WEIGHTS, 'message_hub': {'loss': log}})), WEIGHTS)
+
+
+def test_arrays_of_numpy_among_tensors_are_refused(read):
+  with pytest.raises(StateDictError, match="'b' is an array of numpy, which is not read"):
+    read(writer.zipped(WEIGHTS | {'b': Numpy(np.ones(2))}))
+
+
+def test_attributes_of_other_things_are_refused(read):
+  taken = writer.Call(writer.Global('builtins', 'getattr'), 'text', 'format')
+  with pytest.raises(StateDictError, match="takes the attribute 'format' of something"):
+    read(writer.zipped(WEIGHTS | {'b': taken}))
