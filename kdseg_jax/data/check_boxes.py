@@ -110,7 +110,8 @@ def describe(report: Report) -> str:
       lines.append(f'Note: {name} has no box of {", ".join(absent)}.')
     if split.degenerate:
       more = len(split.degenerate) - _MOST_LISTED
-      lines += [f'Note: boxes of {name} without an area, {len(split.degenerate)}, are left out:', *(f'  {line}' for line in split.degenerate[:_MOST_LISTED])]
+      lines += [f'Note: boxes of {name} without an area, {len(split.degenerate)}, are left out:',
+                *(f'  {line}' for line in split.degenerate[:_MOST_LISTED])]
       lines += [f'  ... and {more} more'] if more > 0 else []
   lines += [f'- {problem}' for problem in report.problems]
   lines.append(f'{len(report.problems)} problem{"" if len(report.problems) == 1 else "s"}.')
