@@ -1,4 +1,4 @@
-"""Cityscapes, 19 classes: the pairs of SKD and CIRKD.
+"""Cityscapes, 19 classes: the pairs of SKD, CIRKD and knowledge adaptation.
 
 Commands:
   ./launch.sh data.prepare cityscapes --manual_dir=<archives> --data_dir=<data>

@@ -1,4 +1,4 @@
-"""Pascal Context, 59 classes: the pairs of SKD and CIRKD.
+"""Pascal Context, 59 classes: the pairs of SKD, CIRKD and knowledge adaptation.
 
 Commands:
   ./launch.sh data.prepare pascal_context --manual_dir=<archives> --data_dir=<data>

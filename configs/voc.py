@@ -1,4 +1,4 @@
-"""Pascal VOC 2012 with SBD (trainaug), 21 classes: the pairs of SKD and CIRKD.
+"""Pascal VOC 2012 and SBD (trainaug), 21 classes: the pairs of SKD, CIRKD and knowledge adaptation.
 
 Commands:
   ./launch.sh data.prepare voc --manual_dir=<archives> --data_dir=<data>

@@ -53,7 +53,7 @@ def run(task: str = 'segmentation', method: str = 'none', role: str = 'student')
           'train_split': 'train',
           'train_limit': 0,            # examples of it, spread evenly; 0 is all
           'seed': placeholder(int),    # of order and augmentation; None is config.seed
-          'unlabelled': '',            # folder of images that join the training split, all ignored;
+          'unlabelled': '',            # folder of images that join the split, without labels;
                                        # 'rest' is what train_limit leaves out, without its labels
           'unlabelled_share': placeholder(float),  # of them in every batch; None: as many as come
           'tfds': {                    # of name='tfds:<name>'
@@ -106,7 +106,12 @@ def run(task: str = 'segmentation', method: str = 'none', role: str = 'student')
       'memory_limit_gb': 8.0,          # refuse a method whose memory (queues) is larger
       # SKD's, for the critics whose term brings none: see critic_learning_rate, critic_steps.
       'critic': {'steps': 1, 'optimizer': optimizer(learning_rate=4e-4)},  # steps a train step
-      'prepare': {'steps': 0, 'optimizer': optimizer()},
+      # Of what a method fits to the teacher before distillation (knowledge adaptation's).
+      'prepare': {
+          'steps': 0,                  # 0 is one epoch
+          'folder': '',                # where they are kept; '' is <workdir>/prepared
+          'optimizer': optimizer(learning_rate=0.1),
+      },
       'eval': {
           'split': 'val',
           'every_steps': 2_000,        # and after the last step
@@ -119,6 +124,10 @@ def run(task: str = 'segmentation', method: str = 'none', role: str = 'student')
           'overlap': 1 / 3,            # of windows, as a share
           'scales': (1.0,),            # of the images, whose probabilities are averaged
           'flip': False,               # mirror images too
+          # Of classifiers: the centre (height, width) of images whose shorter side is resized to
+          # short_side, as (224, 224) and 256; () and 0 are whole images.
+          'crop': (),
+          'short_side': 0,
           'pictures': 4,               # images whose predictions go to TensorBoard; 0 is none
       },
       'checkpoint': {'every_steps': 1_000, 'keep': 2},  # and the best

@@ -8,14 +8,14 @@ import json
 
 from absl import flags
 
-from kdseg_jax import command_line, names, paths, program, tasks
+from kdseg_jax import command_line, names, parallel, paths, program, tasks
 from kdseg_jax.data import files
+from kdseg_jax.data.json_files import finite
+from kdseg_jax.inference.evaluation import Evaluator
 from kdseg_jax.inference.model import restore
+from kdseg_jax.inference.views import create_inference
 from kdseg_jax.report import pictures, presenters
-from kdseg_jax.training import experiment, parallel
-from kdseg_jax.training.evaluation import Evaluator
-from kdseg_jax.training.inference import create_inference
-from kdseg_jax.training.writers import finite
+from kdseg_jax.training import experiment
 
 
 def define_flags(options):
@@ -49,7 +49,7 @@ def main(options, arguments):
   if options.data_root:
     config.data.root = options.data_root
   split = options.split or config.eval.split
-  source = experiment.create_source(config, split)
+  source = experiment.create_evaluation_source(config, split)
   mesh = parallel.create_mesh()
   model = restore(workdir, mesh=mesh, views=views, checkpoint='best' if options.best else 'latest')
   names.require_same_classes(

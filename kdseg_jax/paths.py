@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 from kdseg_jax.errors import UserError
 
 # The fields of a config that are paths; at any depth, as a study's teacher has them too.
-CONFIG_FIELDS = ('data.root', 'data.unlabelled', 'teacher.checkpoint', 'student.init')
+CONFIG_FIELDS = ('data.root', 'data.unlabelled', 'teacher.checkpoint', 'student.init',
+                 'prepare.folder')
 # Beginnings of names of published weights, which stand in place of a path.
 WEIGHTS = ('imagenet:', 'hf:')
 _ADDRESS = re.compile(r'[A-Za-z][A-Za-z0-9+.-]*:/')

@@ -21,12 +21,12 @@ from kdseg_jax import command_line, names, paths, program, tasks
 from kdseg_jax.data import files, subset
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import Model, load
+from kdseg_jax.inference.evaluation import recorded_metric
+from kdseg_jax.inference.views import create_inference
 from kdseg_jax.interop import exported
 from kdseg_jax.report import presenters
 from kdseg_jax.report.base import Example
 from kdseg_jax.training import experiment
-from kdseg_jax.training.evaluation import recorded_metric
-from kdseg_jax.training.inference import create_inference
 
 
 def define_flags(options):

@@ -14,10 +14,10 @@ from absl import flags
 from kdseg_jax import models, paths, program, tasks
 from kdseg_jax.data import files
 from kdseg_jax.inference import Model, load
+from kdseg_jax.inference.evaluation import throughput
 from kdseg_jax.recipes import quickstart as recipe
 from kdseg_jax.report import presenters, tables
 from kdseg_jax.training import experiment, loop
-from kdseg_jax.training.evaluation import throughput
 
 _METHOD = 'pixelwise+pairwise'
 _OVERLAYS = 8

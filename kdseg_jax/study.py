@@ -11,12 +11,14 @@ import sys
 import jax
 
 from kdseg_jax import inference, models, program, tasks
+from kdseg_jax.data.json_files import finite, read_json, read_rows, write_json
 from kdseg_jax.errors import UserError
-from kdseg_jax.report import studies
+from kdseg_jax.inference.evaluation import throughput
+from kdseg_jax.studies import plan as study_plan
+from kdseg_jax.studies import report as study_report
+from kdseg_jax.studies import side_by_side, tuning
 from kdseg_jax.training import experiment as experiments
-from kdseg_jax.training import loop, shapes, side_by_side, study_plan, tuning
-from kdseg_jax.training.evaluation import throughput
-from kdseg_jax.training.writers import finite, read_json, read_rows, write_json
+from kdseg_jax.training import loop, shapes
 
 
 def define_flags(options):
@@ -43,7 +45,7 @@ def main(options, arguments):
     print(f'Stopped; the same command goes on from what was saved. Work directory: {workdir}')
     return
   report = make_report(config, workdir)
-  text = studies.markdown(
+  text = study_report.markdown(
       report, metric=tasks.find(config.task.name).main_metric, title=config.study.title,
       command=shlex.join(['python', '-m', 'kdseg_jax.study', *map(_as_typed, sys.argv[1:])]))
   if jax.process_index():
@@ -99,7 +101,7 @@ def make_report(config, workdir):
         'training': _training_cost(seconds, cost), 'inference': costs[model]}
   source = experiments.create_source(config, config.eval.split)
   task = experiments.create_task(config, len(source.classes))
-  return studies.build(
+  return study_report.build(
       students, baseline=config.study.baseline, metric=task.main_metric, classes=source.classes,
       seeds=config.study.seeds, teacher=teacher_entry(config, workdir),
       shared={'description': config.study.description, 'steps': config.train.steps,
@@ -120,9 +122,10 @@ def teacher_entry(config, workdir):
 
 
 def inference_cost(config, workdir):
-  """Parameters, multiply-adds and images/s of a trained model on whole images of its data."""
+  """Parameters, multiply-adds and images/s of a trained model on the images of an evaluation."""
   model = inference.load(workdir, checkpoint='latest', views=inference.Inference())
-  image = experiments.create_source(config, config.eval.split)[0]['image'][None]
+  source = experiments.create_evaluation_source(config, config.eval.split)
+  image = source[0]['image'][None]
   return {**models.complexity(model.module, image.shape[1:3])._asdict(),
           'images_per_second': throughput(model, image)}
 

@@ -24,6 +24,11 @@ CASES = {
     'cirkd_v1_psp_resnet18': ('pspnet_resnet18', 'cirkd'),
     'cirkd_v1_psp_resnet101': ('pspnet_resnet101', 'cirkd'),
     'cirkd_v2_psp_mobile_mobilenetv2': ('pspnet_mobilenetv2', 'cirkd'),
+    'crosskd_atss_r50': ('atss_resnet50', 'mmdetection'),
+    'crosskd_fcos_r50': ('fcos_resnet50', 'mmdetection_caffe'),
+    'crosskd_gfl_r18': ('gfl_resnet18', 'mmdetection'),
+    'crosskd_retinanet_r18': ('retinanet_resnet18', 'mmdetection'),
+    'crosskd_retinanet_r18_on_input': ('retinanet_resnet18', 'mmdetection'),
     'mdistiller_mobilenetv2_half': ('cifar_mobilenetv2_half', 'cifar'),
     'mdistiller_vgg13': ('cifar_vgg13', 'cifar'),
     'mdistiller_vgg8': ('cifar_vgg8', 'cifar'),
@@ -42,6 +47,8 @@ CASES = {
     'skd19_espnet': ('espnet', 'skd_espnet'),
     'skd19_espnet_c': ('espnet_c', 'skd_espnet'),
     'timm_resnet18d': ('resnet18d', 'timm_resnet'),
+    'timm_xception41': ('xception41', 'timm_xception'),
+    'timm_xception65': ('xception65', 'timm_xception'),
     'torchvision_resnet18': ('resnet18', 'torchvision_resnet'),
     'torchvision_resnet50': ('resnet50', 'torchvision_resnet'),
     'torchvision_mobilenet_v2': ('mobilenetv2', 'torchvision_mobilenetv2'),
@@ -53,7 +60,8 @@ OF_ONE_WIDTH = ('cifar_mobilenetv2_half', 'cifar_shufflenetv1', 'cifar_shufflene
 @functools.cache
 def shapes():
   """Case -> key -> shape."""
-  return json.loads(gzip.decompress((FOLDER / 'state_dicts.json.gz').read_bytes()))
+  return {case: keys for file in sorted(FOLDER.glob('state_dicts*.json.gz'))
+          for case, keys in json.loads(gzip.decompress(file.read_bytes())).items()}
 
 
 def state_dict(case, fill):

@@ -108,13 +108,16 @@ def test_the_tap_that_would_do_is_named(file, teacher):
 
 
 @pytest.mark.slow
-def test_a_student_is_distilled(trained, file, tmp_path):
-  config = config_of(file, 'method=fitnets+decoupled', **{'teacher.checkpoint': str(trained[0])})
+@pytest.mark.parametrize('several', [
+    ('fitnets', 'decoupled', 'pixelwise'), ('attention_transfer', 'review', 'kd')], ids='+'.join)
+def test_a_student_is_distilled(several, trained, file, tmp_path):
+  """By all methods of classifiers, a few at once: to compile takes the time."""
+  config = config_of(file, f'method={"+".join(several)}', **{
+      'teacher.checkpoint': str(trained[0])})
   metrics = loop.train(config, str(tmp_path))
-  assert metrics['images'] == 8
+  assert metrics['images'] == 8 and 0 <= metrics['top1'] <= 1
   (last,) = [row for row in runs.rows(tmp_path) if row['phase'] == 'train' and row['step'] == 2]
-  assert last['distill/kd/raw'] >= 0 and last['distill/fitnets/raw'] > 0
-  assert last['distill/decoupled/raw'] > 0
+  assert all(last[f'distill/{term}/raw'] > 0 for term in {*several, 'kd'})
 
 
 @pytest.mark.parametrize('fields,message', [

@@ -17,7 +17,7 @@ def checked(field, value):
   config_fields.check(config)
 
 
-@pytest.mark.parametrize('field', ['data.size', 'augmentation.crop', 'eval.window'])
+@pytest.mark.parametrize('field', ['data.size', 'augmentation.crop', 'eval.window', 'eval.crop'])
 def test_sizes_are_two_whole_numbers_of_pixels(field):
   checked(field, (32, 48))
   for wrong in (32, (32,), (32, 48, 3), (32, -1), (0, 32), (32.5, 32), ('a', 'b'), (True, 32)):

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from kdseg_jax import data, default_config, distillers, tasks
+from kdseg_jax import data, default_config, distillers, parallel, tasks
 from kdseg_jax.distillers import methods
-from kdseg_jax.training import evaluation, experiment, parallel, programs, run
+from kdseg_jax.inference import evaluation
+from kdseg_jax.training import experiment, preparations, programs, run
 from tests import toys
 from tests.data import archives
 
@@ -91,17 +92,39 @@ def experiment_of(config):
 def train_program(config):
   """The text of the train step, of which nothing is compiled."""
   built = experiment_of(config)
-  state = jax.eval_shape(experiment.make_initial_state(built), jax.random.key(0))
+  state = jax.eval_shape(experiment.make_initial_state(built), jax.random.key(0),
+                         preparations.placeholders(built))
   variables = built.teacher.variables if built.teacher else {}
   program = programs.student_program(built)
   return text_of(program, variables, state, first_batch(built, 'train'))
 
 
+def preparation_of(built):
+  """How the method's preparation is fitted, as `preparations.prepare` does it."""
+  return preparations.Fit.of(
+      built, built.distiller.prepare.parts['everything'].parts['c'],
+      experiment.abstract_inputs(built))
+
+
 def prepare_program(config):
   built = experiment_of(config)
-  state = jax.eval_shape(experiment.make_initial_state(built), jax.random.key(0))
-  return text_of(programs.prepare_program(built), built.teacher.variables, state,
+  fit = preparation_of(built)
+  state = jax.eval_shape(fit.create, jax.random.key(0))
+  return text_of(programs.donating(built, fit.step), built.teacher.variables, state,
                  first_batch(built, 'prepare'))
+
+
+def prepared_folder(config):
+  """Where what is prepared is kept."""
+  folders = []
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(preparations, '_prepare', lambda *given: folders.append(given[3]))
+    preparations.prepare(experiment_of(config), 'work', None)
+  return folders
+
+
+def prepare_steps(config):
+  return preparations.number_of_steps(experiment_of(config))
 
 
 def first_batch(built, phase):
@@ -122,7 +145,8 @@ def batches(config):
 def first_key(config):
   """The key that a fresh state is drawn from."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(experiment, 'make_initial_state', lambda built: jax.random.key_data)
+    patch.setattr(experiment, 'make_initial_state', lambda built: (
+        lambda key, prepared: jax.random.key_data(key)))
     return experiment.initial_state(experiment_of(config))
 
 
@@ -152,7 +176,9 @@ def measured(config):
 
 
 def memory(config):
-  return jax.eval_shape(experiment.make_initial_state(experiment_of(config)), jax.random.key(0))
+  built = experiment_of(config)
+  return jax.eval_shape(experiment.make_initial_state(built), jax.random.key(0),
+                        preparations.placeholders(built))
 
 
 def start(config):
@@ -165,16 +191,18 @@ def start(config):
     model = Model(11, parallel.AXIS)
     variables = toys.variables(model, jnp.zeros((1, 16, 16, 3)))
     state = types.SimpleNamespace(
-        **variables, average={}, step=0, prepare_step=0, _replace=lambda **changes: changes)
+        **variables, average={}, step=0, _replace=lambda **changes: changes)
     run.Run(built, 'work', state, evaluator=None, should_stop=None)
   return calls
 
 
 def due(config):
-  """What follows each step of both phases."""
-  of_config = types.SimpleNamespace(config=config)
-  return [run.Run.due(of_config, phase, step, stopping=False)
-          for phase in run.PHASES for step in range(1, 50)]
+  """What follows each step of a run, and of a preparation."""
+  return [run.Run.due(types.SimpleNamespace(
+      config=config, phase=phase, steps=config[phase].steps, _evaluator=evaluator), step,
+                      stopping=False)
+          for phase, evaluator in (('train', 'evaluates'), ('prepare', None))
+          for step in range(1, 50)]
 
 
 def compiler_options(config, build):
@@ -198,7 +226,13 @@ def compiled_teacher(config):
 
 
 def compiled_preparation(config):
-  return compiler_options(config, programs.prepare_program)
+  return compiler_options(
+      config, lambda built: programs.donating(built, preparation_of(built).step))
+
+
+def evaluated(config):
+  """The first image that models are evaluated on."""
+  return experiment.create_evaluation_source(config, 'val')[0]['image']
 
 
 def evaluation_of(config):
@@ -292,11 +326,15 @@ CASES = [  # field, another value, where it is seen, fields beside it
     ('memory_limit_gb', 1e-9, memory, WITH_TEACHER),
     ('critic.steps', 2, train_program, WITH_TEACHER), ('prepare.steps', 30, due, {}),
     ('prepare.steps', 30, prepare_program, WITH_TEACHER),
+    ('prepare.steps', 0, prepare_steps, WITH_TEACHER),  # an epoch
+    ('prepare.folder', 'elsewhere', prepared_folder, WITH_TEACHER),
     ('eval.split', 'test', evaluation_of, {}), ('eval.every_steps', 7, due, {}),
     ('eval.batch_size', 16, evaluation_of, {}), ('eval.limit', 5, evaluation_of, {}),
     ('eval.pad_multiple', 20, evaluation_of, {}), ('eval.window', (16, 16), evaluation_of, {}),
     ('eval.overlap', 0.7, evaluation_of, {'eval.window': (16, 16)}),
     ('eval.scales', (0.5, 1.0), evaluation_of, {}), ('eval.flip', True, evaluation_of, {}),
+    ('eval.crop', (32, 32), evaluated, {'eval.short_side': 48}),
+    ('eval.short_side', 48, evaluated, {'eval.crop': (32, 32)}),
     ('task.absent_as_zero', True, evaluation_of, {}), ('eval.pictures', 0, evaluation_of, {}),
     ('checkpoint.every_steps', 7, due, {}), ('checkpoint.keep', 5, start, {}),
     ('log.every_steps', 7, due, {}),

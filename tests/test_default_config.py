@@ -62,10 +62,12 @@ DEFAULTS = {
     'optimizer': _OPTIMIZER,
     'memory_limit_gb': 8.0,
     'critic': {'steps': 1, 'optimizer': _OPTIMIZER | {'learning_rate': 4e-4}},  # SKD's code
-    'prepare': {'steps': 0, 'optimizer': _OPTIMIZER},
+    'prepare': {'steps': 0, 'folder': '', 'optimizer': _OPTIMIZER | {
+        'learning_rate': 0.1}},  # knowledge adaptation, CVPR 2019
     'eval': {
         'split': 'val', 'every_steps': 2_000, 'batch_size': 8, 'limit': 0, 'pad_multiple': 1,
-        'window': (), 'overlap': 1 / 3, 'scales': (1.0,), 'flip': False,
+        'window': (), 'overlap': 1 / 3, 'scales': (1.0,), 'flip': False, 'crop': (),
+        'short_side': 0,
         'pictures': 4},
     'checkpoint': {'every_steps': 1_000, 'keep': 2},
     'log': {'every_steps': 50},
@@ -76,6 +78,7 @@ _HOLISTIC = _RESIZE | {
     'conditional': True, 'input_norm': False, 'critic_loss': 'wasserstein',
     'gradient_penalty_weight': 10.0, 'critic_weight': 0.1, 'width': 1.0, 'tap': 'logits',
     'critic_learning_rate': None, 'critic_b1': 0.9, 'critic_b2': 0.99, 'critic_steps': None}
+_AUTOENCODER = _EMBEDDING | {'strides': None, 'channels': None, 'alpha': 1e-7}
 TERMS = {
     'pixelwise': _RESIZE | {
         'temperature': 1.0, 'form': 'kl', 'reduction': 'mean', 'tap': 'logits'},
@@ -107,6 +110,8 @@ TERMS = {
         'cross_weight': 1.0, 'mse_weight': 100.0, 'memory_weight': 0.1, 'slots': 10_000,
         'samples': 2_048, 'pool': 4, 'temperature': 0.1},
     'context': {'tap': 'embedding'},
+    'feature_adaptation': _AUTOENCODER | {'p': 2, 'q': 2},
+    'affinity_adaptation': _AUTOENCODER | {'autoencoder': True},
     'review': {
         'form': 'residual', 'attention': True, 'levels': (4, 2, 1), 'channels': None,
         'teacher_batch_statistics': False,
@@ -149,7 +154,7 @@ PARTS = {
         'channels': 0, 'dropout': 0.0, 'epsilon': 1e-5, 'tap': 'stage4', 'activation': nn.relu6},
     resnet.ResNet: _BACKBONE | {
         'depth': 18, 'deep_stem': False, 'stem_channels': (64, 64, 128), 'ceil_mode': False,
-        'dilate_first': False, 'pooled_shortcuts': False},
+        'dilate_first': False, 'pooled_shortcuts': False, 'stride_first': False},
     mobilenet.MobileNetV2: _BACKBONE,
     efficientnet_lite.EfficientNetLite: _BACKBONE | {'variant': 0},
     espnet.ESPNetEncoder: {'width': 1.0, 'blocks': (2, 8), 'remat': 'none'}}  # of SKD's code
@@ -180,7 +185,7 @@ def test_without_a_config_the_defaults_are_its():
   task = {'name': 'segmentation'} | fields(tasks.SegmentationTask)
   assert task == DEFAULTS['task']
   views = fields(inference.Inference)
-  assert views == {name: evaluation[name] for name in views} and len(views) == 4
+  assert views == {name: evaluation[name] for name in views} and len(views) == 6
   assert fields(augmentation.Augmentation) == {
       name: DEFAULTS['augmentation'][name] for name in ('scale', 'flip', 'pad')
   } | {'resized_crop': None, 'resize': None}  # () in a config

@@ -20,7 +20,8 @@ jax.distributed.initialize('localhost:{port}', num_processes=2, process_id={proc
 EVALUATION = """
 import json
 import jax, numpy as np
-from kdseg_jax.training import evaluation, parallel
+from kdseg_jax.inference import evaluation
+from kdseg_jax import parallel
 from tests import toy_task
 class Source(toy_task.Images):
   reads = 0

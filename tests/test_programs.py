@@ -78,8 +78,9 @@ def teachers(cache, settings, tmp_path_factory):
 
 
 @pytest.mark.slow
-# The recipe of classes has its own: tests/test_classification.py, tests/configs/test_cifar.py.
-@pytest.mark.parametrize('recipe', [name for name in RECIPES if name != 'cifar.py'])
+# Recipes of classes have their own: tests/test_classification.py, tests/configs/test_imagenet.py.
+@pytest.mark.parametrize('recipe', [
+    name for name in RECIPES if name not in ('cifar.py', 'imagenet.py')])
 def test_every_recipe_distils_two_steps_and_evaluates(recipe, cache, settings, teachers, tmp_path):
   output = runs.run(
       'train', f'--config=configs/{recipe}:method=pixelwise+pairwise,runlocal',
@@ -98,6 +99,18 @@ def test_every_recipe_distils_two_steps_and_evaluates(recipe, cache, settings, t
   metrics = json.loads(result.read_text())
   assert set(metrics) == {'mean_iou', 'per_class_iou', 'pixel_accuracy', 'images'}
   assert metrics['mean_iou'] == rows[2]['mean_iou'] and metrics['images'] == rows[2]['images']
+
+
+@pytest.mark.slow
+def test_a_segmenter_is_distilled_by_knowledge_review(cache, settings, teachers, tmp_path):
+  runs.run('train', '--config=configs/camvid.py:method=review,runlocal', f'--workdir={tmp_path}',
+           f'--config.teacher.checkpoint={teachers["camvid.py"]}', *settings['camvid.py'],
+           cache=cache)
+  rows = runs.rows(tmp_path)
+  assert [(row['phase'], row['step']) for row in rows] == [
+      ('train', 1), ('train', 2), ('evaluation', 2)]
+  assert rows[1]['distill/review/raw'] > 0 and 0 <= rows[2]['mean_iou'] <= 1
+  assert any('distiller/params/review/stage0/attention' in name for name in runs.saved(tmp_path))
 
 
 @pytest.mark.slow

@@ -77,7 +77,7 @@ def test_no_draw_of_two_steps_and_two_seeds_shares_a_key(drawn, monkeypatch):
   terms = distillers.terms_of('memory+channels+holistic')
   for term, options in TERMS.items():
     terms[term].update(options)
-  method, model, optimizers = distillers.create(terms), Model(), Optimizers(*[optax.sgd(0.1)] * 3)
+  method, model, optimizers = distillers.create(terms), Model(), Optimizers(*[optax.sgd(0.1)] * 2)
   taps = {name: jax.ShapeDtypeStruct((2, 6, 6, width), jnp.float32)
           for name, width in (('embedding', 4), ('logits', 3))}
   inputs = distillers.DistillInputs(taps, taps, batch_of(), rng=jax.random.key(0))
@@ -122,17 +122,16 @@ def test_preparing_steps_draw_anew(drawn):
   def loss(state, inputs):
     value = state.prepared['mean'] * jax.random.uniform(inputs.rng)
     return value, (state.memory, {})
-  method = toys.prepared()._replace(prepare_loss=loss)
+  preparation = toys.prepared().prepare._replace(loss=loss, optimizer=optax.sgd(0.1))
   taps = {'x': jnp.ones((2, 6, 6, 4))}
   inputs = distillers.DistillInputs(taps, taps, batch_of(), rng=jax.random.key(0))
-  optimizers, model = Optimizers(*[optax.sgd(0.1)] * 3), Model()
-  state = create_state(jax.random.key(0), model, method, optimizers, inputs)
-  step = make_prepare_step(model, method, optimizers)
-  variables = {'params': state.params, 'batch_stats': {}}
+  state = toys.fresh_preparation(preparation, preparation.optimizer, inputs)
+  step = make_prepare_step(Model(), preparation, preparation.optimizer, taps)
+  variables = Model().init(jax.random.key(0), batch_of()['image'])
   draws = []
   for number in range(3):
     draws += collect(drawn, step, variables, state, batch_of(number))
-    state = state._replace(prepare_step=state.prepare_step + 1)
+    state = state._replace(step=state.step + 1)
   assert len(set(draws)) == len(draws) == 3
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from experiments import scenes_core
 from kdseg_jax import study
-from kdseg_jax.training.study_plan import student_workdir
+from kdseg_jax.studies.plan import student_workdir
 from tests import runs
 
 STEPS = 30

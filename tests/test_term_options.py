@@ -18,7 +18,8 @@ import pytest
 from kdseg_jax import distillers, tasks
 from kdseg_jax.distillers import methods
 from kdseg_jax.training.state import Optimizers, create_state
-from kdseg_jax.training.step import make_train_step
+from kdseg_jax.training.step import make_prepare_step, make_train_step
+from tests import toys
 
 FACTORIES = methods.TERMS | methods.WRAPPERS
 CLASSES, SIZE, STUDENT_SIZE = 4, (5, 6), (3, 4)
@@ -38,7 +39,8 @@ OTHER = {
     'critic_steps': 2,
     'neighbourhood': 1, 'eps': 0.5, 'anchors_per_image': 3, 'context.tap': 'other',
     'pixels_per_class': 1, 'channel_wise_features.projection': True,
-    'review.form': 'multi_stage', 'levels': (2,), 'review.channels': 5,
+    'review.form': 'multi_stage', 'levels': (2,),
+    'strides': (2, 1, 1), 'channels': 3, 'review.channels': 5,
     'student_taps': ('embedding', 'other'), 'teacher_taps': ('embedding', 'other'),
 }
 # Options that say something only beside others.
@@ -154,7 +156,7 @@ def program(term, items, same_size, memory_only=False):
   widths = {'logits': CLASSES, 'aux_logits': CLASSES, 'embedding': 6, 'other': 6}
   student = Taps(SIZE if same_size else STUDENT_SIZE, **widths, wide=8)
   teacher = Taps(SIZE, **widths | {'embedding': 8, 'other': 10})  # an unused argument is dropped
-  batch, optimizers = batch_of(), Optimizers(*[optax.sgd(0.1)] * 3)
+  batch, optimizers = batch_of(), Optimizers(*[optax.sgd(0.1)] * 2)
   taps = lambda model: {name: jax.ShapeDtypeStruct(shape, jnp.float32)
                         for name, shape in model.shapes.items()}
   inputs = distillers.DistillInputs(
@@ -162,7 +164,8 @@ def program(term, items, same_size, memory_only=False):
   try:
     method = distillers.create(terms)
     state = jax.eval_shape(
-        lambda: create_state(jax.random.key(0), student, method, optimizers, inputs))
+        lambda: create_state(jax.random.key(0), student, method, optimizers, inputs,
+                             prepared=toys.unprepared(method, inputs)))
     step = make_train_step(
         tasks.SegmentationTask(CLASSES), student, teacher, method, optimizers)
 
@@ -172,9 +175,19 @@ def program(term, items, same_size, memory_only=False):
         return state.distiller.memory
       return state, metrics['loss']  # others tell nothing of what is trained
     variables = jax.eval_shape(lambda: teacher.init({}, None))
-    return str(state) + jax.jit(run).lower(variables, state, batch).as_text()
+    return str(state) + jax.jit(run).lower(variables, state, batch).as_text() + (
+        preparation_text(method.prepare, teacher, variables, inputs))
   except ValueError as error:
     return f'refused: {error}'
+
+
+def preparation_text(preparation, teacher, variables, inputs):
+  """The program of a preparation's step; '' if there is none."""
+  if preparation is None:
+    return ''
+  state = jax.eval_shape(lambda: toys.fresh_preparation(preparation, optax.sgd(0.1), inputs))
+  step = make_prepare_step(teacher, preparation, optax.sgd(0.1), inputs.student)
+  return jax.jit(lambda *given: step(*given)[0]).lower(variables, state, inputs.batch).as_text()
 
 
 @pytest.mark.parametrize('term,option', CASES)

@@ -15,9 +15,9 @@ import numpy as np
 
 from kdseg_jax import data, models, tasks
 from kdseg_jax.errors import UserError
+from kdseg_jax.inference.views import apply_frozen
 from kdseg_jax.report import presenters
 from kdseg_jax.tasks import DataCheck, Field, MainMetric, Outputs
-from kdseg_jax.training.inference import apply_frozen
 
 NAME = 'brightness'
 

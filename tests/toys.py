@@ -11,6 +11,7 @@ from jax import lax
 from kdseg_jax import default_config, distillers, inference, models
 from kdseg_jax.distillers import DistillerState, Requires
 from kdseg_jax.models.layers import ConvNorm
+from kdseg_jax.training.state import Optimizers, TrainState
 
 
 def variables(module, *args):
@@ -71,14 +72,34 @@ def adversarial(axis_name=None, tap='x', optimizer=None, steps=None):
       loss=loss, critic=distillers.Critic(critic_loss, optimizer, steps))
 
 
-def prepared(axis_name=None, tap='x'):
-  """A prepare phase, which fits the mean of the teacher's tap."""
-  mse = lambda x, state: _mean((x - state.prepared['mean']) ** 2, axis_name)
+def prepared(axis_name=None, tap='x', optimizer=None, slope=1.0):
+  """A preparation, which fits the mean of the teacher's tap; a decoder is not kept."""
+  mse = lambda x, mean: _mean((x - mean) ** 2, axis_name)
+
+  def prepare_loss(state, inputs):
+    value = mse(slope * inputs.teacher[tap], state.prepared['mean']) + state.prepared['decoder']**2
+    return value, ({'calls': state.memory['calls'] + 1}, {})
+
+  requires = Requires(student=(tap,), teacher=(tap,))
   return distillers.Distiller(
-      requires=Requires(student=(tap,), teacher=(tap,)),
-      init=lambda rng, inputs: DistillerState(prepared={'mean': jnp.float32(0)}),
-      loss=lambda state, inputs: (mse(inputs.student[tap], state), (state.memory, {})),
-      prepare_loss=lambda state, inputs: (mse(inputs.teacher[tap], state), (state.memory, {})))
+      requires=requires,
+      init=lambda rng, inputs, prepared: DistillerState(prepared=prepared),
+      loss=lambda state, inputs: (
+          mse(inputs.student[tap], state.prepared['mean']), (state.memory, {})),
+      prepare=distillers.Preparation(
+          requires=requires, loss=prepare_loss, optimizer=optimizer,
+          init=lambda rng, inputs: DistillerState(
+              prepared={'mean': jnp.float32(0), 'decoder': jax.random.normal(rng)},
+              memory={'calls': jnp.int32(0)}),
+          finish=lambda state: {'mean': state.prepared['mean']},
+          describe=lambda inputs: {'factory': 'toys:prepared', 'tap': tap, 'slope': slope}))
+
+
+def unprepared(method, inputs):
+  """What the preparation of a method leaves before its first step; None if it has none."""
+  if method.prepare is None:
+    return None
+  return method.prepare.finish(method.prepare.init(jax.random.key(0), inputs))
 
 
 def everything(weights=(1.0, 0.5, 2.0), axis_name=None, tap='x'):
@@ -86,6 +107,15 @@ def everything(weights=(1.0, 0.5, 2.0), axis_name=None, tap='x'):
   return distillers.combine({
       'a': (weights[0], projected(axis_name, tap)), 'b': (weights[1], adversarial(axis_name, tap)),
       'c': (weights[2], prepared(axis_name, tap))})
+
+
+def fresh_preparation(preparation, optimizer, inputs):
+  """The state of a preparation before its first step."""
+  made = preparation.init(jax.random.key(0), inputs)
+  return TrainState(
+      step=jnp.int32(0), params=made.prepared, batch_stats={}, rng=jax.random.key(1),
+      opt_state=Optimizers(optimizer.init(made.prepared), {}),
+      distiller=made._replace(prepared={}))
 
 
 class Model(nn.Module):

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdseg_jax import config_files, default_config
+from kdseg_jax.checkpoint import Checkpointer
+from kdseg_jax.data.json_files import write_json
 from kdseg_jax.distillers import DistillerState
 from kdseg_jax.inference.model import create_module
-from kdseg_jax.training.checkpoint import Checkpointer
 from kdseg_jax.training.state import TrainState
-from kdseg_jax.training.writers import write_json
 from tests import toys
 
 CLASSES = ('sky', 'road', 'tree')
@@ -34,7 +34,7 @@ def save(folder, config, *, scores=(0.5,), classes=CLASSES, palette=PALETTE):
     variables = {'params': jax.tree.map(lambda x, step=step: x * step, made['params']),
                  'batch_stats': made.get('batch_stats', {})}
     state = TrainState(
-        step=np.int32(step), prepare_step=np.int32(0), **variables, opt_state=(),
+        step=np.int32(step), **variables, opt_state=(),
         distiller=DistillerState(), rng=np.int32(0))
     checkpointer.save(step, state, {
         'config': config_files.to_dict(config), 'classes': list(classes), 'palette': palette,

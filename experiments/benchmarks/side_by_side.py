@@ -17,10 +17,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from configs import common  # noqa: E402
+from kdseg_jax.data.json_files import read_rows  # noqa: E402
 from kdseg_jax.report import tables  # noqa: E402
-from kdseg_jax.training import loop, side_by_side, study_plan  # noqa: E402
+from kdseg_jax.studies import plan as study_plan  # noqa: E402
+from kdseg_jax.studies import side_by_side  # noqa: E402
+from kdseg_jax.training import loop  # noqa: E402
 from kdseg_jax.training.run import read_json  # noqa: E402
-from kdseg_jax.training.writers import read_rows  # noqa: E402
 
 STEPS = 40
 STUDENTS = {

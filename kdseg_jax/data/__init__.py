@@ -18,6 +18,7 @@ from kdseg_jax.data.camvid import CamVid
 from kdseg_jax.data.cifar import Cifar
 from kdseg_jax.data.classified import ClassFolder, Npz
 from kdseg_jax.data.coco import Coco
+from kdseg_jax.data.crops import Centres
 from kdseg_jax.data.fitted import Fitted
 from kdseg_jax.data.folder import Folder
 from kdseg_jax.data.prepared import create_prepared, create_tfds, is_prepared
@@ -26,7 +27,9 @@ from kdseg_jax.data.unlabelled import Concatenated, Unlabelled, WithoutLabels
 from kdseg_jax.data.voc_boxes import VocBoxes
 from kdseg_jax.errors import UserError
 
-_PREPARED = ('cityscapes', 'cityscapes_coarse', 'voc', 'pascal_context', 'ade20k')
+_PREPARED = ('cityscapes', 'cityscapes_coarse', 'voc', 'coco_voc', 'pascal_context', 'ade20k',
+             'imagenet')
+_PREPARED_OR_NOT = ('camvid', 'cifar10', 'cifar100', 'coco')  # read as they are, too
 _CLASSIFIED = {
     'scene_classes': SceneClasses, 'npz': Npz, 'class_folder': ClassFolder,
     'cifar10': functools.partial(Cifar, 'cifar10'),
@@ -35,11 +38,10 @@ _BOXED = {'scenes_detection': SceneBoxes, 'voc_boxes': VocBoxes, 'coco': Coco}
 _SOURCES = {'scenes': Scenes, 'camvid': CamVid, 'folder': Folder} | {
     name: functools.partial(create_prepared, name) for name in _PREPARED} | _CLASSIFIED | _BOXED
 _BUILT_IN = ('scenes', 'scene_classes', 'scenes_detection')
-_OR_PREPARED = ('camvid', 'coco')  # read as they are where they were not prepared
 _TFDS = 'tfds:'
 
-__all__ = ['CamVid', 'Cifar', 'ClassFolder', 'Coco', 'Concatenated', 'Fitted', 'Folder', 'Npz',
-           'SceneBoxes', 'SceneClasses', 'Scenes', 'Unlabelled', 'VocBoxes', 'WithoutLabels',
+__all__ = ['CamVid', 'Centres', 'Cifar', 'ClassFolder', 'Coco', 'Concatenated', 'Fitted', 'Folder',
+           'Npz', 'SceneBoxes', 'SceneClasses', 'Scenes', 'Unlabelled', 'VocBoxes', 'WithoutLabels',
            'create']
 
 
@@ -49,13 +51,15 @@ def create(name: str, split: str, *, root: str | os.PathLike | None = None,
 
   Args:
     name: 'scenes' (built in); 'folder' (your own images and labels, see `Folder`); 'camvid'
-      (prepared, else its folders); 'cityscapes', 'cityscapes_coarse', 'voc', 'pascal_context' or
-      'ade20k' (prepared with `python -m kdseg_jax.data.prepare`); 'tfds:<name>' (any data set of
-      TFDS). With one class an image: 'scene_classes' (built in: the largest digit of a scene),
-      'npz', 'class_folder', 'cifar10', 'cifar100'. With boxes: 'scenes_detection' (built in),
-      'voc_boxes' (a folder in the layout of Pascal VOC, see `VocBoxes`), 'coco' (prepared, else a
-      folder in the layout of COCO, see `Coco`).
-    split: 'train', 'val', 'test' or another that the data set has.
+      (prepared, else its folders); 'cityscapes', 'cityscapes_coarse', 'voc', 'coco_voc',
+      'pascal_context' or 'ade20k' (prepared with `python -m kdseg_jax.data.prepare`);
+      'tfds:<name>' (any data set of TFDS). With one class an image: 'scene_classes' (built in: the
+      largest digit of a scene), 'npz', 'class_folder', 'cifar10', 'cifar100' (prepared, else their
+      archives), 'imagenet' (prepared). With boxes: 'scenes_detection' (built in), 'voc_boxes' (a
+      folder in the layout of Pascal VOC, see `VocBoxes`), 'coco' (prepared, else a folder in the
+      layout of COCO, see `Coco`).
+    split: 'train', 'val', 'test' or another that the data set has; of prepared ones several too,
+      as 'train+val'.
     root: folder of the data set, or the directory where it was prepared; None or '' for scenes.
     size: (height, width) of every example; None is the source's own.
     **options: further arguments of the source; of TFDS: `image_key`, `label_key`, `num_classes`.
@@ -70,6 +74,6 @@ def create(name: str, split: str, *, root: str | os.PathLike | None = None,
   names.require(name, _SOURCES, 'data set')
   if root and name in _BUILT_IN:
     raise UserError(f'{name} is built in and reads no folder; leave root={root} out.')
-  if name in _OR_PREPARED and is_prepared(name, root):
+  if name in _PREPARED_OR_NOT and is_prepared(name, root):
     return create_prepared(name, split, **given, **options)
   return _SOURCES[name](split, **given, **options)

@@ -43,7 +43,7 @@ class Augmentation:
       one is drawn for each image; None keeps the size.
     resized_crop: lowest and highest share of the image's area of a window of random shape, width
       over height 3/4 to 4/3, that is resized to `crop` (the usual augmentation of ImageNet; Szegedy
-      et al., CVPR 2015); None takes none.
+      et al., CVPR 2015; draws as torchvision's `RandomResizedCrop`); None takes none.
 
   Raises:
     ValueError: an attribute is out of range, or there are both `scale` and `resized_crop`.
@@ -128,7 +128,7 @@ def _resized_crop(example, rng, options):
 
 
 def _window(size, rng, shares):
-  """The first of ten that fits into the image; else all of it."""
+  """The first of ten that fits into the image; else its centre of the nearest shape."""
   for _ in range(_TRIES):
     area = rng.uniform(*shares) * math.prod(size)
     aspect = math.exp(rng.uniform(*map(math.log, _ASPECT)))
@@ -136,7 +136,11 @@ def _window(size, rng, shares):
     if all(side <= total for side, total in zip(sides, size, strict=True)):
       starts = [rng.integers(total - side + 1) for side, total in zip(sides, size, strict=True)]
       return tuple(slice(start, start + side) for start, side in zip(starts, sides, strict=True))
-  return slice(None), slice(None)
+  height, width = size
+  aspect = min(max(width / height, _ASPECT[0]), _ASPECT[1])
+  sides = min(height, round(width / aspect)), min(width, round(height * aspect))
+  return tuple(slice((total - side) // 2, (total - side) // 2 + side)
+               for side, total in zip(sides, size, strict=True))
 
 
 def _pad(example, rng, options):

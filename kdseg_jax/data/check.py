@@ -4,10 +4,12 @@ python -m kdseg_jax.data.check <folder> --layout=folder
 
 Prints sizes, the share of each class and of ignored pixels, and all problems: files that cannot be
 read or do not match, a class without a pixel in train, a split without a labelled pixel, palettes
-that differ. Of boxes (--layout=voc_boxes, --layout=coco) the number of each class and size, crowds
-and boxes without an area, and as problems those outside their image, a class without a box in
-train, and pictures that are in two splits. Exit status 0 if there is none, 1 if there are some, 2
-if the folder cannot be checked at all.
+that differ. Of images with one class each (--layout=class_folder, npz, cifar10 or cifar100) it
+prints how many each class has, and warns of images of the same bytes in two splits or classes. Of
+boxes (--layout=voc_boxes or coco) it prints the number of each class and size, crowds and boxes
+without an area; problems are those outside their image, a class without a box in train, and
+pictures that are in two splits. Exit status 0 if there is no problem, 1 if there are some, 2 if the
+data cannot be checked at all.
 """
 
 from __future__ import annotations
@@ -23,13 +25,14 @@ import tqdm
 from absl import flags
 
 from kdseg_jax import paths, program
-from kdseg_jax.data import camvid, check_boxes, class_list, files, folder, pairs
+from kdseg_jax.data import camvid, check_boxes, check_classes, class_list, files, folder, pairs
 from kdseg_jax.errors import UserError
 from kdseg_jax.report import tables
 
 Color = class_list.Color
 
 _LAYOUTS = {'folder': folder, 'camvid': camvid}
+_OTHERS: tuple[Any, ...] = (check_classes, check_boxes)  # data without label maps
 
 
 class Split(NamedTuple):
@@ -188,7 +191,7 @@ def describe(report: Report) -> str:
   splits = report.splits
   overview = tables.table(['split', 'images', 'ignored', 'sizes (height x width)'], [
       (name, split.images, _percent(split.pixels[files.IGNORE_LABEL], split.pixels.sum()),
-       tables.sizes(split.sizes)) for name, split in splits.items()])
+       check_classes.shown_sizes(split.sizes)) for name, split in splits.items()])
   classes = tables.table(
       ['class', *(f'{name} {what}' for name in splits for what in ('pixels', 'images'))],
       [[f'{index} {name}', *(cell for split in splits.values() for cell in (
@@ -214,8 +217,9 @@ def _percent(part, whole):
 def define_flags(options):
   """`--layout`."""
   flags.DEFINE_enum(
-      'layout', 'folder', [*_LAYOUTS, *check_boxes.LAYOUTS],
+      'layout', 'folder', [*_LAYOUTS, *(name for other in _OTHERS for name in other.LAYOUTS)],
       'folder: images/ labels/ (see kdseg_jax/data/folder.py); camvid: train/ trainannot/ ...; '
+      'class_folder: <split>/<class>/<picture>; npz: a file; cifar10, cifar100: their archives; '
       'voc_boxes: JPEGImages/ Annotations/ ...; coco: annotations/ train2017/ ...',
       flag_values=options)
 
@@ -224,13 +228,10 @@ def main(options, arguments):
   """Prints the report; the exit status is 1 if there are problems."""
   if len(arguments) != 1:
     raise UserError('Give one folder: python -m kdseg_jax.data.check <folder> --layout=folder')
-  root = paths.local(arguments[0])
-  if options.layout in check_boxes.LAYOUTS:
-    found = check_boxes.check(root, options.layout)
-    print(check_boxes.describe(found))
-    return 1 if found.problems else 0
-  report = check(root, options.layout)
-  print(describe(report))
+  root, layout = paths.local(arguments[0]), options.layout
+  other = next((module for module in _OTHERS if layout in module.LAYOUTS), None)
+  report = other.check(root, layout) if other else check(root, layout)
+  print((other.describe if other else describe)(report))
   return 1 if report.problems else 0
 
 

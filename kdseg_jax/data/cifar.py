@@ -16,6 +16,7 @@ from kdseg_jax.errors import NotFoundError, UserError
 from kdseg_jax.interop import plain_pickle
 from kdseg_jax.interop.file_errors import Refusal
 
+SPLITS = ('train', 'test')
 _SHAPE = (3, 32, 32)  # of an image, in a row of its batch
 
 

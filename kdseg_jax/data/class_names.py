@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,14 +14,23 @@ from kdseg_jax.errors import UserError
 
 IMAGENET = 'imagenet'
 # Prepared with TFDS, whose builders hold their classes.
-_PREPARED = ('cityscapes', 'voc', 'pascal_context', 'ade20k', 'coco')
+_PREPARED = ('cityscapes', 'voc', 'pascal_context', 'ade20k', 'cifar10', 'cifar100', 'coco')
 NAMES = ('scenes', 'camvid', IMAGENET, *_PREPARED)
 
 
 def imagenet() -> tuple[str, ...]:
   """The 1000 classes of ILSVRC 2012 in the order of their WordNet ids, as torchvision has them."""
-  path = pathlib.Path(__file__).with_name('imagenet_classes.txt')
-  return tuple(path.read_text(encoding='utf-8').splitlines())
+  return _lines('imagenet_classes.txt')
+
+
+def synsets() -> tuple[str, ...]:
+  """The WordNet ids of `imagenet()`, by which its archives and folders name the classes."""
+  return _lines('imagenet_synsets.txt')
+
+
+def of_folders(folders: Sequence[str]) -> tuple[str, ...]:
+  """The classes that sorted folders stand for: their names; of all synsets of ImageNet its own."""
+  return imagenet() if tuple(folders) == synsets() else tuple(folders)
 
 
 def of(data: str | None, count: int) -> tuple[tuple[str, ...], np.ndarray]:
@@ -36,7 +46,7 @@ def of(data: str | None, count: int) -> tuple[tuple[str, ...], np.ndarray]:
   """
   if data is None:
     classes = imagenet() if count == 1000 else tuple(f'class {i}' for i in range(count))
-    return classes, _colors(count)
+    return classes, palette_of(count)
   classes, palette = _read(data)
   if len(classes) != count:
     raise UserError(f'--data={data} has {len(classes)} classes, and the model {count}.')
@@ -52,13 +62,18 @@ def count_of(data: str) -> int:
   return len(_read(data)[0])
 
 
+def _lines(name):
+  path = pathlib.Path(__file__).with_name(name)
+  return tuple(path.read_text(encoding='utf-8').splitlines())
+
+
 def _read(data):
   if os.path.isfile(paths.local(data)):
     found = class_list.read(pathlib.Path(paths.local(data)))
     return found.names, found.palette
   names.require(data, NAMES, 'data set')
   if data == IMAGENET:
-    return imagenet(), _colors(1000)
+    return imagenet(), palette_of(1000)
   if data in _PREPARED:
     extras.require('data', 'tensorflow_datasets', f'--data={data}')
     from kdseg_jax.data import tfds_builders  # slow to import
@@ -69,5 +84,6 @@ def _read(data):
           'camvid': (camvid.CLASSES, palettes.CAMVID)}[data]
 
 
-def _colors(count):
+def palette_of(count: int) -> np.ndarray:
+  """`(C, 3)` uint8, the default palette; of more than 255 classes an empty one."""
   return palettes.default_palette(count) if count <= 255 else np.zeros((0, 3), np.uint8)

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from kdseg_jax import names
-from kdseg_jax.data import files, pairs, palettes
+from kdseg_jax.data import class_names, files, pairs
 from kdseg_jax.errors import NotFoundError, UserError
 
 _VAL_EVERY = 10  # as in `folder`
 _PLAIN = ('train', 'val')  # splits of a file that has none
+_NPZ = 'A file of images and labels', '<file>.npz'  # what it is, and where
 _SHOWN = 8  # problems of a folder
 
 
@@ -35,7 +36,7 @@ class Arrays:
                numbers: Sequence[int], name: str, size: tuple[int, int] | None = None):
     self._images, self._labels, self._numbers = images, labels.astype(np.int32), numbers
     self._name, self._resize = name, tuple(size) if size else None
-    self.classes, self.palette = tuple(classes), palettes.default_palette(len(classes))
+    self.classes, self.palette = tuple(classes), class_names.palette_of(len(classes))
     self.size = self._resize or images.shape[1:3]
 
   def __len__(self) -> int:
@@ -45,6 +46,10 @@ class Arrays:
     pairs.check_index(index, len(self))
     return {'image': _resized(self._images[index], self._resize), 'label': self._labels[index],
             'image_id': f'{self._name}_{self._numbers[index]:05d}'}
+
+  def label_of(self, index: int) -> int:
+    """The label of an example, without its image."""
+    return int(self._labels[index])
 
 
 class Npz(Arrays):
@@ -67,7 +72,7 @@ class Npz(Arrays):
 
   def __init__(self, split: str, *, root: str | os.PathLike | None = None,
                size: tuple[int, int] | None = None):
-    path = find_root(root, 'A file of images and labels', '<file>.npz')
+    path = find_root(root, *_NPZ)
     with _opened(path) as file:
       images, labels, numbers = _split_of(file, split, path)
       classes = _classes_of(file, path)
@@ -79,7 +84,9 @@ class ClassFolder:
   """A folder of pictures for each class: `<root>/<split>/<class>/<picture>`.
 
   The classes are the folders of `train`, sorted by name; the other splits may have fewer. Where
-  there is no `train`, they are those of the split.
+  there is no `train`, they are those of the split. The 1,000 synsets of ImageNet (n01440764, ...)
+  have the names of its classes. The `image_id` is `<class>/<stem>`, or `<class>/<picture>` where
+  two pictures of the class have one stem.
 
   Args:
     split: a folder in the root.
@@ -95,16 +102,14 @@ class ClassFolder:
 
   def __init__(self, split: str, *, root: str | os.PathLike | None = None,
                size: tuple[int, int] | None = None):
-    root = find_root(root, 'A folder of pictures of each class', '<split>/<class>/<picture>')
-    splits = {path.name: path for path in files.subfolders_of(root)}
-    if not splits:
-      raise NotFoundError(f'{root}: has no folder; expected <split>/<class>/<picture>.')
-    names.require(split, splits, f'split of {root}')
+    splits = folder_splits(root)
+    names.require(split, splits, f'split of {next(iter(splits.values())).parent}')
     main = splits.get('train', splits[split])
-    self.classes = tuple(path.name for path in files.subfolders_of(main))
-    if not self.classes:
+    self._folders = tuple(path.name for path in files.subfolders_of(main))
+    if not self._folders:
       raise NotFoundError(f'{main}: has no folder of a class; expected <class>/<picture>.')
-    self.palette = palettes.default_palette(len(self.classes))
+    self.classes = class_names.of_folders(self._folders)
+    self.palette = class_names.palette_of(len(self.classes))
     self.size = tuple(size) if size else None
     self._entries = self._find(splits[split], main)
 
@@ -113,26 +118,52 @@ class ClassFolder:
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     pairs.check_index(index, len(self))
-    path, label = self._entries[index]
+    path, label, name = self._entries[index]
     return {'image': _resized(files.read_image(path), self.size), 'label': np.int32(label),
-            'image_id': f'{path.parent.name}_{path.stem}'}
+            'image_id': f'{path.parent.name}/{name}'}
 
   def _find(self, folder, main):
-    """`(path, label)` of the pictures of a split, class by class."""
+    """`(path, label, name)` of the pictures of a split, class by class."""
     found, problems = [], []
     for path in files.subfolders_of(folder):
-      names.require(path.name, self.classes, f'class in {folder}; {main} has')
+      names.require(path.name, self._folders, f'class in {folder}; {main} has')
       pictures = files.images_in(path)
       problems += files.unreadable_in(path)
       if folder == main and not pictures:
         problems.append(f'{path}: holds no picture; fill the folder or remove it.')
-      found += [(picture, self.classes.index(path.name)) for picture in pictures]
+      label, names_of = self._folders.index(path.name), _distinct_names(pictures)
+      found += [(picture, label, name) for picture, name in zip(pictures, names_of)]
     if problems:
       raise UserError('\n'.join(problems[:_SHOWN]) + (
-          f'\n... and {len(problems) - _SHOWN} more' if len(problems) > _SHOWN else ''))
+          f'\n... and {len(problems) - _SHOWN} more; python -m kdseg_jax.data.check <folder> '
+          '--layout=class_folder names them all.' if len(problems) > _SHOWN else ''))
     if not found:
       raise NotFoundError(f'{folder}: holds no picture in a folder of a class.')
     return found
+
+
+def folder_splits(root: str | os.PathLike | None) -> dict[str, pathlib.Path]:
+  """The folders of the splits of a `ClassFolder` by name.
+
+  Raises:
+    UserError: as `find_root`.
+    NotFoundError: as there, or it has no folder.
+  """
+  root = find_root(root, 'A folder of pictures of each class', '<split>/<class>/<picture>')
+  splits = {path.name: path for path in files.subfolders_of(root)}
+  if not splits:
+    raise NotFoundError(f'{root}: has no folder; expected <split>/<class>/<picture>.')
+  return splits
+
+
+def npz_splits(root: str | os.PathLike | None) -> list[str]:
+  """The splits of a file of `Npz`.
+
+  Raises:
+    UserError, NotFoundError: there is none that can be read.
+  """
+  with _opened(find_root(root, *_NPZ)) as file:
+    return _splits_of(file) or list(_PLAIN)
 
 
 def find_root(root: str | os.PathLike | None, what: str, layout: str) -> pathlib.Path:
@@ -150,6 +181,12 @@ def find_root(root: str | os.PathLike | None, what: str, layout: str) -> pathlib
   if not path.exists():
     raise NotFoundError(f'{path}: no such file or folder; expected {layout}.')
   return path
+
+
+def _distinct_names(pictures):
+  """The stems of the pictures of a folder, or their whole names where two have one stem."""
+  stems = [picture.stem for picture in pictures]
+  return stems if len(set(stems)) == len(stems) else [picture.name for picture in pictures]
 
 
 def _resized(image, size):

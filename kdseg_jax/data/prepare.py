@@ -2,8 +2,9 @@
 
 python -m kdseg_jax.data.prepare cityscapes --manual_dir=<archives> --data_dir=<data>
 
-Names: camvid, cityscapes, cityscapes_coarse, voc, pascal_context, ade20k, coco. The archives stay
-as they were downloaded (or extracted) in --manual_dir; nothing is downloaded. Needs no TensorFlow.
+Names: camvid, cityscapes, cityscapes_coarse, voc, coco_voc, pascal_context, ade20k; of one class an
+image imagenet, cifar10, cifar100; of boxes coco. The archives stay as they were downloaded (or
+extracted) in --manual_dir; nothing is downloaded. Needs no TensorFlow.
 Afterwards: --config.data.name=cityscapes --config.data.root=<data>, or KDSEG_DATA=<data>.
 """
 
@@ -50,8 +51,10 @@ def prepare(name: str, manual_dir: str | os.PathLike, data_dir: str | os.PathLik
   if builder.is_prepared():
     logging.info('%s is prepared already; delete it to prepare it anew.', builder.data_path)
   else:
-    if not pathlib.Path(manual_dir).is_dir():
-      raise NotFoundError(f'--manual_dir={manual_dir}: no such folder. '
+    folder = pathlib.Path(manual_dir)
+    if not folder.is_dir() or not any(folder.iterdir()):
+      raise NotFoundError(f'--manual_dir={manual_dir}: '
+                          f'{"is empty" if folder.is_dir() else "no such folder"}. '
                           f'{builder.MANUAL_DOWNLOAD_INSTRUCTIONS}')
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(manual_dir=manual_dir))

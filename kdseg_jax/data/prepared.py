@@ -12,8 +12,10 @@ import numpy as np
 from absl import logging
 
 from kdseg_jax import extras, names
-from kdseg_jax.data import boxed, files, pairs, palettes
+from kdseg_jax.data import boxed, class_names, files, pairs
 from kdseg_jax.errors import NotFoundError, UserError
+
+_ID_KEYS = ('image_id', 'file_name', 'id')  # ours, and what TFDS's own builders have
 
 
 class Records:
@@ -44,18 +46,37 @@ class Records:
     return len(self._records)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    pairs.check_index(index, len(self))
-    record = self._records[index]
-    image_id = record.get('image_id', str(index))
-    image_id = image_id.decode() if isinstance(image_id, bytes) else str(image_id)
-    content, label_content = (record[key] for key in self._keys)
-    image_name, label_name = (f'{self._where}, example {index} ({image_id}), {key}'
-                              for key in self._keys)
+    image_id, (content, label_content), (image_name, label_name) = self._read(index)
     image = files.decode_image(content, image_name)
     label = self._label_map(files.decode_label(label_content, label_name), label_name)
     files.check_pair(image, label, image_name=image_name, label_name=label_name,
                      image_content=content)
     return pairs.resized(image, label, self.size) | {'image_id': image_id}
+
+  def _read(self, index):
+    """The id of an example, what is stored of its image and label, and their names for errors."""
+    pairs.check_index(index, len(self))
+    record = self._records[index]
+    image_id = next((record[key] for key in _ID_KEYS if key in record), index)
+    image_id = image_id.decode() if isinstance(image_id, bytes) else str(image_id)
+    names_of = [f'{self._where}, example {index} ({image_id}), {key}' for key in self._keys]
+    return image_id, [record[key] for key in self._keys], names_of
+
+
+class ClassRecords(Records):
+  """Images with one class each from the records of TFDS.
+
+  As `Records`, but the label is int32, of a feature `ClassLabel`.
+  """
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    image_id, (content, label), (image_name, label_name) = self._read(index)
+    if not 0 <= label < len(self.classes):
+      raise UserError(f'{label_name}: is {label}; expected a class, 0 to {len(self.classes) - 1}.')
+    image = files.decode_image(content, image_name)
+    if self.size:
+      image = files.resize_image(image, self.size)
+    return {'image': image, 'label': np.int32(label), 'image_id': image_id}
 
 
 class BoxRecords:
@@ -94,13 +115,13 @@ def create_prepared(name: str, split: str, *, root: str | os.PathLike | None = N
 
   Args:
     name: of the data set, as there.
-    split: 'train', 'val' or another that it has.
+    split: 'train', 'val' or another that it has, or several, as 'train+val'.
     root: its `--data_dir`; None or '' is `$KDSEG_DATA`.
     size: see `Records`.
 
   Raises:
     ValueError: no root, or an unknown split.
-    FileNotFoundError: the data set or its split was not prepared there; says the command.
+    FileNotFoundError: the data set or a split was not prepared there; says the command.
   """
   extras.require('data', 'tensorflow_datasets', f'The data set {name}')
   import tensorflow_datasets as tfds  # slow to import, and only these sources need it
@@ -109,7 +130,9 @@ def create_prepared(name: str, split: str, *, root: str | os.PathLike | None = N
   from kdseg_jax.data.tfds_builders.base import wrong_counts
 
   builder_class = tfds_builders.BUILDERS[name]
-  names.require(split, builder_class.COUNTS, f'split of {name}')
+  parts = split.split('+')
+  for part in parts:
+    names.require(part, builder_class.COUNTS, f'split of {name}')
   given = root or os.environ.get('KDSEG_DATA')
   command = (f'python -m kdseg_jax.data.prepare {name} --manual_dir=<archives> '
              f'--data_dir={given or "<folder>"}')
@@ -121,16 +144,19 @@ def create_prepared(name: str, split: str, *, root: str | os.PathLike | None = N
     raise NotFoundError(f'{given}: holds no prepared {name}. Prepare it once: {command}\n'
                         f'{builder_class.MANUAL_DOWNLOAD_INSTRUCTIONS}')
   builder = builder_class(data_dir=given)
-  if split not in builder.info.splits:
-    raise NotFoundError(f'{builder.data_path}: was prepared without the split {split}. Delete '
-                        f'this folder and prepare it again with all archives: {command}')
-  wrong = wrong_counts(
-      {split: builder.info.splits[split].num_examples}, {split: builder.COUNTS[split]})
+  for part in parts:
+    if part not in builder.info.splits:
+      raise NotFoundError(f'{builder.data_path}: was prepared without the split {part}. Delete '
+                          f'this folder and prepare it again with all archives: {command}')
+  wrong = wrong_counts({part: builder.info.splits[part].num_examples for part in parts},
+                       {part: builder.COUNTS[part] for part in parts})
   if wrong:
     logging.warning('%s: %s: it was prepared with --allow_partial.', builder.data_path, wrong)
-  kind, *keys = (BoxRecords, 'image') if builder.HAS_BOXES else (Records, 'image', 'label')
-  return kind(_records(tfds, builder, split, *keys), classes=builder.CLASSES,
-              palette=builder.PALETTE, size=size, where=str(builder.data_path))
+  shown = {'classes': builder.CLASSES, 'palette': builder.PALETTE, 'size': size,
+           'where': str(builder.data_path)}
+  if builder.HAS_BOXES:
+    return BoxRecords(_records(tfds, builder, split, ['image']), **shown)
+  return _create(tfds, builder, split, ('image', 'label'), **shown)
 
 
 def is_prepared(name: str, root: str | os.PathLike | None) -> bool:
@@ -142,7 +168,7 @@ def is_prepared(name: str, root: str | os.PathLike | None) -> bool:
 def create_tfds(name: str, split: str, *, root: str | os.PathLike | None = None,
                 size: tuple[int, int] | None = None, image_key: str = 'image',
                 label_key: str = 'label', num_classes: int = 0) -> Records:
-  """A split of any segmentation data set of TFDS that was prepared with a random-access format.
+  """A split of a data set of TFDS, of label maps or classes, in a format of random access.
 
   Args:
     name: of TFDS, with its config if it has one: 'oxford_iiit_pet', 'cityscapes/...'.
@@ -150,8 +176,8 @@ def create_tfds(name: str, split: str, *, root: str | os.PathLike | None = None,
     root: its `data_dir`; None or '' is `$KDSEG_DATA`, or else TFDS's own default.
     size: see `Records`.
     image_key: feature of the image.
-    label_key: feature of the label, class indices and 255 = ignore.
-    num_classes: number of classes; 0 asks the label feature (`LabeledImage` knows).
+    label_key: feature of the label: a map of class indices and 255 = ignore, or a `ClassLabel`.
+    num_classes: number of classes; 0 asks the label feature (`LabeledImage`, `ClassLabel` know).
 
   Raises:
     ValueError: unknown data set, split or feature, the number of classes is not known, or it was
@@ -178,12 +204,13 @@ def create_tfds(name: str, split: str, *, root: str | os.PathLike | None = None,
         'builders need TensorFlow for that; reading does not).')
   for part in split.split('+'):
     names.require(part.partition('[')[0], builder.info.splits, f'split of {name}')
-  pictures = [key for key, feature in builder.info.features.items()
-              if isinstance(feature, tfds.features.Image)]
-  for key, option in ((image_key, 'image_key'), (label_key, 'label_key')):
-    if key not in pictures:
-      raise UserError(f'{name}: {option}={key!r} is no image; its images are '
-                      f'{", ".join(pictures) or "none"} (--config.data.tfds.{option}=<name>).')
+  pictures = _keys_of(builder, tfds.features.Image)
+  labels = [*pictures, *_keys_of(builder, tfds.features.ClassLabel)]
+  for key, option, known, what in ((image_key, 'image_key', pictures, 'image'),
+                                   (label_key, 'label_key', labels, 'image and no class')):
+    if key not in known:
+      raise UserError(f'{name}: {option}={key!r} is no {what}; it has '
+                      f'{", ".join(known) or "none"} (--config.data.tfds.{option}=<name>).')
   label_feature = builder.info.features[label_key]
   classes = list(getattr(label_feature, 'names', None) or [])
   if not num_classes and not classes:
@@ -191,16 +218,30 @@ def create_tfds(name: str, split: str, *, root: str | os.PathLike | None = None,
                     'num_classes (--config.data.tfds.num_classes=<number>).')
   if not classes or num_classes and num_classes != len(classes):
     classes = [f'class {index}' for index in range(num_classes)]
-  return Records(_records(tfds, builder, split, image_key, label_key), classes=classes,
-                 palette=palettes.default_palette(len(classes)), size=size,
-                 image_key=image_key, label_key=label_key, where=f'{name} {split}')
+  return _create(tfds, builder, split, (image_key, label_key), classes=classes,
+                 palette=class_names.palette_of(len(classes)), size=size,
+                 where=f'{name} {split}')
 
 
-def _records(tfds, builder, split, *keys):
-  """The records of a split; images stay encoded: TFDS's decoding knows no EXIF data or palettes."""
+def _keys_of(builder, kind):
+  """The features of a kind."""
+  return [key for key, feature in builder.info.features.items() if isinstance(feature, kind)]
+
+
+def _create(tfds, builder, split, keys, **options):
+  """The source of a split, by the kind of its label."""
+  # Images stay encoded: TFDS's decoding knows no EXIF data or palettes.
+  encoded = set(keys) & set(_keys_of(builder, tfds.features.Image))
+  kind = Records if encoded == set(keys) else ClassRecords
+  return kind(_records(tfds, builder, split, encoded), image_key=keys[0], label_key=keys[1],
+              **options)
+
+
+def _records(tfds, builder, split, encoded):
+  """The records of a split, with what stays encoded."""
   try:
     return builder.as_data_source(
-        split=split, decoders={key: tfds.decode.SkipDecoding() for key in keys})
+        split=split, decoders={key: tfds.decode.SkipDecoding() for key in encoded})
   except NotImplementedError as error:
     raise UserError(f'{builder.data_path}: was prepared in a format without random access; '
                     'expected array_record. Prepare it again with --file_format=array_record, in '

@@ -21,16 +21,16 @@ class Unlabelled:
   Args:
     folder: of pictures of any size; those in subfolders count too.
     size: (height, width) to which they are resized; None keeps their own.
-    fields: what an example holds beside the image, see `tasks.Field`, here its padding. None is a
-      label map of 255 (ignore).
+    fields: what an example of the task holds beside the image, see `tasks.Field`; here all of it is
+      the fields' padding, as `tasks.SegmentationTask.fields` give a label map of 255 (ignore).
 
   Raises:
     FileNotFoundError: the folder does not exist or holds no picture.
     ValueError: a picture of a format that is not read; on reading, a damaged file.
   """
 
-  def __init__(self, folder: str | os.PathLike, *, size: tuple[int, int] | None = None,
-               fields: Mapping[str, Any] | None = None):
+  def __init__(self, folder: str | os.PathLike, *, fields: Mapping[str, Any],
+               size: tuple[int, int] | None = None):
     self._paths = files.list_images([folder], subfolders=True)
     self.size, self._fields = tuple(size) if size else None, fields
 
@@ -53,7 +53,7 @@ class WithoutLabels:
     fields: see `Unlabelled`.
   """
 
-  def __init__(self, source: Any, *, fields: Mapping[str, Any] | None = None):
+  def __init__(self, source: Any, *, fields: Mapping[str, Any]):
     self._source, self._fields = source, fields
 
   def __len__(self) -> int:
@@ -99,7 +99,5 @@ class Concatenated:
 
 def _unknown(fields, size):
   """The fields of an image of which nothing is known."""
-  if fields is None:
-    return {'label': np.full(size, files.IGNORE_LABEL, np.uint8)}
   return {name: np.full(field.shape(size), field.padding, field.dtype)
           for name, field in fields.items()}

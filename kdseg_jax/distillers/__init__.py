@@ -1,5 +1,6 @@
 """Distillation methods as pure, composable functions; one factory a method."""
 
+from kdseg_jax.distillers.adaptation import adaptation, affinity_adaptation, feature_adaptation
 from kdseg_jax.distillers.cirkd import cirkd, cross_image, memory
 from kdseg_jax.distillers.cirkd_channels import channels, with_context
 from kdseg_jax.distillers.core import (
@@ -8,6 +9,7 @@ from kdseg_jax.distillers.core import (
     DistillerState,
     DistillInputs,
     Objective,
+    Preparation,
     Requires,
     Taps,
     check_requires,
@@ -38,10 +40,11 @@ from kdseg_jax.distillers.similarity import (
 from kdseg_jax.distillers.skd import pairwise, pixelwise, skd
 
 __all__ = [
-    'Critic', 'Distiller', 'DistillerState', 'DistillInputs', 'Objective', 'Requires', 'Taps',
-    'attention_transfer', 'channel_wise', 'channel_wise_features', 'channel_wise_logits',
-    'channels', 'check_requires', 'cirkd', 'combine', 'create', 'cross_image', 'decoupled',
-    'double_similarity', 'double_similarity_category', 'double_similarity_pixel', 'fitnets',
+    'Critic', 'Distiller', 'DistillerState', 'DistillInputs', 'Objective', 'Preparation',
+    'Requires', 'Taps', 'adaptation', 'affinity_adaptation', 'attention_transfer', 'channel_wise',
+    'channel_wise_features', 'channel_wise_logits', 'channels', 'check_requires', 'cirkd',
+    'combine', 'create', 'cross_image', 'decoupled', 'double_similarity',
+    'double_similarity_category', 'double_similarity_pixel', 'feature_adaptation', 'fitnets',
     'holistic', 'intra_class_variation', 'kd', 'memory', 'names_of_terms', 'pairwise', 'pixelwise',
     'review', 'skd', 'stateless', 'terms_of', 'with_context',
 ]

@@ -161,10 +161,10 @@ def with_context(
     axis_name: mesh axis over which the batch is spread.
 
   Raises:
-    ValueError: the method has a critic or a prepare phase.
+    ValueError: the method has a critic or a preparation.
   """
-  if distiller.critic is not None or distiller.prepare_loss is not None:
-    raise UserError('with_context: the method must have neither critic nor prepare phase.')
+  if distiller.critic is not None or distiller.prepare is not None:
+    raise UserError('with_context: the method must have neither critic nor preparation.')
   block = ContextBlock(axis_name)
 
   def init(rng, inputs):

@@ -29,7 +29,7 @@ class DistillerState(NamedTuple):
   Attributes:
     params: trained with the student (projections, fusion, adapters).
     critic: trained against the student by its own optimiser; {} if the method has none.
-    prepared: trained before distillation and frozen after (an autoencoder); {} if none.
+    prepared: trained before distillation (`Preparation`) and frozen after (an encoder); {} if none.
     memory: carried along and never differentiated (queues, BatchNorm statistics of
       projections, spectral-norm vectors). Must be the same on every device.
   """
@@ -110,24 +110,68 @@ class Critic(NamedTuple):
   parts: Mapping[str, Critic] | None = None
 
 
-class Distiller(NamedTuple):
-  """One distillation method, as `optax.GradientTransformation` is one optimiser.
+class Preparation(NamedTuple):
+  """What a method fits to the teacher before distillation begins: a run of its own.
+
+  `inputs` hold the teacher's taps; of the student's only the shapes, as what is prepared may follow
+  from the student's resolution but not from what it has learned.
 
   Attributes:
-    requires: `Requires`.
-    init: `(rng, inputs) -> DistillerState`; `inputs` may hold `jax.ShapeDtypeStruct`s.
-    loss: `(state, inputs) -> (loss, (memory, metrics))`, differentiated with respect to the
-      student and `state.params` only.
-    critic: `Critic`, or None if the method has none.
-    prepare_loss: an objective with respect to `state.prepared` only, on teacher taps. None if
-      nothing is prepared.
+    requires: `Requires`; of the student, the taps whose shapes are read.
+    init: `(rng, inputs) -> DistillerState` of which `prepared` is to be fitted and `memory` carried
+      along; `inputs` may hold `jax.ShapeDtypeStruct`s alone.
+    loss: an objective with respect to `state.prepared` only.
+    finish: `(state) -> prepared`, what is kept for the distiller's `init`.
+    describe: `(inputs) -> dict` of names, numbers and tuples that decide the result beside teacher
+      and data: the factory and its options. Preparations that are described alike are made once.
+    optimizer: of `state.prepared`; None is the trainer's (`config.prepare.optimizer`).
+    parts: of a combination, part -> its preparation, each of which is made by itself; the other
+      fields are those of all of them together, `optimizer` is None. None if this is no combination.
   """
 
   requires: Requires
   init: Callable[[Array, DistillInputs], DistillerState]
   loss: Objective
+  finish: Callable[[DistillerState], PyTree]
+  describe: Callable[[DistillInputs], dict[str, Any]]
+  optimizer: optax.GradientTransformation | None = None
+  parts: Mapping[str, Preparation] | None = None
+
+
+class Distiller(NamedTuple):
+  """One distillation method, as `optax.GradientTransformation` is one optimiser.
+
+  Attributes:
+    requires: `Requires`.
+    init: `(rng, inputs) -> DistillerState`; `inputs` may hold `jax.ShapeDtypeStruct`s. That of a
+      method with a preparation takes `prepared=`, what `prepare.finish` returned, too.
+    loss: `(state, inputs) -> (loss, (memory, metrics))`, differentiated with respect to the
+      student and `state.params` only.
+    critic: `Critic`, or None if the method has none.
+    prepare: `Preparation`, or None if nothing is prepared.
+  """
+
+  requires: Requires
+  init: Callable[..., DistillerState]
+  loss: Objective
   critic: Critic | None = None
-  prepare_loss: Objective | None = None
+  prepare: Preparation | None = None
+
+
+def create_state(
+    distiller: Distiller, rng: Array, inputs: DistillInputs, prepared: PyTree = None
+) -> DistillerState:
+  """`distiller.init`, which is given what was prepared if it has a preparation."""
+  given = {} if distiller.prepare is None else {'prepared': prepared}
+  return distiller.init(rng, inputs, **given)
+
+
+def abstract_prepared(distiller: Distiller, inputs: DistillInputs) -> PyTree:
+  """Shapes of what the preparation of a distiller leaves; None if it has none."""
+  prepare = distiller.prepare
+  if prepare is None:
+    return None
+  return jax.eval_shape(lambda rng: prepare.finish(prepare.init(rng, inputs)), jax.random.key(0))
 
 
 def stateless(requires: Requires, loss: Callable[[DistillInputs], Array]) -> Distiller:
@@ -149,7 +193,7 @@ def comparing(
 
 def of_maps(distiller: Distiller) -> Distiller:
   """The same distiller, whose `init` raises UserError where a tap that it reads is no map."""
-  def init(rng, inputs):
+  def check(inputs):
     for owner in ('student', 'teacher'):
       taps = getattr(inputs, owner)
       for name in getattr(distiller.requires, owner):
@@ -159,9 +203,14 @@ def of_maps(distiller: Distiller) -> Distiller:
               f'needs maps (N, H, W, C), and {name!r} of the {owner} is vectors '
               f'{taps[name].shape}. Where the method has a field for the tap ({owner}_tap), set it '
               f'to one of {", ".join(maps) or "none"}; else choose another method.')
-    return distiller.init(rng, inputs)
 
-  return distiller._replace(init=init)
+  def checked(owner):
+    def init(rng, inputs, **prepared):
+      check(inputs)
+      return owner.init(rng, inputs, **prepared)
+    return None if owner is None else owner._replace(init=init)
+
+  return checked(distiller)._replace(prepare=checked(distiller.prepare))
 
 
 def fold_in_name(rng: Any, name: str) -> Any:
@@ -175,9 +224,9 @@ def combine(parts: Mapping[str, tuple[Weight, Distiller]]) -> Distiller:
   """The weighted sum of named distillers: again a distiller.
 
   `loss = sum_name weight_name(step) * loss_name`. Every group of the state is nested under the
-  part's name. Critics keep their own optimisers and steps (`Critic.parts`). The preparations'
-  objectives are summed unweighted, as each has a state of its own, and so are the critics' in
-  `critic.loss`. Metrics are `name/raw`, `name/weighted` and, for what the part itself reports,
+  part's name. Critics keep their own optimisers and steps (`Critic.parts`), and preparations are
+  made each by itself (`Preparation.parts`); in `critic.loss` and `prepare.loss` they are summed
+  unweighted. Metrics are `name/raw`, `name/weighted` and, for what the part itself reports,
   `name/<term>`; `name/critic` and `name/prepare` in those phases. A loss that stands in two parts
   counts twice; method strings (`terms_of`) know their terms and count it once.
 
@@ -198,18 +247,12 @@ def combine(parts: Mapping[str, tuple[Weight, Distiller]]) -> Distiller:
           f'combine: the weight of {name!r} is {weight!r}; expected a number or a schedule, a '
           'function of the step.')
   distillers = {name: distiller for name, (_, distiller) in parts.items()}
-
-  def init(rng, inputs):
-    states = {}
-    for name, distiller in distillers.items():
-      with _named(name):
-        states[name] = distiller.init(fold_in_name(rng, name), with_own_key(inputs, name))
-    return DistillerState(*({name: getattr(state, group) for name, state in states.items()}
-                            for group in DistillerState._fields))
-
   critics = {name: d.critic for name, d in distillers.items() if d.critic is not None}
-  preparations = {
-      name: d.prepare_loss for name, d in distillers.items() if d.prepare_loss is not None}
+  preparations = {name: d.prepare for name, d in distillers.items() if d.prepare is not None}
+
+  def init(rng, inputs, prepared=None):
+    given = {name: {'prepared': kept} for name, kept in (prepared or {}).items()}
+    return _init_parts(distillers, rng, inputs, given)
 
   def loss(state, inputs):
     def weigh(name, value):
@@ -224,16 +267,39 @@ def combine(parts: Mapping[str, tuple[Weight, Distiller]]) -> Distiller:
     return _sum_objectives(
         {name: critic.loss for name, critic in critics.items()}, weigh, state, inputs)
 
-  def prepare_loss(state, inputs):
-    weigh = lambda name, value: (value, {f'{name}/prepare': value})
-    return _sum_objectives(preparations, weigh, state, inputs)
-
   return Distiller(
       requires=_union([d.requires for d in distillers.values()]),
       init=init,
       loss=loss,
       critic=Critic(critic_loss, parts=critics) if critics else None,
-      prepare_loss=prepare_loss if preparations else None)
+      prepare=_combine_preparations(preparations) if preparations else None)
+
+
+def _combine_preparations(preparations):
+  def loss(state, inputs):
+    weigh = lambda name, value: (value, {f'{name}/prepare': value})
+    return _sum_objectives(
+        {name: part.loss for name, part in preparations.items()}, weigh, state, inputs)
+
+  return Preparation(
+      requires=_union([part.requires for part in preparations.values()]),
+      init=lambda rng, inputs: _init_parts(preparations, rng, inputs, {}),
+      loss=loss,
+      finish=lambda state: {name: part.finish(state_of_part(state, name))
+                            for name, part in preparations.items()},
+      describe=lambda inputs: {name: part.describe(inputs) for name, part in preparations.items()},
+      parts=preparations)
+
+
+def _init_parts(parts, rng, inputs, given):
+  """The nested states of parts that have `init`, with what is given to each beside."""
+  states = {}
+  for name, part in parts.items():
+    with _named(name):
+      states[name] = part.init(
+          fold_in_name(rng, name), with_own_key(inputs, name), **given.get(name, {}))
+  return DistillerState(*({name: getattr(state, group) for name, state in states.items()}
+                          for group in DistillerState._fields))
 
 
 def without_zeros(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kdseg_jax import losses
 from kdseg_jax.distillers import core, resizing
 from kdseg_jax.distillers.skd import pixelwise
-from kdseg_jax.losses.resizing import resize_nearest
+from kdseg_jax.resizing import resize_nearest
 
 
 def kd(

@@ -11,6 +11,7 @@ import optax
 
 from kdseg_jax import names
 from kdseg_jax.distillers import core, features, logits, similarity
+from kdseg_jax.distillers.adaptation import ADAPTATION, affinity_adaptation, feature_adaptation
 from kdseg_jax.distillers.cirkd import cross_image, memory
 from kdseg_jax.distillers.cirkd_channels import channels, with_context
 from kdseg_jax.distillers.holistic import holistic
@@ -40,6 +41,8 @@ TERMS: dict[str, Callable[..., core.Distiller]] = {
     'memory': memory,
     'channels': channels,
     'review': review,
+    'feature_adaptation': feature_adaptation,
+    'affinity_adaptation': affinity_adaptation,
 }
 
 # Terms that also take vectors `(N, C)`. The others here compare pixels with pixels: of one pixel
@@ -77,6 +80,9 @@ METHODS: dict[str, dict[str, Any]] = {
     'cirkd_v2': {
         'kd': 1.0, 'fitnets': 1.0, 'cross_image': 1.0, 'memory': 1.0, 'channels': 1.0},
     'context': {'context': 1.0},
+    'adaptation': ADAPTATION,  # CVPR 2019: beta and gamma
+    'feature_adaptation': {'feature_adaptation': ADAPTATION['feature_adaptation']},
+    'affinity_adaptation': {'affinity_adaptation': ADAPTATION['affinity_adaptation']},
     'review': {'review': 1.0},  # official code of knowledge review; its scripts have 0.6 to 8
 }
 

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from kdseg_jax import config_files, models, paths, tasks
+from kdseg_jax import config_files, models, parallel, paths, tasks
+from kdseg_jax.checkpoint import Checkpointer, CheckpointError, saved_steps
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import images as images_lib
 from kdseg_jax.inference.predictions import Prediction, predictor
-from kdseg_jax.training import parallel
-from kdseg_jax.training.checkpoint import Checkpointer, CheckpointError, saved_steps
-from kdseg_jax.training.inference import WHOLE_IMAGE, Inference, create_inference
+from kdseg_jax.inference.views import WHOLE_IMAGE, Inference, create_inference
 
 if TYPE_CHECKING:
   from kdseg_jax.interop.exported import Exported
@@ -193,6 +193,13 @@ def _abstract_variables(module):
   variables = jax.eval_shape(lambda: dict(module.init(
       {'params': jax.random.key(0)}, jnp.zeros((1, 64, 64, 3), jnp.uint8))))
   return {'params': variables['params'], 'batch_stats': variables.get('batch_stats', {})}
+
+
+def leaves_of_classes(model_config: ConfigDict, num_classes: int) -> set[str]:
+  """Paths of a model's leaves whose shapes follow from the number of classes."""
+  ours, others = (traverse_util.flatten_dict(abstract_variables(
+      create_module(model_config, count)), sep='/') for count in (num_classes, num_classes + 1))
+  return {path for path, leaf in ours.items() if leaf.shape != others[path].shape}
 
 
 def _number(checkpointer, workdir, checkpoint):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kdseg_jax import tasks
-from kdseg_jax.training.inference import Inference
+from kdseg_jax.inference.views import Inference
 
 Prediction = Any  # a tuple a task: `tasks.Segmentation`, `tasks.Classification`, ...
 

@@ -14,7 +14,8 @@ from kdseg_jax.interop.layers import Layer
 
 PyTree = Any
 
-_COUNTER = re.compile(r'(^|\.)num_batches_tracked$')  # of steps of a BatchNorm; nothing reads it
+# Buffers that are no weights: the steps of a BatchNorm, the bins of GFL's integral.
+_BUFFER = re.compile(r'(^|\.)(num_batches_tracked|integral\.project)$')
 
 
 class WeightsError(UserError):
@@ -73,7 +74,7 @@ def to_variables(
     raise WeightsError(
         f'{len(wrong)} arrays are of another shape than in the model:\n' + _listed(wrong))
   absent = [path for path in shapes if path not in found and path not in resized]
-  rest = [key for key in state_dict if key not in used and not _COUNTER.search(key)]
+  rest = [key for key in state_dict if key not in used and not _BUFFER.search(key)]
   named = {layer.source for layer in layers}
   left_out = [key for key in rest if key.rpartition('.')[0] in named]
   unknown = [key for key in rest if key not in set(left_out)]
@@ -106,7 +107,9 @@ def to_state_dict(variables: PyTree, layers: Iterable[Layer]) -> dict[str, np.nd
   arrays = traverse_util.flatten_dict(variables, sep='/')
   found, named = {}, set()
   for layer, leaf, path in _leaves_of(layers, arrays):
-    found[layer.key(leaf)] = np.ascontiguousarray(layer.to_source(leaf, np.asarray(arrays[path])))
+    array = layer.to_source(leaf, np.asarray(arrays[path]))
+    # Not ascontiguousarray, which gives a scalar an axis.
+    found[layer.key(leaf)] = np.asarray(array, order='C')
     named.add(path)
   missing = sorted(set(arrays) - named)
   if missing:
@@ -137,10 +140,11 @@ def _checked(key, array):
 
 
 def summarized(paths: Iterable[str], most: int = 6) -> str:
-  """Paths of leaves, for people: of a part of the model with more than so many, their number."""
+  """Paths of leaves, or keys of a source: of a part with more than so many, their number."""
   parts: dict[str, list[str]] = {}
   for path in sorted(paths):
-    parts.setdefault(path.split('/')[1], []).append(path)
+    part = path.split('/')[1] if '/' in path else path.partition('.')[0]
+    parts.setdefault(part, []).append(path)
   return ', '.join(f'{len(leaves)} arrays of {part}' if len(leaves) > most else ', '.join(leaves)
                    for part, leaves in parts.items())
 

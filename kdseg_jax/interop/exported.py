@@ -11,14 +11,13 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from kdseg_jax import paths
-from kdseg_jax.data import files
+from kdseg_jax import paths, resizing
+from kdseg_jax.data import crops, files
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import images as images_lib
 from kdseg_jax.inference.predictions import Prediction
 from kdseg_jax.interop.exporting import manifest, stablehlo
 from kdseg_jax.interop.exporting.sizes import Sizes
-from kdseg_jax.losses import resizing
 from kdseg_jax.tasks import Classification, Segmentation
 
 
@@ -128,9 +127,13 @@ class Exported:
             for i, label in enumerate(np.asarray(labels))]
 
   def _shown(self, images):
-    size = self.sizes.size or self.description['resize']
+    resize, centre = self.description['resize'], self.description.get('centre')
+    if centre:
+      images = _each(files.resize_image, images, tuple(resize)) if resize else images
+      images, resize = _each(crops.centre, images, centre[0], tuple(centre[1:])), None
+    size = self.sizes.size or resize
     if size:
-      images = np.stack([files.resize_image(image, tuple(size)) for image in images])
+      images = _each(files.resize_image, images, tuple(size))
     margins = [(0, -side % self.sizes.multiple) for side in images.shape[1:3]]
     if not any(margin for _, margin in margins):
       return images
@@ -142,6 +145,10 @@ class Exported:
   def __repr__(self):
     return (f'Exported({self.description["model"]}, {len(self.classes)} classes, {self.sizes}, '
             f'{self.path})')
+
+
+def _each(function, images, *options):
+  return np.stack([function(image, *options) for image in images])
 
 
 @functools.partial(jax.jit, static_argnames=('size', 'resized', 'scores'))

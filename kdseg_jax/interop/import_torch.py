@@ -77,7 +77,7 @@ def _described(imported, options):
            f'images            {student.channel_order}, mean {_short(student.mean)}, '
            f'deviation {_short(student.std)}']
   if report['left_out']:
-    lines.append(f'not taken         {", ".join(report["left_out"])}')
+    lines.append(f'not taken         {conversion.summarized(report["left_out"])}')
   if report['drawn_anew']:
     lines.append(f'drawn anew        {conversion.summarized(report["drawn_anew"])}')
   if options.data is None and imported.classes[0] == 'class 0':

@@ -15,24 +15,27 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 import kdseg_jax
-from kdseg_jax import config_files, models, names, paths
+from kdseg_jax import config_files, models, names, parallel, paths, tasks
+from kdseg_jax.checkpoint import Checkpointer
 from kdseg_jax.data import class_names
-from kdseg_jax.default_config import segmentation
+from kdseg_jax.default_config import run
 from kdseg_jax.errors import UserError
+from kdseg_jax.inference.model import abstract_variables, create_module, leaves_of_classes
 from kdseg_jax.interop import (
-    conversion,
-    download,
-    pretrained,
-    schemes,
-    state_dicts,
-    structure,
+  conversion,
+  distilled,
+  download,
+  pretrained,
+  schemes,
+  state_dicts,
+  structure,
 )
 from kdseg_jax.interop.schemes import Scheme
+from kdseg_jax.models.backbones import BACKBONES
 from kdseg_jax.models.normalization import Preprocessing
-from kdseg_jax.training import experiment, parallel
-from kdseg_jax.training.checkpoint import Checkpointer
 
 REPORT = 'import.json'
+_MARGIN = 32  # of the shorter side over the centre that is evaluated, as 256 and 224
 
 
 class Request(NamedTuple):
@@ -85,7 +88,10 @@ def read(request: Request) -> Imported:
   path, preprocessing = _find(request)
   own = _own(path, request.model)
   request = request._replace(scheme=request.scheme or own.get('scheme'))
-  state_dict = state_dicts.read(path)
+  whole = distilled.parts(state_dicts.read(path))
+  state_dict = whole.student
+  if whole.by_review and preprocessing is None:  # not that of the scheme's published weights
+    preprocessing = models.preprocessing_of(request.model)
   scheme, named_model = _scheme(request, state_dict)
   layers = scheme.layers(named_model)
   found_in = structure.read(named_model, state_dict, layers)
@@ -93,14 +99,21 @@ def read(request: Request) -> Imported:
   backbone_alone = named_model != request.model
   count = request.num_classes or (_count(request) if backbone_alone else there)
   classes, palette = _classes(request, own, count)
-  config = _config(request, scheme, found_in.student | own.get('student', {}), preprocessing)
-  config.update(own.get('config', {}))
-  model = experiment.create_model(config.student, count)
-  like = experiment.abstract_variables(model)
+  # What `export` wrote of this model is all there is to say of it.
+  student = own['student'] if 'model' in own else found_in.student | own.get('student', {})
+  config = _config(request, scheme, student, preprocessing)
+  if classes == class_names.imagenet() and request.model in BACKBONES:
+    config.data.name = class_names.IMAGENET
+    size = BACKBONES[request.model].size
+    config.eval.update(short_side=size + _MARGIN, crop=(size, size))
+  _update(config.task, {name: value for name, value in own.get('config', {}).get('task', {}).items()
+                        if name in config.task})
+  model = create_module(config.student, count)
+  like = abstract_variables(model)
   if backbone_alone:
     like = {part: {'backbone': tree['backbone']} for part, tree in like.items()}
   head = set() if backbone_alone or there == count else (
-      experiment.leaves_of_classes(config.student, count))
+      leaves_of_classes(config.student, count))
   found = conversion.to_variables(state_dict, layers, like, head=head)
   conversion.require_all(found, request.source)
   if found.resized and not request.allow_head_mismatch:
@@ -110,7 +123,8 @@ def read(request: Request) -> Imported:
   variables, drawn = _completed(found.variables, model)
   return Imported(variables, config, classes, palette, {
       'source': request.source, 'file': os.path.basename(path), 'sha256': download.digest_of(path),
-      'scheme': scheme.name, 'model': request.model, 'left_out': sorted(found.left_out),
+      'scheme': scheme.name, 'model': request.model,
+      'left_out': sorted([*found.left_out, *whole.others]),
       'drawn_anew': drawn, 'kdseg_jax': kdseg_jax.__version__})
 
 
@@ -136,7 +150,8 @@ def write(imported: Imported, workdir: str) -> None:
 
 def _write(imported, workdir):
   saved = config_files.to_dict(imported.config)
-  checkpointer = Checkpointer(workdir, metric='mean_iou')
+  metric = tasks.find(imported.config.task.name).main_metric
+  checkpointer = Checkpointer(workdir, metric=metric.name, maximize=metric.maximize)
   checkpointer.save_model(imported.variables, {
       'config': saved, 'classes': list(imported.classes), 'palette': imported.palette.tolist(),
       'jax': jax.__version__})
@@ -201,7 +216,8 @@ def _classes(request, own, count):
 
 
 def _config(request, scheme, structural, preprocessing):
-  config = segmentation(role='teacher')
+  task = tasks.ClassificationTask if request.model in models.CLASSIFIERS else tasks.SegmentationTask
+  config = run(task.name, role='teacher')
   student = config.student
   mean, std, _ = models.preprocessing_of(request.model)
   student.update(name=request.model, output_stride=models.output_stride_of(request.model),
@@ -225,7 +241,7 @@ def _update(section, fields):
 
 def _completed(found, model):
   """All variables, those that were not found drawn from seed 0, and the paths of these."""
-  drawn = sorted(set(_flat(experiment.abstract_variables(model))) - set(found))
+  drawn = sorted(set(_flat(abstract_variables(model))) - set(found))
   if not drawn:
     return _unflat(found), drawn
   image = np.zeros((1, 64, 64, 3), np.uint8)

@@ -6,7 +6,9 @@
 | transposed convolution | `weight (I, O, h, w)` | `kernel (h, w, I, O)` |
 | linear | `weight (O, I)`, `bias` | `kernel (I, O)`, `bias` |
 | BatchNorm | `weight`, `bias`, `running_mean`, `running_var` | `scale`, `bias`; `mean`, `var` |
+| GroupNorm | `weight`, `bias` | `scale`, `bias` |
 | PReLU | `weight (C)` | `slope (C)` |
+| mmcv's Scale | `scale` | `factor` |
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import numpy as np
 from kdseg_jax.errors import UserError
 
 _LEAVES = {'kernel': 'weight', 'scale': 'weight', 'slope': 'weight', 'bias': 'bias',
-           'mean': 'running_mean', 'var': 'running_var'}
+           'factor': 'scale', 'mean': 'running_mean', 'var': 'running_var'}
 _STATISTICS = ('mean', 'var')
 
 

@@ -6,6 +6,7 @@ need jax alone and work under jit, grad, vmap, remat, shard_map and pmap.
 """
 
 from kdseg_jax.losses import queues
+from kdseg_jax.losses.adaptation import autoencoder_reconstruction, feature_adaptation
 from kdseg_jax.losses.affinity import pairwise_affinity, scaled_node_size
 from kdseg_jax.losses.baselines import attention_transfer, channel_wise, decoupled_kd, fitnets
 from kdseg_jax.losses.cross_image import (
@@ -22,7 +23,6 @@ from kdseg_jax.losses.holistic import (
     wasserstein_generator,
 )
 from kdseg_jax.losses.pixelwise import pixelwise_kl
-from kdseg_jax.losses.resizing import resize_bilinear, resize_nearest
 from kdseg_jax.losses.review import hierarchical_context
 from kdseg_jax.losses.similarity import (
     double_similarity_category,
@@ -30,9 +30,11 @@ from kdseg_jax.losses.similarity import (
     intra_class_variation,
 )
 from kdseg_jax.losses.supervised import cross_entropy, ohem_cross_entropy
+from kdseg_jax.resizing import resize_bilinear, resize_nearest
 
 __all__ = [
     'attention_transfer',
+    'autoencoder_reconstruction',
     'channel_mse',
     'channel_vectors',
     'channel_wise',
@@ -42,6 +44,7 @@ __all__ = [
     'decoupled_kd',
     'double_similarity_category',
     'double_similarity_pixel',
+    'feature_adaptation',
     'fitnets',
     'gradient_penalty',
     'hierarchical_context',

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from kdseg_jax.losses import _common, cross_image, resizing
+from kdseg_jax import resizing
+from kdseg_jax.losses import _common, cross_image
 
 
 class Queue(NamedTuple):

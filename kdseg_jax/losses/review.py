@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from kdseg_jax.losses import _common
-from kdseg_jax.losses.resizing import adaptive_average_pool
+from kdseg_jax.resizing import adaptive_average_pool
 
 
 def hierarchical_context(

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from kdseg_jax.losses import _common, baselines, pooling, resizing
+from kdseg_jax import resizing
+from kdseg_jax.losses import _common, baselines, pooling
 
 
 def intra_class_variation(

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from kdseg_jax.losses import _common, resizing
+from kdseg_jax import resizing
+from kdseg_jax.losses import _common
 
 
 def cross_entropy(

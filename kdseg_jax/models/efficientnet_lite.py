@@ -83,7 +83,7 @@ class EfficientNetLite(nn.Module):
   Attributes:
     variant: 0 to 4.
     width: multiplies every channel count beyond what the variant does, see `scale_channels`.
-    output_stride: 8, 16 or 32.
+    output_stride: 4, 8, 16 or 32.
     axis_name: of `BatchNorm`.
     dtype: of the computation.
     remat: what training keeps of each block, see `rematerialized`.

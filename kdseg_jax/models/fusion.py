@@ -11,9 +11,9 @@ import jax.numpy as jnp
 
 from kdseg_jax import names
 from kdseg_jax.errors import UserError
-from kdseg_jax.losses.resizing import resize_nearest
 from kdseg_jax.models.conv import Conv, uniform_fan_in
 from kdseg_jax.models.normalization import BatchNorm
+from kdseg_jax.resizing import resize_nearest
 
 FORMS = ('single_stage', 'multi_stage', 'all_pairs', 'fused', 'residual')
 

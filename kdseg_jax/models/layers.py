@@ -15,7 +15,7 @@ from kdseg_jax.errors import UserError
 from kdseg_jax.models.conv import Conv, uniform_fan_in
 from kdseg_jax.models.normalization import BatchNorm
 
-OUTPUT_STRIDES = (8, 16, 32)
+OUTPUT_STRIDES = (4, 8, 16, 32)
 
 def scale_channels(channels: float, width: float) -> int:
   """`channels * width`, rounded to a multiple of 8: at least 8, and never 10% too few.
@@ -33,7 +33,7 @@ def late_strides(output_stride: int) -> list[tuple[int, int]]:
   A stage beyond the output stride keeps the resolution and dilates by what is no longer strided.
 
   Raises:
-    ValueError: output stride other than 8, 16, 32.
+    ValueError: output stride other than 4, 8, 16, 32.
   """
   if output_stride not in OUTPUT_STRIDES:
     raise UserError(f'output_stride={output_stride} is unknown; expected one of {OUTPUT_STRIDES}.')
@@ -98,3 +98,33 @@ class ConvNorm(nn.Module):
              groups=self.groups, use_bias=self.use_bias, dtype=self.dtype, name='conv')(x)
     x = BatchNorm(self.axis_name, self.dtype, self.epsilon, name='norm')(x, train)
     return x if self.activation is None else self.activation(x)
+
+
+class SeparableConvNorm(nn.Module):
+  """Depthwise 3x3 and pointwise 1x1 convolution, a BatchNorm after each.
+
+  Figure 3 of MobileNetV1 (Howard et al., 2017, arXiv:1704.04861); atrous in DeepLabV3+ (Chen et
+  al., 2018, arXiv:1802.02611, section 3.1).
+
+  Attributes:
+    features: output channels.
+    strides: of the depthwise convolution.
+    dilation: of the depthwise convolution.
+    conv: makes a `ConvNorm`.
+    depthwise_activation: after the first BatchNorm, None for none.
+    activation: after the second one, likewise.
+  """
+
+  features: int
+  strides: int = 1
+  dilation: int = 1
+  conv: Any = ConvNorm
+  depthwise_activation: Callable | None = nn.relu
+  activation: Callable | None = nn.relu
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    x = self.conv(
+        x.shape[-1], 3, self.strides, self.dilation, groups=x.shape[-1],
+        activation=self.depthwise_activation, name='depthwise')(x, train)
+    return self.conv(self.features, 1, activation=self.activation, name='pointwise')(x, train)

@@ -13,7 +13,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kdseg_jax.models.layers import ConvNorm, first_dilation, late_strides, scale_channels
+from kdseg_jax.models.layers import (
+    ConvNorm,
+    SeparableConvNorm,
+    first_dilation,
+    late_strides,
+    scale_channels,
+)
 from kdseg_jax.models.rematerialization import rematerialized
 
 # Table 2 from its third row on, by stage: channels of each block. All expand by 6; the first block
@@ -28,28 +34,6 @@ _STAGES = (
 _STAGES_V1 = ((128,) * 2, (256,) * 2, (512,) * 6, (1024,) * 2)
 
 
-class DepthwiseSeparable(nn.Module):
-  """Depthwise and 1x1 (figure 3 of MobileNetV1), before the last ReLU.
-
-  Attributes:
-    channels: of the output.
-    strides: of the depthwise convolution.
-    dilation: of the depthwise convolution.
-    conv: makes a `ConvNorm`.
-  """
-
-  channels: int
-  strides: int
-  dilation: int
-  conv: Any
-
-  @nn.compact
-  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    x = self.conv(x.shape[-1], 3, self.strides, self.dilation, groups=x.shape[-1],
-                  name='depthwise')(x, train)
-    return self.conv(self.channels, 1, activation=None, name='pointwise')(x, train)
-
-
 class MobileNetV1(nn.Module):
   """MobileNetV1 without classifier.
 
@@ -57,7 +41,7 @@ class MobileNetV1(nn.Module):
 
   Attributes:
     width: multiplies every channel count, see `scale_channels`.
-    output_stride: 8, 16 or 32.
+    output_stride: 4, 8, 16 or 32.
     axis_name: of `BatchNorm`.
     dtype: of the computation.
     remat: what training keeps of each block, see `rematerialized`.
@@ -74,7 +58,8 @@ class MobileNetV1(nn.Module):
     """Taps of the four stages, `stage<i>` and `stage<i>_preactivation` (before its last ReLU)."""
     conv = functools.partial(ConvNorm, axis_name=self.axis_name, dtype=self.dtype)
     scale = functools.partial(scale_channels, width=self.width)
-    block = functools.partial(rematerialized(DepthwiseSeparable, self.remat), conv=conv)
+    block = functools.partial(
+        rematerialized(SeparableConvNorm, self.remat), conv=conv, activation=None)
     x = conv(scale(32), 3, 2, name='stem')(x, train)
     x = nn.relu(block(scale(64), 1, 1, name='stem_block')(x, train))
     taps = {}
@@ -160,7 +145,7 @@ class MobileNetV2(nn.Module):
 
   Attributes:
     width: multiplies every channel count, see `scale_channels`.
-    output_stride: 8, 16 or 32.
+    output_stride: 4, 8, 16 or 32.
     axis_name: of `BatchNorm`.
     dtype: of the computation.
     remat: what training keeps of each block, see `rematerialized`.

@@ -9,9 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kdseg_jax.losses.resizing import adaptive_average_pool, resize_bilinear
 from kdseg_jax.models.dropout import Dropout
 from kdseg_jax.models.layers import ConvNorm, classify, rectifier
+from kdseg_jax.resizing import adaptive_average_pool, resize_bilinear
 
 
 class PSPNetHead(nn.Module):

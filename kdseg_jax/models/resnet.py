@@ -47,7 +47,7 @@ class Bottleneck(nn.Module):
   """1x1, 3x3, 1x1 to four times the channels (section 4.1), before the last ReLU.
 
   Attributes: those of `BasicBlock`; stride and first dilation are the 3x3 convolution's, as in
-  torchvision (ResNet v1.5), where the paper strides in the first 1x1.
+  torchvision (ResNet v1.5). With `stride_first` the first 1x1 strides, as in the paper and Caffe.
   """
 
   channels: int
@@ -56,12 +56,14 @@ class Bottleneck(nn.Module):
   first_dilation: int
   conv: Any
   pooled_shortcut: bool = False
+  stride_first: bool = False
   expansion = 4
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    y = self.conv(self.channels, 1, name='conv1')(x, train)
-    y = self.conv(self.channels, 3, self.strides, self.first_dilation, name='conv2')(y, train)
+    first, second = (self.strides, 1) if self.stride_first else (1, self.strides)
+    y = self.conv(self.channels, 1, first, name='conv1')(x, train)
+    y = self.conv(self.channels, 3, second, self.first_dilation, name='conv2')(y, train)
     y = self.conv(4 * self.channels, 1, activation=None, name='conv3')(y, train)
     return y + _shortcut(self, x, train)
 
@@ -101,7 +103,7 @@ class ResNet(nn.Module):
   Attributes:
     depth: 18, 34, 50 or 101.
     width: multiplies every channel count, see `scale_channels`.
-    output_stride: 8, 16 or 32.
+    output_stride: 4, 8, 16 or 32.
     deep_stem: three 3x3 convolutions instead of one 7x7 of 64 channels.
     stem_channels: of those three.
     ceil_mode: the stem's pooling keeps a partial last window (PyTorch's `ceil_mode=True`): one row
@@ -111,6 +113,8 @@ class ResNet(nn.Module):
       official code.
     pooled_shortcuts: shortcuts that stride are averages of 2x2 pixels and a 1x1 convolution, not
       one of every second pixel.
+    stride_first: bottlenecks stride in their first 1x1 convolution, not in the 3x3, as weights that
+      go back to Caffe's expect. Depths without bottlenecks stay as they are.
     axis_name: of `BatchNorm`.
     dtype: of the computation.
     remat: what training keeps of each block, see `rematerialized`.
@@ -124,6 +128,7 @@ class ResNet(nn.Module):
   ceil_mode: bool = False
   dilate_first: bool = False
   pooled_shortcuts: bool = False
+  stride_first: bool = False
   axis_name: str | None = None
   dtype: Any = jnp.float32
   remat: str = 'none'
@@ -134,7 +139,9 @@ class ResNet(nn.Module):
     conv = functools.partial(ConvNorm, axis_name=self.axis_name, dtype=self.dtype)
     scale = functools.partial(scale_channels, width=self.width)
     block, counts = _DEPTHS[self.depth]
-    block = rematerialized(block, self.remat)
+    options = {'stride_first': True} if self.stride_first and block is Bottleneck else {}
+    block = functools.partial(rematerialized(block, self.remat), conv=conv,
+                              pooled_shortcut=self.pooled_shortcuts, **options)
     x = self._stem(x, train, conv, scale)
     taps = {}
     stages = zip(_CHANNELS, counts, [(1, 1), *late_strides(self.output_stride)])
@@ -144,7 +151,7 @@ class ResNet(nn.Module):
         preactivation = block(
             scale(channels), strides if first else 1, dilation,
             first_dilation(dilation) if first and not self.dilate_first else dilation,
-            conv, self.pooled_shortcuts, name=f'stage{stage}_block{i}')(x, train)
+            name=f'stage{stage}_block{i}')(x, train)
         x = nn.relu(preactivation)
       taps |= {f'stage{stage}': x, f'stage{stage}_preactivation': preactivation}
     return taps

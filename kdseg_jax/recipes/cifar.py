@@ -28,7 +28,6 @@ EPOCHS, MILESTONES = 240, (150, 180, 210)
 _MODELS = {'teacher': 'cifar_resnet56', 'student': 'cifar_resnet20'}
 _SMALL_RATE = ('shuffle', 'mobile')  # official code: these start at 0.02
 _REVIEW_WARMUP = 20  # epochs in which the weight of review grows, official code
-_MAPS = ('attention_transfer', 'channel_wise_features')
 
 
 def get_config(arg=None):
@@ -64,11 +63,25 @@ def get_config(arg=None):
   return config
 
 
+def study_parts(data, images, steps, runlocal):
+  """`(config, config of the teacher, fields of the term review)` of a study of knowledge review.
+
+  `steps` are a student's, of which the weight grows over the recipe's share; 0 are the recipe's.
+  """
+  shared = f'data={data},images={images},runlocal={runlocal}'
+  config = get_config(shared)
+  review = get_config(f'method=review,{shared}').distill.review
+  fields = {name: review[name] for name in (
+      'weight', 'warmup_steps', 'teacher_batch_statistics', 'student_taps', 'teacher_taps')}
+  if steps:
+    fields['warmup_steps'] = review.warmup_steps * steps // config.train.steps
+    config.train.steps = steps
+  return config, get_config(f'role=teacher,{shared}'), fields
+
+
 def _choose_taps(config, stages):
   """The maps of the stages, of which a teacher is to have as many; other defaults are vectors."""
-  for term in _MAPS:
-    if term in config.distill:
-      config.distill[term].update(student_tap=stages[-1], teacher_tap=stages[-1])
+  common.compare_maps(config.distill, stages[-1])
   if 'review' in config.distill:
     config.distill.review.update(
         student_taps=(*stages, 'pooled'),

@@ -1,15 +1,20 @@
-"""Cityscapes, 19 classes: the pairs of SKD and CIRKD.
+"""Cityscapes, 19 classes: the pairs of SKD, CIRKD and knowledge adaptation.
 
 Pairs: DeepLabV3-ResNet101 -> DeepLabV3-ResNet18, -MobileNetV2, PSPNet-ResNet18 at CIRKD's settings
 (crops 512x1024, batch 16, lr 0.02, wd 1e-4) or its second version's (settings=cirkd_v2, 80,000
 steps, batch 8, lr 0.01, wider heads), and PSPNet-ResNet101 -> PSPNet-ResNet18, -MobileNetV2,
 ESPNet at SKD's (settings=skd, crops 512x512, batch 8, lr 0.01, wd 5e-4). MobileNetV2 and ESPNet
 need a teacher of the size of their maps there: train it with --config.student.ceil_mode=False.
+Knowledge adaptation's (settings=adaptation): DeepLabV3+-ResNet50, or -Xception41 and -Xception65
+(model=deeplabv3plus_xception41), -> MobileNetV2 without pyramid and decoder (plain_mobilenetv2) at
+output stride 16, other strides by --config.student.output_stride; crops 769x769, batch 16, lr
+0.007, wd 4e-5, 90,000 steps.
 method=cirkd_v2 and skd_journal bring the settings of their scripts; their teacher, and the student
-alone, are told: role=teacher,settings=cirkd_v2 (or skd).
+alone, are told: role=teacher,settings=cirkd_v2 (or skd, or adaptation).
 Papers: Liu et al., CVPR 2019 (arXiv:1903.04197) and, for settings=skd, its journal version's
-script; Yang et al., CVPR 2022 (arXiv:2204.06986).
-Data: leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of cityscapes-dataset.com.
+script; Yang et al., CVPR 2022 (arXiv:2204.06986); He et al., CVPR 2019 (arXiv:1903.04688).
+Data: leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of cityscapes-dataset.com; for
+train_on=coarse also leftImg8bit_trainextra.zip and gtCoarse.zip, prepared as cityscapes_coarse.
 Commands:
   ./launch.sh data.prepare cityscapes --manual_dir=<archives> --data_dir=<data>
   ./launch.sh train --config=configs/cityscapes.py:role=teacher \\
@@ -17,6 +22,15 @@ Commands:
   ./launch.sh train --config=configs/cityscapes.py:method=cirkd \\
       --config.data.root=<data> --config.teacher.checkpoint=runs/cityscapes_teacher \\
       --workdir=runs/cityscapes_distilled
+Knowledge adaptation, the teacher; for test it is trained on, on the coarse labels and on train and
+val together, and so is the student:
+  export KDSEG_DATA=<data>
+  ./launch.sh train --workdir=runs/fine \\
+      --config=configs/cityscapes.py:role=teacher,settings=adaptation,init=imagenet
+  ./launch.sh train --workdir=runs/coarse \\
+      --config=configs/cityscapes.py:role=teacher,settings=adaptation,train_on=coarse,init=runs/fine
+  ./launch.sh train --workdir=runs/test \\
+      --config=configs/cityscapes.py:settings=adaptation,role=teacher,train_on=trainval,init=runs/coarse
 Expected: mIoU as reported, one seed. On val at settings=cirkd, teacher 78.1:
   method                               DeepLabV3-ResNet18   -MobileNetV2   PSPNet-ResNet18
   none                                               74.2           73.1              72.6
@@ -33,6 +47,8 @@ On test at settings=cirkd_v2, teacher 78.3, DeepLabV3-ResNet18: method=none 73.6
 75.6, the queue and the pairs (of one image a device) as in (c).
 On val at settings=skd, teacher 78.3, PSPNet-ResNet18: method=none 69.1; skd_journal 74.1, with
 --config.distill.holistic.weight=0 71.8, and --config.distill.pairwise.weight=0 besides 70.5.
+On test at settings=adaptation: the student alone 70.2, adapted 72.7; on val about 71 (of reviews of
+the paper, whose tables of this are not at hand). With train_on=coarse val has coarse labels too.
 Every figure needs ImageNet weights, for teacher and student: init=imagenet (torchvision's; those of
 the papers have another stem, see papers.py). Not run at full size yet. model=<name> takes another
 student, or teacher.
@@ -40,9 +56,18 @@ student, or teacher.
 
 from kdseg_jax.recipes import papers
 
+# What else is trained on; the paper of adaptation does not say how long.
+TRAIN_ON = {'coarse': {'data': 'cityscapes_coarse', 'split': 'train_extra'},
+            'trainval': {'split': 'train+val'}}
+
 
 def get_config(arg=None):
-  """Arguments: role=teacher|student, method, settings=<papers.SETTINGS>, model, init, runlocal."""
+  """The config of a run.
+
+  Arguments: role=teacher|student, method, settings=<papers.SETTINGS>, model, init,
+  train_on=coarse|trainval, runlocal.
+  """
   return papers.recipe(arg, data='cityscapes', own={
       'cirkd': {'crop': (512, 1024)},
-      'cirkd_v2': {'crop': (512, 1024), 'batch_size': 8, 'learning_rate': 0.01}})
+      'cirkd_v2': {'crop': (512, 1024), 'batch_size': 8, 'learning_rate': 0.01},
+      'adaptation': {'crop': (769, 769), 'steps': 90_000}}, train_on=TRAIN_ON)

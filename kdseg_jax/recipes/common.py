@@ -20,8 +20,10 @@ from kdseg_jax.default_config import (
 from kdseg_jax.distillers import methods
 from kdseg_jax.errors import UserError
 
-__all__ = ['classification', 'optimizer', 'parse_arg', 'parse_recipe_arg', 'runlocal',
-           'segmentation', 'study']
+_MAPS = ('attention_transfer', 'channel_wise_features')  # whose defaults are vectors
+
+__all__ = ['classification', 'compare_maps', 'optimizer', 'parse_arg', 'parse_recipe_arg',
+           'runlocal', 'segmentation', 'study']
 
 
 def parse_arg(arg: str | None, **defaults) -> ConfigDict:
@@ -53,6 +55,13 @@ def parse_recipe_arg(arg: str | None, **defaults) -> ConfigDict:
   return values
 
 
+def compare_maps(distill: ConfigDict, stage: str) -> None:
+  """Methods of pixels compare the maps of a stage of classifiers, before the mean; in place."""
+  for term in _MAPS:
+    if term in distill:
+      distill[term].update(student_tap=stage, teacher_tap=stage)
+
+
 def _convert(key, text, default):
   if isinstance(default, bool):
     if text.lower() not in ('', 'true', 'false'):
@@ -81,7 +90,7 @@ def study(config: ConfigDict, *, title: str, description: str, students: dict[st
     baseline: the student that the others are compared with.
     seeds: of initialisation and draws; the data's order is the same for all of them.
     tune: `field` and the `grid` from which that of every student is chosen before, and, for that,
-      `seeds`, `data_seed`, `split` and `extend`, see `training.tuning`; None chooses nothing.
+      `seeds`, `data_seed`, `split` and `extend`, see `studies.tuning`; None chooses nothing.
     teacher: config of the teacher, trained first in `<workdir>/teacher` where
       `config.teacher.checkpoint` is empty.
   """
@@ -112,6 +121,8 @@ def runlocal(config: ConfigDict) -> ConfigDict:
   config.augmentation.crop = (32, 32)
   config.train.update(steps=2, batch_size=8, compile_level=0)
   config.eval.update(every_steps=2, batch_size=8, limit=8)
+  if config.eval.crop:
+    config.eval.update(short_side=36, crop=(32, 32))
   config.checkpoint.every_steps = 2
   config.log.every_steps = 1
   config.optimizer.warmup_steps = 0

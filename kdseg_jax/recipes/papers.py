@@ -1,4 +1,4 @@
-"""What the recipes of the papers share: pairs of models, and the settings of SKD and CIRKD.
+"""What the recipes of the papers share: pairs of models, and the settings of their scripts.
 
 Where they do not follow the papers: those start from ImageNet weights of their own, with a deep
 stem (init=imagenet are torchvision's, whose ResNets have one convolution there), subtract the mean
@@ -7,6 +7,9 @@ has pooled branches four times and an auxiliary head twice as wide, leaky ReLUs 
 whole channels, and dilates the first block of a stage like the others; its teacher was given as
 weights, and is trained like the student here. CIRKD reports the best of an evaluation every 800
 steps.
+Of knowledge adaptation no code was released. Chosen here where its paper is silent: crops, the
+range of scales, Dropout of 0.1 after the pyramid and no decay of BatchNorm and biases, all as in
+DeepLab's official code, and the teacher's output stride of 16.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ _CIRKD = {
     'steps': 40_000, 'batch_size': 16, 'crop': (512, 512), 'scale': (0.5, 2.0),
     'learning_rate': 0.02, 'weight_decay': 1e-4,
     'teacher': 'deeplabv3_resnet101', 'student': 'deeplabv3_resnet18',
-    'backbone': {'deep_stem': True}, 'head_channels': {}, 'distill': {},
+    'decay': 'all', 'aux': True, 'backbone': {'deep_stem': True}, 'head_channels': {},
+    'model': {}, 'distill': {}, 'resize': False,
 }
 SETTINGS = {
     # CVPR 2022, train_cirkd.py.
@@ -39,54 +43,85 @@ SETTINGS = {
             **{f'deeplabv3_resnet{depth}': 512 for depth in (18, 34, 50, 101)},
             **{f'pspnet_resnet{depth}': 256 for depth in (50, 101)}}},
     # The journal's script, run_train_val.sh, which has weight decay 5e-4 for its critic too.
-    'skd': {
-        'steps': 40_000, 'batch_size': 8, 'crop': (512, 512), 'scale': (0.7, 2.1),
-        'learning_rate': 0.01, 'weight_decay': 5e-4,
+    'skd': _CIRKD | {
+        'batch_size': 8, 'scale': (0.7, 2.1), 'learning_rate': 0.01, 'weight_decay': 5e-4,
         'teacher': 'pspnet_resnet101', 'student': 'pspnet_resnet18',
-        'backbone': {'deep_stem': True, 'ceil_mode': True}, 'head_channels': {}, 'distill': {}},
+        'backbone': {'deep_stem': True, 'ceil_mode': True}},
+    # Knowledge adaptation (CVPR 2019), implementation details. Its weight decay is printed
+    # 4 x 10e-5; meant is DeepLab's 4e-5. The maps of its students are smaller than its teacher's.
+    'adaptation': _CIRKD | {
+        'steps': 30_000, 'crop': (513, 513), 'learning_rate': 0.007, 'weight_decay': 4e-5,
+        'decay': 'kernels', 'teacher': 'deeplabv3plus_resnet50', 'student': 'plain_mobilenetv2',
+        'aux': False, 'backbone': {}, 'model': {'output_stride': 16, 'project_dropout': 0.1},
+        'distill': {'fitnets': {'projection': False}}, 'resize': True},
 }
 
 
-# Methods with a script of its own settings; all others have been compared at CIRKD's first.
-SETTINGS_OF_METHODS = {'cirkd_v2': 'cirkd_v2', 'skd_journal': 'skd'}
+# Methods with settings of their own; all others have been compared at CIRKD's first.
+SETTINGS_OF_METHODS = {
+    'cirkd_v2': 'cirkd_v2', 'skd_journal': 'skd', 'adaptation': 'adaptation',
+    'feature_adaptation': 'adaptation', 'affinity_adaptation': 'adaptation'}
 
 
 def recipe(
-    arg: str | None, *, data: str, own: Mapping[str, Mapping] | None = None) -> ConfigDict:
+    arg: str | None, *, data: str, own: Mapping[str, Mapping] | None = None,
+    train_on: Mapping[str, Mapping] | None = None) -> ConfigDict:
   """The config of a pair of models on a data set, at the settings of one of the papers.
 
   Args:
     arg: of the recipe: role=teacher|student, method=<methods>, settings=<one of `SETTINGS`;
       default: those of the method's script>, model=<name of the model that is trained; default: the
-      paper's>, init=<weights that it starts from, see `student.init`>, runlocal.
+      paper's>, init=<weights that it starts from, see `student.init`>, train_on=<one of these, if
+      there are any>, runlocal.
     data: name of the data set.
     own: settings -> the fields of `SETTINGS` that differ on this data set; `distill` among them is
       term -> options, of every method that has the term.
+    train_on: name -> `data`, `split` and `steps` where they differ from the recipe's own.
 
   Raises:
-    ValueError: as `common.parse_arg`, or unknown settings or role.
+    ValueError: as `common.parse_arg`, or unknown settings, role or images to train on.
   """
-  arg = common.parse_recipe_arg(arg, settings='', model='', init='')
+  options = {'train_on': ''} if train_on else {}
+  arg = common.parse_recipe_arg(arg, settings='', model='', init='', **options)
   arg.settings = arg.settings or _settings_of(arg.method)
   names.require(arg.settings, SETTINGS, 'settings')
   settings = SETTINGS[arg.settings] | (own or {}).get(arg.settings, {})
   config = common.segmentation(arg.method, arg.role)
-  config.data.name = data
+  _set_data(config, data, settings['steps'], train_on, arg.get('train_on'))
   config.augmentation.update(crop=settings['crop'], scale=settings['scale'])
-  config.train.update(steps=settings['steps'], batch_size=settings['batch_size'])
+  config.train.batch_size = settings['batch_size']
   config.optimizer.learning_rate = settings['learning_rate']
   for optimizer in (config.optimizer, config.critic.optimizer):
-    optimizer.update(weight_decay=settings['weight_decay'], decay='all')
+    optimizer.update(weight_decay=settings['weight_decay'], decay=settings['decay'])
   _set_model(config.student, arg.model or settings[arg.role], settings, small=arg.runlocal)
   _set_init(config.student, arg.init)
   for term, options in settings['distill'].items():
     if term in config.distill:
       config.distill[term].update(options)
+  if settings['resize']:
+    _resize(config.distill)
   if 'double_similarity_pixel' in config.distill and not config.student.aux:
     config.distill.double_similarity_pixel.taps = ('embedding', 'logits')
   if config.student.name.startswith('espnet'):
     _adapt_to_espnet(config.distill)
   return common.runlocal(config) if arg.runlocal else config
+
+
+def _set_data(config, data, steps, train_on, name):
+  """What is trained on, and how long."""
+  own = {}
+  if name:
+    names.require(name, train_on, 'train_on')
+    own = train_on[name]
+  config.data.update(name=own.get('data', data), train_split=own.get('split', 'train'))
+  config.train.steps = own.get('steps', steps)
+
+
+def _resize(distill):
+  """Where a term compares maps of one size, the smaller is resized."""
+  for options in distill.values():
+    if 'resize' in options:
+      options.resize = True
 
 
 def _settings_of(method):
@@ -100,8 +135,10 @@ def _settings_of(method):
 def _set_model(student, name, settings, small):
   """The papers have a deep stem and an auxiliary head in ResNets alone."""
   student.name = name
-  student.aux = 'resnet' in name
-  if student.aux:
+  student.mean, student.std, student.channel_order = models.preprocessing_of(name)
+  student.update(settings['model'])
+  student.aux = settings['aux'] and 'resnet' in name
+  if 'resnet' in name:
     options = models.options_of(name)  # ResNet-D has its deep stem anyway
     student.update({option: value for option, value in settings['backbone'].items()
                     if option in options})
@@ -118,9 +155,8 @@ def _set_init(student, init):
 
 def _adapt_to_espnet(distill):
   """ESPNet's logits are at full size, and what is distilled is its map of 256 channels at 1/8."""
+  _resize(distill)
   for options in distill.values():
-    if 'resize' in options:
-      options.resize = True
     if 'student_taps' in options:  # its stages and those of its teachers at 1/4 and 1/8
       options.student_taps = ('stage2', 'stage3')
       options.teacher_taps = ('stage1_preactivation', 'stage4_preactivation')

@@ -13,10 +13,10 @@ import PIL.ImageDraw
 
 from kdseg_jax import lettering
 from kdseg_jax.data import files
+from kdseg_jax.data.json_files import write_json
 from kdseg_jax.inference import Classification
 from kdseg_jax.report import pictures, tables
 from kdseg_jax.report.base import Example, Figure
-from kdseg_jax.training.writers import write_json
 
 _LEAST_WIDTH, _LINE, _LETTERS, _MARGIN = 256, 22, 14, 6  # of a captioned picture, in pixels
 

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdseg_jax import losses, metrics
-from kdseg_jax.data import files
+from kdseg_jax.data import crops, files
 from kdseg_jax.errors import UserError
+from kdseg_jax.inference.views import WHOLE_IMAGE, Inference, apply_frozen
 from kdseg_jax.tasks.base import Field, MainMetric, Outputs
 from kdseg_jax.tasks.class_check import ClassCheck
-from kdseg_jax.training.inference import WHOLE_IMAGE, Inference, apply_frozen
 
 NO_LABEL = -1  # of padding examples, and of images whose class is not known
 _TOP = 5
@@ -69,7 +69,7 @@ class ClassificationTask:
     return loss, ({}, {'cross_entropy': loss})
 
   def scorer(self, model: Any, views: Inference = WHOLE_IMAGE) -> Callable:
-    """`(variables, batch) -> logits (N, C)` of whole images.
+    """`(variables, batch) -> logits (N, C)` of images as they are; sources crop them (`Centres`).
 
     Raises:
       UserError: windows, scales or mirror images are asked for.
@@ -93,6 +93,8 @@ class ClassificationTask:
       del scores  # they cost nothing here
       if size:
         images = np.stack([files.resize_image(image, size) for image in images])
+      if views.crop:
+        images = np.stack([crops.centre(image, views.short_side, views.crop) for image in images])
       return [Classification(int(np.argmax(row)), row)
               for row in np.asarray(probabilities_of(variables, images))]
     return classify
@@ -130,7 +132,7 @@ class ClassificationTask:
 def check_views(views: Inference) -> None:
   """Raises UserError unless the whole image is seen, once."""
   if not views.is_plain:
-    raise UserError(f'A classifier sees whole images only, and not {views}. Leave '
+    raise UserError(f'A classifier sees whole images only, or their centre, not {views}. Leave '
                     'config.eval.window, scales and flip at their defaults.')
 
 

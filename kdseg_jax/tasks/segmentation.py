@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdseg_jax import losses, metrics, names
+from kdseg_jax import losses, metrics, names, resizing
 from kdseg_jax.data import files
 from kdseg_jax.errors import UserError
-from kdseg_jax.losses import resizing
+from kdseg_jax.inference.views import WHOLE_IMAGE, Inference
+from kdseg_jax.inference.windows import make_predictor, make_scorer
 from kdseg_jax.tasks.base import Field, MainMetric, Outputs
 from kdseg_jax.tasks.pixel_check import PixelCheck
-from kdseg_jax.training.inference import WHOLE_IMAGE, Inference, make_predictor, make_scorer
 
 SUPERVISED_LOSSES = ('cross_entropy', 'ohem_cross_entropy')
 
@@ -111,12 +111,14 @@ class SegmentationTask:
 
   def scorer(self, model: Any, views: Inference = WHOLE_IMAGE) -> Callable:
     """`(variables, batch) -> scores`, see `make_scorer`, for labels at the size of the images."""
+    _check_views(views)
     score = make_scorer(self, model, views)
     return lambda variables, batch: score(variables, batch, batch['image'].shape[1:3])
 
   def predictor(self, model: Any, views: Inference = WHOLE_IMAGE, *, size: tuple[int, ...] = (),
                 multiple: int = 1) -> Callable:
     """`(variables, images, *, scores) -> list[Segmentation]`, see `make_predictor`."""
+    _check_views(views)
     predict = make_predictor(self, model, inference=views, size=size, multiple=multiple)
 
     def segment(variables, images, *, scores):
@@ -148,6 +150,13 @@ class SegmentationTask:
   def data_check(self, classes: Iterable[str]) -> PixelCheck:
     """Counts the pixels of each class."""
     return PixelCheck(classes)
+
+
+def _check_views(views):
+  """Refuses the centre of images: every pixel is to have a class."""
+  if views.crop:
+    raise UserError(f'config.eval.crop={views.crop} is for classifiers: a segmentation gives every '
+                    'pixel a class. Leave it (), and short_side 0.')
 
 
 class ConfusionCounts:

@@ -8,12 +8,11 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kdseg_jax import config_fields, distillers, names
+from kdseg_jax import config_fields, distillers, names, parallel
 from kdseg_jax.data import pipeline
 from kdseg_jax.errors import UserError
 from kdseg_jax.interop import pretrained
 from kdseg_jax.models import CLASSIFIERS, backbone_of
-from kdseg_jax.training import parallel
 
 ROLES = ('student', 'teacher')
 # The least that these fields can be.

@@ -11,17 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import logging
-from flax import traverse_util
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kdseg_jax import data, distillers, names, tasks
+from kdseg_jax import data, distillers, names, parallel, tasks
 from kdseg_jax.data import subset
+from kdseg_jax.distillers import core
 from kdseg_jax.distillers.core import fold_in_name
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference.model import Model, abstract_variables, create_module, restore
-from kdseg_jax.training import config_check, freezing, parallel
-from kdseg_jax.training.inference import Inference, create_inference
+from kdseg_jax.inference.views import Inference, create_inference
+from kdseg_jax.training import config_check, freezing
 from kdseg_jax.training.normalization_check import check_normalization
 from kdseg_jax.training.optimizers import create_optimizer, create_schedule
 from kdseg_jax.training.state import Optimizers, TrainState, create_state
@@ -72,6 +72,12 @@ def create_source(config: ConfigDict, split: str) -> Any:
                      size=tuple(config.data.size) or None, **options)
 
 
+def create_evaluation_source(config: ConfigDict, split: str) -> Any:
+  """The source of a split as models are evaluated on it: the centres of images by `config.eval`."""
+  views, source = create_inference(config), create_source(config, split)
+  return data.Centres(source, views.short_side, views.crop) if views.crop else source
+
+
 def create_train_source(config: ConfigDict) -> Any:
   """The training split or a part of it, and the images of `config.data.unlabelled` after it.
 
@@ -119,7 +125,7 @@ def create_experiment(config: ConfigDict, *, teacher: Model | None = None,
   config_check.check_config(config, mesh)
   inference = create_inference(config)
   train_source = create_train_source(config)
-  evaluation_source = create_source(config, config.eval.split)
+  evaluation_source = create_evaluation_source(config, config.eval.split)
   names.require_same_classes(
       evaluation_source.classes, train_source.classes, found_in=config.eval.split,
       expected_in=config.data.train_split, allow=allow_class_names)
@@ -132,10 +138,6 @@ def create_experiment(config: ConfigDict, *, teacher: Model | None = None,
     raise UserError(
         f'method={config.method} reads a teacher, and config.teacher.checkpoint is empty. Set it '
         'to the work directory of a trained teacher.')
-  if distiller.prepare_loss is not None and config.prepare.steps < 1:
-    raise UserError(
-        f'method={config.method} fits its own parameters to the teacher before distillation '
-        f'begins, and config.prepare.steps={config.prepare.steps}. Set it to 1 or more.')
   if not needs_teacher:
     teacher = None
   elif teacher is None:
@@ -155,8 +157,7 @@ def create_experiment(config: ConfigDict, *, teacher: Model | None = None,
       optimizers=Optimizers(
           trained=optimizer,
           critic=create_optimizer(
-              config.critic.optimizer, config.train.steps * config.critic.steps),
-          prepared=create_optimizer(config.prepare.optimizer, max(config.prepare.steps, 1))),
+              config.critic.optimizer, config.train.steps * config.critic.steps)),
       schedule=create_schedule(config.optimizer, config.train.steps), inference=inference,
       allow_class_names=allow_class_names)
   if config.train.batch_size == config.train.accumulate:  # one image at a time
@@ -204,13 +205,6 @@ def load_teacher(config: ConfigDict, classes: Sequence[str], mesh: Mesh, *,
   return teacher
 
 
-def leaves_of_classes(model_config: ConfigDict, num_classes: int) -> set[str]:
-  """Paths of a model's leaves whose shapes follow from the number of classes."""
-  ours, others = (traverse_util.flatten_dict(abstract_variables(
-      create_model(model_config, count)), sep='/') for count in (num_classes, num_classes + 1))
-  return {path for path, leaf in ours.items() if leaf.shape != others[path].shape}
-
-
 def abstract_inputs(experiment: Experiment) -> distillers.DistillInputs:
   """Shapes of what the distiller will receive, from the models and the crop.
 
@@ -254,8 +248,11 @@ def check_memory(experiment: Experiment, inputs: distillers.DistillInputs) -> No
   Raises:
     ValueError: more than `config.memory_limit_gb`; the message holds the arithmetic.
   """
-  init = lambda: experiment.distiller.init(jax.random.key(0), inputs).memory
-  arrays = sorted(jax.tree_util.tree_leaves_with_path(jax.eval_shape(init)),
+  distiller = experiment.distiller
+  memory = jax.eval_shape(
+      lambda prepared: core.create_state(distiller, jax.random.key(0), inputs, prepared).memory,
+      core.abstract_prepared(distiller, inputs))
+  arrays = sorted(jax.tree_util.tree_leaves_with_path(memory),
                   key=lambda item: -item[1].size * item[1].dtype.itemsize)
   total = sum(x.size * x.dtype.itemsize for _, x in arrays)
   if not total:
@@ -274,28 +271,32 @@ def check_memory(experiment: Experiment, inputs: distillers.DistillInputs) -> No
         'config.distill, or raise the limit. The largest arrays:\n' + '\n'.join(rows))
 
 
-def make_initial_state(experiment: Experiment) -> Callable[[jax.Array], TrainState]:
-  """`(key) -> state`, compiled: a fresh state on every device of the mesh."""
+def make_initial_state(experiment: Experiment) -> Callable[..., TrainState]:
+  """`(key, what was prepared) -> state`, compiled: a fresh state on every device of the mesh."""
   inputs = abstract_inputs(experiment)
   check_memory(experiment, inputs)
-  sharding = jax.sharding.NamedSharding(experiment.mesh, jax.sharding.PartitionSpec())
-  create = state_creator(experiment, inputs)
+  return compiled_once(state_creator(experiment, inputs), experiment.mesh)
+
+
+def compiled_once(create: Callable, mesh: Mesh) -> Callable:
+  """A function that makes a state, compiled, with its results on every device of the mesh."""
+  sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   # It runs once. On CPU, optimising all its draws would take longer than compiling the step.
   level = 0 if jax.default_backend() == 'cpu' else 3
   return jax.jit(create, out_shardings=sharding, compiler_options=parallel.compiler_options(level))
 
 
 def state_creator(experiment: Experiment, inputs: distillers.DistillInputs
-                  ) -> Callable[[jax.Array], TrainState]:
-  """`(key) -> state`, not compiled. The inputs are shapes only, and so closed over."""
-  return lambda rng: create_state(
+                  ) -> Callable[..., TrainState]:
+  """`make_initial_state`, not compiled. The inputs are shapes only, and so closed over."""
+  return lambda rng, prepared=None: create_state(
       rng, experiment.student, experiment.distiller, experiment.optimizers, inputs,
-      average=experiment.config.train.ema_decay > 0)
+      prepared=prepared, average=experiment.config.train.ema_decay > 0)
 
 
-def initial_state(experiment: Experiment) -> TrainState:
-  """The fresh state of `config.seed`."""
-  return make_initial_state(experiment)(run_key(experiment.config))
+def initial_state(experiment: Experiment, prepared: PyTree = None) -> TrainState:
+  """The fresh state of `config.seed`; `prepared` is what the method's preparation has left."""
+  return make_initial_state(experiment)(run_key(experiment.config), prepared)
 
 
 def run_key(config: ConfigDict) -> jax.Array:

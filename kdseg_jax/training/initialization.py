@@ -9,18 +9,13 @@ import numpy as np
 from absl import logging
 from flax import traverse_util
 
-from kdseg_jax import config_files, models, names
+from kdseg_jax import config_files, models, names, parallel
+from kdseg_jax.checkpoint import Checkpointer, CheckpointError, describe_differences
 from kdseg_jax.errors import UserError
+from kdseg_jax.inference.model import abstract_variables, leaves_of_classes
 from kdseg_jax.interop import conversion, pretrained
 from kdseg_jax.models.normalization import Preprocessing
-from kdseg_jax.training import parallel
-from kdseg_jax.training.checkpoint import Checkpointer, CheckpointError, describe_differences
-from kdseg_jax.training.experiment import (
-    Experiment,
-    abstract_variables,
-    create_model,
-    leaves_of_classes,
-)
+from kdseg_jax.training.experiment import Experiment, create_model
 from kdseg_jax.training.state import TrainState
 
 PyTree = Any
@@ -129,7 +124,7 @@ def _of_run(experiment, workdir, fresh):
 
 def _other_conventions(there, here):
   """What differs between the parts of two models and may not show in shapes, for people."""
-  for part in ('backbone', 'head', 'auxiliary_head'):
+  for part in ('backbone', 'fpn', 'head', 'auxiliary_head'):
     theirs, ours = getattr(there, part, None), getattr(here, part, None)
     if theirs is None or type(theirs) is not type(ours):
       continue

@@ -1,19 +1,19 @@
-"""The training loop of one run: prepare phase, train phase, and being told to stop."""
+"""The training loop of one run: what its method prepares, then the student; being told to stop."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import functools
 from typing import Any
 
-import tqdm
 from ml_collections import ConfigDict
 
 from kdseg_jax import paths
-from kdseg_jax.training import compiling, programs, shapes
 from kdseg_jax.training import experiment as experiments
+from kdseg_jax.training import preparations, programs, shapes
 from kdseg_jax.training.data_check import check_data
 from kdseg_jax.training.preemption import StopSignal
-from kdseg_jax.training.run import Run, create_evaluator, measure_teacher
+from kdseg_jax.training.run import Run, advance, create_evaluator, measure_teacher
 
 
 def train(config: ConfigDict, workdir: str, *,
@@ -38,11 +38,9 @@ def train(config: ConfigDict, workdir: str, *,
   with StopSignal() as stop:
     run = start(config, workdir, stop, allow_class_names=allow_class_names)
     try:
-      run.teacher_metrics = measure_teacher(run.experiment, run.workdir, stop)
-      prepare(run, stop)
       run.catch_up()
       if not stop():
-        advance(run, 'train', programs.train_step_of(run.experiment), stop)
+        advance(run, programs.train_step_of(run.experiment), stop)
       if stop():
         return None
       return run.metrics or run.evaluate()  # none yet where it was resumed after the last step
@@ -52,42 +50,17 @@ def train(config: ConfigDict, workdir: str, *,
 
 def start(config: ConfigDict, workdir: str, stop: StopSignal, *,
           allow_class_names: bool = False) -> Run:
-  """The run of a config, fresh or from its newest checkpoint."""
+  """The run of a config, from its newest checkpoint, or fresh with what its method prepares."""
   experiment = experiments.create_experiment(config, allow_class_names=allow_class_names)
   shapes.check_step(experiment)
+  create = functools.partial(
+      experiments.make_initial_state(experiment), experiments.run_key(config))
   check_data(experiment, workdir, stop)
-  return Run(experiment, workdir, experiments.initial_state(experiment), should_stop=stop,
-             evaluator=create_evaluator(experiment, experiment.student))
-
-
-def prepare(run: Run, stop: StopSignal) -> None:
-  """Runs what is left of the prepare phase, if the method has one."""
-  if run.experiment.distiller.prepare_loss is None:
-    return
-  program = programs.prepare_program(run.experiment)
-  advance(run, 'prepare', lambda state, batch: program(
-      run.experiment.teacher.variables, state, batch), stop)
-
-
-def advance(run: Run, phase: str, step: Callable, stop: StopSignal) -> None:
-  """Takes a run from where it is to the end of a phase, or to where it is told to stop.
-
-  Args:
-    run: the run.
-    phase: 'prepare' or 'train'.
-    step: `(state, batch) -> (state, metrics)`.
-    stop: asked after every step.
-  """
-  start, steps = run.done(phase), run.config[phase].steps
-  batches = run.batches(phase)
-  with tqdm.tqdm(total=steps, initial=start, desc=phase, disable=None, leave=False) as bar:
-    for done in range(start + 1, steps + 1):
-      if done == start + 1:
-        run.state, metrics = compiling.announced(
-            f'the {phase} step', step, run.state, next(batches))
-      else:
-        run.state, metrics = step(run.state, next(batches))
-      bar.update()
-      stopping = stop.agree(run.checkpointer.reached_preemption, done)
-      if run.record(phase, done, metrics, stopping=stopping):
-        return
+  run = Run(experiment, workdir, create(preparations.placeholders(experiment)), should_stop=stop,
+            evaluator=create_evaluator(experiment, experiment.student))
+  with contextlib.ExitStack() as stack:
+    stack.callback(run.close)
+    run.teacher_metrics = measure_teacher(experiment, run.workdir, stop)
+    preparations.give(run, run.workdir, create, stop)
+    stack.pop_all()  # from here on the caller closes it
+  return run

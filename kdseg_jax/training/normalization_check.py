@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
+from kdseg_jax.distillers import core
 from kdseg_jax.distillers.core import DistillInputs
 from kdseg_jax.errors import UserError
 
@@ -46,7 +47,9 @@ def check_normalization(
         v, b['image'], mask=b['mask'], index=b['index'], train=True, mutable=['batch_stats'],
         rngs={'dropout': jax.random.key(0)}), variables, batch)
   if config.train.batch_size == 1:
-    state = jax.eval_shape(lambda: distiller.init(jax.random.key(0), inputs))
+    state = jax.eval_shape(
+        lambda prepared: core.create_state(distiller, jax.random.key(0), inputs, prepared),
+        core.abstract_prepared(distiller, inputs))
     _check(config, mesh, f'method={config.method}', distiller.loss, state, inputs)
 
 

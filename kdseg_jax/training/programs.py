@@ -7,13 +7,12 @@ from typing import Any
 
 import jax
 
+from kdseg_jax import parallel
 from kdseg_jax.distillers import Requires
-from kdseg_jax.training import parallel
+from kdseg_jax.parallel import Program
 from kdseg_jax.training.experiment import Experiment
-from kdseg_jax.training.parallel import Program
 from kdseg_jax.training.step import (
     TEACHER_TAPS,
-    make_prepare_step,
     make_teacher_step,
     make_train_step,
 )
@@ -29,18 +28,14 @@ def teacher_program(experiment: Experiment, requires: Requires) -> Program:
       compile_level=experiment.config.train.compile_level)
 
 
-def steps_of(experiment: Experiment) -> list[Callable]:
-  """The train step, and the prepare step if the method has one, as a device runs them."""
+def train_step(experiment: Experiment) -> Callable:
+  """The train step, as a device runs it."""
+  config = experiment.config
   teacher = experiment.teacher.module if experiment.teacher else None
-  config, distiller = experiment.config, experiment.distiller
-  steps = [make_train_step(
-      experiment.task, experiment.student, teacher, distiller, experiment.optimizers,
+  return make_train_step(
+      experiment.task, experiment.student, teacher, experiment.distiller, experiment.optimizers,
       critic_steps=config.critic.steps, accumulate=config.train.accumulate,
-      ema_decay=config.train.ema_decay, axis_name=parallel.AXIS)]
-  if distiller.prepare_loss is not None:
-    steps.append(make_prepare_step(
-        teacher, distiller, experiment.optimizers, axis_name=parallel.AXIS))
-  return steps
+      ema_decay=config.train.ema_decay, axis_name=parallel.AXIS)
 
 
 def student_program(experiment: Experiment, *, stacked: bool = False) -> Program:
@@ -54,19 +49,14 @@ def student_program(experiment: Experiment, *, stacked: bool = False) -> Program
     stacked: the state is that of several runs, stacked along a leading axis (`jax.vmap`), and so
       are the metrics.
   """
-  step = steps_of(experiment)[0]
+  step = train_step(experiment)
   mapped = jax.vmap(step, in_axes=(None, 0, None)) if stacked else step
-  return _donating(experiment, mapped)
+  return donating(experiment, mapped)
 
 
 def head_variables(experiment: Experiment) -> PyTree:
   """The teacher's variables for a step that runs its head at most; {} if not even that."""
   return experiment.teacher.variables if experiment.distiller.requires.teacher_head else {}
-
-
-def prepare_program(experiment: Experiment) -> Program:
-  """The prepare step `(teacher variables, state, batch) -> (state, metrics)`."""
-  return _donating(experiment, steps_of(experiment)[1])
 
 
 def train_step_of(experiment: Experiment) -> Callable:
@@ -84,7 +74,8 @@ def train_step_of(experiment: Experiment) -> Callable:
   return step
 
 
-def _donating(experiment, step):
+def donating(experiment: Experiment, step: Callable) -> Program:
+  """A step `(constants, state, batch) -> (state, metrics)` that gives up the state it takes."""
   return parallel.data_parallel(
       step, experiment.mesh, mode=experiment.config.parallel, donate_state=True,
       compile_level=experiment.config.train.compile_level)

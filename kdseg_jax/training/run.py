@@ -12,24 +12,27 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import tqdm
 from absl import logging
 from ml_collections import ConfigDict
 
-from kdseg_jax import config_files, names
+from kdseg_jax import compiling, config_files, names
+from kdseg_jax.checkpoint import Checkpointer, CheckpointError, has_checkpoint
 from kdseg_jax.data import augmentation, pipeline
+from kdseg_jax.data.json_files import finite, read_json, write_json
 from kdseg_jax.errors import UserError
+from kdseg_jax.inference.evaluation import Evaluator
 from kdseg_jax.report import presenters
-from kdseg_jax.training.checkpoint import Checkpointer, CheckpointError, has_checkpoint
-from kdseg_jax.training.evaluation import Evaluator
 from kdseg_jax.training.experiment import Experiment
 from kdseg_jax.training.initialization import load_initial_weights
+from kdseg_jax.training.preemption import StopSignal
 from kdseg_jax.training.state import TrainState
-from kdseg_jax.training.writers import MetricWriter, StepTimer, finite, read_json, write_json
+from kdseg_jax.training.writers import MetricWriter, StepTimer
 
-PHASES = ('prepare', 'train')
+PHASES = ('prepare', 'train')  # sections of the config with the number of their steps
 # The fields on which the form of a state depends.
 _SHAPING = tuple(f'config.{field}' for field in (
-    'student', 'method', 'distill', 'optimizer', 'critic', 'prepare', 'train.ema_decay',
+    'student', 'method', 'distill', 'optimizer', 'critic', 'train.ema_decay',
     'train.freeze', 'task', 'augmentation.crop', 'data.name', 'data.root'))
 
 
@@ -72,26 +75,29 @@ class Run:
     experiment: the parts of the run.
     workdir: work directory; made if missing.
     state: a fresh state; where the run goes on, what its checkpoint is to look like.
-    evaluator: of the student.
+    evaluator: of the student; None evaluates nothing.
     should_stop: True once the run is to stop.
     clock: seconds that have gone into the steps; the wall clock for a run that has the machine
       for itself.
     label: says in the log which run it is, where several run side by side.
+    phase: 'train' trains a student, 'prepare' what a method prepares.
 
   Attributes:
     state: `TrainState`.
+    phase: as given.
     metrics: of the last evaluation, or None.
     teacher_metrics: of `measure_teacher`, logged beside the student's; None without teacher.
   """
 
   def __init__(self, experiment: Experiment, workdir: str, state: TrainState, *,
-               evaluator: Evaluator, should_stop: Callable[[], bool],
-               clock: Callable[[], float] = time.perf_counter, label: str = ''):
-    self.experiment, self.config = experiment, experiment.config
+               evaluator: Evaluator | None, should_stop: Callable[[], bool],
+               clock: Callable[[], float] = time.perf_counter, label: str = '',
+               phase: str = 'train'):
+    self.experiment, self.config, self.phase = experiment, experiment.config, phase
     self.workdir = os.path.abspath(workdir)
     self.metrics = self.teacher_metrics = None
     self._evaluator, self._should_stop = evaluator, should_stop
-    if not has_checkpoint(workdir):
+    if phase == 'train' and not has_checkpoint(workdir):
       state = load_initial_weights(experiment, state)
     if self.config.train.ema_decay:
       logging.info('Evaluated and saved as the model: the moving average of the weights, '
@@ -105,36 +111,39 @@ class Run:
       state = self._restore(latest, state)
       logging.info('Resuming %s from checkpoint %d.', workdir, latest)
     self.state = state
-    done = {phase: self.done(phase) for phase in PHASES}
-    self._writer = MetricWriter(
-        workdir, start=done | {'evaluation': done['train']}, label=label)
+    self._writer = MetricWriter(workdir, start=self.done, label=label)
     self._timer = StepTimer(clock, self.config.train.batch_size)
     self._window, self._unchecked = [], None
     write_json(os.path.join(self.workdir, config_files.FILE), config_files.to_dict(self.config))
 
-  def done(self, phase: str) -> int:
-    """Number of steps of a phase ('prepare' or 'train') that the state has behind it."""
-    return int(self.state.prepare_step if phase == 'prepare' else self.state.step)
+  @property
+  def done(self) -> int:
+    """Number of steps that the state has behind it."""
+    return int(self.state.step)
 
-  def batches(self, phase: str) -> Iterator[dict]:
-    """The batches of a phase, from the one that its next step reads."""
-    return training_batches(self.experiment, phase, start=self.done(phase))
+  @property
+  def steps(self) -> int:
+    """Number of steps of the whole run."""
+    return self.config[self.phase].steps
 
-  def due(self, phase: str, step: int, *, stopping: bool) -> Due:
-    """What follows step number `step` (from 1) of a phase."""
+  def batches(self) -> Iterator[dict]:
+    """The batches from the one on that the next step reads."""
+    return training_batches(self.experiment, self.phase, start=self.done)
+
+  def due(self, step: int, *, stopping: bool) -> Due:
+    """What follows step number `step` (from 1)."""
     config = self.config
     log, evaluate, save = (
-        stopping or step == config[phase].steps or (every > 0 and step % every == 0)
+        stopping or step == self.steps or (every > 0 and step % every == 0)
         for every in (config.log.every_steps, config.eval.every_steps,
                       config.checkpoint.every_steps))
-    evaluate = evaluate and phase == 'train' and not stopping
+    evaluate = evaluate and self._evaluator is not None and not stopping
     return Due(log, evaluate, save or evaluate)
 
-  def record(self, phase: str, step: int, metrics: dict, *, stopping: bool) -> bool:
+  def record(self, step: int, metrics: dict, *, stopping: bool) -> bool:
     """Logs, evaluates and saves what is due after a step.
 
     Args:
-      phase: 'prepare' or 'train'.
       step: number of the step, from 1.
       metrics: of the step, on the devices.
       stopping: the run stops here: log and save, but do not evaluate.
@@ -145,14 +154,14 @@ class Run:
     Raises:
       Diverged: a metric of this step or the one before is not finite.
     """
-    self._check(phase)  # the step before, while this one runs
+    self._check()  # the step before, while this one runs
     self._unchecked = (step, metrics)
     self._timer.tick()
-    due = self.due(phase, step, stopping=stopping)
+    due = self.due(step, stopping=stopping)
     if any(due):  # nothing of a step that diverged is kept
-      self._check(phase)
+      self._check()
     if due.log:
-      self._log(phase, step)
+      self._log(step)
     try:
       evaluated = self.evaluate() if due.evaluate else None
     except Exception:
@@ -162,12 +171,12 @@ class Run:
     if due.save:
       self._save(evaluated)
     if stopping:
-      logging.info('Told to stop: saved checkpoint %d in %s.', self._number(), self.workdir)
+      logging.info('Told to stop: saved checkpoint %d in %s.', self.done, self.workdir)
     return stopping
 
   def evaluate(self) -> dict[str, Any] | None:
     """Evaluates the state; None if the run is told to stop meanwhile."""
-    step, shown = self.done('train'), []
+    step, shown = self.done, []
     metrics = self._evaluator(
         self.state.deployed, self.experiment.evaluation_source, should_stop=self._should_stop,
         shown=shown if self._writer.is_writing else None)
@@ -188,10 +197,10 @@ class Run:
 
     The checkpoint is written again with its metrics, without which it could not be the best.
     """
-    step = self.done('train')
+    step = self.done
     # Asked of the checkpoint and not of the log, which only the first process keeps.
-    if step and self.due('train', step, stopping=False).evaluate and (
-        not self.checkpointer.has_metrics(self._number())):
+    if step and self.due(step, stopping=False).evaluate and (
+        not self.checkpointer.has_metrics(step)):
       evaluated = self.evaluate()
       if evaluated is not None:
         self._save(evaluated, again=True)
@@ -201,7 +210,7 @@ class Run:
     self.checkpointer.close()
     self._writer.close()
 
-  def _check(self, phase):
+  def _check(self):
     """Takes the metrics of the step that is not yet checked into the window of the log."""
     if self._unchecked is None:
       return
@@ -212,15 +221,16 @@ class Run:
       latest = self.checkpointer.latest_step()
       kept = (f'no checkpoint was saved before in {self.workdir}' if latest is None else
               f'the last good checkpoint is {latest} in {self.workdir}')
-      raise Diverged(f'{phase} step {step}: not finite: {", ".join(bad)}; {kept}. Try a smaller '
-                     'learning rate, a warm-up, or config.optimizer.clip_norm.', self.workdir)
+      section = '' if self.phase == 'train' else f'{self.phase}.'
+      raise Diverged(
+          f'{self.phase} step {step}: not finite: {", ".join(bad)}; {kept}. Try a smaller learning '
+          f'rate, a warm-up, or config.{section}optimizer.clip_norm.', self.workdir)
     self._window.append(metrics)
 
-  def _log(self, phase, step):
+  def _log(self, step):
     mean = {name: float(np.mean([m[name] for m in self._window])) for name in self._window[0]}
     schedule = {'learning_rate': float(self.experiment.schedule(step - 1))}
-    self._writer.write(phase, step, (schedule if phase == 'train' else {}) | mean
-                       | self._timer.report())
+    self._writer.write(self.phase, step, schedule | mean | self._timer.report())
     self._window = []
 
   def _teacher_metric(self):
@@ -229,11 +239,8 @@ class Run:
     metric = self.experiment.task.main_metric.name
     return {f'teacher_{metric}': self.teacher_metrics[metric]}
 
-  def _number(self):
-    return self.done('train') + self.done('prepare')
-
   def _save(self, metrics, *, again=False):
-    number = self._number()
+    number = self.done
     if again or number != self.checkpointer.latest_step():
       scalars = {k: v for k, v in (metrics or {}).items() if isinstance(v, (int, float))}
       self.checkpointer.save(number, self.state, self._meta(), scalars or None)
@@ -245,7 +252,7 @@ class Run:
         'config': config_files.to_dict(self.config),
         'classes': list(source.classes),
         **presenters.create(self.experiment.task.name, source).saved(),
-        'data': {'seed': data_seed(self.config), 'next_batch': self.done('train')},
+        'data': {'seed': data_seed(self.config), 'next_batch': self.done},
         'jax': jax.__version__,
     }
 
@@ -274,6 +281,29 @@ class Run:
     for change in changes:
       logging.warning('%s when the checkpoint was saved.', change)
     return state
+
+
+def advance(run: Run, step: Callable, stop: StopSignal) -> None:
+  """Takes a run from where it is to its end, or to where it is told to stop.
+
+  Args:
+    run: the run.
+    step: `(state, batch) -> (state, metrics)`.
+    stop: asked after every step.
+  """
+  start, phase = run.done, run.phase
+  batches = run.batches()
+  with tqdm.tqdm(total=run.steps, initial=start, desc=phase, disable=None, leave=False) as bar:
+    for done in range(start + 1, run.steps + 1):
+      if done == start + 1:
+        run.state, metrics = compiling.announced(
+            f'the {phase} step', step, run.state, next(batches))
+      else:
+        run.state, metrics = step(run.state, next(batches))
+      bar.update()
+      stopping = stop.agree(run.checkpointer.reached_preemption, done)
+      if run.record(done, metrics, stopping=stopping):
+        return
 
 
 def training_batches(experiment: Experiment, phase: str, *, start: int) -> Iterator[dict]:

@@ -6,11 +6,12 @@ import jax
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from kdseg_jax.distillers import DistillInputs
+from kdseg_jax import parallel
+from kdseg_jax.distillers import DistillInputs, core
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference.model import Model, abstract_variables
 from kdseg_jax.training import experiment as experiments
-from kdseg_jax.training import parallel, programs
+from kdseg_jax.training import preparations, programs
 from kdseg_jax.training.experiment import Experiment
 
 
@@ -24,9 +25,15 @@ def check_step(experiment: Experiment) -> None:
   inputs = experiments.abstract_inputs(experiment)
   teacher = abstract_variables(experiment.teacher.module) if experiment.teacher else {}
   try:
-    state = jax.eval_shape(
-        experiments.state_creator(experiment, inputs), jax.random.key(0))
-    for step in programs.steps_of(experiment):
+    create, given = experiments.state_creator(experiment, inputs), []
+    steps = [(programs.train_step(experiment), create, given)]
+    preparation = experiment.distiller.prepare
+    if preparation is not None:
+      fit = preparations.Fit.of(experiment, preparation, inputs)
+      steps.insert(0, (fit.step, fit.create, []))
+      given.append(core.abstract_prepared(experiment.distiller, inputs))
+    for step, create, given in steps:
+      state = jax.eval_shape(create, jax.random.key(0), *given)
       jax.eval_shape(
           jax.shard_map(step, mesh=experiment.mesh, in_specs=(P(), P(), P(parallel.AXIS)),
                         out_specs=P()), teacher, state, inputs.batch)

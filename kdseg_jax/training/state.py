@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from kdseg_jax import distillers
+from kdseg_jax.distillers import core
 
 PyTree = Any
 
@@ -20,20 +21,17 @@ class Optimizers(NamedTuple):
   Attributes:
     trained: over `{'student': params, 'distiller': DistillerState.params}`, trained together.
     critic: over `DistillerState.critic`, of the critics that bring no optimiser of their own.
-    prepared: over `DistillerState.prepared`, in the prepare phase only.
   """
 
   trained: optax.GradientTransformation
   critic: optax.GradientTransformation
-  prepared: optax.GradientTransformation
 
 
 class TrainState(NamedTuple):
   """Everything that a step changes; what a checkpoint holds.
 
   Attributes:
-    step: training steps done.
-    prepare_step: steps of the prepare phase done.
+    step: steps done.
     params: the student's parameters.
     batch_stats: the student's BatchNorm statistics.
     opt_state: states of `Optimizers`, by its fields; those of the critics of a combination are
@@ -44,7 +42,6 @@ class TrainState(NamedTuple):
   """
 
   step: jax.Array
-  prepare_step: jax.Array
   params: PyTree
   batch_stats: PyTree
   opt_state: Optimizers
@@ -83,6 +80,7 @@ def create_state(
     optimizers: Optimizers,
     inputs: distillers.DistillInputs,
     *,
+    prepared: PyTree = None,
     average: bool = False,
 ) -> TrainState:
   """A fresh state; the student's start depends on `rng` alone, not on the method.
@@ -94,23 +92,22 @@ def create_state(
     optimizers: `Optimizers`.
     inputs: what the distiller will receive, as `jax.ShapeDtypeStruct`s; `inputs.batch['image']`
       gives the shape on which the student is initialised.
+    prepared: what the method's preparation has left, if it has one.
     average: whether a moving average of the student is kept.
   """
   student_rng, distiller_rng, step_rng = jax.random.split(rng, 3)
   image = jnp.zeros((1, *inputs.batch['image'].shape[1:]), jnp.uint8)
   variables = student.init({'params': student_rng}, image)
   variables = {'params': variables['params'], 'batch_stats': variables.get('batch_stats', {})}
-  distiller_state = distiller.init(distiller_rng, inputs)
+  distiller_state = core.create_state(distiller, distiller_rng, inputs, prepared)
   return TrainState(
       step=jnp.int32(0),
-      prepare_step=jnp.int32(0),
       **variables,
       opt_state=Optimizers(
           trained=optimizers.trained.init(
               {'student': variables['params'], 'distiller': distiller_state.params}),
           critic=_init_critics(
-              distiller.critic, optimizers.critic, distiller_state.critic),
-          prepared=optimizers.prepared.init(distiller_state.prepared)),
+              distiller.critic, optimizers.critic, distiller_state.critic)),
       distiller=distiller_state,
       rng=step_rng,
       average=variables if average else {})

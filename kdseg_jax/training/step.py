@@ -1,4 +1,4 @@
-"""The train step, the prepare step and the evaluation step: pure functions of one device's slice.
+"""The steps that train and prepare: pure functions of one device's slice.
 
 Mapped over devices by `parallel.data_parallel`. Order within a train step: the distiller's loss
 with the old critic, the student's update, then the critic's steps on the same detached taps;
@@ -16,11 +16,9 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from kdseg_jax import distillers
+from kdseg_jax import distillers, parallel
 from kdseg_jax.distillers.core import fold_in_name, state_of_part, with_own_key
-from kdseg_jax.tasks import Outputs
-from kdseg_jax.training import parallel
-from kdseg_jax.training.inference import WHOLE_IMAGE, Inference, apply_frozen
+from kdseg_jax.inference.views import apply_frozen
 from kdseg_jax.training.state import Optimizers, TrainState, move_average
 
 PyTree = Any
@@ -133,7 +131,7 @@ def make_train_step(
 
   def train_step(teacher_variables, state: TrainState, batch):
     rng = jax.random.fold_in(state.rng, state.step)
-    batch, teacher_taps = _teacher_taps(teacher, distiller, teacher_variables, batch)
+    batch, teacher_taps = _teacher_taps(teacher, distiller.requires, teacher_variables, batch)
     head = teacher_head(teacher, teacher_variables) if distiller.requires.teacher_head else None
 
     def loss_fn(trained):
@@ -175,69 +173,48 @@ def make_train_step(
 
 def make_prepare_step(
     teacher: Any,
-    distiller: distillers.Distiller,
-    optimizers: Optimizers,
+    preparation: distillers.Preparation,
+    optimizer: optax.GradientTransformation,
+    student: distillers.Taps,
     *,
     axis_name: str | None = None,
 ) -> Callable:
-  """The prepare step `(teacher_variables, state, batch) -> (state, metrics)`.
+  """The step of a preparation, `(teacher_variables, state, batch) -> (state, metrics)`.
 
-  Changes `state.distiller.prepared`, its optimiser, the distiller's memory and
-  `state.prepare_step`; nothing of the student.
+  The state is a `TrainState` as of a student: what is prepared are its `params`, what the
+  preparation carries along is `distiller.memory`.
+
+  Args:
+    teacher: the frozen model.
+    preparation: of a method.
+    optimizer: of what is prepared.
+    student: shapes of the student's taps, of the whole batch.
+    axis_name: as of `make_train_step`.
   """
 
   def prepare_step(teacher_variables, state: TrainState, batch):
-    rng = fold_in_name(jax.random.fold_in(state.rng, state.prepare_step), 'prepare')
-    batch, teacher_taps = _teacher_taps(teacher, distiller, teacher_variables, batch)
+    rng = jax.random.fold_in(state.rng, state.step)
+    batch, taps = _teacher_taps(teacher, preparation.requires, teacher_variables, batch)
     inputs = distillers.DistillInputs(
-        student={}, teacher=teacher_taps, batch=batch, rng=rng, step=state.prepare_step)
-    (loss, (memory, metrics)), prepared, opt_state = _descend(
-        distiller.prepare_loss, 'prepared', optimizers.prepared, axis_name,
-        state.distiller, state.opt_state.prepared, inputs)
+        student=student, teacher=taps, batch=batch, rng=rng, step=state.step)
+    (loss, (memory, metrics)), fitted, opt_state = _descend(
+        preparation.loss, 'prepared', optimizer, axis_name,
+        state.distiller._replace(prepared=state.params), state.opt_state.trained, inputs)
     state = state._replace(
-        prepare_step=state.prepare_step + 1,
-        opt_state=state.opt_state._replace(prepared=opt_state),
-        distiller=state.distiller._replace(prepared=prepared, memory=memory))
-    return state, _global_mean(_prefixed('distill', metrics) | {'loss': loss}, axis_name)
+        step=state.step + 1, params=fitted,
+        opt_state=state.opt_state._replace(trained=opt_state),
+        distiller=state.distiller._replace(memory=memory))
+    return state, _global_mean(metrics | {'loss': loss}, axis_name)
 
   return prepare_step
 
 
-def make_evaluation_step(task: Any, model: Any, *, inference: Inference = WHOLE_IMAGE,
-                         with_predictions: bool = False,
-                         axis_name: str | None = None) -> Callable:
-  """The evaluation step `(variables, {}, batch) -> Outputs`, of all devices.
-
-  Beside what stays with its example (`Outputs.examples`) stands its `index`, -1 for padding. With
-  `with_predictions` it returns `(Outputs, predictions)`, the latter those of the device's images.
-  """
-  score = task.scorer(model, inference)
-
-  def evaluation_step(variables, _, batch):
-    scores = score(variables, batch)
-    outputs = _of_all_devices(task.outputs(scores, batch), batch['index'], axis_name)
-    return (outputs, task.predictions(scores, batch)) if with_predictions else outputs
-
-  return evaluation_step
-
-
-def _of_all_devices(outputs, index, axis_name):
-  """Sums over devices, and what stays with its example put together, with the examples' index."""
-  sums, examples = dict(outputs.sums), dict(outputs.examples)
-  if examples:
-    examples['index'] = index
-  if axis_name:
-    gather = lambda x: lax.all_gather(x, axis_name, tiled=True, to='invarying')
-    sums, examples = lax.psum(sums, axis_name), jax.tree.map(gather, examples)
-  return Outputs(sums, examples)
-
-
-def _teacher_taps(teacher, distiller, variables, batch):
-  """The batch without taps, and the taps that the method reads."""
+def _teacher_taps(teacher, requires, variables, batch):
+  """The batch without taps, and the taps that are required."""
   batch = dict(batch)
   taps = batch.pop(TEACHER_TAPS, {} if teacher is None else None)
   if taps is None:
-    taps = make_teacher_step(teacher, distiller.requires)(variables, {}, batch)
+    taps = make_teacher_step(teacher, requires)(variables, {}, batch)
   return batch, taps
 
 

@@ -1,9 +1,8 @@
-"""Where a run's numbers go: `metrics.jsonl`, TensorBoard events, one log line, JSON files."""
+"""Where a run's numbers go: `metrics.jsonl`, TensorBoard events, one log line."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 
 import jax
@@ -11,9 +10,7 @@ import numpy as np
 import tensorboardX
 from absl import logging
 
-from kdseg_jax import paths
-
-METRICS_FILE = 'metrics.jsonl'
+from kdseg_jax.data.json_files import METRICS_FILE, finite, read_rows
 
 
 class MetricWriter:
@@ -24,11 +21,11 @@ class MetricWriter:
 
   Args:
     workdir: work directory.
-    start: phase -> number of its step from which the run goes on.
+    start: number of the step from which the run goes on.
     label: stands before the log's lines, where runs side by side write to one log.
   """
 
-  def __init__(self, workdir: str, *, start: dict[str, int], label: str = ''):
+  def __init__(self, workdir: str, *, start: int, label: str = ''):
     self._label = f'{label}: ' if label else ''
     self._path = os.path.join(workdir, METRICS_FILE)
     self._events, self._kept = None, []
@@ -36,7 +33,7 @@ class MetricWriter:
       os.makedirs(workdir, exist_ok=True)
       self._kept = _drop_rows_after(workdir, start)
       self._events = tensorboardX.SummaryWriter(
-          os.path.join(workdir, 'tensorboard'), purge_step=start['train'] + 1)
+          os.path.join(workdir, 'tensorboard'), purge_step=start + 1)
 
   @property
   def is_writing(self) -> bool:
@@ -75,50 +72,8 @@ class MetricWriter:
       self._events.close()
 
 
-def finite(value):
-  """The value with None for NaN and infinity, which JSON does not know; in lists and dicts too."""
-  if isinstance(value, dict):
-    return {key: finite(item) for key, item in value.items()}
-  if isinstance(value, (list, tuple)):
-    return [finite(item) for item in value]
-  return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _short(value):
   return str(value) if isinstance(value, int) else f'{value:.4g}'
-
-
-def read_rows(workdir: str) -> list[dict]:
-  """The rows of `metrics.jsonl` of a work directory; [] where there is none."""
-  path, rows = os.path.join(workdir, METRICS_FILE), []
-  if os.path.exists(path):
-    with open(path) as file:
-      for line in file:
-        try:
-          rows.append(json.loads(line))
-        except json.JSONDecodeError:  # the last line of a killed process may be cut
-          continue
-  return rows
-
-
-def read_json(path: str) -> dict:
-  """The dict in a JSON file; {} where there is none."""
-  if not os.path.exists(path):
-    return {}
-  with paths.reading(path), open(path) as file:
-    return json.load(file)
-
-
-def write_json(path: str, value: dict) -> None:
-  """Writes a JSON file whole or not at all, on the first process only."""
-  if jax.process_index():
-    return
-  os.makedirs(os.path.dirname(path), exist_ok=True)
-  temporary = path + '.tmp'
-  with open(temporary, 'w') as file:
-    json.dump(value, file, indent=2)
-    file.write('\n')
-  os.replace(temporary, path)
 
 
 def _drop_rows_after(workdir, start):
@@ -126,7 +81,7 @@ def _drop_rows_after(workdir, start):
   path = os.path.join(workdir, METRICS_FILE)
   if not os.path.exists(path):
     return []
-  kept = [row for row in read_rows(workdir) if row['step'] <= start[row['phase']]]
+  kept = [row for row in read_rows(workdir) if row['step'] <= start]
   temporary = path + '.tmp'
   with open(temporary, 'w') as file:
     file.writelines(json.dumps(row) + '\n' for row in kept)

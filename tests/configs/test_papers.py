@@ -51,7 +51,14 @@ SCRIPTS = {
     ('ade20k', 'cirkd_v2'): (80_000, 16, (512, 512), (0.5, 2.0), 0.02, 1e-4),
     # SKD (journal), run_train_val.sh, its scale in dataset/datasets.py.
     ('cityscapes', 'skd'): (40_000, 8, (512, 512), (0.7, 2.1), 0.01, 5e-4),
+    # Knowledge adaptation (CVPR 2019), implementation details; crops and scales are DeepLab's.
+    ('cityscapes', 'adaptation'): (90_000, 16, (769, 769), (0.5, 2.0), 0.007, 4e-5),
+    ('voc', 'adaptation'): (30_000, 16, (513, 513), (0.5, 2.0), 0.007, 4e-5),
+    ('pascal_context', 'adaptation'): (30_000, 16, (513, 513), (0.5, 2.0), 0.007, 4e-5),
 }
+# Where knowledge adaptation differs from what the scripts have in common.
+ADAPTATION = {'optimizer.decay': 'kernels', 'student.output_stride': 16,
+              'student.project_dropout': 0.1, 'student.aux': False}
 # Channels of the heads: the models/ and networks/ of each code.
 HEADS = {
     'cirkd': {'deeplabv3_resnet101': 256, 'deeplabv3_resnet18': 128, 'deeplabv3_mobilenetv2': 128,
@@ -62,7 +69,8 @@ HEADS = {
 }
 PAIRS = {'cirkd': ('deeplabv3_resnet101', 'deeplabv3_resnet18'),
          'cirkd_v2': ('deeplabv3_resnet101', 'deeplabv3_resnet18'),
-         'skd': ('pspnet_resnet101', 'pspnet_resnet18')}
+         'skd': ('pspnet_resnet101', 'pspnet_resnet18'),
+         'adaptation': ('deeplabv3plus_resnet50', 'plain_mobilenetv2')}
 
 
 def field(config, path):
@@ -78,6 +86,8 @@ def test_settings_are_those_of_the_scripts(data, settings, role):
   expected = COMMON | dict(zip(FIELDS, SCRIPTS[data, settings], strict=True))
   if settings == 'skd':
     expected |= CRITIC
+  if settings == 'adaptation':
+    expected |= ADAPTATION
   expected['student.name'] = PAIRS[settings][role == 'student']
   assert {path: field(config, path) for path in expected} == expected
   assert config.data.name == data and config.role == role
@@ -101,6 +111,36 @@ def test_resnet_d_has_its_own_stem():
   assert student.ceil_mode and student.aux and 'deep_stem' not in student
   assert models.create(num_classes=21, **{
       k: v for k, v in student.items() if k != 'init'}).backbone.stem_channels == (32, 32, 64)
+
+
+@pytest.mark.parametrize('model, millions', [
+    ('', 2.11), ('deeplabv3plus_xception65', 41.05), ('deeplabv3plus_xception41', 28.1)])
+def test_models_of_knowledge_adaptation(model, millions):
+  """MobileNetV2 as in its own paper, without pyramid; Xception with the images that it expects."""
+  student = voc.get_config(f'settings=adaptation,model={model}').student
+  built = models.create(num_classes=21, **{k: v for k, v in student.items() if k != 'init'})
+  assert models.complexity(built, (65, 65)).params == pytest.approx(1e6 * millions, rel=3e-3)
+  assert built.backbone.output_stride == 16 and built.auxiliary_head is None
+  assert (built.preprocessing.mean == (127.5,) * 3) == ('xception' in model)
+
+
+@pytest.mark.parametrize('recipe, train_on, data, split, steps', [
+    (voc, '', 'voc', 'train', 30_000), (voc, 'coco', 'coco_voc', 'train', 300_000),
+    (cityscapes, '', 'cityscapes', 'train', 90_000),
+    (cityscapes, 'coarse', 'cityscapes_coarse', 'train_extra', 90_000),
+    (cityscapes, 'trainval', 'cityscapes', 'train+val', 90_000)])
+def test_what_knowledge_adaptation_trains_on(recipe, train_on, data, split, steps):
+  config = recipe.get_config(f'settings=adaptation,role=teacher,train_on={train_on}')
+  assert (config.data.name, config.data.train_split, config.train.steps) == (data, split, steps)
+  assert (config.eval.split, config.augmentation) == (
+      'val', recipe.get_config('settings=adaptation').augmentation)
+
+
+def test_wrong_images_to_train_on_are_refused():
+  with pytest.raises(ValueError, match="Unknown train_on: 'cocoa'. Did you mean 'coco'"):
+    voc.get_config('train_on=cocoa')
+  with pytest.raises(ValueError, match="Unknown argument of the recipe: 'train_on'"):
+    ade20k.get_config('train_on=coco')
 
 
 # term -> weight and the constants of the loss, by the sources named.
@@ -268,6 +308,24 @@ def test_the_methods_can_distil_every_student(model):
     state = jax.eval_shape(lambda m=method, i=inputs: m.init(jax.random.key(0), i))
     loss, _ = jax.eval_shape(method.loss, state, inputs)
     assert loss.shape == () and loss.dtype == jnp.float32, name
+
+
+@pytest.mark.parametrize('method', ['kd', 'pixelwise', 'fitnets', 'adversarial'])
+def test_adapted_students_and_their_teacher_are_compared_at_one_size(method):
+  """Logits and features of the student at stride 16, those of the teacher's decoder at 4."""
+  size = (64, 96)
+  config = pascal_context.get_config(f'settings=adaptation,method={method},runlocal')
+  teacher = pascal_context.get_config('settings=adaptation,role=teacher,runlocal')
+  taps = [taps_of_student(one.student, size) for one in (config, teacher)]
+  assert [tap['logits'].shape[1:3] for tap in taps] == [(4, 6), (16, 24)]
+  batch = {'image': jax.ShapeDtypeStruct((2, *size, 3), jnp.uint8),
+           'mask': jax.ShapeDtypeStruct((2, *size), bool)}
+  inputs = distillers.DistillInputs(*taps, batch=batch, rng=jax.random.key(0), step=0)
+  distiller = distillers.create(config.distill.to_dict())
+  state = jax.eval_shape(lambda: distiller.init(jax.random.key(0), inputs))
+  assert jax.eval_shape(distiller.loss, state, inputs)[0].shape == ()
+  if method == 'fitnets':
+    assert not config.distill.fitnets.projection  # both are 256 wide
 
 
 def test_a_method_brings_the_settings_of_its_script():

@@ -5,6 +5,7 @@ with 255 = ignore.
 """
 
 import io
+import json
 import tarfile
 import zipfile
 
@@ -204,5 +205,51 @@ def cityscapes_coarse(root):
   return expected | more
 
 
+def coco_voc(root):
+  """train2017.zip, val2017.zip and annotations_trainval2017.zip: rectangles and a crowd."""
+  rng, height, width = np.random.default_rng(7), 40, 60
+  categories = {1: 'person', 2: 'bicycle', 3: 'car', 4: 'motorcycle', 5: 'airplane', 6: 'bus',
+                7: 'train', 9: 'boat', 13: 'stop sign', 16: 'bird', 17: 'cat', 18: 'dog',
+                19: 'horse', 20: 'sheep', 21: 'cow', 44: 'bottle', 62: 'chair', 63: 'couch',
+                64: 'potted plant', 67: 'dining table', 72: 'tv'}
+  # By image: category, rows and columns of each object; voc.py has dog 12, sofa 18, person 15.
+  objects = {
+      'train': {9: [(18, 0, 30, 0, 40, 12), (63, 20, 40, 30, 60, 18), (13, 0, 9, 50, 60, 0)],
+                25: [(1, 0, 30, 0, 33, 15)],  # 990 pixels: too few
+                30: [(13, 0, 40, 0, 60, 0)]},  # of no class of VOC
+      'val': {139: [(1, 2, 4, 3, 7, 15)], 285: []}}
+  annotations, expected = {}, {'train': {}, 'val': {}}
+  for split, images in objects.items():
+    described, found = [], []
+    for number, own in images.items():
+      label = np.zeros((height, width), np.uint8)
+      for category, top, bottom, left, right, index in own:
+        inside = np.zeros((height, width), bool)
+        inside[top:bottom, left:right] = True
+        runs = np.flatnonzero(np.diff(inside.ravel(order='F'), prepend=False, append=False))
+        counts = np.diff(runs, prepend=0, append=height * width).tolist()
+        crowd = index == 18
+        found.append({
+            'id': len(found) + 1, 'image_id': number, 'category_id': category,
+            'area': float(inside.sum()), 'iscrowd': int(crowd),
+            'segmentation': {'counts': counts, 'size': [height, width]} if crowd else [
+                [left, top, right, top, right, bottom, left, bottom]]})
+        if index:
+          label[inside] = np.where((label == 0)[inside], index, 255)
+      described.append({'id': number, 'file_name': f'{number:012d}.jpg', 'height': height,
+                        'width': width})
+      if number not in (25, 30):
+        expected[split][f'{number:012d}'] = label
+    write_zip(root / f'{split}2017.zip', {
+        f'{split}2017/{number:012d}.jpg': image(rng, '.jpg', (height, width))
+        for number in images})
+    annotations[f'annotations/instances_{split}2017.json'] = json.dumps({
+        'categories': [{'id': number, 'name': name} for number, name in categories.items()],
+        'images': described, 'annotations': found})
+  write_zip(root / 'annotations_trainval2017.zip', annotations)
+  return expected
+
+
 PREPARED = {'camvid': camvid, 'voc': voc, 'pascal_context': pascal_context, 'ade20k': ade20k,
-            'cityscapes': cityscapes, 'cityscapes_coarse': cityscapes_coarse}
+            'cityscapes': cityscapes, 'cityscapes_coarse': cityscapes_coarse,
+            'coco_voc': coco_voc}

@@ -1,9 +1,13 @@
 """Tiny data sets of images with one class each."""
 
+import io
 import pickle
 import struct
+import tarfile
 
 import numpy as np
+import PIL.Image
+import scipy.io
 
 from kdseg_jax.data import files
 
@@ -55,6 +59,9 @@ def cifar_batch(rows, labels, key='labels', dtype='u1'):
           b'eu.')
 
 
+CIFAR10 = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
+
+
 def cifar10(root, classes=('cat', 'dog')):
   """The unpacked archive; the rows and labels of each of its six files."""
   rng, made = np.random.default_rng(0), {}
@@ -65,3 +72,71 @@ def cifar10(root, classes=('cat', 'dog')):
     made[name] = rows, labels
   (root / 'batches.meta').write_bytes(pickle.dumps({'label_names': list(classes)}, protocol=2))
   return made
+
+
+def encoded(rng, kind='JPEG', mode='RGB', size=(20, 24)):
+  """The content of a picture of smooth noise, of one of PIL's formats and modes."""
+  small = rng.integers(0, 256, (4, 4, 3), np.uint8)
+  picture = PIL.Image.fromarray(small).resize(size[::-1], PIL.Image.Resampling.BILINEAR)
+  stream = io.BytesIO()
+  picture.convert(mode).save(stream, format=kind)
+  return stream.getvalue()
+
+
+def tar(contents):
+  """The content of a tar of files by name."""
+  stream = io.BytesIO()
+  with tarfile.open(fileobj=stream, mode='w') as archive:
+    for name, content in contents.items():
+      info = tarfile.TarInfo(name)
+      info.size = len(content)
+      archive.addfile(info, io.BytesIO(content))
+  return stream.getvalue()
+
+
+def imagenet_train():
+  """Three of the synsets' tars: grey and colour JPEGs, a CMYK one, and a PNG with alpha."""
+  rng = np.random.default_rng(0)
+  return {
+      'n01440764': {'n01440764_10026': encoded(rng), 'n01440764_9': encoded(rng, mode='L')},
+      'n02105855': {'n02105855_2933': encoded(rng, 'PNG', 'RGBA')},
+      'n15075141': {'n15075141_1': encoded(rng, mode='CMYK'), 'n15075141_20': encoded(rng)}}
+
+
+def devkit(ids, truth):
+  """The files of the devkit: the table of `{synset: ILSVRC2012_ID}`, and the labels of val."""
+  rows = np.zeros((len(ids), 1), [('ILSVRC2012_ID', object), ('WNID', object), ('words', object)])
+  for row, (synset, number) in zip(rows[:, 0], ids.items()):
+    row['ILSVRC2012_ID'], row['WNID'], row['words'] = float(number), synset, f'words of {synset}'
+  meta = io.BytesIO()
+  scipy.io.savemat(meta, {'synsets': rows}, do_compression=True)
+  return {'data/meta.mat': meta.getvalue(), 'readme.txt': b'x',
+          'data/ILSVRC2012_validation_ground_truth.txt': ''.join(
+              f'{number}\n' for number in truth).encode()}
+
+
+IDS = {'n15075141': 1, 'n01440764': 2, 'n02105855': 3, 'n00001740': 1001}  # the last: no class
+
+
+def imagenet(root, *, train=None, ids=None, truth=(3, 1, 2)):
+  """The three archives of ILSVRC 2012, tiny; `{split: {image_id: (content, class index)}}`."""
+  rng, train = np.random.default_rng(1), imagenet_train() if train is None else train
+  root.mkdir(parents=True, exist_ok=True)
+  (root / 'ILSVRC2012_img_train.tar').write_bytes(tar({
+      f'{synset}.tar': tar({f'{name}.JPEG': content for name, content in images.items()})
+      for synset, images in train.items()}))
+  val = {f'ILSVRC2012_val_{number:08d}': encoded(rng) for number in (1, 2, 3)}
+  (root / 'ILSVRC2012_img_val.tar').write_bytes(
+      tar({f'{name}.JPEG': content for name, content in val.items()}))
+  with tarfile.open(root / 'ILSVRC2012_devkit_t12.tar.gz', 'w:gz') as archive:
+    for name, content in devkit(ids or IDS, truth).items():
+      info = tarfile.TarInfo(f'ILSVRC2012_devkit_t12/{name}')
+      info.size = len(content)
+      archive.addfile(info, io.BytesIO(content))
+  index = {'n01440764': 0, 'n02105855': 230, 'n15075141': 999}
+  of_id = {1: 999, 2: 0, 3: 230}
+  return {
+      'train': {name: (content, index.get(synset)) for synset, images in train.items()
+                for name, content in images.items()},
+      'val': {name: (content, of_id.get(number))
+              for (name, content), number in zip(val.items(), truth)}}

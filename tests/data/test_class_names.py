@@ -18,7 +18,7 @@ def test_of_a_data_set():
   classes, palette = class_names.of('camvid', 11)
   assert classes == camvid.CLASSES and (palette == palettes.CAMVID).all()
   assert class_names.of('cityscapes', 19)[0][:2] == ('road', 'sidewalk')
-  assert class_names.count_of('voc') == 21
+  assert class_names.count_of('voc') == 21 and class_names.count_of('cifar100') == 100
   with pytest.raises(UserError, match='--data=camvid has 11 classes, and the model 19'):
     class_names.of('camvid', 19)
   with pytest.raises(UserError, match="'camvdi'. Did you mean 'camvid'"):

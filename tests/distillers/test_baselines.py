@@ -9,10 +9,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from configs import camvid, quickstart
-from kdseg_jax import distillers, losses
+from kdseg_jax import distillers, losses, parallel, resizing
 from kdseg_jax.distillers import methods
-from kdseg_jax.losses import resizing
-from kdseg_jax.training import parallel
 
 BASELINES = ('kd', 'fitnets', 'attention_transfer', 'channel_wise', 'intra_class_variation',
              'double_similarity', 'decoupled')

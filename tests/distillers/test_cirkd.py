@@ -10,10 +10,9 @@ import numpy as np
 import optax
 import pytest
 
-from kdseg_jax import distillers, losses, tasks
+from kdseg_jax import distillers, losses, parallel, tasks
+from kdseg_jax.checkpoint import Checkpointer
 from kdseg_jax.distillers.cirkd import ProjectionHead
-from kdseg_jax.training import parallel
-from kdseg_jax.training.checkpoint import Checkpointer
 from kdseg_jax.training.state import Optimizers, create_state
 from kdseg_jax.training.step import make_train_step
 from tests import toys
@@ -175,7 +174,7 @@ def setup(devices, mode):
   mesh = parallel.create_mesh(jax.devices()[:devices])
   model = toys.Model(axis_name=AXIS)
   distiller = distillers.create(METHOD, axis_name=AXIS)
-  optimizers = Optimizers(*[optax.sgd(0.01, momentum=0.9)] * 3)
+  optimizers = Optimizers(*[optax.sgd(0.01, momentum=0.9)] * 2)
   taps = {'embedding': np.zeros((16, 8, 8, 3)), 'logits': np.zeros((16, 8, 8, 3))}
   inputs = distillers.DistillInputs(student=taps, teacher=taps, batch=batch)
   state = create_state(jax.random.key(0), model, distiller, optimizers, inputs)

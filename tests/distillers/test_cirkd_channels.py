@@ -92,7 +92,7 @@ def test_context_changes_what_the_method_reads_and_is_trained():
 
 
 def test_context_refuses_a_critic():
-  with pytest.raises(ValueError, match='neither critic nor prepare'):
+  with pytest.raises(ValueError, match='neither critic nor preparation'):
     distillers.with_context(toys.adversarial())
 
 

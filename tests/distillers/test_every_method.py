@@ -15,10 +15,9 @@ import numpy as np
 import optax
 import pytest
 
-from kdseg_jax import distillers
+from kdseg_jax import distillers, parallel
+from kdseg_jax.checkpoint import Checkpointer
 from kdseg_jax.distillers import methods
-from kdseg_jax.training import parallel
-from kdseg_jax.training.checkpoint import Checkpointer
 from kdseg_jax.training.state import Optimizers, create_state
 from tests import toys
 
@@ -30,7 +29,7 @@ STUDENT_WIDTH, TEACHER_WIDTH = 4, 8
 SMALL = {'width': 1 / 16, 'pixel_slots': 12, 'region_slots': 9, 'pixel_samples': 12,
          'region_samples': 9, 'slots': 20, 'samples': 7, 'student_taps': ('stage3', 'stage4'),
          'teacher_taps': ('stage3_preactivation', 'stage4_preactivation')}
-OPTIMIZERS = Optimizers(*[optax.sgd(0.1, momentum=0.9)] * 3)
+OPTIMIZERS = Optimizers(*[optax.sgd(0.1, momentum=0.9)] * 2)
 # Float32 and another order of the same sums; what a lost collective changes is percents.
 TOLERANCE = 1e-4
 
@@ -147,7 +146,8 @@ class Subject:
     shapes = jax.eval_shape(
         lambda: inputs_of(self.distiller, batch_of(), jax.random.key(0), jnp.int32(0)))
     create = jax.jit(lambda rng: create_state(
-        rng, toys.Model(), self.distiller, OPTIMIZERS, shapes))
+        rng, toys.Model(), self.distiller, OPTIMIZERS, shapes,
+        prepared=toys.unprepared(self.distiller, shapes)))
     self.train_states = [create(jax.random.key(seed)) for seed in (0, 1)]
 
   def state(self, seed=0, step=0):

@@ -9,10 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from kdseg_jax import distillers, losses, tasks
+from kdseg_jax import distillers, losses, parallel, tasks
 from kdseg_jax.models import normalization
 from kdseg_jax.models.critic import Critic
-from kdseg_jax.training import parallel
 from kdseg_jax.training.state import Optimizers, create_state
 from kdseg_jax.training.step import make_train_step
 from tests import toys
@@ -174,7 +173,7 @@ def test_skd_is_its_three_terms_with_the_weights_of_the_paper():
         metrics[f'{name}/weighted'], options['weight'] * metrics[f'{name}/raw'], rtol=1e-6)
   assert method.requires == distillers.Requires(
       ('logits', 'embedding'), ('logits', 'embedding'))
-  assert method.critic is not None and method.prepare_loss is None
+  assert method.critic is not None and method.prepare is None
 
 
 def test_wrong_options_and_a_batch_without_images_are_refused():
@@ -199,7 +198,7 @@ def two_steps(devices, mode='shard_map'):
   batch['label'][~batch['mask']] = 255
   model = toys.Model(axis_name=AXIS, dtype=jnp.float64)
   method = distillers.holistic(width=TINY, input_norm=True, axis_name=AXIS)
-  optimizers = Optimizers(*[optax.sgd(0.1, momentum=0.9)] * 3)
+  optimizers = Optimizers(*[optax.sgd(0.1, momentum=0.9)] * 2)
   taps = {'logits': jax.ShapeDtypeStruct((8, 8, 8, 3), jnp.float64)}
   inputs = distillers.DistillInputs(taps, taps, batch, rng=jax.random.key(0))
   mesh = parallel.create_mesh(jax.devices()[:devices])

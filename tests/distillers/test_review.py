@@ -6,10 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.test_util import check_grads
 
 from kdseg_jax import distillers, losses
 from kdseg_jax.models.fusion import FORMS, AttentionFusion, Review
 from tests import toys
+from tests.precision import float64
 
 TAPS = ('stage2', 'stage3', 'pooled')
 STUDENT = {'stage2': (3, 5, 7, 4), 'stage3': (3, 3, 4, 6), 'pooled': (3, 8)}
@@ -138,16 +142,50 @@ def test_without_levels_it_is_the_mean_squared_error_of_every_stage():
   np.testing.assert_allclose(jax.jit(method.loss)(state, inputs)[0], expected(), rtol=1e-5)
 
 
-def test_the_order_of_images_does_not_matter():
-  method, inputs = review(), inputs_of()
-  state = state_of(method, inputs)
-  run = jax.jit(method.loss)
+@pytest.fixture(scope='module')
+def compiled():
+  """The method, with a state of it."""
+  method = review()
+  return jax.jit(method.loss), state_of(method, inputs_of())
+
+
+@settings(deadline=None, max_examples=10, database=None)
+@given(st.integers(0, 10**6))
+def test_the_order_of_images_does_not_matter(compiled, seed):
+  run, state = compiled
+  inputs, order = inputs_of(seed, seed + 1), np.random.default_rng(seed).permutation(3)
   turned = distillers.DistillInputs(
-      *({tap: x[::-1] for tap, x in taps.items()} for taps in (inputs.student, inputs.teacher)))
+      *({tap: x[order] for tap, x in taps.items()} for taps in (inputs.student, inputs.teacher)))
   (value, (memory, _)), (other, (other_memory, _)) = run(state, inputs), run(state, turned)
+  assert value > 0
   np.testing.assert_allclose(other, value, rtol=1e-5)
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6),
                other_memory, memory)
+
+
+def test_half_precision_is_compared_in_float32(compiled):
+  run, state = compiled
+  inputs = inputs_of()
+  half = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), inputs)
+  value, (memory, _) = run(state, half)
+  assert value.dtype == jnp.float32 and value.shape == ()
+  assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(memory))
+  np.testing.assert_allclose(value, run(state, inputs)[0], rtol=0.02)
+
+
+def test_finite_differences():
+  """Of the fusion's weights and of the student's maps."""
+  method, inputs = review(), inputs_of()
+  state = state_of(method, inputs)
+  with float64():
+    wide = lambda tree: jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
+    teacher, memory = wide(inputs.teacher), wide(state.memory)
+
+    def loss(params, student):
+      return method.loss(state._replace(params=params, memory=memory),
+                         distillers.DistillInputs(student, teacher))[0]
+    check_grads(jax.jit(loss), (wide(state.params), wide(inputs.student)), order=1, modes=['rev'],
+                eps=1e-6)
 
 
 def test_a_teacher_equal_to_the_fused_maps_leaves_nothing_to_learn():

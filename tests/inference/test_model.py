@@ -9,10 +9,10 @@ import pytest
 
 import kdseg_jax
 from kdseg_jax import inference, models, predict
+from kdseg_jax.checkpoint import Checkpointer, CheckpointError
 from kdseg_jax.data import files
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import Classification, Inference, Segmentation
-from kdseg_jax.training.checkpoint import Checkpointer, CheckpointError
 from tests import runs, toys, workdirs
 
 CREATE = models.create

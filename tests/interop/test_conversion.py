@@ -95,3 +95,5 @@ def test_a_summary_counts_what_is_many():
   paths = [*HEAD, *(f'params/backbone/{i}' for i in range(9))]
   assert conversion.summarized(paths) == (
       '9 arrays of backbone, params/head/classifier/bias, params/head/classifier/kernel')
+  keys = ['fc.weight', *(f'abfs.{i}.weight' for i in range(8))]
+  assert conversion.summarized(keys) == '8 arrays of abfs, fc.weight'

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from kdseg_jax import config_files
-from kdseg_jax.data import palettes
+from kdseg_jax.checkpoint import Checkpointer, CheckpointError
+from kdseg_jax.data import class_names, palettes
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import load
 from kdseg_jax.interop import download, importing, pretrained
 from kdseg_jax.interop.importing import Request
+from kdseg_jax.models.backbones import BACKBONES
 from kdseg_jax.models.normalization import IMAGENET_STD, Preprocessing
-from kdseg_jax.training.checkpoint import Checkpointer, CheckpointError
 from tests.interop import states
 
 MOBILENET = 'torchvision_mobilenetv2'
@@ -42,6 +43,8 @@ def test_a_classifier_becomes_a_work_directory(mobilenet, tmp_path):
   assert report['left_out'] == report['drawn_anew'] == []
   config = config_files.read(str(tmp_path / 'run'))
   assert (config.student.name, config.student.output_stride) == ('mobilenetv2', 32)
+  assert config.task.to_dict() == {'name': 'classification'}
+  assert (config.eval.short_side, config.eval.crop, config.data.name) == (0, (), 'scenes')
   model = load(str(tmp_path / 'run'))
   source = states.state_dict('mobilenetv2', MOBILENET, 20)
   np.testing.assert_array_equal(
@@ -52,6 +55,15 @@ def test_a_classifier_becomes_a_work_directory(mobilenet, tmp_path):
       source['classifier.1.weight'].T)
   assert list(model.classes)[:2] == ['class 0', 'class 1']
   np.testing.assert_array_equal(model.palette, palettes.default_palette(20))
+
+
+def test_a_classifier_of_imagenet_is_evaluated_on_the_centre_of_its_images(tmp_path):
+  source = str(tmp_path / 'a.npz')
+  np.savez(source, **states.state_dict('mobilenetv2', MOBILENET, 1000))
+  imported = importing.read(Request(source, 'mobilenetv2'))
+  assert imported.classes == class_names.imagenet() and imported.config.data.name == 'imagenet'
+  assert (imported.config.eval.short_side, imported.config.eval.crop) == (256, (224, 224))
+  assert BACKBONES['efficientnet_lite4'].size == 300
 
 
 def test_a_classifier_of_small_images(tmp_path):

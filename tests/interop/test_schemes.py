@@ -15,12 +15,16 @@ from tests import official
 
 
 def slow_if_deep(*names):
-  deep = re.search('resnet(44|56|101|110|32x4)|wrn_40|shuffle|mobilenetv2_half', names[-1])
+  deep = re.search('resnet(44|56|101|110|32x4)|wrn_40|shuffle|mobilenetv2_half|xception'
+                   '|(gfl|retinanet|fcos|atss)_resnet(34|50)', names[-1])
   return pytest.param(*names, marks=[pytest.mark.slow] if deep else [])
 
 
 ALL = [slow_if_deep(scheme.name, model)
        for scheme in schemes.SCHEMES.values() for model in scheme.models]
+_DETECTOR = {
+    'aux': False, 'deep_stem': False, 'head_channels': 256, 'fpn_channels': 256,
+    'stacked_convs': 4, 'norm_groups': 0, 'tower_bias': False, 'extra_convs': 'on_output'}
 WITH_AUXILIARY = {'cirkd_v1_deeplabv3_resnet18': 'auxlayer', 'skd_pspnet_resnet18': 'dsn'}
 
 
@@ -28,8 +32,9 @@ def filled(shapes):
   return jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes)
 
 
-def without_counters(arrays):
-  return {key: array for key, array in arrays.items() if not key.endswith('num_batches_tracked')}
+def without_buffers(arrays):
+  return {key: array for key, array in arrays.items()
+          if not key.endswith(('num_batches_tracked', 'integral.project'))}
 
 
 @pytest.mark.parametrize('case', [slow_if_deep(case) for case in official.CASES])
@@ -40,9 +45,10 @@ def test_every_array_has_its_place_and_goes_back(case):
   assert schemes.choose(name, arrays).name == scheme
   _, variables = official.load(case, arrays)
   back = conversion.to_state_dict(variables, schemes.named(scheme).layers(name))
-  expected = without_counters(arrays)
+  expected = without_buffers(arrays)
   assert back.keys() == expected.keys()
   for key, array in expected.items():
+    assert back[key].shape == array.shape
     np.testing.assert_allclose(back[key], array, rtol=1e-6 if scheme == 'skd_pspnet' else 0)
 
 
@@ -51,7 +57,7 @@ def test_every_leaf_of_every_model_has_a_name(scheme, name):
   """Of other depths too, of which there are no lists of keys."""
   layers = schemes.named(scheme).layers(name)
   assert max(collections.Counter(layer.ours for layer in layers).values()) == 1
-  segmenter = name not in models.CLASSIFIERS and 'resnet' in name
+  segmenter = name not in models.CLASSIFIERS + models.DETECTORS and 'resnet' in name
   options = {'aux': True} if segmenter else {}
   if 'deep_stem' in models.options_of(name):
     options['deep_stem'] = True
@@ -61,8 +67,9 @@ def test_every_leaf_of_every_model_has_a_name(scheme, name):
   shapes = official.variable_shapes(model)
   arrays = conversion.to_state_dict(filled(shapes), layers)
   assert len(arrays) == len(jax.tree.leaves(shapes))
+  # timm's plain ResNets have the same names, and FCOS on either kind of ResNet.
   assert schemes.choose(name, arrays).name in (
-      scheme, scheme.replace('timm', 'torchvision'))  # timm's plain ResNets have the same names
+      scheme, scheme.replace('timm', 'torchvision'), scheme + '_caffe')
   converted = conversion.to_variables(arrays, layers, shapes)
   assert not (converted.absent or converted.unknown or converted.left_out)
   found = structure.read(name, arrays, layers)
@@ -77,6 +84,11 @@ def test_every_leaf_of_every_model_has_a_name(scheme, name):
     ('skd_pspnet_resnet101', {
         'aux': True, 'aux_channels': 512, 'aux_bias': True, 'deep_stem': True,
         'head_channels': 512}),
+    ('crosskd_gfl_r18', _DETECTOR | {'norm_groups': 32, 'reg_max': 16}),
+    ('crosskd_atss_r50', _DETECTOR | {'norm_groups': 32}),
+    ('crosskd_fcos_r50', _DETECTOR | {'norm_groups': 32}),
+    ('crosskd_retinanet_r18', _DETECTOR),
+    ('crosskd_retinanet_r18_on_input', _DETECTOR | {'extra_convs': 'on_input'}),
     ('skd19_espnet', {'aux': False}), ('timm_resnet18d', {'aux': False}),
     ('torchvision_resnet18', {'aux': False, 'deep_stem': False})])
 def test_structure(case, expected):
@@ -84,7 +96,8 @@ def test_structure(case, expected):
   arrays = official.state_dict(case, official.counted)
   found = structure.read(name, arrays, schemes.named(scheme).layers(name))
   assert found.student == expected
-  assert found.num_classes == (1000 if name in models.CLASSIFIERS else 19)
+  assert found.num_classes == (
+      1000 if name in models.CLASSIFIERS else 80 if name in models.DETECTORS else 19)
 
 
 @pytest.mark.parametrize('case, prefix', WITH_AUXILIARY.items())

@@ -93,6 +93,12 @@ def hierarchical(student, teacher, where, axis_name):
       where=[where, where[:, 0, 0]], axis_name=axis_name)
 
 
+def adaptation(student, teacher, where, axis_name):
+  return losses.feature_adaptation(student, teacher, where=where, axis_name=axis_name) + (
+      losses.autoencoder_reconstruction(
+          teacher, student, student[:, ::2, ::2]**2, alpha=0.01, where=where, axis_name=axis_name))
+
+
 def decoupled(student, teacher, where, axis_name):
   return losses.decoupled_kd(student, teacher, labels_of(where), axis_name=axis_name)
 
@@ -150,7 +156,7 @@ def on_one_device(loss):
 @pytest.mark.parametrize('loss', [
     cross_entropy, upsampled_cross_entropy, ohem, ohem_downsampled, pixelwise,
     pixelwise_unmasked, pixelwise_same_mask_everywhere, pixelwise_sum, gram, direct, near, one_map,
-    hierarchical, decoupled, similarities, scores, cross_image, memory],
+    hierarchical, adaptation, decoupled, similarities, scores, cross_image, memory],
     ids=lambda loss: loss.__name__)
 def test_eight_devices_equal_one(loss, mode):
   batch, expected = example(), on_one_device(loss)

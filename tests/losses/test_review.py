@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.test_util import check_grads
 
 from kdseg_jax import losses
 
@@ -76,9 +79,34 @@ def test_equals_the_official_code():
 def test_equals_the_definition_where_bins_overlap_and_pixels_are_masked(levels):
   student, teacher = stages(0), stages(1)
   every = [np.ones(mask.shape, bool) for mask in masks()]
-  for given, where in ((None, every), (every, every), (masks(), masks())):
-    np.testing.assert_allclose(context(student, teacher, levels=levels, where=given),
+  for passed, where in ((None, every), (every, every), (masks(), masks())):
+    np.testing.assert_allclose(context(student, teacher, levels=levels, where=passed),
                                reference(student, teacher, where, levels), rtol=1e-5)
+
+
+@settings(deadline=None, max_examples=15, database=None)
+@given(st.integers(0, 10**6), st.floats(0.01, 100), st.booleans())
+def test_properties(seed, scale, masked):
+  student, teacher, where = stages(seed), stages(seed + 1), masks(seed + 2)
+  where = where if masked else [np.ones(mask.shape, bool) for mask in where]
+  value = context(student, teacher, where=where)
+  assert value >= 0 and context(student, student, where=where) == 0
+  close = functools.partial(np.testing.assert_allclose, desired=value, rtol=1e-4, atol=1e-7)
+  close(context(teacher, student, where=where))
+  order = np.random.default_rng(seed).permutation(len(student[0]))
+  of_images = lambda xs: [x[order] for x in xs]
+  close(context(of_images(student), of_images(teacher), where=of_images(where)))
+  times = lambda xs: [np.float32(scale) * x for x in xs]
+  close(context(times(student), times(teacher), where=where) / scale**2)
+  more = lambda xs: [x + np.float32(2) for x in xs]
+  close(context(more(student), more(teacher), where=where))
+
+
+def test_finite_differences():
+  with jax.enable_x64(True):
+    student, teacher = stages(0, np.float64), stages(1, np.float64)
+    loss = lambda features: losses.hierarchical_context(features, teacher, where=masks())
+    check_grads(jax.jit(loss), (student,), order=1, modes=['rev'])
 
 
 def test_float64_is_kept():

@@ -29,7 +29,8 @@ def test_shapes_and_what_the_registry_says_of_channels(name):
 
 @pytest.mark.parametrize('name, parameters', [  # of torchvision and timm, with 1000 classes
     ('resnet18', 11_689_512), ('resnet34', 21_797_672), ('resnet50', 25_557_032),
-    ('resnet101', 44_549_160), ('mobilenetv1', 4_231_976),
+    ('resnet101', 44_549_160), ('resnet18d', 11_708_744), ('xception41', 26_969_560),
+    ('xception65', 39_916_312), ('mobilenetv1', 4_231_976),
     ('mobilenetv2', 3_504_872), ('efficientnet_lite0', 4_652_008)])
 def test_parameters(name, parameters):
   assert models.complexity(models.create(name, 1000), (64, 64)).params == parameters

@@ -67,6 +67,28 @@ def test_espnets(name, classes, params, giga_macs):
     assert complexity.macs / 1e9 == pytest.approx(giga_macs, rel=3e-3)
 
 
+# On 513x513 and 21 classes, output stride 16. MobileNetV2 (Sandler et al., 2018), table 7, without
+# ASPP: 2.11 M and 2.75 B. Multiply-adds of the Xception in DeepLab's model zoo, of
+# xception65_coco_voc_trainaug; its parameters, and those of the others, are what is usually quoted.
+@pytest.mark.parametrize('name, params, giga_macs', [
+    ('plain_mobilenetv2', 2.11e6, 2.75), ('deeplabv3plus_xception65', 41.05e6, 54.17),
+    ('deeplabv3plus_resnet50', 26.7e6, None)])
+def test_models_of_knowledge_adaptation(name, params, giga_macs):
+  complexity = models.complexity(models.create(name, 21, output_stride=16), (513, 513))
+  assert complexity.params == pytest.approx(params, rel=3e-3)
+  if giga_macs is not None:
+    assert complexity.macs / 1e9 == pytest.approx(giga_macs, rel=4e-3)
+
+
+def test_output_strides_cost_multiply_adds_alone():
+  """Halved, from the stage on that no longer strides it has four times the positions."""
+  counts = [models.complexity(models.create('plain_mobilenetv2', 19, output_stride=stride),
+                              (256, 512)) for stride in (4, 8, 16, 32)]
+  assert len({params for params, _ in counts}) == 1
+  macs = [macs for _, macs in counts]
+  assert macs[0] > 3.5 * macs[1] and macs[1] > 3 * macs[2] and macs[2] > 1.5 * macs[3]
+
+
 @pytest.mark.parametrize('name', ['deeplabv3plus_resnet18', 'pspnet_mobilenetv2', 'espnet'])
 def test_rematerialisation_and_precision_do_not_count(name):
   create = functools.partial(models.create, name, 19, width=0.25)

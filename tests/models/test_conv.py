@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from kdseg_jax import parallel
 from kdseg_jax.models import conv
-from kdseg_jax.training import parallel
 
 # Lowering, image, kernel, strides, dilation, padding, groups.
 CASES = {

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from kdseg_jax import parallel
 from kdseg_jax.models.dropout import Dropout
-from kdseg_jax.training import parallel
 
 X = jnp.ones((8, 4, 4, 16))
 INDEX = jnp.array([3, 1, 4, 100, 5, 9, 2, 6])

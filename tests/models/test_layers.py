@@ -18,7 +18,8 @@ def test_scale_channels(channels, width, expected):
 @pytest.mark.parametrize('output_stride, expected', [
     (32, [(2, 1), (2, 1), (2, 1)]),
     (16, [(2, 1), (2, 1), (1, 2)]),
-    (8, [(2, 1), (1, 2), (1, 4)])])
+    (8, [(2, 1), (1, 2), (1, 4)]),
+    (4, [(1, 2), (1, 4), (1, 8)])])
 def test_late_strides(output_stride, expected):
   assert layers.late_strides(output_stride) == expected
 
@@ -34,8 +35,8 @@ def test_rectifier():
 
 
 def test_unknown_output_stride():
-  with pytest.raises(ValueError, match=r'output_stride=4 .* \(8, 16, 32\)'):
-    layers.late_strides(4)
+  with pytest.raises(ValueError, match=r'output_stride=2 .* \(4, 8, 16, 32\)'):
+    layers.late_strides(2)
 
 
 @pytest.mark.parametrize('activation', [jax.nn.relu, None])
@@ -59,3 +60,23 @@ def test_conv_norm_passes_on_padding_and_epsilon():
       'batch_stats': {'norm': {'norm': {'mean': jnp.zeros(1), 'var': jnp.ones(1)}}}}
   y = layer.apply(variables, jnp.ones((1, 1, 1, 1)), False)
   np.testing.assert_allclose(y[0, ..., 0], [[0, 0, 0], [0, 0.5, 0], [0, 0, 0]])  # 1 / sqrt(1 + 3)
+
+
+@pytest.mark.parametrize('depthwise_activation, activation', [
+    (jax.nn.relu, jax.nn.relu), (None, None), (jax.nn.relu, None)])
+def test_separable_conv_norm(depthwise_activation, activation):
+  layer = layers.SeparableConvNorm(
+      8, 2, 3, depthwise_activation=depthwise_activation, activation=activation)
+  depthwise = layers.ConvNorm(4, 3, 2, 3, groups=4, activation=depthwise_activation)
+  pointwise = layers.ConvNorm(8, 1, activation=activation)
+
+  @jax.jit
+  def run(x):
+    y, variables = layer.init_with_output(jax.random.key(1), x, False)
+    part = lambda name: {kind: tree[name] for kind, tree in variables.items()}
+    return y, pointwise.apply(
+        part('pointwise'), depthwise.apply(part('depthwise'), x, False), False)
+
+  y, expected = run(jax.random.normal(jax.random.key(0), (2, 7, 6, 4)))
+  assert y.shape == (2, 4, 3, 8)
+  np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kdseg_jax import models
-from kdseg_jax.models import mobilenet, resnet
+from kdseg_jax.models import layers, resnet
 
 
 def test_defaults():
@@ -137,7 +137,7 @@ def test_stages_of_mobilenetv1(output_stride, strides, dilations):
   found = {}
 
   def note(call, args, kwargs, context):
-    if isinstance(context.module, mobilenet.DepthwiseSeparable):
+    if isinstance(context.module, layers.SeparableConvNorm):
       found[context.module.name] = context.module.dilation
     return call(*args, **kwargs)
 
@@ -174,26 +174,31 @@ def test_size_of_the_maps(options, sizes):
 
 
 def test_names():
-  heads = 'pspnet', 'deeplabv3', 'deeplabv3plus'
-  backbones = {'mobilenetv1', 'mobilenetv2', *(f'efficientnet_lite{i}' for i in range(5)),
+  heads = 'pspnet', 'deeplabv3', 'deeplabv3plus', 'plain'
+  dense = 'gfl', 'retinanet', 'fcos', 'atss'
+  backbones = {'xception41', 'xception65', 'mobilenetv1', 'mobilenetv2',
+               *(f'efficientnet_lite{i}' for i in range(5)),
                *(f'resnet{depth}{kind}' for depth in (18, 34, 50, 101) for kind in ('', 'd'))}
   small = {name for name in models.NAMES if name.startswith('cifar_')}
   assert len(small) == 18 and len(models.NAMES) == len(set(models.NAMES))
   assert set(models.NAMES) == {
       'espnet', 'espnet_c', *backbones, *small,
-      *(f'{head}_{backbone}' for head in heads for backbone in backbones)}
+      *(f'{head}_{backbone}' for head in heads + dense for backbone in backbones)}
   assert set(models.CLASSIFIERS) == backbones | small
+  assert set(models.DETECTORS) == {
+      f'{head}_{backbone}' for head in dense for backbone in backbones}
 
 
 @pytest.mark.parametrize('name, channels', [
     ('pspnet_resnet34', 128), ('pspnet_mobilenetv2', 128), ('pspnet_resnet50', 512),
-    ('pspnet_resnet101', 512), ('deeplabv3_resnet101', 256), ('deeplabv3plus_resnet50', 256)])
+    ('pspnet_resnet101', 512), ('deeplabv3_resnet101', 256), ('deeplabv3plus_resnet50', 256),
+    ('deeplabv3plus_xception41', 256), ('deeplabv3plus_resnet18', 256), ('plain_mobilenetv2', 256)])
 def test_head_channels(name, channels):
   assert models.create(name, 19).head.channels == channels
 
 
 @pytest.mark.parametrize('output_stride, rates', [
-    (8, (12, 24, 36)), (16, (6, 12, 18)), (32, (3, 6, 9))])
+    (4, (24, 48, 72)), (8, (12, 24, 36)), (16, (6, 12, 18)), (32, (3, 6, 9))])
 def test_atrous_rates_follow_the_output_stride(output_stride, rates):
   for name in 'deeplabv3_resnet18', 'deeplabv3plus_mobilenetv2':
     assert models.create(name, 11, output_stride=output_stride).head.rates == rates
@@ -237,5 +242,5 @@ def test_unknown_name(name, nearest):
 def test_bad_values():
   with pytest.raises(ValueError, match='width=0 .* must be positive'):
     models.create('deeplabv3_resnet18', 11, width=0)
-  with pytest.raises(ValueError, match='output_stride=4'):
-    models.create('deeplabv3_resnet18', 11, output_stride=4)
+  with pytest.raises(ValueError, match='output_stride=2'):
+    models.create('deeplabv3_resnet18', 11, output_stride=2)

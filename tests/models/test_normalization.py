@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kdseg_jax import parallel
 from kdseg_jax.models.normalization import BatchNorm, normalize_image
-from kdseg_jax.training import parallel
 
 SCALE = {'mean': (100., 110., 120.), 'std': (50., 51., 52.)}
 

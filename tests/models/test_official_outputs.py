@@ -20,10 +20,10 @@ def arrays(file, case):
             for key, x in found.items() if key.startswith(f'{case}/')}
 
 
-def run(case, image):
+def run(case, image, **options):
   model, variables = official.load(
       case, official.state_dict(case, official.drawn),
-      mean=(0, 0, 0), std=(1, 1, 1), channel_order='rgb')
+      mean=(0, 0, 0), std=(1, 1, 1), channel_order='rgb', **options)
   return jax.jit(model.apply)(variables, image)
 
 
@@ -71,3 +71,20 @@ def test_equals_the_official_classifier(case, tolerance):
     assert_close(mean, expected[f'stage{stage}_mean'], tolerance)
   if 'stage4' in expected:
     assert_close(taps['stage4'], expected['stage4'], tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('output_stride, case', [
+    (32, 'timm_xception41'), (16, 'timm_xception41_os16')])
+def test_xception_equals_the_official_classifier(output_stride, case):
+  """Modules end before the next ReLU, but for the last one."""
+  expected = arrays('xception.npz', case)
+  image = arrays('xception.npz', 'timm_xception41')['x']
+  logits, taps = run('timm_xception41', image, output_stride=output_stride)
+  assert_close(logits, expected['logits'], 1e-4)
+  ends = {'stage1_preactivation': 0, 'stage2_preactivation': 1, 'stage3_preactivation': 10,
+          'stage4': 12}
+  for tap, module in ends.items():
+    mean = jnp.mean(taps[tap], axis=(1, 2))
+    assert_close(mean, expected[f'blocks.{module}/mean'], 1e-4)
+  assert taps['stage4'].shape[1:3] == (96 // output_stride,) * 2

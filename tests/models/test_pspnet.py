@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 
-from kdseg_jax.losses.resizing import resize_bilinear
 from kdseg_jax.models.layers import ConvNorm
 from kdseg_jax.models.pspnet import AuxiliaryHead, PSPNetHead
+from kdseg_jax.resizing import resize_bilinear
 from tests import toys
 
 

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdseg_jax import models
+from kdseg_jax import models, parallel
 from kdseg_jax.models.layers import ConvNorm
 from kdseg_jax.models.rematerialization import POLICIES, rematerialized
 from kdseg_jax.models.resnet import BasicBlock
-from kdseg_jax.training import parallel
 from tests import toys
 
 

@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdseg_jax import models
+from kdseg_jax import models, parallel
 from kdseg_jax.models import normalization
-from kdseg_jax.models.deeplab import DeepLabV3Head, DeepLabV3PlusHead
+from kdseg_jax.models.deeplab import DeepLabV3Head, DeepLabV3PlusHead, PlainHead
 from kdseg_jax.models.dropout import Dropout
 from kdseg_jax.models.pspnet import PSPNetHead
-from kdseg_jax.training import parallel
 from tests import toys
 
 CLASSES = 5
@@ -165,7 +164,8 @@ def test_values_in_half_precision():
 
 @pytest.mark.parametrize('name', [
     'pspnet_resnet50', 'pspnet_mobilenetv2', 'deeplabv3_resnet18', 'deeplabv3plus_resnet34',
-    'deeplabv3plus_mobilenetv2', 'espnet', 'espnet_c'])
+    'deeplabv3plus_mobilenetv2', 'deeplabv3plus_xception41', 'plain_mobilenetv2', 'espnet',
+    'espnet_c'])
 def test_every_normalisation_is_synchronised_and_in_the_given_precision(name):
   model = models.create(
       name, CLASSES, width=0.125, aux=True, axis_name='somewhere', dtype=jnp.bfloat16)
@@ -181,7 +181,7 @@ def test_every_normalisation_is_synchronised_and_in_the_given_precision(name):
   assert seen == {('somewhere', jnp.bfloat16)}
 
 
-@pytest.mark.parametrize('head', [PSPNetHead, DeepLabV3Head, DeepLabV3PlusHead])
+@pytest.mark.parametrize('head', [PSPNetHead, DeepLabV3Head, DeepLabV3PlusHead, PlainHead])
 def test_embedding_is_what_dropout_leaves(head):
   head = head(CLASSES, 8, dropout=0.3)
   taps = {'stage1': jnp.ones((2, 8, 8, 8)), 'stage4': jnp.ones((2, 4, 4, 8))}
@@ -207,7 +207,10 @@ def test_embedding_is_what_dropout_leaves(head):
 @pytest.mark.parametrize('name, options, stride', [
     ('pspnet_resnet34', {}, 8), ('pspnet_mobilenetv2', {'output_stride': 32}, 32),
     ('deeplabv3_resnet50', {'deep_stem': True}, 8), ('deeplabv3plus_resnet18', {}, 4),
-    ('deeplabv3plus_mobilenetv2', {'output_stride': 16}, 4), ('espnet_c', {}, 8)])
+    ('deeplabv3plus_mobilenetv2', {'output_stride': 16}, 4), ('espnet_c', {}, 8),
+    ('deeplabv3plus_xception41', {'output_stride': 16}, 4),
+    ('plain_mobilenetv2', {'output_stride': 4}, 4),
+    ('plain_mobilenetv2', {'output_stride': 32}, 32)])
 def test_logits_of_every_head(name, options, stride, size):
   model = models.create(name, CLASSES, width=0.125, aux=True, **options)
   (logits, taps), _ = jax.eval_shape(

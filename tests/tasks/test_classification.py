@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from kdseg_jax import tasks
+from kdseg_jax.data import crops
 from kdseg_jax.errors import UserError
+from kdseg_jax.inference.views import Inference
 from kdseg_jax.tasks.classification import ranks
-from kdseg_jax.training.inference import Inference
 
 CLASSES = tuple('abcdefg')
 TASK = tasks.create('classification', len(CLASSES))
@@ -88,6 +89,26 @@ def test_predictions_are_the_first_class_and_its_probability():
 def test_images_are_seen_whole(views):
   with pytest.raises(UserError, match='whole images only'):
     TASK.scorer(None, views)
+
+
+def test_the_centre_of_an_image_is_predicted():
+  image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+  seen = []
+
+  class Model:
+
+    def apply(self, variables, images):
+      jax.debug.callback(lambda found: seen.append(np.asarray(found)), images)
+      return jnp.zeros((len(images), 3)), {}
+  views = Inference(short_side=20, crop=(16, 18))
+  prediction, = TASK.predictor(Model(), views)({}, image[None], scores=False)
+  jax.effects_barrier()
+  np.testing.assert_array_equal(seen, [crops.centre(image, 20, (16, 18))[None]])
+  assert prediction.label == 0
+  with pytest.raises(UserError, match=r'crop=\(16, 18\) is for classifiers'):
+    tasks.create('segmentation', 3).predictor(Model(), views)
+  with pytest.raises(UserError, match='is for classifiers'):
+    tasks.create('segmentation', 3).scorer(Model(), views)
 
 
 def test_one_class_and_other_options_are_refused():

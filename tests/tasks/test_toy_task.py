@@ -8,23 +8,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdseg_jax import default_config, distillers, evaluate, inference, predict, study, tasks
+from kdseg_jax import (
+  default_config,
+  distillers,
+  evaluate,
+  inference,
+  parallel,
+  predict,
+  study,
+  tasks,
+)
+from kdseg_jax.checkpoint import Checkpointer
 from kdseg_jax.data import files, subset
 from kdseg_jax.distillers import methods
 from kdseg_jax.errors import UserError
+from kdseg_jax.inference import evaluation
+from kdseg_jax.inference.views import Inference
 from kdseg_jax.recipes import common
-from kdseg_jax.training import (
-    evaluation,
-    experiment,
-    loop,
-    parallel,
-    programs,
-    run,
-    shapes,
-    side_by_side,
-)
-from kdseg_jax.training.checkpoint import Checkpointer
-from kdseg_jax.training.inference import Inference
+from kdseg_jax.studies import side_by_side
+from kdseg_jax.training import experiment, loop, programs, run, shapes
 from kdseg_jax.training.preemption import StopSignal
 from tests import runs, toy_task, toys
 

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from kdseg_jax import distillers, tasks
+from kdseg_jax import distillers, parallel, tasks
 from kdseg_jax.distillers import DistillerState, Requires
 from kdseg_jax.models.dropout import Dropout
-from kdseg_jax.training import parallel
 from kdseg_jax.training.state import create_state
 from kdseg_jax.training.step import apply_train, make_train_step
 from tests import toys
@@ -58,7 +57,8 @@ def two_steps(accumulate, devices=None):
   taps = {'x': jax.ShapeDtypeStruct((16, 8, 8, 3), jnp.float64)}
   inputs = distillers.DistillInputs(
       student=taps, teacher=taps, batch=test_step.batch_of(), rng=jax.random.key(0), step=0)
-  state = create_state(jax.random.key(3), student, distiller, test_step.OPTIMIZERS, inputs)
+  state = create_state(jax.random.key(3), student, distiller, test_step.OPTIMIZERS, inputs,
+                       prepared=toys.unprepared(distiller, inputs))
   step = make_train_step(TASK, student, student, distiller, test_step.OPTIMIZERS, critic_steps=2,
                          accumulate=accumulate, axis_name=axis_name)
   if devices:

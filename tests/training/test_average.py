@@ -9,9 +9,9 @@ import pytest
 
 import kdseg_jax
 from configs import quickstart
+from kdseg_jax.checkpoint import CheckpointError
+from kdseg_jax.inference.evaluation import Evaluator
 from kdseg_jax.training import loop
-from kdseg_jax.training.checkpoint import CheckpointError
-from kdseg_jax.training.evaluation import Evaluator
 from kdseg_jax.training.state import move_average
 from tests import runs
 

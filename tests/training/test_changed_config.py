@@ -10,8 +10,8 @@ import pytest
 
 from configs import quickstart
 from kdseg_jax import models
+from kdseg_jax.checkpoint import Checkpointer, CheckpointError
 from kdseg_jax.training import experiment as experiments
-from kdseg_jax.training.checkpoint import Checkpointer, CheckpointError
 from kdseg_jax.training.run import Run
 from kdseg_jax.training.state import create_state
 from tests import toys
@@ -52,7 +52,7 @@ def save(run):
   state = jax.tree_util.tree_map_with_path(
       lambda path, x: jnp.full(x.shape, value_of(path), x.dtype),
       run.state._replace(rng=jnp.int32(0)))
-  run.state = state._replace(rng=run.state.rng, step=jnp.int32(2), prepare_step=jnp.int32(0))
+  run.state = state._replace(rng=run.state.rng, step=jnp.int32(2))
   run._save(None)
   run.close()
 
@@ -75,8 +75,8 @@ def test_what_changes_no_state_goes_on_with_every_value_in_its_place(
   caplog.set_level('WARNING')
   run = open_run(tmp_path, after, changes)
   run.close()
-  assert run.done('train') == 2
-  leaves = jax.tree_util.tree_leaves_with_path(run.state._replace(rng=0, step=0, prepare_step=0))
+  assert run.done == 2
+  leaves = jax.tree_util.tree_leaves_with_path(run.state._replace(rng=0, step=0))
   assert sum('trace' in jax.tree_util.keystr(path) for path, _ in leaves) > 4
   for path, leaf in leaves:
     if np.ndim(leaf) or 'count' in jax.tree_util.keystr(path):

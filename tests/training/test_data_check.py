@@ -1,6 +1,8 @@
 """What labels a run may begin with: classes that never occur, splits without labels."""
 
+import concurrent.futures
 import logging
+import threading
 import types
 
 import numpy as np
@@ -110,3 +112,58 @@ def test_a_damaged_training_image_stops_before_training(tmp_path):
   (tmp_path / 'images/train/0.png').write_bytes(b'x')
   with pytest.raises(UserError, match=r'train.0\.png: cannot be decoded'):
     check(tmp_path / 'work', data.create('folder', 'train', root=tmp_path))
+
+
+def together(monkeypatch, function, count=2):
+  """What `function(index)` returns or raises in each of several processes, here threads."""
+  local, barrier, slots = threading.local(), threading.Barrier(count), [None] * count
+
+  def gather(own):
+    slots[local.index] = own
+    barrier.wait(timeout=60)
+    every = np.stack(slots)
+    barrier.wait(timeout=60)
+    return every
+
+  def run(index):
+    local.index = index
+    try:
+      return function(index)
+    except UserError as error:
+      return str(error)
+  monkeypatch.setattr(data_check.jax, 'process_index', lambda: local.index)
+  monkeypatch.setattr(data_check.jax, 'process_count', lambda: count)
+  monkeypatch.setattr(data_check.multihost_utils, 'process_allgather', gather)
+  with concurrent.futures.ThreadPoolExecutor(count) as pool:
+    return list(pool.map(run, range(count)))
+
+
+def test_each_process_reads_its_part_and_all_hear_of_all(tmp_path, monkeypatch, caplog):
+  sources = [Labels([0, 1, 0, 1, 0]), Labels([0, 1, 0, 1, 0])]
+  assert together(monkeypatch, lambda index: check(tmp_path, sources[index], val=[0, 1, 2])
+                  ) == sources
+  assert [sorted(set(source.reads)) for source in sources] == [[0, 2, 4], [1, 3]]
+  # Neither has seen both classes of train, nor the one that holds them all the whole of val.
+  assert 'train has no pixel of moss' in caplog.text and 'of wall' not in caplog.text
+  assert 'val has no' not in caplog.text
+
+
+def test_a_process_without_examples_and_large_counts_are_added_up(monkeypatch):
+  large = np.array([2 ** 40 + 3, 5])
+  found = together(monkeypatch, lambda index: data_check._of_all_processes(
+      data_check._Found(large if index else np.zeros(0, np.int64), 2 * index, index == 1), False))
+  for (total, read, stopped), failed in found:
+    assert total.tolist() == large.tolist() and (read, stopped, failed) == (2, True, False)
+
+
+def test_what_one_process_cannot_read_ends_all(tmp_path, monkeypatch):
+  class Damaged(Labels):
+
+    def __getitem__(self, index):
+      if index == 1:
+        raise UserError('1.png: cannot be decoded')
+      return super().__getitem__(index)
+  found = together(monkeypatch, lambda index: check(tmp_path, Damaged([0, 1, 2])))
+  assert found[1] == '1.png: cannot be decoded'
+  assert found[0] == ('reading labels of train: another process found an error in its part, and '
+                      'says it.')

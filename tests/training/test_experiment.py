@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from configs import quickstart
-from kdseg_jax.training import config_check, experiment, parallel, run
+from kdseg_jax import parallel
+from kdseg_jax.training import config_check, experiment, run
 from tests import toys
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from configs import quickstart
 from kdseg_jax import config_files, models
+from kdseg_jax.checkpoint import Checkpointer, CheckpointError
 from kdseg_jax.distillers import DistillerState
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import experiment, initialization, loop
-from kdseg_jax.training.checkpoint import Checkpointer, CheckpointError
 from kdseg_jax.training.initialization import load_initial_weights
 from kdseg_jax.training.state import TrainState
 from tests import toys
@@ -45,7 +45,7 @@ def build(config, classes):
   variables = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype),
                            experiment.abstract_variables(built.student))
   return built, TrainState(
-      step=np.int32(0), prepare_step=np.int32(0), **variables, opt_state=(),
+      step=np.int32(0), **variables, opt_state=(),
       distiller=DistillerState(), rng=np.int32(0),
       average=variables if config.train.ema_decay else {})
 

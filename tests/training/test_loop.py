@@ -10,12 +10,13 @@ import optax
 import pytest
 
 from configs import quickstart
+from kdseg_jax import parallel
+from kdseg_jax.checkpoint import Checkpointer
 from kdseg_jax.data import scenes
-from kdseg_jax.training import experiment, loop, parallel
-from kdseg_jax.training.checkpoint import Checkpointer
-from kdseg_jax.training.evaluation import Evaluator
+from kdseg_jax.inference.evaluation import Evaluator
+from kdseg_jax.training import experiment, loop
 from kdseg_jax.training.run import Diverged, TeacherTooWeak, training_batches
-from tests import runs, toys
+from tests import runs
 
 pytestmark = pytest.mark.usefixtures('toy_models')
 
@@ -176,13 +177,6 @@ def test_a_teacher_that_scores_nan_is_refused(teacher, tmp_path, monkeypatch):
   config.teacher.min_metric = 0.0
   with pytest.raises(TeacherTooWeak, match='scores mean_iou nan'):
     loop.train(config, str(tmp_path))
-
-
-def test_a_method_that_prepares_wants_steps_for_it(teacher, monkeypatch):
-  monkeypatch.setattr(experiment.distillers, 'create',
-                      lambda terms, axis_name: toys.everything(axis_name=axis_name, tap='logits'))
-  with pytest.raises(ValueError, match='config.prepare.steps=0. Set it to 1 or more'):
-    experiment.create_experiment(config_of('pixelwise', teacher))
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path):

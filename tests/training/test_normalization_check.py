@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import pytest
 
 from configs import quickstart
-from kdseg_jax import distillers, models
+from kdseg_jax import distillers, models, parallel
 from kdseg_jax.errors import UserError
-from kdseg_jax.training import experiment, parallel
+from kdseg_jax.training import experiment
 from kdseg_jax.training.normalization_check import check_normalization
 
 ONE_DEVICE = pytest.fixture(autouse=True)(lambda monkeypatch: monkeypatch.setattr(
@@ -23,7 +23,8 @@ def config_of(model, batch_size=1, accumulate=1):
   return config
 
 
-POOLING = [name for name in models.NAMES if name.endswith('_resnet18')]
+POOLING = [name for name in models.NAMES
+           if name.endswith('_resnet18') and name not in models.DETECTORS]
 
 
 @pytest.mark.parametrize('name, images', [*((name, 1) for name in POOLING), (POOLING[0], 3)])

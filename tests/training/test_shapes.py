@@ -5,11 +5,11 @@ import jax
 import pytest
 
 from configs import quickstart
-from kdseg_jax import distillers, models
+from kdseg_jax import distillers, models, parallel
 from kdseg_jax.distillers import methods
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import experiment as experiments
-from kdseg_jax.training import loop, parallel, run, shapes
+from kdseg_jax.training import loop, run, shapes
 from tests import toys
 
 SINGLE = [name for name in methods.METHODS if name not in ('none', 'cirkd_v2', 'skd')]
@@ -49,9 +49,11 @@ def test_maps_of_one_size_pass(method):
   shapes.check_step(experiment_of(method, Strided(), Strided(width=12)))
 
 
-# `context` alone compares nothing, and `review` brings its maps to the teacher's size.
+# `context` alone compares nothing, `review` brings its maps to the teacher's size, adaptation the
+# teacher's to the student's.
 @pytest.mark.parametrize('method', [
-    method for method in SINGLE if method not in ('context', 'review')])
+    method for method in SINGLE if method not in ('context', 'review', 'adaptation')
+    and not method.endswith('_adaptation')])
 def test_maps_of_other_sizes_are_refused_by_the_name_of_a_term_and_what_mends_it(method):
   experiment = experiment_of(method, Strided(stride=8), Strided(stride=4))
   with pytest.raises(UserError) as error:
@@ -63,6 +65,12 @@ def test_maps_of_other_sizes_are_refused_by_the_name_of_a_term_and_what_mends_it
   assert 'config.student.output_stride' in message
   resizable = 'resize' in experiment.config.distill[term]
   assert (f'config.distill.{term}.resize=True' in message) == resizable
+
+
+@pytest.mark.parametrize('strides', [(8, 4), (4, 8)])
+@pytest.mark.parametrize('method', ['review', 'adaptation'])
+def test_what_brings_maps_to_one_size_passes(method, strides):
+  shapes.check_step(experiment_of(method, *(Strided(stride=stride) for stride in strides)))
 
 
 @pytest.mark.parametrize('term', ['pixelwise', 'kd', 'holistic'])

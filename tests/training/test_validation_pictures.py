@@ -11,10 +11,11 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from configs import quickstart
+from kdseg_jax import parallel
 from kdseg_jax.data import palettes
+from kdseg_jax.inference.evaluation import Evaluator
 from kdseg_jax.tasks.segmentation import SegmentationTask
-from kdseg_jax.training import experiment, loop, parallel
-from kdseg_jax.training.evaluation import Evaluator
+from kdseg_jax.training import experiment, loop
 from kdseg_jax.training.writers import MetricWriter
 
 TASK = SegmentationTask(num_classes=3)
@@ -83,7 +84,7 @@ def test_pictures_are_events_of_the_first_process(tmp_path, monkeypatch):
   picture = np.random.default_rng(0).integers(0, 256, (5, 8, 3), np.uint8)
   for process in (0, 1):
     monkeypatch.setattr(jax, 'process_index', lambda process=process: process)
-    writer = MetricWriter(str(tmp_path / str(process)), start={'train': 0})
+    writer = MetricWriter(str(tmp_path / str(process)), start=0)
     assert writer.is_writing == (process == 0)
     writer.write_pictures('evaluation', 20, [picture, picture[:3]])
     writer.close()

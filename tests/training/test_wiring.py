@@ -12,10 +12,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import common, quickstart
-from kdseg_jax import data, distillers, evaluate, study
+from kdseg_jax import data, distillers, evaluate, parallel, study
 from kdseg_jax.data import augmentation, pipeline
 from kdseg_jax.inference import model
-from kdseg_jax.training import experiment, initialization, loop, parallel, run, study_plan
+from kdseg_jax.studies import plan as study_plan
+from kdseg_jax.training import experiment, initialization, loop, run
 from kdseg_jax.training.state import TrainState
 from tests import runs, toys
 
@@ -54,7 +55,7 @@ class Checkpoints:
     return {'params': {'from': step}, 'batch_stats': {}}
 
 
-def run_of(config, workdir, monkeypatch, *, done=0, prepared=0, average=None):
+def run_of(config, workdir, monkeypatch, *, done=0, average=None, phase='train'):
   """A run whose state is a few numbers; `evaluated` notes what its evaluator is given."""
   monkeypatch.setattr(run, 'Checkpointer', lambda *_, **__: types.SimpleNamespace(
       latest_step=lambda: None, save=lambda *_: None, close=lambda: None,
@@ -64,23 +65,23 @@ def run_of(config, workdir, monkeypatch, *, done=0, prepared=0, average=None):
   def evaluator(variables, source, **_):
     evaluated.append((variables, source))
     return {'mean_iou': 0.25}
-  state = TrainState(step=np.int32(done), prepare_step=np.int32(prepared), params={'p': 1},
-                     batch_stats={}, opt_state=(), distiller=(), rng=0, average=average or {})
+  state = TrainState(step=np.int32(done), params={'p': 1}, batch_stats={},
+                     opt_state=(), distiller=(), rng=0, average=average or {})
   built = experiment.create_experiment(config)
-  started = run.Run(built, str(workdir), state, evaluator=evaluator, should_stop=lambda: False)
+  started = run.Run(built, str(workdir), state, evaluator=evaluator, should_stop=lambda: False,
+                    phase=phase)
   return started, evaluated
 
 
-def advance(started, phase):
-  """Takes the run to the end of a phase; the batches it read. The loss of step k is k."""
+def advance(started):
+  """Takes the run to its end; the batches it read. The loss of step k is k."""
   read = []
 
   def step(state, batch):
     read.append(batch)
-    counter = 'prepare_step' if phase == 'prepare' else 'step'
-    state = state._replace(**{counter: getattr(state, counter) + 1})
-    return state, {'loss': np.float32(getattr(state, counter))}
-  loop.advance(started, phase, step, types.SimpleNamespace(agree=lambda *_: False))
+    state = state._replace(step=state.step + 1)
+    return state, {'loss': np.float32(state.step)}
+  loop.advance(started, step, types.SimpleNamespace(agree=lambda *_: False))
   return read
 
 
@@ -90,8 +91,8 @@ def advance(started, phase):
 def test_a_run_reads_the_batches_of_its_config_from_where_it_goes_on(
     phase, fields, start, tmp_path, monkeypatch):
   config = config_of(prepare={'steps': 12}, **fields)
-  started, _ = run_of(config, tmp_path, monkeypatch, done=start, prepared=start)
-  read = advance(started, phase)
+  started, _ = run_of(config, tmp_path, monkeypatch, done=start, phase=phase)
+  read = advance(started)
   seed = config.seed if config.data.seed is None else config.data.seed
   wanted = pipeline.train_batches(
       data.create('scenes', 'train'), batch_size=8, start=start,
@@ -108,7 +109,7 @@ def test_the_log_holds_the_rate_of_the_config_and_means_since_the_last_row(tmp_p
   config = config_of(log={'every_steps': 5}, eval={'every_steps': 4})
   started, evaluated = run_of(config, tmp_path, monkeypatch, average={'ema': 1})
   started.teacher_metrics = {'mean_iou': 0.75}
-  advance(started, 'train')
+  advance(started)
   rows = runs.rows(tmp_path)
   of_phase = lambda phase: [row for row in rows if row['phase'] == phase]
   assert [row['step'] for row in of_phase('train')] == [5, 10, 12]
@@ -129,7 +130,9 @@ def test_the_log_holds_the_rate_of_the_config_and_means_since_the_last_row(tmp_p
 def test_what_follows_a_step(phase, step, stopping, log, evaluate, save):
   config = config_of(train={'steps': 11}, prepare={'steps': 7}, log={'every_steps': 5},
                      eval={'every_steps': 4}, checkpoint={'every_steps': 3})
-  due = run.Run.due(types.SimpleNamespace(config=config), phase, step, stopping=bool(stopping))
+  of_phase = types.SimpleNamespace(config=config, phase=phase, steps=config[phase].steps,
+                                   _evaluator=None if phase == 'prepare' else 'evaluates')
+  due = run.Run.due(of_phase, step, stopping=bool(stopping))
   assert due == (log, evaluate, save) and due.reads_state == bool(evaluate or save)
 
 
@@ -183,10 +186,10 @@ def test_a_teacher_is_measured_again_where_anything_of_the_measurement_changed(
   monkeypatch.setattr(run, 'create_evaluator', lambda *_: lambda *_, **__: (
       calls.append(1), {'mean_iou': 0.5})[1])
   other = {'split': 'val', 'window': (16, 16), 'scales': (0.5, 1.0), 'size': (40, 40),
-           'name': 'folder', 'root': 'x'}
+           'name': 'folder', 'root': 'x', 'crop': (7, 7)}
 
   def measured(field):
-    config = config_of(eval={'window': (8, 8), 'every_steps': 1})
+    config = config_of(eval={'window': (8, 8), 'every_steps': 1, 'crop': (8, 8), 'short_side': 9})
     teacher = {'step': 3, 'workdir': '/a'}
     if field:
       section, _, name = field.rpartition('.')

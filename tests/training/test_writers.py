@@ -7,10 +7,11 @@ import math
 import pytest
 from absl import logging as absl_logging
 
-from kdseg_jax.training.writers import MetricWriter, StepTimer, finite
+from kdseg_jax.data.json_files import finite
+from kdseg_jax.training.writers import MetricWriter, StepTimer
 from tests import runs
 
-START = {'prepare': 0, 'train': 0, 'evaluation': 0}
+START = 0
 
 
 def test_rows_and_events_are_written(tmp_path):
@@ -31,7 +32,7 @@ def test_a_resumed_run_drops_later_rows_of_each_phase_and_a_cut_line(tmp_path):
   writer.close()
   with open(tmp_path / 'metrics.jsonl', 'a') as file:
     file.write('{"phase": "train", "st')
-  resumed = MetricWriter(str(tmp_path), start={'prepare': 2, 'train': 2, 'evaluation': 2})
+  resumed = MetricWriter(str(tmp_path), start=2)
   assert resumed.has('train', 2) and not resumed.has('train', 3)
   resumed.write('train', 3, {'loss': 2.0})
   resumed.close()

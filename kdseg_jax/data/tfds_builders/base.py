@@ -44,7 +44,7 @@ class Builder(tfds.core.ShardBasedBuilder):
   HOMEPAGE: ClassVar[str]
   CLASSES: ClassVar[tuple[str, ...]]        # in label order
   PALETTE: ClassVar[np.ndarray]             # (C, 3) uint8
-  COUNTS: ClassVar[Mapping[str, int]]       # images of each split
+  COUNTS: ClassVar[Mapping[str, int | None]]  # images of each split; None where a rule selects
   LABELS: ClassVar[pairs.LabelMap]          # meaning of the labels in the archives
   HAS_BOXES: ClassVar[bool] = False         # in place of labels
   EXAMPLES_PER_SHARD = 256                  # one shard's examples are held in memory
@@ -169,13 +169,15 @@ def read_mat(member: Member, *keys: str) -> np.ndarray:
   return np.asarray(value, np.int64)
 
 
-def wrong_counts(counts: Mapping[str, int], expected: Mapping[str, int]) -> str:
-  """The splits that have not their number of images, in words; '' if all have."""
+def wrong_counts(counts: Mapping[str, int], expected: Mapping[str, int | None]) -> str:
+  """The splits that have not their number of images, if it is known, in words; '' if all have."""
   return ', '.join(f'{split} has {counts.get(split, 0)} images instead of {count}'
-                   for split, count in expected.items() if counts.get(split, 0) != count)
+                   for split, count in expected.items()
+                   if count is not None and counts.get(split, 0) != count)
 
 
-def require_counts(counts: Mapping[str, int], expected: Mapping[str, int], place: str) -> None:
+def require_counts(
+    counts: Mapping[str, int], expected: Mapping[str, int | None], place: str) -> None:
   """Raises ValueError unless every split has its number of images; names all that have not."""
   wrong = wrong_counts(counts, expected)
   if wrong:

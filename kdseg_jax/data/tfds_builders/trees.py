@@ -8,7 +8,7 @@ import posixpath
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from kdseg_jax.data import files
@@ -26,6 +26,64 @@ class Member(NamedTuple):
 
   def __str__(self) -> str:
     return self.place
+
+
+class Stored(NamedTuple):
+  """A file in a tar that is not compressed, as of millions: nothing is held but where it lies.
+
+  Attributes:
+    archive: the tar.
+    name: of the file in it; of one in a tar of tars, of both.
+    offset: of its first byte in the archive.
+    size: in bytes.
+  """
+
+  archive: str
+  name: str
+  offset: int
+  size: int
+
+  def read(self) -> bytes:
+    """The content of the file.
+
+    Raises:
+      UserError: the archive ends before.
+    """
+    with open(self.archive, 'rb') as file:
+      file.seek(self.offset)
+      content = file.read(self.size)
+    if len(content) != self.size:
+      raise UserError(f'{self}: is cut short: the archive ends before. Download it again.')
+    return content
+
+  def __str__(self) -> str:
+    return f'{self.archive}/{self.name}'
+
+
+def stored_in(path: pathlib.Path, *, within: Stored | None = None) -> Iterator[Stored]:
+  """The files of a tar that is not compressed, in its order; hidden ones are left out.
+
+  Args:
+    path: the tar.
+    within: a tar in it, whose files are meant.
+
+  Raises:
+    UserError: the tar is damaged or cut short.
+  """
+  try:
+    with open(path, 'rb') as file:
+      start = 0 if within is None else within.offset
+      file.seek(start)
+      prefix = '' if within is None else f'{within.name}/'
+      with tarfile.open(fileobj=file, mode='r:') as tar:
+        for info in tar:
+          name = posixpath.normpath(info.name)
+          if info.isfile() and not posixpath.basename(name).startswith('.'):
+            yield Stored(str(path), prefix + name, info.offset_data, info.size)
+  except _DAMAGE as error:
+    where = path if within is None else within
+    raise UserError(f'{where}: cannot be read: it is damaged or cut short ({error}). Download '
+                    f'{path.name} again.') from error
 
 
 class Tree:

@@ -7,9 +7,9 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from kdseg_jax.data.json_files import read_rows
 from kdseg_jax.inference import Model
 from kdseg_jax.interop.exporting import manifest, sizes
-from kdseg_jax.training.writers import read_rows
 
 FILE = 'README.md'
 _PIPELINES = {manifest.SEGMENTATION: 'image-segmentation',
@@ -68,6 +68,10 @@ def _images(description):
   if description['resize']:
     height, width = description['resize']
     rows.append(f'In training images were resized to {height}x{width} pixels.')
+  if description.get('centre'):
+    short_side, height, width = description['centre']
+    rows.append(f'It was evaluated on the centre {height}x{width} of images whose shorter side was '
+                f'resized to {short_side} pixels.')
   return '\n'.join(rows)
 
 

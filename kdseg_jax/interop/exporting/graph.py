@@ -9,11 +9,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from kdseg_jax import tasks
+from kdseg_jax import parallel, tasks
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import Model
 from kdseg_jax.models import conv
-from kdseg_jax.training import parallel
 
 # Largest difference to the live model, over the deviation of its logits. Of bfloat16, with 8 bits,
 # other lowerings of the convolutions make up to 0.1.

@@ -31,7 +31,7 @@ def describe(model: Model, kind: str, sizes: Sizes | None) -> dict[str, Any]:
     kind: 'stablehlo', 'onnx' or 'safetensors'.
     sizes: of the images; None where weights alone are exported.
   """
-  student = model.config.student
+  student, views = model.config.student, model.views
   description = {
       'format': FORMAT, 'kind': kind, 'kdseg_jax': kdseg_jax.__version__, 'jax': jax.__version__,
       'model': student.name,
@@ -41,6 +41,7 @@ def describe(model: Model, kind: str, sizes: Sizes | None) -> dict[str, Any]:
       'preprocessing': {'mean': list(student.mean), 'std': list(student.std),
                         'channel_order': student.channel_order, 'inside': sizes is not None},
       'resize': list(model.config.data.size) or None,
+      'centre': [views.short_side, *views.crop] if views.crop else None,  # of images, see `crops`
       'dtype': student.dtype,
       'source': {'workdir': os.path.basename(model.workdir), 'checkpoint': model.step}}
   if sizes is None:

@@ -11,6 +11,7 @@ from kdseg_jax.interop.schemes import (
     cifar,
     cirkd,
     efficientnet_lite,
+    mmdetection,
     mobilenetv1,
     structured,
     timm,
@@ -22,7 +23,7 @@ __all__ = ['SCHEMES', 'Scheme', 'choose', 'fits', 'named']
 
 SCHEMES = {scheme.name: scheme for scheme in (
     *torchvision.SCHEMES, *timm.SCHEMES, *efficientnet_lite.SCHEMES, *cirkd.SCHEMES,
-    *structured.SCHEMES, *cifar.SCHEMES, *mobilenetv1.SCHEMES)}
+    *structured.SCHEMES, *cifar.SCHEMES, *mobilenetv1.SCHEMES, *mmdetection.SCHEMES)}
 _FITS = 0.5  # share of the source's keys that a scheme must name to be the one that is meant
 
 

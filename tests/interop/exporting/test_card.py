@@ -10,9 +10,9 @@ import pytest
 import kdseg_jax
 from kdseg_jax import models
 from kdseg_jax.data import files
+from kdseg_jax.data.json_files import METRICS_FILE
 from kdseg_jax.interop import exporting
 from kdseg_jax.interop.exporting import card, manifest
-from kdseg_jax.training.writers import METRICS_FILE
 from tests import toys, workdirs
 
 

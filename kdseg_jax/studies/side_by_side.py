@@ -1,0 +1,243 @@
+"""Trains the students of a study side by side: one pass of the teacher a batch serves them all."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from ml_collections import ConfigDict
+
+from kdseg_jax import compiling, parallel, paths
+from kdseg_jax.checkpoint import has_checkpoint
+from kdseg_jax.data.json_files import read_json, write_json
+from kdseg_jax.distillers import DistillerState
+from kdseg_jax.errors import UserError
+from kdseg_jax.studies import plan as study_plan
+from kdseg_jax.training import experiment as experiments
+from kdseg_jax.training import preparations, programs, shapes
+from kdseg_jax.training.data_check import check_data
+from kdseg_jax.training.preemption import StopSignal
+from kdseg_jax.training.run import Run, create_evaluator, measure_teacher, training_batches
+from kdseg_jax.training.step import TEACHER_TAPS
+
+
+class Stopwatch:
+  """Seconds that were added up; called, it tells them: the clock of a run beside others."""
+
+  def __init__(self):
+    self._total = 0.0
+
+  def __call__(self) -> float:
+    return self._total
+
+  def add(self, seconds: float) -> None:
+    """Adds seconds that went into this run."""
+    self._total += seconds
+
+
+def train(config: ConfigDict, workdir: str, *, allow_class_names: bool = False) -> bool:
+  """Trains every student of a study that is not finished; False if told to stop.
+
+  Args:
+    config: of a study, with the section `study`; `config.teacher.checkpoint` is set.
+    workdir: of the study. Each run has a work directory of its own in it, as `train` makes them.
+    allow_class_names: see `Experiment`.
+
+  Raises:
+    ValueError: a config cannot work, or a run was begun with another config.
+    Diverged: NaN or infinity in the loss of a student.
+  """
+  workdir = paths.local(workdir)
+  configs = study_plan.unfinished(config, workdir)
+  if not configs:
+    return True
+  cohorts: list[_Cohort] = []
+  with StopSignal() as stop, contextlib.ExitStack() as runs:
+    shared = _Shared(configs, workdir, runs, stop, allow_class_names)
+    for name in configs:
+      if not stop():
+        cohorts += _cohorts(config, workdir, name, configs[name], shared, stop)
+    for group in _by_data(cohorts):
+      if not stop():
+        _advance(group, workdir, stop)
+    for run in (run for cohort in cohorts for run in cohort.runs):
+      if not stop() and run.metrics is None:  # it was at its end, and its log is lost
+        run.evaluate()
+    return not stop()
+
+
+class _Cohort:
+  """Runs of one student that are at the same step and take it in one call."""
+
+  def __init__(self, runs: list[Run], clocks: list[Stopwatch], program: parallel.Program,
+               folder: str, label: str):
+    self.runs, self.program, self._label = runs, program, label
+    self._clocks, self._folder = clocks, folder
+    self.experiment = runs[0].experiment
+    self.taps = self.experiment.distiller.requires.teacher
+    self._head = programs.head_variables(self.experiment)
+    self.done = runs[0].done
+    self._stacked = len(runs) > 1
+    self._extra_params = extra_params(runs[0].state.distiller)
+    self._state = runs[0].state
+    if self._stacked and self.done < self.experiment.config.train.steps:
+      self._state = jax.tree.map(lambda *x: jnp.stack(x), *(run.state for run in runs))
+      for run in runs:
+        run.state = None  # until it is read: it would be a second copy, and an old one
+    self._cost_written = False
+
+  def advance(self, batch: dict, taps: dict, *, stopping: bool) -> bool:
+    """One step of all runs, and what follows it; True if they stop here."""
+    start = time.perf_counter()
+    batch = batch | {TEACHER_TAPS: {name: taps[name] for name in self.taps}}
+    if self._cost_written:
+      self._state, metrics = self.program(self._head, self._state, batch)
+    else:
+      self._state, metrics = compiling.announced(
+          f'the train step of {self._label}', self.program, self._head,
+          self._state, batch)
+    jax.block_until_ready(metrics)  # the time is to be this student's
+    seconds = (time.perf_counter() - start) / len(self.runs)
+    if not self._cost_written:
+      self._write_cost()
+    self.done += 1
+    stopped = []
+    for i, (run, clock) in enumerate(zip(self.runs, self._clocks, strict=True)):
+      clock.add(seconds)
+      if not self._stacked or run.due(self.done, stopping=stopping).reads_state:
+        run.state = self._one(self._state, i)
+      stopped.append(run.record(self.done, self._one(metrics, i), stopping=stopping))
+    return any(stopped)
+
+  def _one(self, tree, i):
+    return jax.tree.map(lambda x: x[i], tree) if self._stacked else tree
+
+  def _write_cost(self):
+    self._cost_written = True
+    write_json(os.path.join(self._folder, 'cost.json'), {
+        # That of several runs in one program is no figure of the method.
+        'peak_bytes': None if self._stacked else self.program.peak_bytes(),
+        'extra_params': self._extra_params})
+
+
+def extra_params(state: DistillerState) -> int:
+  """Number of parameters that a method trains beside the student's."""
+  trained = (state.params, state.critic, state.prepared)
+  return sum(x.size for x in jax.tree.leaves(trained))
+
+
+def _cohorts(config, workdir, name, configs, shared, stop):
+  """The runs of one student, in groups that step together."""
+  experiment = shared.experiments[name]
+  initial = experiments.make_initial_state(experiment)
+  evaluator = shared.evaluator(experiment)
+  teacher_metrics = measure_teacher(experiment, workdir, stop)
+  placeholders = preparations.placeholders(experiment)
+  groups: dict[int, list[tuple[Run, Stopwatch]]] = {}
+  for seed, run_config in configs.items():
+    clock, fresh = Stopwatch(), functools.partial(initial, experiments.run_key(run_config))
+    run = Run(experiment._replace(config=run_config),
+              study_plan.student_workdir(workdir, name, seed), fresh(placeholders),
+              evaluator=evaluator, should_stop=stop, clock=clock,
+              label=f'{name} seed {run_config.seed}')
+    shared.runs.callback(run.close)
+    run.teacher_metrics = teacher_metrics
+    preparations.give(run, workdir, fresh, stop)
+    run.catch_up()
+    together = run.done if config.study.vmap_seeds else seed
+    groups.setdefault(together, []).append((run, clock))
+  program = programs.student_program(experiment)
+  stacked = programs.student_program(experiment, stacked=True)
+  return [
+      _Cohort([run for run, _ in group], [clock for _, clock in group],
+              stacked if len(group) > 1 else program, os.path.join(workdir, 'students', name),
+              label=' '.join([name, 'seed', *(str(run.config.seed) for run, _ in group)]))
+      for group in groups.values()]
+
+
+class _Shared:
+  """What the students of a study have in common: the teacher, and evaluators of equal models."""
+
+  def __init__(self, configs, workdir, runs, stop, allow_class_names):
+    self.runs, self.experiments, self._evaluators = runs, {}, {}
+    teacher = None
+    for name, of_seeds in configs.items():
+      self.experiments[name] = experiments.create_experiment(
+          next(iter(of_seeds.values())), teacher=teacher, allow_class_names=allow_class_names)
+      shapes.check_step(self.experiments[name])
+      teacher = teacher or self.experiments[name].teacher
+    begun = any(has_checkpoint(study_plan.student_workdir(workdir, name, seed))
+                for name, of_seeds in configs.items() for seed in of_seeds)
+    by_data = {e.config.data.to_json(): e for e in self.experiments.values()}
+    for experiment in [] if begun else by_data.values():
+      check_data(experiment, workdir, stop)
+    measured = read_json(os.path.join(workdir, 'teacher.json')).get('key', {})
+    if teacher is not None and measured.get('step', teacher.step) != teacher.step:
+      raise UserError(
+          f'{workdir}: students were trained there with checkpoint {measured["step"]} of the '
+          f'teacher, and {teacher.workdir} has {teacher.step} now. Use another --workdir.')
+
+  def evaluator(self, experiment):
+    key = experiment.config.student.to_json()
+    if key not in self._evaluators:
+      self._evaluators[key] = create_evaluator(experiment, experiment.student)
+    return self._evaluators[key]
+
+
+def _by_data(cohorts):
+  """The cohorts in groups that read the same batches."""
+  groups = {}
+  for cohort in cohorts:
+    groups.setdefault(cohort.experiment.config.data.to_json(), []).append(cohort)
+  return list(groups.values())
+
+
+def _advance(cohorts, workdir, stop):
+  """Takes all cohorts of one group to the end; those that are ahead wait for the others."""
+  first = cohorts[0]
+  steps, start = first.experiment.config.train.steps, min(cohort.done for cohort in cohorts)
+  names_of_taps = tuple(dict.fromkeys(name for cohort in cohorts for name in cohort.taps))
+  teacher = _TeacherPass(cohorts, names_of_taps, workdir)
+  batches = training_batches(first.experiment, 'train', start=start)
+  for step in tqdm.tqdm(range(start + 1, steps + 1), initial=start, total=steps, desc='study',
+                        disable=None, leave=False):
+    active = [cohort for cohort in cohorts if cohort.done == step - 1]
+    batch = first.program.place(next(batches))
+    taps = teacher(batch) if any(cohort.taps for cohort in active) else {}
+    stopping = stop.agree(first.runs[0].checkpointer.reached_preemption, step)
+    if any([cohort.advance(batch, taps, stopping=stopping) for cohort in active]):
+      break
+  teacher.write_cost()
+
+
+class _TeacherPass:
+  """The one pass of the teacher a batch, and what it costs."""
+
+  def __init__(self, cohorts, names_of_taps, workdir):
+    reading = next((cohort for cohort in cohorts if cohort.taps), None)
+    self._path = os.path.join(workdir, 'teacher_cost.json')
+    self._seconds = []
+    if reading is not None:
+      requires = reading.experiment.distiller.requires._replace(teacher=names_of_taps)
+      self._program = programs.teacher_program(reading.experiment, requires)
+      self._variables = reading.experiment.teacher.variables
+
+  def __call__(self, batch):
+    start = time.perf_counter()
+    arguments = (self._variables, {}, batch)
+    taps = jax.block_until_ready(
+        self._program(*arguments) if self._seconds else
+        compiling.announced("the teacher's pass", self._program, *arguments))
+    self._seconds.append(time.perf_counter() - start)
+    return taps
+
+  def write_cost(self):
+    if len(self._seconds) > 1:
+      write_json(self._path, {'step_seconds': float(np.median(self._seconds[1:])),
+                              'peak_bytes': self._program.peak_bytes()})

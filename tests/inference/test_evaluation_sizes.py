@@ -1,0 +1,78 @@
+"""Images of many sizes are scored as each would be alone; padding to a multiple is not that."""
+
+import functools
+import importlib
+import pathlib
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdseg_jax import metrics, parallel, tasks
+from kdseg_jax.inference.evaluation import Evaluator
+from tests import toys
+
+CLASSES = 5
+SIZES = [(33, 47), (40, 23), (33, 47)]
+RECIPES = sorted(path.stem for path in (pathlib.Path(__file__).parents[2] / 'configs').glob('*.py')
+                 if path.stem not in ('__init__', 'common', 'papers'))
+
+
+def source():
+  rng = np.random.default_rng(0)
+  return [{'image': rng.integers(0, 256, (*size, 3), dtype=np.uint8),
+           'label': rng.integers(0, CLASSES, size).astype(np.uint8)} for size in SIZES]
+
+
+class Pooling(nn.Module):
+  """A map at stride 8 plus its mean over the whole map, as image pooling adds it."""
+
+  @nn.compact
+  def __call__(self, image, mask=None, index=None, train=False):
+    x = jnp.where(mask[..., None], image / 255.0 - 0.5, 0)
+    x = nn.Conv(CLASSES, (3, 3), 8, padding=1, name='conv')(x)
+    return x + jnp.mean(x, axis=(1, 2), keepdims=True), {}
+
+
+@functools.cache
+def model():
+  module = Pooling()
+  image = source()[0]['image'][None]
+  return module, toys.variables(module, image, np.ones(image.shape[:3], bool))
+
+
+def evaluated(multiple):
+  module, variables = model()
+  mesh = parallel.create_mesh(jax.devices()[:1])
+  evaluator = Evaluator(
+      tasks.SegmentationTask(CLASSES), module, mesh, batch_size=2, multiple=multiple)
+  return evaluator.accumulate(variables, source()).matrix
+
+
+def test_without_padding_every_image_counts_as_it_would_alone():
+  module, variables = model()
+  expected = 0
+  for example in source():
+    size = example['label'].shape
+    logits, _ = module.apply(variables, example['image'][None], np.ones((1, *size), bool))
+    rows, columns = (np.linspace(0, side - 1, wide)  # aligned corners
+                     for wide, side in zip(size, logits.shape[1:3]))
+    upsampled = jnp.stack([jax.scipy.ndimage.map_coordinates(
+        logits[0, ..., c], jnp.meshgrid(rows, columns, indexing='ij'), order=1)
+        for c in range(CLASSES)], axis=-1)
+    expected += metrics.confusion_matrix(
+        example['label'].astype(np.int32), jnp.argmax(upsampled, axis=-1), CLASSES)
+  np.testing.assert_array_equal(evaluated(1), expected)
+
+
+def test_padding_changes_the_result():
+  assert evaluated(128).sum() == evaluated(1).sum()
+  assert np.abs(evaluated(128) - evaluated(1)).sum() > 0
+
+
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_no_recipe_pads(recipe):
+  config = importlib.import_module(f'configs.{recipe}').get_config()
+  assert config.eval.pad_multiple == 1
