@@ -33,6 +33,8 @@ def test_sizes_are_two_whole_numbers_of_pixels(field):
 @pytest.mark.parametrize('field, right, wrong', [
     ('augmentation.scale', [(), (0.5, 2.0), (1, 1)], [0.5, (0.5,), (2, 1), (0, 1), ('a', 'b')]),
     ('augmentation.resized_crop', [(), (0.5, 1.0)], [(1.0, 0.5), (1.0,), 0.5, (0.5, 2.0)]),
+    ('augmentation.resize', [(), ((800, 1333),), ((320, 320), (240, 320))],
+     [(800, 1333), ((1333, 800),), ((800,),), ((0, 5),), 800]),
     ('optimizer.milestones', [(), (0.5,)], [0.5, (1.0,), (0,), ('a',)]),
     ('eval.scales', [(1.0,), (1, 1.5)], [(), 1.5, (0.0,), (-1.0,), ('a',), (float('inf'),)]),
     ('student.mean', [(0.0, -1.5, 3)], [(), 1.0, (1.0, 2.0), ('a',) * 3]),

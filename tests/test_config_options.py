@@ -299,6 +299,7 @@ CASES = [  # field, another value, where it is seen, fields beside it
     ('augmentation.resized_crop', (0.2, 0.5), batches, {'augmentation.scale': ()}),
     ('student.options', ConfigDict({'features': 5}), student, {
         'student.name': 'tests.mylab.parts:Tiny'}),
+    ('augmentation.resize', ((24, 32),), batches, {}),
     ('student.name', 'pspnet_resnet18', student, {'student.name': 'deeplabv3_resnet18'}),
     *[(f'student.{field}', value, student, {'student.name': 'deeplabv3_resnet18'})
       for field, value in [('width', 0.5), ('output_stride', 16), ('aux', False),

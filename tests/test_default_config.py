@@ -46,7 +46,8 @@ DEFAULTS = {
         'train_limit': 0, 'seed': None, 'unlabelled': '', 'unlabelled_share': None,
         'tfds': {'image_key': 'image', 'label_key': 'label', 'num_classes': 0}},
     'augmentation': {
-        'crop': (64, 64), 'scale': (0.5, 2.0), 'flip': 0.5, 'pad': 0, 'resized_crop': ()},
+        'crop': (64, 64), 'scale': (0.5, 2.0), 'flip': 0.5, 'pad': 0, 'resized_crop': (),
+        'resize': ()},
     'student': {
         'name': 'deeplabv3_resnet18', 'options': {}, 'width': 1.0, 'output_stride': 8, 'aux': True,
         'project_dropout': 0.5, 'dropout': 0.1,  # torchvision's head; PSPNet's code
@@ -185,7 +186,7 @@ def test_without_a_config_the_defaults_are_its():
   assert views == {name: evaluation[name] for name in views} and len(views) == 6
   assert fields(augmentation.Augmentation) == {
       name: DEFAULTS['augmentation'][name] for name in ('scale', 'flip', 'pad')
-  } | {'resized_crop': None}  # () in a config
+  } | {'resized_crop': None, 'resize': None}  # () in a config
   weights = {name: parameter.default
              for name, parameter in inspect.signature(distillers.cirkd).parameters.items()}
   assert weights == {

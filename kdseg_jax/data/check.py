@@ -6,10 +6,10 @@ Prints sizes, the share of each class and of ignored pixels, and all problems: f
 read or do not match, a class without a pixel in train, a split without a labelled pixel, palettes
 that differ. Of images with one class each (--layout=class_folder, npz, cifar10 or cifar100) it
 prints how many each class has, and warns of images of the same bytes in two splits or classes. Of
-boxes (--layout=voc_boxes or coco) the number of each class and size, crowds and boxes without an
-area, and as problems those outside their image, a class without a box in train, and pictures that
-are in two splits.
-Exit status 0 if there is no problem, 1 if there are some, 2 if the data cannot be checked at all.
+boxes (--layout=voc_boxes or coco) it prints the number of each class and size, crowds and boxes
+without an area; problems are those outside their image, a class without a box in train, and
+pictures that are in two splits. Exit status 0 if there is no problem, 1 if there are some, 2 if the
+data cannot be checked at all.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from kdseg_jax.report import tables
 Color = class_list.Color
 
 _LAYOUTS = {'folder': folder, 'camvid': camvid}
+_OTHERS: tuple[Any, ...] = (check_classes, check_boxes)  # data without label maps
 
 
 class Split(NamedTuple):
@@ -190,7 +191,7 @@ def describe(report: Report) -> str:
   splits = report.splits
   overview = tables.table(['split', 'images', 'ignored', 'sizes (height x width)'], [
       (name, split.images, _percent(split.pixels[files.IGNORE_LABEL], split.pixels.sum()),
-       tables.sizes(split.sizes)) for name, split in splits.items()])
+       check_classes.shown_sizes(split.sizes)) for name, split in splits.items()])
   classes = tables.table(
       ['class', *(f'{name} {what}' for name in splits for what in ('pixels', 'images'))],
       [[f'{index} {name}', *(cell for split in splits.values() for cell in (
@@ -216,7 +217,7 @@ def _percent(part, whole):
 def define_flags(options):
   """`--layout`."""
   flags.DEFINE_enum(
-      'layout', 'folder', [*_LAYOUTS, *check_classes.LAYOUTS, *check_boxes.LAYOUTS],
+      'layout', 'folder', [*_LAYOUTS, *(name for other in _OTHERS for name in other.LAYOUTS)],
       'folder: images/ labels/ (see kdseg_jax/data/folder.py); camvid: train/ trainannot/ ...; '
       'class_folder: <split>/<class>/<picture>; npz: a file; cifar10, cifar100: their archives; '
       'voc_boxes: JPEGImages/ Annotations/ ...; coco: annotations/ train2017/ ...',
@@ -228,14 +229,9 @@ def main(options, arguments):
   if len(arguments) != 1:
     raise UserError('Give one folder: python -m kdseg_jax.data.check <folder> --layout=folder')
   root, layout = paths.local(arguments[0]), options.layout
-  if layout in _LAYOUTS:
-    report = check(root, layout)
-    text = describe(report)
-  else:
-    own = check_classes if layout in check_classes.LAYOUTS else check_boxes
-    report = own.check(root, layout)
-    text = own.describe(report)
-  print(text)
+  other = next((module for module in _OTHERS if layout in module.LAYOUTS), None)
+  report = other.check(root, layout) if other else check(root, layout)
+  print((other.describe if other else describe)(report))
   return 1 if report.problems else 0
 
 

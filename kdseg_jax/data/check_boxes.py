@@ -14,7 +14,7 @@ import numpy as np
 import tqdm
 
 from kdseg_jax.coco_ap import AREAS
-from kdseg_jax.data import boxed, coco, files, voc_boxes
+from kdseg_jax.data import boxed, check_classes, coco, files, voc_boxes
 from kdseg_jax.report import tables
 
 LAYOUTS = {'voc_boxes': voc_boxes.Layout, 'coco': coco.Layout}
@@ -95,7 +95,7 @@ def describe(report: Report) -> str:
       ['split', 'images', 'without boxes', 'boxes', 'small', 'medium', 'large', 'crowd',
        'no area', 'most in one', 'sizes (height x width)'],
       [(name, split.images, split.without, split.boxes.sum(), *split.boxes.sum(axis=0), split.crowd,
-        len(split.degenerate), split.most, tables.sizes(split.sizes))
+        len(split.degenerate), split.most, check_classes.shown_sizes(split.sizes))
        for name, split in splits.items()])
   classes = tables.table(
       ['class', *(f'{name} {what}' for name in splits for what in ('boxes', 'images'))],

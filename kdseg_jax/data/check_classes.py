@@ -18,6 +18,7 @@ from kdseg_jax.errors import UserError
 from kdseg_jax.report import tables
 
 _TRAIN = 'train'
+_SHOWN = 3  # sizes
 
 
 class Split(NamedTuple):
@@ -145,8 +146,7 @@ def describe(report: Report) -> str:
   """The report as text."""
   splits = report.splits
   lines = [tables.table(['split', 'images', 'sizes (height x width)'], [
-      (name, int(split.counts.sum()), tables.sizes(split.sizes))
-      for name, split in splits.items()]),
+      (name, int(split.counts.sum()), shown_sizes(split.sizes)) for name, split in splits.items()]),
       '', 'Images of each class, and their share:',
       tables.table(['class', *splits], [
           [f'{index} {name}', *(_counted(split.counts, index) for split in splits.values())]
@@ -159,6 +159,13 @@ def describe(report: Report) -> str:
   lines += [f'- {problem}' for problem in report.problems]
   lines.append(f'{len(report.problems)} problem{"" if len(report.problems) == 1 else "s"}.')
   return '\n'.join(lines)
+
+
+def shown_sizes(sizes: collections.Counter) -> str:
+  """The most frequent sizes with their counts, and how many more there are."""
+  shown = [f'{height}x{width} ({count})' for (height, width), count in sizes.most_common(_SHOWN)]
+  more = len(sizes) - len(shown)
+  return ', '.join(shown) + (f' and {more} more' if more else '')
 
 
 def _counted(counts, index):

@@ -152,11 +152,11 @@ def create_prepared(name: str, split: str, *, root: str | os.PathLike | None = N
                        {part: builder.COUNTS[part] for part in parts})
   if wrong:
     logging.warning('%s: %s: it was prepared with --allow_partial.', builder.data_path, wrong)
-  options = {'classes': builder.CLASSES, 'palette': builder.PALETTE, 'size': size,
-             'where': str(builder.data_path)}
+  shown = {'classes': builder.CLASSES, 'palette': builder.PALETTE, 'size': size,
+           'where': str(builder.data_path)}
   if builder.HAS_BOXES:
-    return BoxRecords(_records(tfds, builder, split, {'image'}), **options)
-  return _create(tfds, builder, split, ('image', 'label'), **options)
+    return BoxRecords(_records(tfds, builder, split, ['image']), **shown)
+  return _create(tfds, builder, split, ('image', 'label'), **shown)
 
 
 def is_prepared(name: str, root: str | os.PathLike | None) -> bool:

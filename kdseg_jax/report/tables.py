@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 
 
@@ -24,10 +23,3 @@ def per_class(classes: Sequence[str], values: Sequence[float], title: str = 'IoU
   return table(['class', title], [
       (name, '-' if math.isnan(value) else f'{value:.4f}')
       for name, value in zip(classes, values, strict=True)])
-
-
-def sizes(counts: Counter) -> str:
-  """The three most frequent sizes (height, width) of images, with how many have each."""
-  shown = [f'{height}x{width} ({count})' for (height, width), count in counts.most_common(3)]
-  more = len(counts) - len(shown)
-  return ', '.join(shown) + (f' and {more} more' if more else '')

@@ -1,6 +1,7 @@
 """Preparing public data sets from their archives and reading them back, without TensorFlow."""
 
 import io
+import json
 import logging
 import pickle
 import shutil
@@ -16,7 +17,7 @@ from kdseg_jax import data
 from kdseg_jax.data import files, prepare, prepared, tfds_builders
 from kdseg_jax.data.tfds_builders import base, trees
 from tests import runs
-from tests.data import archives
+from tests.data import archives, boxed_sets
 
 
 @pytest.fixture(scope='module')
@@ -147,7 +148,8 @@ def test_official_counts_are_those_of_the_papers():
       'coco_voc': {'train': None, 'val': 5000},
       'voc': {'train': 10582, 'val': 1449}, 'pascal_context': {'train': 4998, 'val': 5105},
       'ade20k': {'train': 20210, 'val': 2000}, 'imagenet': {'train': 1281167, 'val': 50000},
-      'cifar10': {'train': 50000, 'test': 10000}, 'cifar100': {'train': 50000, 'test': 10000}}
+      'cifar10': {'train': 50000, 'test': 10000}, 'cifar100': {'train': 50000, 'test': 10000},
+      'coco': {'train': 118287, 'val': 5000}}
 
 
 def test_missing_archives_are_left_out_only_when_that_is_allowed(dirs, tmp_path, caplog):
@@ -277,6 +279,48 @@ def test_any_data_set_of_tfds_is_read_by_name(dirs, tmp_path, monkeypatch):
   with pytest.raises(ValueError, match=r'kdseg_cityscapes train, example 0 \(aachen_000000_000019\)'
                      r', label: holds labels 5, 6, .*18; expected class indices 0 to 4'):
     source[0]
+
+
+@pytest.fixture(scope='module')
+def coco(tmp_path_factory):
+  """COCO prepared: `(manual_dir, data_dir, image ids of each split)`."""
+  manual_dir, data_dir = (tmp_path_factory.mktemp(name) for name in ('coco', 'prepared_coco'))
+  expected = boxed_sets.coco_archives(manual_dir)
+  prepare.prepare('coco', manual_dir, data_dir, allow_partial=True)
+  return manual_dir, data_dir, expected
+
+
+def test_prepared_coco_is_what_its_folder_is(coco, tmp_path):
+  manual_dir, data_dir, expected = coco
+  for archive in manual_dir.iterdir():
+    zipfile.ZipFile(archive).extractall(tmp_path)
+  for split, ids in expected.items():
+    made, folder = (data.create('coco', split, root=root) for root in (data_dir, tmp_path))
+    assert made.classes == folder.classes and len(made.classes) == len(made.palette) == 80
+    assert [one['image_id'] for one in pickle.loads(pickle.dumps(made))] == ids
+    for one, other in zip(made, folder, strict=True):
+      assert one.keys() == other.keys()
+      for name, value in one.items():
+        np.testing.assert_array_equal(value, other[name])
+        assert getattr(value, 'dtype', str) == getattr(other[name], 'dtype', str)
+  resized = data.create('coco', 'train', root=data_dir, size=(10, 15))[1]
+  np.testing.assert_allclose(resized['boxes'][0], [0.75, 1, 5.75, 7.125])
+  assert 'tensorflow' not in sys.modules
+
+
+def test_coco_with_other_categories_or_without_an_image_is_refused(coco, tmp_path):
+  manual_dir = tmp_path / 'coco'
+  shutil.copytree(coco[0], manual_dir)
+  with pytest.raises(ValueError, match='train has 3 images instead of 118287'):
+    prepare.prepare('coco', manual_dir, tmp_path / 'data')
+  archives.write_zip(manual_dir / 'val2017.zip', {'val2017/x.jpg': b''})
+  with pytest.raises(FileNotFoundError, match='val2017.zip: lacks 000000001000.jpg'):
+    prepare.prepare('coco', manual_dir, tmp_path / 'data')
+  archives.write_zip(manual_dir / 'annotations_trainval2017.zip', {
+      'annotations/instances_train2017.json': json.dumps(boxed_sets.instances())})
+  with pytest.raises(ValueError, match='train2017.json: its categories are not the 80 of COCO'):
+    prepare.prepare('coco', manual_dir, tmp_path / 'data')
+  assert not list(tmp_path.rglob('*.array_record*'))
 
 
 def test_records_without_ids_are_numbered():
