@@ -95,6 +95,9 @@ def read(request: Request) -> Imported:
   classes, palette = _classes(request, own, count)
   config = _config(request, scheme, found_in.student | own.get('student', {}), preprocessing)
   config.update(own.get('config', {}))
+  if config.student.name != request.model:  # what a file says is made of our models alone
+    raise UserError(f'{path}: the description beside it names the model {config.student.name}; it '
+                    'was edited.')
   model = experiment.create_model(config.student, count)
   like = experiment.abstract_variables(model)
   if backbone_alone:
