@@ -10,6 +10,7 @@ import pytest
 from configs import ade20k, camvid_papers, cityscapes, papers, pascal_context, voc
 from kdseg_jax import distillers, inference, models
 from kdseg_jax.distillers.methods import METHODS
+from kdseg_jax.inference.model import create_module
 
 RECIPES = {'ade20k': ade20k, 'camvid': camvid_papers, 'cityscapes': cityscapes,
            'pascal_context': pascal_context, 'voc': voc}
@@ -118,7 +119,7 @@ def test_resnet_d_has_its_own_stem():
 def test_models_of_knowledge_adaptation(model, millions):
   """MobileNetV2 as in its own paper, without pyramid; Xception with the images that it expects."""
   student = voc.get_config(f'settings=adaptation,model={model}').student
-  built = models.create(num_classes=21, **{k: v for k, v in student.items() if k != 'init'})
+  built = create_module(student, 21)
   assert models.complexity(built, (65, 65)).params == pytest.approx(1e6 * millions, rel=3e-3)
   assert built.backbone.output_stride == 16 and built.auxiliary_head is None
   assert (built.preprocessing.mean == (127.5,) * 3) == ('xception' in model)
