@@ -46,7 +46,7 @@ class Experiment(NamedTuple):
     teacher: the frozen teacher, or None.
     distiller: the method; without terms for 'none'.
     optimizers: `Optimizers`.
-    schedule: learning rate of the student as a function of the step.
+    schedule: learning rate as a function of the step; None where it is not known.
     inference: what models are shown of an image when they are evaluated.
     allow_class_names: whether a teacher, the weights that training starts from and the checkpoint
       that it goes on from may have other class names than the data, though as many.
@@ -61,7 +61,7 @@ class Experiment(NamedTuple):
   teacher: Model | None
   distiller: distillers.Distiller
   optimizers: Optimizers
-  schedule: optax.Schedule
+  schedule: optax.Schedule | None
   inference: Inference
   allow_class_names: bool = False
 
