@@ -9,7 +9,9 @@ import pytest
 
 from configs import ade20k, camvid_papers, cityscapes, papers, pascal_context, voc
 from kdseg_jax import distillers, models
+from kdseg_jax.distillers import core
 from kdseg_jax.distillers.methods import METHODS
+from tests import toys
 
 RECIPES = {'ade20k': ade20k, 'camvid': camvid_papers, 'cityscapes': cityscapes,
            'pascal_context': pascal_context, 'voc': voc}
@@ -265,7 +267,8 @@ def test_the_methods_can_distil_every_student(model):
     inputs = distillers.DistillInputs(
         student=taps, teacher=teacher, batch=batch, rng=jax.random.key(0), step=0)
     distillers.check_requires(method.requires, inputs)
-    state = jax.eval_shape(lambda m=method, i=inputs: m.init(jax.random.key(0), i))
+    state = jax.eval_shape(lambda m=method, i=inputs: core.create_state(
+        m, jax.random.key(0), i, toys.unprepared(m, i)))
     loss, _ = jax.eval_shape(method.loss, state, inputs)
     assert loss.shape == () and loss.dtype == jnp.float32, name
 
