@@ -45,7 +45,7 @@ class Experiment(NamedTuple):
     teacher: the frozen teacher, or None.
     distiller: the method; without terms if `config.distill` has none.
     optimizers: `Optimizers`.
-    schedule: learning rate of the student as a function of the step.
+    schedule: learning rate as a function of the step; None where it is not known.
     inference: what models are shown of an image when they are evaluated.
     allow_class_names: whether a teacher, the weights that training starts from and the checkpoint
       that it goes on from may have other class names than the data, though as many.
@@ -63,7 +63,7 @@ class Experiment(NamedTuple):
   teacher: Model | None
   distiller: distillers.Distiller
   optimizers: Optimizers
-  schedule: optax.Schedule
+  schedule: optax.Schedule | None
   inference: Inference
   allow_class_names: bool = False
   allow_imports: tuple[str, ...] = ()

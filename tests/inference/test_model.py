@@ -60,7 +60,7 @@ def test_the_checkpoint_that_is_asked_for(workdir, checkpoint, step):
 
 
 def test_the_number_of_a_checkpoint_may_count_other_steps_too(workdir, monkeypatch):
-  """Those of a prepare phase."""
+  """Those of a preparation, before these were runs of their own."""
   read = Checkpointer.read_meta
   monkeypatch.setattr(Checkpointer, 'read_meta', lambda self, step: read(self, step) | {
       'data': {'seed': 0, 'next_batch': 1}})
