@@ -107,7 +107,7 @@ def test_cross_head_losses_of_gfl_by_level():
       share = np.sum(weights[level]) / total
       np.testing.assert_allclose(4 * share * losses.cross_head_distribution(
           last('reused_reg'), last('tea_reg'), weights=weights[level]),
-          of('gfl', 'loss.loss_reg_kd')[level], rtol=1e-5)
+          of('gfl', 'loss.loss_reg_kd')[level], rtol=1e-5, atol=1e-8)  # P7's is 2e-5, of 1.35
 
 
 def test_cross_head_losses_of_fcos():
