@@ -49,7 +49,7 @@ def test_a_memory_beyond_the_limit_is_refused_with_the_arithmetic(teacher, tmp_p
   config = config_of('cirkd', teacher)
   config.memory_limit_gb = 1e-5
   with pytest.raises(ValueError, match=(
-      r'method=cirkd would keep 0.00 GB .*config.memory_limit_gb=1e-05(.|\n)*'
+      r'config.distill \(.*memory@1.*would keep 0.00 GB .*config.memory_limit_gb=1e-05(.|\n)*'
       r'memory/pixel/embeddings: 11 x 64 x 11 x 4 bytes = 30,976 bytes')):
     loop.train(config, str(tmp_path / 'work'))
   assert not (tmp_path / 'work').exists()
