@@ -210,7 +210,7 @@ def localization_distillation(
     weights = _common.spread_weights(weights, student.shape[:-1])
   return detection.distribution_kl(
       student, teacher, temperature=temperature, weights=weights, reduction='mean',
-      normalizer=4 * jnp.asarray(normalizer), axis_name=axis_name)
+      normalizer=normalizer, axis_name=axis_name) / 4
 
 
 def score_weights(
