@@ -1,4 +1,4 @@
-"""Does knowledge review help a small classifier, and more than plain distillation? CIFAR-10, in part.
+"""Does knowledge review help a small classifier, and more than plain KD? On a part of CIFAR-10.
 
 ResNet-20 from ResNet-56 on 9,000 images: alone; with KD (temperature 4); with knowledge review
 (the weight 0.6 of its official script, which grows over a twelfth of the steps); with both. The
