@@ -256,7 +256,7 @@ def test_a_classifier_sees_images_at_the_size_of_its_config(classifier):
   (found,) = dataclasses.replace(model, config=config).predict(image)
   (want,) = model.predict(files.resize_image(image, (6, 6)))
   np.testing.assert_array_equal(found.probabilities, want.probabilities)
-  with pytest.raises(UserError, match='whole images only, and not flip'):
+  with pytest.raises(UserError, match='whole images only, or their centre, not flip'):
     kdseg_jax.load(classifier, views=Inference(flip=True)).predict(image)
 
 
