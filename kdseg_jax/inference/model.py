@@ -79,7 +79,8 @@ class Model:
 
     Returns:
       Float32 logits, of a segmenter `(N, h, w, C)` at the stride of its head, of a classifier
-      `(N, C)`; and the taps, as `Segmenter` and `Classifier` describe them.
+      `(N, C)`, of a detector the raw outputs of its levels; and the taps. `Segmenter`, `Classifier`
+      and `Detector` describe them.
     """
     return self.module.apply(self.variables, images, mask=mask)
 
@@ -96,11 +97,11 @@ class Model:
       scores: whether a segmentation has its scores; without them less is computed and held.
 
     Returns:
-      A `Segmentation` or `Classification` for each image, in their order.
+      A `Segmentation`, `Classification` or `Detections` for each image, in their order.
 
     Raises:
       UserError: an image of another type or shape, a file that cannot be read, windows or scales
-        for a classifier.
+        for a classifier or a detector.
     """
     if batch_size < 1:
       raise UserError(f'batch_size={batch_size} must be at least 1.')
@@ -189,13 +190,15 @@ def restore(path: str | os.PathLike, *, checkpoint: str | int = 'best',
 def create_module(config: ConfigDict, num_classes: int, *, axis_name: str | None = None) -> Any:
   """The network of a config's section `student`; `axis_name` is that of its BatchNorm."""
   fields = {name: value for name, value in config.items() if name not in ('init', 'options')}
+  options = config.get('options', {})
   if references.is_reference(config.name):  # fields of another model may be left there by a recipe
     fields = {name: value for name, value in fields.items() if name in outside.MODEL.given}
     known = outside.options_of(outside.MODEL, config.name)
-    for option in config.options:
-      names.require(option, known, 'field of config.student.options')
-    fields |= config.options.items()
-  return models.create(num_classes=num_classes, axis_name=axis_name, **fields)
+  else:
+    known = models.options_of(config.name) | {'head_channels'}
+  for option in options:
+    names.require(option, sorted(known), 'field of config.student.options')
+  return models.create(num_classes=num_classes, axis_name=axis_name, **fields, **options)
 
 
 def abstract_variables(module: Any) -> PyTree:
