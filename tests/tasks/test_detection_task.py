@@ -98,17 +98,19 @@ def test_crowds_and_padding_are_not_learned():
   config = config_of()
   detection = tasks.of(config, 10)
   batch = batch_of(data.SceneBoxes('val', size=(64, 64), length=4), range(4), detection.fields)
-  taps = Tiny(10).init_with_output(jax.random.key(0), batch['image'])[0][1]
-  loss, (targets, metrics) = detection.loss(taps, batch)
+  taps = jax.jit(lambda image: Tiny(10).init_with_output(
+      jax.random.key(0), image)[0][1])(batch['image'])
+  loss_of = jax.jit(detection.loss)
+  loss, (targets, metrics) = loss_of(taps, batch)
   truth = heads.GroundTruth(batch['boxes'], batch['classes'], batch['classes'] >= 0)
-  want, _ = heads.GFL(10).loss(taps, truth)
+  want, _ = jax.jit(heads.GFL(10).loss)(taps, truth)
   assert float(loss) == pytest.approx(float(want)) and float(metrics['positives']) > 0
   assert {'positive', 'counts', 'valuable', 'normalizer'} <= targets.keys()
   last = int((batch['classes'][0] >= 0).sum()) - 1
   crowd, gone = ({**batch, name: batch[name].copy()} for name in ('crowd', 'classes'))
   crowd['crowd'][0, last], gone['classes'][0, last] = True, -1
-  without = detection.loss(taps, gone)[0]
-  assert float(detection.loss(taps, crowd)[0]) == float(without) != float(loss)
+  without = loss_of(taps, gone)[0]
+  assert float(loss_of(taps, crowd)[0]) == float(without) != float(loss)
 
 
 def test_a_step_is_the_same_on_eight_devices():
@@ -126,7 +128,7 @@ def test_a_step_is_the_same_on_eight_devices():
 
 def test_metrics_are_the_same_on_eight_devices_and_sizes_compile_once():
   detection, model, source = tasks.of(config_of(), 10), Tiny(10), Mixed()
-  variables = model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+  variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
   traces, score = [], type(detection).scorer
   class Counting(type(detection)):
 
@@ -160,7 +162,7 @@ def test_predictions_are_in_pixels_of_the_image_and_compile_once():
       return model.apply(*arguments, **options)
 
   detection = tasks.of(config_of(), 10)
-  variables = model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+  variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
   detect = detection.predictor(Counted(), views)
   placed = data.Fitted(source, (64, 64))
   score = jax.jit(detection.scorer(model, views))

@@ -88,10 +88,11 @@ class DetectionTask:
     Returns:
       `(loss, (targets, metrics))`.
     """
+    head = self.dense_head()
     truth = heads.GroundTruth(batch['boxes'], jnp.maximum(batch['classes'], 0),
                               (batch['classes'] >= 0) & ~batch['crowd'])
     sizes = -(-_sizes(batch['mask']) // _COUNTED_TO) * _COUNTED_TO
-    return self.dense_head().loss(_raw(taps), truth, sizes=sizes, axis_name=axis_name)
+    return head.loss(_raw(taps), truth, sizes=sizes, axis_name=axis_name)
 
   def scorer(self, model: Any, views: Inference = WHOLE_IMAGE) -> Callable:
     """`(variables, batch) -> suppression.Detections` in pixels of the batch's images.
