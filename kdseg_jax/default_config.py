@@ -81,8 +81,7 @@ def run(task: str = 'segmentation', method: str = 'none', role: str = 'student')
       },
       'student': {                     # the model that is trained
           'name': 'deeplabv3_resnet18',  # see kdseg_jax.models.create; or module:attribute
-          # Of module:attribute; of ours the fields of models.options_of, and head_channels.
-          'options': {},
+          'options': {},               # of module:attribute
           'width': 1.0,
           'output_stride': 8,
           'aux': True,

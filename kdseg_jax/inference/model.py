@@ -190,15 +190,13 @@ def restore(path: str | os.PathLike, *, checkpoint: str | int = 'best',
 def create_module(config: ConfigDict, num_classes: int, *, axis_name: str | None = None) -> Any:
   """The network of a config's section `student`; `axis_name` is that of its BatchNorm."""
   fields = {name: value for name, value in config.items() if name not in ('init', 'options')}
-  options = config.get('options', {})
   if references.is_reference(config.name):  # fields of another model may be left there by a recipe
     fields = {name: value for name, value in fields.items() if name in outside.MODEL.given}
     known = outside.options_of(outside.MODEL, config.name)
-  else:
-    known = models.options_of(config.name) | {'head_channels'}
-  for option in options:
-    names.require(option, sorted(known), 'field of config.student.options')
-  return models.create(num_classes=num_classes, axis_name=axis_name, **fields, **options)
+    for option in config.options:
+      names.require(option, known, 'field of config.student.options')
+    fields |= config.options.items()
+  return models.create(num_classes=num_classes, axis_name=axis_name, **fields)
 
 
 def abstract_variables(module: Any) -> PyTree:

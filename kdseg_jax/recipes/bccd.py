@@ -33,9 +33,8 @@ def get_config(arg=None):
   config.data.name = 'voc_boxes'
   config.augmentation.update(crop=_CANVAS, resize=(_CANVAS,), flip=0.5)
   config.student.update(
-      name=f'{arg.head}_{backbone}', width=width, init=arg.init,
-      options={'head_channels': channels, 'stacked_convs': 2,
-               'frozen_statistics': bool(arg.init)})
+      name=f'{arg.head}_{backbone}', width=width, head_channels=channels, stacked_convs=2,
+      init=arg.init, frozen_statistics=bool(arg.init))
   config.train.update(steps=2_000, batch_size=8)
   config.optimizer.update(learning_rate=0.01, warmup_steps=200, clip_norm=10.0)
   config.eval.update(every_steps=250, batch_size=8, canvas=_CANVAS)

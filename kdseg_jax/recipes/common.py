@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
-from kdseg_jax import distillers, names, references
+from kdseg_jax import distillers, models, names, references
 from kdseg_jax.default_config import (
   classification,
   detection,
@@ -141,8 +141,8 @@ def runlocal(config: ConfigDict) -> ConfigDict:
   if config.eval.canvas:
     config.eval.update(canvas=(32, 32), sides=())
     config.augmentation.resize = ((32, 32),)
-  if 'head_channels' in config.student.options:
-    config.student.options.update(head_channels=16, stacked_convs=1)
+  if config.student.name in models.DETECTORS:
+    config.student.update(head_channels=16, stacked_convs=1)
   config.checkpoint.every_steps = 2
   config.log.every_steps = 1
   config.optimizer.warmup_steps = 0

@@ -28,8 +28,7 @@ def get_config(arg=None):
   config.data.size = (_SIDE, _SIDE)
   config.augmentation.update(crop=(_SIDE, _SIDE), flip=0.0)  # mirrored digits are none
   config.student.update(
-      name=f'{arg.head}_resnet18', width=width,
-      options={'head_channels': channels, 'stacked_convs': 2})
+      name=f'{arg.head}_resnet18', width=width, head_channels=channels, stacked_convs=2)
   config.task.max_boxes = 8  # a scene has up to 4
   config.train.update(steps=2_000, batch_size=16)
   config.optimizer.update(

@@ -70,7 +70,7 @@ def check_config(config: ConfigDict, mesh: Mesh) -> None:
 
 def _check_options(config):
   """Refuses options beside a name of ours, whose fields stand in the section itself."""
-  for field in ('data', 'optimizer', 'critic.optimizer', 'prepare.optimizer'):
+  for field in ('student', 'data', 'optimizer', 'critic.optimizer', 'prepare.optimizer'):
     section = functools.reduce(getattr, field.split('.'), config)
     if section.options and not references.is_reference(section.name):
       raise UserError(

@@ -19,7 +19,7 @@ def test_models_have_the_head_and_the_widths_of_the_recipe(name, role):
     config = recipes.load(name)(f'role={role},head={head}')
     module = create_module(config.student, 3)
     assert module.head_kind == head and config.student.name in models.DETECTORS
-    assert module.head.channels == module.fpn.channels == config.student.options.head_channels
+    assert module.head.channels == module.fpn.channels == config.student.head_channels
     assert module.head.stacked_convs == 2
   with pytest.raises(UserError, match="head of this recipe: 'yolo'"):
     recipes.load(name)('head=yolo')
