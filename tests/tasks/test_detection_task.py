@@ -228,6 +228,7 @@ def test_a_canvas_is_for_detectors_and_has_no_crop_beside_it():
     data.Fitted(_Listed([{'image': np.zeros((8, 8, 3), np.uint8)}]), (32, 32))[0]
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_predicts_and_goes_on_where_it_was_stopped(
     tmp_path, monkeypatch, capsys):
   whole, parts = tmp_path / 'whole', tmp_path / 'parts'
