@@ -75,6 +75,11 @@ _FIELDS = {
         '() for none', '((800,1333),)'),
     'eval.window': _Values(_is_size, (0, 2), f'{_PIXELS}, or () for whole images', '(512,512)'),
     'eval.crop': _Values(_is_size, (0, 2), f'{_PIXELS}, or () for whole images', '(224,224)'),
+    'eval.canvas': _Values(_is_size, (0, 2), f'{_PIXELS}, or () for the size of each image',
+                           '(640,640)'),
+    'eval.sides': _Values(
+        _is_size, (0, 2), 'the shorter and the longer side in whole pixels, or () for none',
+        '(800,1333)'),
     'eval.scales': _Values(_is_factor, _SOME, 'one or more factors above 0', '(0.75,1.0,1.25)'),
     'student.mean': _Values(_is_number, (3,), 'three numbers, RGB in 0-255',
                             '(123.675,116.28,103.53)'),

@@ -137,6 +137,11 @@ def run(task: str = 'segmentation', method: str = 'none', role: str = 'student')
           # short_side, as (224, 224) and 256; () and 0 are whole images.
           'crop': (),
           'short_side': 0,
+          # Of detectors: (height, width) on which images of any size are put, their shape kept, as
+          # large as they may be, and with shorter and longer side up to `sides`, as (800, 1333):
+          # one program for all of them. () is each at its own size.
+          'canvas': (),
+          'sides': (),
           'pictures': 4,               # images whose predictions go to TensorBoard; 0 is none
       },
       'checkpoint': {'every_steps': 1_000, 'keep': 2},  # and the best
@@ -147,6 +152,16 @@ def run(task: str = 'segmentation', method: str = 'none', role: str = 'student')
 def classification(method: str = 'none', role: str = 'student') -> ConfigDict:
   """`run` of a classification."""
   return run('classification', method, role)
+
+
+def detection(method: str = 'none', role: str = 'student') -> ConfigDict:
+  """`run` of a detection: a GFL-ResNet18, on images as they are."""
+  config = run('detection', method, role)
+  config.data.name = 'scenes_detection'
+  config.augmentation.scale = ()
+  config.student.update(name='gfl_resnet18', output_stride=32, aux=False, dropout=0.0)
+  methods.leave_out_auxiliary_head(config.distill)
+  return config
 
 
 def segmentation(method: str = 'none', role: str = 'student') -> ConfigDict:

@@ -4,8 +4,9 @@ python -m kdseg_jax.predict --workdir=runs/student --output=predictions photo.jp
 python -m kdseg_jax.predict --workdir=runs/distilled --split=val --config.eval.limit=20 \\
     --compare=runs/teacher,alone=runs/student
 
-A classifier writes `predictions.json`: the most probable classes of each image. A StableHLO export
-predicts by --exported=<folder> --output=<folder>, without the code of its model.
+A classifier writes `predictions.json`, the most probable classes of each image, and pictures; a
+detector likewise what it found. A StableHLO export predicts by --exported=<folder>
+--output=<folder>, without the code of its model.
 """
 
 import dataclasses
@@ -55,7 +56,8 @@ def main(options, arguments):
   Of segmentation `labels/<name>.png` (class indices in their colours) and `overlays/<name>.png`,
   with `--compare` or `--split` also `strips/<name>.png`: the image, its label if that is known, and
   what every model predicts, with its mIoU where the run was evaluated on the split. Of a classifier
-  `predictions.json`. Images that cannot be read are left out and listed at the end.
+  or detector `predictions.json` and `pictures/<name>.png`. Images that cannot be read are left out
+  and listed at the end.
   """
   left_out: list[str] = []
   if options.exported:

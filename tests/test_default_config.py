@@ -67,7 +67,7 @@ DEFAULTS = {
     'eval': {
         'split': 'val', 'every_steps': 2_000, 'batch_size': 8, 'limit': 0, 'pad_multiple': 1,
         'window': (), 'overlap': 1 / 3, 'scales': (1.0,), 'flip': False, 'crop': (),
-        'short_side': 0,
+        'short_side': 0, 'canvas': (), 'sides': (),
         'pictures': 4},
     'checkpoint': {'every_steps': 1_000, 'keep': 2},
     'log': {'every_steps': 50},

@@ -90,11 +90,20 @@ class Fitted:
   def __getitem__(self, index: int) -> dict[str, Any]:
     pairs.check_index(index, len(self))
     example = self._source[index]
-    height, width = fitted_size(example['image'].shape[:2], self.size, self._sides)
-    example = resize(example, (height, width))
-    image, mask = np.zeros((*self.size, 3), np.uint8), np.zeros(self.size, bool)
-    image[:height, :width], mask[:height, :width] = example['image'], True
+    if 'boxes' not in example:
+      raise UserError(f'config.eval.canvas={self.size} is for images with boxes, and example '
+                      f'{index} has none. Leave it ().')
+    example = resize(example, fitted_size(example['image'].shape[:2], self.size, self._sides))
+    image, mask = on_canvas(example['image'], self.size)
     return example | {'image': image, 'mask': mask}
+
+
+def on_canvas(image: np.ndarray, canvas: Size) -> tuple[np.ndarray, np.ndarray]:
+  """An image padded at the bottom and right to a size, and its mask, False there."""
+  height, width = image.shape[:2]
+  padded, mask = np.zeros((*canvas, 3), np.uint8), np.zeros(canvas, bool)
+  padded[:height, :width], mask[:height, :width] = image, True
+  return padded, mask
 
 
 def check_sizes(canvas: Size, sides: Size | None) -> None:

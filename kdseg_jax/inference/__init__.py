@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # what an editor or type checker sees
   from kdseg_jax.inference.model import Model, load
   from kdseg_jax.inference.views import Inference
-  from kdseg_jax.tasks import Classification, Segmentation
+  from kdseg_jax.tasks import Classification, Detections, Segmentation
 
-__all__ = ['Classification', 'Inference', 'Model', 'Segmentation', 'load']
-_HOMES = {'Classification': 'tasks', 'Segmentation': 'tasks', 'Inference': 'inference.views',
-          'Model': 'inference.model', 'load': 'inference.model'}
+__all__ = ['Classification', 'Detections', 'Inference', 'Model', 'Segmentation', 'load']
+_HOMES = {'Classification': 'tasks', 'Detections': 'tasks', 'Segmentation': 'tasks',
+          'Inference': 'inference.views', 'Model': 'inference.model', 'load': 'inference.model'}
 
 
 def __getattr__(name):

@@ -79,7 +79,8 @@ class Model:
 
     Returns:
       Float32 logits, of a segmenter `(N, h, w, C)` at the stride of its head, of a classifier
-      `(N, C)`; and the taps, as `Segmenter` and `Classifier` describe them.
+      `(N, C)`, of a detector the raw outputs of its levels; and the taps. `Segmenter`, `Classifier`
+      and `Detector` describe them.
     """
     return self.module.apply(self.variables, images, mask=mask)
 
@@ -96,11 +97,11 @@ class Model:
       scores: whether a segmentation has its scores; without them less is computed and held.
 
     Returns:
-      A `Segmentation` or `Classification` for each image, in their order.
+      A `Segmentation`, `Classification` or `Detections` for each image, in their order.
 
     Raises:
       UserError: an image of another type or shape, a file that cannot be read, windows or scales
-        for a classifier.
+        for a classifier or a detector.
     """
     if batch_size < 1:
       raise UserError(f'batch_size={batch_size} must be at least 1.')

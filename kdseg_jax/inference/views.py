@@ -32,6 +32,9 @@ class Inference:
     short_side: to which the shorter side of an image is resized before `crop`.
     crop: (height, width) of the centre that is shown, of classifiers, see `data.Centres`; () is the
       whole image.
+    canvas: (height, width) on which whole images of any size are shown, of detectors, see
+      `data.Fitted`; () is each at its own size.
+    sides: shorter and longer side of the image on the canvas, at most; () is as large as it may be.
 
   Raises:
     ValueError: a field cannot be used; says which and what was expected.
@@ -43,6 +46,8 @@ class Inference:
   flip: bool = False
   short_side: int = 0
   crop: tuple[int, ...] = ()
+  canvas: tuple[int, ...] = ()
+  sides: tuple[int, ...] = ()
 
   def __post_init__(self):
     if self.window and not (len(self.window) == 2 and all(
@@ -59,6 +64,10 @@ class Inference:
       raise UserError(
           f'config.eval.short_side={self.short_side} and crop={self.crop}: expected a side of at '
           'least the crop, as 256 and (224,224), or 0 and () for whole images.')
+    if self.canvas and self.crop or self.sides and not self.canvas:
+      raise UserError(
+          f'config.eval.canvas={self.canvas}, sides={self.sides} and crop={self.crop}: expected a '
+          'canvas where there are sides, and no crop beside it.')
 
   @property
   def is_plain(self) -> bool:
@@ -81,6 +90,9 @@ class Inference:
     parts += [] if self.scales == (1.0,) else ['scales ' + ' '.join(map(str, self.scales))]
     parts += [] if not self.crop else [
         f'the centre {self.crop[0]}x{self.crop[1]} at a shorter side of {self.short_side}']
+    parts += [] if not self.canvas else [
+        f'fitted into {self.canvas[0]}x{self.canvas[1]}' + (
+            f', sides up to {self.sides[0]} and {self.sides[1]}' if self.sides else '')]
     return ', '.join(parts + ['flip'] * self.flip) or 'whole images'
 
 
@@ -97,7 +109,8 @@ def create_inference(config: ConfigDict) -> Inference:
   inference = Inference(
       window=tuple(config.eval.window), overlap=config.eval.overlap,
       scales=tuple(config.eval.scales), flip=config.eval.flip,
-      short_side=config.eval.short_side, crop=tuple(config.eval.crop))
+      short_side=config.eval.short_side, crop=tuple(config.eval.crop),
+      canvas=tuple(config.eval.canvas), sides=tuple(config.eval.sides))
   if config.data.size:
     inference.check_size(tuple(config.data.size))
   return inference

@@ -18,7 +18,7 @@ import kdseg_jax
 from kdseg_jax import config_files, models, names, parallel, paths, tasks
 from kdseg_jax.checkpoint import Checkpointer
 from kdseg_jax.data import class_names
-from kdseg_jax.default_config import run
+from kdseg_jax.default_config import classification, detection, segmentation
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference.model import abstract_variables, create_module, leaves_of_classes
 from kdseg_jax.interop import (
@@ -219,8 +219,7 @@ def _classes(request, own, count):
 
 
 def _config(request, scheme, structural, preprocessing):
-  task = tasks.ClassificationTask if request.model in models.CLASSIFIERS else tasks.SegmentationTask
-  config = run(task.name, role='teacher')
+  config = _run_of(request.model)
   student = config.student
   mean, std, _ = models.preprocessing_of(request.model)
   student.update(name=request.model, output_stride=models.output_stride_of(request.model),
@@ -234,6 +233,13 @@ def _config(request, scheme, structural, preprocessing):
   if request.data in class_names.NAMES and request.data != class_names.IMAGENET:
     config.data.name = request.data
   return config
+
+
+def _run_of(model):
+  """The config of a teacher of the task that a model is for."""
+  if model in models.DETECTORS:
+    return detection(role='teacher')
+  return (classification if model in models.CLASSIFIERS else segmentation)(role='teacher')
 
 
 def _update(section, fields):

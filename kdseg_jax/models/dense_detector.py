@@ -50,6 +50,11 @@ class Detector(Network, kw_only=True):
   fpn: nn.Module
   frozen_statistics: bool = False
 
+  @property
+  def head_kind(self) -> str:
+    """Which of `detectors.HEADS` it has: what the prediction means."""
+    return self.head.kind
+
   def __call__(
       self,
       image: jax.Array,
@@ -109,6 +114,7 @@ class DenseHead(nn.Module):
   dtype: Any = jnp.float32
   outputs = ('cls', 'reg')
   anchors = 1  # a position
+  kind = ''  # in `detectors.HEADS`: what the outputs mean
 
   @property
   def groups(self) -> int:
@@ -188,6 +194,7 @@ class GFLHead(DenseHead):
   """
 
   reg_max: int = 16
+  kind = 'gfl'
 
   def setup(self):
     super().setup()
@@ -205,6 +212,7 @@ class RetinaNetHead(DenseHead):
 
   norm_groups: int | None = 0
   anchors = 9
+  kind = 'retinanet'
 
   def predict(self, level: int, cls: jax.Array, reg: jax.Array) -> dict[str, jax.Array]:
     del level
@@ -225,6 +233,8 @@ class _CenternessHead(DenseHead):
 class ATSSHead(_CenternessHead):
   """ATSS (Zhang et al., 2020, arXiv:1912.02424): one anchor a position, centerness beside `reg`."""
 
+  kind = 'atss'
+
   def predict(self, level: int, cls: jax.Array, reg: jax.Array) -> dict[str, jax.Array]:
     return {'cls': self.cls(cls), 'reg': self.scales[level](self.reg(reg)),
             'centerness': self.centerness(reg)}
@@ -243,6 +253,7 @@ class FCOSHead(_CenternessHead):
 
   norm_on_bbox: bool = False
   centerness_on_reg: bool = False
+  kind = 'fcos'
 
   def predict(self, level: int, cls: jax.Array, reg: jax.Array) -> dict[str, jax.Array]:
     distances = self.scales[level](self.reg(reg))

@@ -10,9 +10,10 @@ from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
-from kdseg_jax import distillers, names, references
+from kdseg_jax import distillers, models, names, references
 from kdseg_jax.default_config import (
   classification,
+  detection,
   optimizer,
   segmentation,
   with_placeholders,
@@ -22,7 +23,7 @@ from kdseg_jax.errors import UserError
 
 _MAPS = ('attention_transfer', 'channel_wise_features')  # whose defaults are vectors
 
-__all__ = ['classification', 'compare_maps', 'optimizer', 'own_teacher', 'parse_arg',
+__all__ = ['classification', 'compare_maps', 'detection', 'optimizer', 'own_teacher', 'parse_arg',
            'parse_recipe_arg', 'runlocal', 'segmentation', 'set_student', 'study']
 
 
@@ -150,6 +151,11 @@ def runlocal(config: ConfigDict) -> ConfigDict:
   config.eval.update(every_steps=2, batch_size=8, limit=8)
   if config.eval.crop:
     config.eval.update(short_side=36, crop=(32, 32))
+  if config.eval.canvas:
+    config.eval.update(canvas=(32, 32), sides=())
+    config.augmentation.resize = ((32, 32),)
+  if config.student.name in models.DETECTORS:
+    config.student.update(head_channels=16, stacked_convs=1)
   config.checkpoint.every_steps = 2
   config.log.every_steps = 1
   config.optimizer.warmup_steps = 0

@@ -1,9 +1,10 @@
-"""Boxes for people: drawn on their image with class and score, and tables of COCO's figures."""
+"""Boxes for people: metrics, predictions drawn on their image, precision over recall."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -12,15 +13,123 @@ import PIL.ImageDraw
 
 from kdseg_jax import lettering
 from kdseg_jax.coco_ap import FIGURES
-from kdseg_jax.report import tables
+from kdseg_jax.data import files, palettes
+from kdseg_jax.data.json_files import write_json
+from kdseg_jax.report import pictures, tables
+from kdseg_jax.report.base import Example, Figure
 
 _LEAST_SIDE = 480       # of the longer side: smaller images are enlarged
 _LETTERS = 12           # pixels of letters in an image of that size; they grow slower than it
+_LEAST_SCORE = 0.3      # of predictions in pictures
 _MEANING = {
     'AP': 'IoU 0.50 to 0.95', 'AP50': 'IoU 0.50', 'AP75': 'IoU 0.75',
     'APs': 'objects up to 32x32', 'APm': 'up to 96x96', 'APl': 'larger',
     'AR1': '1 detection an image', 'AR10': '10 detections', 'AR100': '100 detections',
     'ARs': 'objects up to 32x32', 'ARm': 'up to 96x96', 'ARl': 'larger'}
+
+
+class DetectionPresenter:
+  """How boxes, and metrics of them, are shown; see `Presenter`.
+
+  Pictures show predictions of a score of at least 0.3.
+
+  Args:
+    shown: a source or a model: its `classes` and `palette`.
+  """
+
+  figures: ClassVar[Mapping[str, Figure]] = {'precision': Figure(
+      'PNG file that receives the curves of precision over recall.',
+      lambda found, classes: pictures.precision(found.results.curves()))}
+  compares: ClassVar[bool] = True
+
+  def __init__(self, shown: Any):
+    self.classes, self._shown = shown.classes, shown
+
+  @property
+  def palette(self) -> np.ndarray:
+    """`(C, 3)` uint8, the colours of the classes."""
+    return np.asarray(self._shown.palette, np.uint8)
+
+  @staticmethod
+  def summary(metrics: Mapping[str, Any]) -> str:
+    """AP, AP50 and the number of images."""
+    return f'AP {metrics["AP"]:.4f}, AP50 {metrics["AP50"]:.4f} on {metrics["images"]} images'
+
+  def table(self, metrics: Mapping[str, Any]) -> str:
+    """AP of each class, and the 12 figures of COCO."""
+    return f'{classes_table(self.classes, metrics)}\n\n{figures_table(metrics)}'
+
+  def details(self, metrics: Mapping[str, Any], task: Any) -> list[tuple[str, str]]:
+    """AP, with its convention, and AP50."""
+    del task
+    return [('AP', f'{metrics["AP"]:.4f}   (COCO: mean over IoU 0.50 to 0.95 and classes)'),
+            ('AP50', f'{metrics["AP50"]:.4f}')]
+
+  def saved(self) -> dict[str, Any]:
+    """The palette."""
+    return {'palette': self.palette.tolist()}
+
+  def fields_of(self, prediction: Any) -> dict[str, np.ndarray]:
+    """The boxes of `Detections`, their classes and scores."""
+    return prediction._asdict()
+
+  def comparison(self, image: np.ndarray, fields: Mapping[str, np.ndarray],
+                 predictions: Mapping[str, Mapping[str, np.ndarray]]) -> np.ndarray:
+    """The boxes of an image, where they are known, and those that are predicted, side by side."""
+    panels = {}
+    if 'boxes' in fields:
+      panels['boxes'] = self._drawn(
+          image, fields['boxes'], fields['classes'], crowd=fields['crowd'])
+    for title, found in predictions.items():
+      sure = found['scores'] >= _LEAST_SCORE
+      panels[title] = self._drawn(image, found['boxes'][sure], found['classes'][sure],
+                                  scores=found['scores'][sure])
+    pictures_of = list(panels.values())
+    return pictures_of[0] if len(panels) == 1 else palettes.strip(
+        pictures_of, list(panels), height=pictures_of[0].shape[0])
+
+  def writer(self, output: str, *, main: str, titles: Mapping[str, str], strips: bool,
+             legend: bool) -> BoxWriter:
+    """Writes boxes, and pictures of them; the other options say nothing: names stand at boxes."""
+    del strips, legend
+    return BoxWriter(self, output, main, titles)
+
+  def _drawn(self, image, boxes, labels, **options):
+    return draw_boxes(image, boxes, labels, classes=self.classes, palette=self.palette, **options)
+
+
+class BoxWriter:
+  """Writes `predictions.json`, the boxes of each image, and `pictures/<name>.png`.
+
+  A box is `{'class': name, 'score': ..., 'box': [x1, y1, x2, y2]}` in pixels of its image. Pictures
+  show what each model predicts, side by side.
+  """
+
+  def __init__(self, presenter: DetectionPresenter, output: str, main: str,
+               titles: Mapping[str, str]):
+    self._presenter, self._output, self._main, self._titles = presenter, output, main, titles
+    self._found: dict[str, list[dict[str, Any]]] = {}
+
+  def add(self, example: Example, predictions: Mapping[str, Any]) -> None:
+    """Takes what the models predict of an image."""
+    classes = self._presenter.classes
+    self._found[example.origin] = [
+        {'class': classes[label], 'score': float(score), 'box': [float(side) for side in box]}
+        for box, label, score in zip(*predictions[self._main], strict=True)]
+    files.write_png(
+        os.path.join(self._output, 'pictures', example.name),
+        self._presenter.comparison(example.image, example.fields, {
+            self._titles.get(model, model): self._presenter.fields_of(prediction)
+            for model, prediction in predictions.items()}))
+
+  def close(self) -> str:
+    """Writes the file; how many boxes there are, and where."""
+    file = os.path.join(self._output, 'predictions.json')
+    write_json(file, self._found)
+    boxes = [box for found in self._found.values() for box in found]
+    sure = sum(box['score'] >= _LEAST_SCORE for box in boxes)
+    return (f'{len(self._found)} images, {len(boxes)} boxes, {sure} of them of a score of at least '
+            f'{_LEAST_SCORE} and in the pictures. Predictions: {file}')
 
 
 def draw_boxes(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, *,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kdseg_jax import extras, lettering
+from kdseg_jax.coco_ap import Curves
 from kdseg_jax.errors import UserError
 from kdseg_jax.tasks import MainMetric
 
@@ -94,6 +95,18 @@ def tradeoff(lines: Mapping[str, Sequence[Point]], metric: MainMetric) -> np.nda
     ValueError: there is no model.
   """
   return _drawn(_tradeoff_figure(lines, metric))
+
+
+def precision(curves: Curves) -> np.ndarray:
+  """Draws precision over recall, the mean of all classes, at the IoUs 0.5, 0.75 and 0.9.
+
+  Args:
+    curves: of `CocoResults`.
+
+  Returns:
+    `(H, W, 3)` uint8 RGB.
+  """
+  return _drawn(_precision_figure(curves.precision[..., 0]))
 
 
 def _drawn(figure):
@@ -193,6 +206,23 @@ def _tradeoff_figure(lines, metric):
   axes.grid(alpha=0.3, which='both')
   for text in axes.legend(prop=style['fontproperties']).get_texts():
     text.set_parse_math(False)
+  return figure
+
+
+def _precision_figure(values):
+  from matplotlib.figure import Figure
+
+  present = (values > -1).all(axis=(0, 1))
+  if not present.any():
+    raise UserError('There is no object whose precision could be drawn.')
+  figure = Figure(figsize=(5, 4), layout='constrained', dpi=150)
+  axes = figure.subplots()
+  for iou in (0.5, 0.75, 0.9):
+    mean = values[round((iou - 0.5) / 0.05)][:, present].mean(axis=1)
+    axes.plot(np.linspace(0, 1, len(mean)), mean, label=f'IoU {iou}: {mean.mean():.3f}')
+  axes.set(xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.02))
+  axes.grid(alpha=0.3)
+  axes.legend()
   return figure
 
 

@@ -5,11 +5,13 @@ from typing import Any
 from kdseg_jax import names, references, tasks
 from kdseg_jax.report.base import Figure, Presenter
 from kdseg_jax.report.classification import ClassificationPresenter
+from kdseg_jax.report.detection import DetectionPresenter
 from kdseg_jax.report.segmentation import SegmentationPresenter
 
 PRESENTERS: dict[str, Any] = {
     'segmentation': SegmentationPresenter,
     'classification': ClassificationPresenter,
+    'detection': DetectionPresenter,
 }
 
 

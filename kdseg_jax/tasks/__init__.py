@@ -9,10 +9,12 @@ from typing import Any
 from kdseg_jax import models, names, outside, references
 from kdseg_jax.tasks.base import Accumulator, DataCheck, Field, MainMetric, Outputs, Task
 from kdseg_jax.tasks.classification import Classification, ClassificationTask
+from kdseg_jax.tasks.detection.task import Detections, DetectionTask, head_of
 from kdseg_jax.tasks.segmentation import Segmentation, SegmentationTask
 
 TASKS: dict[str, Any] = {
-    'segmentation': SegmentationTask, 'classification': ClassificationTask}
+    'segmentation': SegmentationTask, 'classification': ClassificationTask,
+    'detection': DetectionTask}
 # The metric of checkpoints that were saved before they named theirs.
 FIRST_METRIC = SegmentationTask.main_metric.name
 
@@ -20,9 +22,9 @@ FIRST_METRIC = SegmentationTask.main_metric.name
 _PARTS = ('__dataclass_fields__', *sorted(
     {name for name in vars(Task) if not name.startswith('_')} | set(Task.__annotations__)))
 
-__all__ = ['Accumulator', 'Classification', 'ClassificationTask', 'DataCheck', 'Field',
-           'MainMetric', 'Outputs', 'Segmentation', 'SegmentationTask', 'Task', 'create', 'find',
-           'name_of', 'of', 'options_of']
+__all__ = ['Accumulator', 'Classification', 'ClassificationTask', 'DataCheck',
+           'DetectionTask', 'Detections', 'Field', 'MainMetric', 'Outputs', 'Segmentation',
+           'SegmentationTask', 'Task', 'create', 'find', 'name_of', 'of', 'options_of']
 
 
 def find(name: str) -> Any:
@@ -67,13 +69,16 @@ def create(name: str, num_classes: int, **options: Any) -> Task:
 
 
 def name_of(config: Any) -> str:
-  """The name of a config's task; of imported weights of a classifier too, whose config has none."""
-  is_classifier = config.student.name in models.CLASSIFIERS
-  return ClassificationTask.name if is_classifier else config.task.name
+  """The name of a config's task; of imported weights too, whose config has none."""
+  if config.student.name in models.CLASSIFIERS:
+    return ClassificationTask.name
+  return DetectionTask.name if config.student.name in models.DETECTORS else config.task.name
 
 
 def of(config: Any, num_classes: int) -> Task:
   """The task of a config, see `name_of`, for data with so many classes."""
-  if name_of(config) != config.task.name:
-    return create(name_of(config), num_classes)
-  return create(num_classes=num_classes, **config.task)
+  name = name_of(config)
+  options = dict(config.task.items()) if name == config.task.name else {'name': name}
+  if name == DetectionTask.name:
+    options['head'] = head_of(config.student.name, options.get('head', ''))
+  return create(num_classes=num_classes, **options)

@@ -141,13 +141,15 @@ class Task(Protocol):
 
   Attributes:
     name: in the registry.
-    fields: what a batch holds beside image, mask and index.
     main_metric: what ranks models.
   """
 
   name: ClassVar[str]
-  fields: ClassVar[Mapping[str, Field]]
   main_metric: ClassVar[MainMetric]
+
+  @property
+  def fields(self) -> Mapping[str, Field]:
+    """What a batch holds beside image, mask and index."""
 
   def loss(self, taps: Mapping[str, Any], batch: Mapping[str, Any], *,
            axis_name: str | None = None) -> tuple[Any, tuple[dict[str, Any], dict[str, Any]]]:

@@ -134,6 +134,8 @@ def check_views(views: Inference) -> None:
   if not views.is_plain:
     raise UserError(f'A classifier sees whole images only, or their centre, not {views}. Leave '
                     'config.eval.window, scales and flip at their defaults.')
+  if views.canvas:
+    raise UserError(f'config.eval.canvas={views.canvas} is for detectors. Leave it ().')
 
 
 def ranks(scores: jax.Array, labels: jax.Array) -> jax.Array:

@@ -153,10 +153,12 @@ class SegmentationTask:
 
 
 def _check_views(views):
-  """Refuses the centre of images: every pixel is to have a class."""
+  """Refuses the centre of images, as every pixel is to have a class, and other sizes of them."""
   if views.crop:
     raise UserError(f'config.eval.crop={views.crop} is for classifiers: a segmentation gives every '
                     'pixel a class. Leave it (), and short_side 0.')
+  if views.canvas:
+    raise UserError(f'config.eval.canvas={views.canvas} is for detectors. Leave it ().')
 
 
 class ConfusionCounts:

@@ -77,8 +77,10 @@ def create_source(config: ConfigDict, split: str) -> Any:
 
 
 def create_evaluation_source(config: ConfigDict, split: str) -> Any:
-  """The source of a split as models are evaluated on it: the centres of images by `config.eval`."""
+  """The source of a split as models are evaluated on it: by `config.eval` on one canvas, or cut."""
   views, source = create_inference(config), create_source(config, split)
+  if views.canvas:
+    return data.Fitted(source, views.canvas, views.sides or None)
   return data.Centres(source, views.short_side, views.crop) if views.crop else source
 
 
@@ -92,7 +94,7 @@ def create_train_source(config: ConfigDict) -> Any:
   source = subset.spread(everything, config.data.train_limit)
   if not config.data.unlabelled:
     return source
-  fields = tasks.find(config.task.name).fields
+  fields = create_task(config, len(everything.classes)).fields
   if config.data.unlabelled == REST:
     unlabelled = data.WithoutLabels(
         subset.rest(everything, config.data.train_limit), fields=fields)

@@ -1,0 +1,42 @@
+"""Blood cells (BCCD), or boxes of your own in the layout of Pascal VOC: a GFL detector.
+
+Settings: images fitted into 320x320 in training and evaluation, mirrored half the time; GFL on
+MobileNetV2, pyramid and towers of 128 channels with two convolutions in a tower, as teacher; on
+ResNet-18 of half the width with 64 channels as student. SGD, lr 0.01 with 200 steps of warm-up,
+batch 8, gradients clipped to norm 10; with init the running statistics of the backbone stay.
+Data: BCCD (github.com/Shenggan/BCCD_Dataset; 3 classes, 640x480) or any JPEGImages/, Annotations/
+and ImageSets/Main/<split>.txt, in --config.data.root or $KDSEG_DATA; see
+kdseg_jax/data/voc_boxes.py. Check them first: python -m kdseg_jax.data.check <folder>
+Commands:
+  export KDSEG_DATA=<folder>
+  ./launch.sh train --config=configs/bccd.py:role=teacher,init=imagenet --workdir=runs/bccd_teacher
+  ./launch.sh evaluate --workdir=runs/bccd_teacher --split=val
+  ./launch.sh predict --workdir=runs/bccd_teacher --split=val --config.eval.limit=8
+head=gfl (the default), retinanet, fcos or atss. Not run at full size yet.
+"""
+
+from kdseg_jax import names
+from kdseg_jax.models import detectors
+from kdseg_jax.recipes import common
+
+_CANVAS = (320, 320)
+# Backbone, its width, and the channels of pyramid and towers.
+_OF_ROLE = {'teacher': ('mobilenetv2', 1.0, 128), 'student': ('resnet18', 0.5, 64)}
+
+
+def get_config(arg=None):
+  """Arguments: role=teacher|student, method, head, init=<weights to start from>, runlocal."""
+  arg = common.parse_recipe_arg(arg, head='gfl', init='')
+  names.require(arg.head, detectors.HEADS, 'head of this recipe')
+  config = common.detection(arg.method, arg.role)
+  backbone, width, channels = _OF_ROLE[arg.role]
+  config.data.name = 'voc_boxes'
+  config.augmentation.update(crop=_CANVAS, resize=(_CANVAS,), flip=0.5)
+  config.student.update(
+      name=f'{arg.head}_{backbone}', width=width, head_channels=channels, stacked_convs=2,
+      init=arg.init, frozen_statistics=bool(arg.init))
+  config.train.update(steps=2_000, batch_size=8)
+  config.optimizer.update(learning_rate=0.01, warmup_steps=200, clip_norm=10.0)
+  config.eval.update(every_steps=250, batch_size=8, canvas=_CANVAS)
+  config.checkpoint.every_steps = 250
+  return common.runlocal(config) if arg.runlocal else config

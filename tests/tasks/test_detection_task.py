@@ -1,0 +1,311 @@
+"""Detection as a task: loss, boxes in pixels of the image, AP, and through a whole run."""
+
+import json
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import PIL.Image
+import pytest
+
+from kdseg_jax import data, default_config, evaluate, inference, parallel, predict, tasks
+from kdseg_jax.data import fitted
+from kdseg_jax.errors import UserError
+from kdseg_jax.inference import evaluation
+from kdseg_jax.inference.views import Inference, create_inference
+from kdseg_jax.report import presenters
+from kdseg_jax.tasks.detection import task
+from kdseg_jax.training import experiment, loop, programs, run
+from kdseg_jax.training.preemption import StopSignal
+from tests import runs
+from tests.data import boxed_sets
+from tests.tasks.tiny_detector import Tiny
+
+TINY = 'tests.tasks.tiny_detector:Tiny'
+HEADS = tuple(task.HEADS)
+
+
+class Mixed:
+  """Scenes of three sizes."""
+
+  classes, palette = data.SceneBoxes.classes, data.SceneBoxes.palette
+  sizes = ((64, 64), (48, 80), (96, 40))
+
+  def __init__(self, length=7):
+    self.parts = [data.SceneBoxes('val', size=size, length=length) for size in self.sizes]
+
+  def __len__(self):
+    return len(self.parts[0])
+
+  def __getitem__(self, index):
+    return self.parts[index % 3][index]
+
+
+def config_of(head='gfl', **fields):
+  config = default_config.detection()
+  default_config.set_name(config, 'student.name', TINY)
+  config.student.options.head = config.task.head = head
+  config.augmentation.crop = (64, 64)
+  config.task.max_boxes = 6
+  config.train.update(steps=4, batch_size=8, compile_level=0)
+  config.eval.update(every_steps=2, batch_size=8, limit=11, pictures=2)
+  config.checkpoint.update(every_steps=1, keep=5)
+  config.log.every_steps = 1
+  config.optimizer.update(learning_rate=0.01, clip_norm=1.0)
+  config.update_from_flattened_dict(fields)
+  return config
+
+
+def batch_of(source, indices, fields):
+  examples = _Listed(source[index] for index in indices)
+  return next(iter(evaluation.pipeline.evaluation_batches(
+      examples, fields=fields, batch_size=len(examples))))
+
+
+class _Listed(list):
+  """Examples as a source."""
+
+  classes, palette = ('a', 'b'), None
+
+
+def test_the_head_is_that_of_the_models_name():
+  config = default_config.detection()
+  for head in HEADS:
+    config.student.name = f'{head}_resnet18'
+    assert tasks.of(config, 3).head == head
+  config.task.head = 'gfl'
+  with pytest.raises(UserError, match='the head of config.student.name=atss_resnet18 is atss'):
+    tasks.of(config, 3)
+  config.student.name = 'deeplabv3_resnet18'
+  with pytest.raises(UserError, match='deeplabv3_resnet18 is no detector'):
+    tasks.of(config, 3)
+  config.student.name, config.task.head = TINY, ''
+  with pytest.raises(UserError, match='set config.task.head'):
+    tasks.of(config, 3)
+  with pytest.raises(UserError, match="config.task.head: 'gfo'"):
+    tasks.create('detection', 3, head='gfo')
+  with pytest.raises(UserError, match='config.task.head is empty'):
+    tasks.create('detection', 3).loss({}, {})
+
+
+@pytest.mark.parametrize('head', HEADS)
+def test_a_model_tells_which_head_it_has(head):
+  from kdseg_jax import models
+  model = models.create(f'{head}_resnet18', 3)
+  assert tasks.create('detection', 3, head='gfl').dense_head(model) == task.HEADS[head](3)
+
+
+def test_crowds_and_padding_are_not_learned():
+  config = config_of()
+  detection = tasks.of(config, 10)
+  batch = batch_of(data.SceneBoxes('val', size=(64, 64), length=4), range(4), detection.fields)
+  taps = jax.jit(lambda image: Tiny(10).init_with_output(
+      jax.random.key(0), image)[0][1])(batch['image'])
+  loss_of = jax.jit(detection.loss)
+  loss, (targets, metrics) = loss_of(taps, batch)
+  assert float(metrics['positives']) > 0 and targets['counts'].all()
+  assert {'positive', 'valuable', 'assigned_classes', 'normalizer'} <= targets.keys()
+  padded = batch | {'mask': batch['mask'] & (np.arange(64) < 20)[:, None]}
+  counts = loss_of(taps, padded)[1][0]['counts'][:, :64].reshape(4, 8, 8)
+  assert counts[:, :4].all() and not counts[:, 4:].any()  # P3, up to 32 of 64 rows
+  last = int((batch['classes'][0] >= 0).sum()) - 1
+  crowd, gone = ({**batch, name: batch[name].copy()} for name in ('crowd', 'classes'))
+  crowd['crowd'][0, last], gone['classes'][0, last] = True, -1
+  without = loss_of(taps, gone)[0]
+  assert float(loss_of(taps, crowd)[0]) == float(without) != float(loss)
+
+
+def test_a_step_is_the_same_on_eight_devices():
+  built = experiment.create_experiment(config_of())
+  batch = next(run.training_batches(built, 'train', start=0))
+  found = []
+  for count in (1, 8):
+    part = built._replace(mesh=parallel.create_mesh(jax.devices()[:count]))
+    state, metrics = programs.train_step_of(part)(experiment.initial_state(part), batch)
+    found.append(jax.device_get((state.params, metrics)))
+  assert found[0][1]['loss'] > 0
+  for one, eight in zip(*map(jax.tree.leaves, found), strict=True):
+    np.testing.assert_allclose(eight, one, rtol=2e-4, atol=2e-5)
+
+
+def test_metrics_are_the_same_on_eight_devices_and_sizes_compile_once():
+  detection, model, source = tasks.of(config_of(), 10), Tiny(10), Mixed()
+  variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+  traces, score = [], type(detection).scorer
+  class Counting(type(detection)):
+
+    def scorer(self, model, views):
+      detect = score(self, model, views)
+      return lambda variables, batch: (traces.append(1), detect(variables, batch))[1]
+
+  counting = Counting(10, 'gfl', 6)
+  found = []
+  for count, size in ((1, 8), (8, 8), (1, 2)):
+    traces.clear()
+    evaluator = evaluation.Evaluator(
+        counting, model, parallel.create_mesh(jax.devices()[:count]), batch_size=size)
+    results = evaluator.accumulate(variables, data.Fitted(source, (64, 64)))
+    assert len(traces) == 1
+    found.append(results.summarize())
+  assert found[0]['images'] == 7 and found[0]['AP'] >= 0
+  for other in found[1:]:
+    for name, value in found[0].items():
+      np.testing.assert_allclose(other[name], value, atol=1e-6, err_msg=name)
+
+
+def test_predictions_are_in_pixels_of_the_image_and_compile_once():
+  views = Inference(canvas=(64, 64))
+  source, model, traces = Mixed(), Tiny(10), []
+
+  class Counted:
+
+    def apply(self, *arguments, **options):
+      traces.append(1)
+      return model.apply(*arguments, **options)
+
+  detection = tasks.of(config_of(), 10)
+  variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+  detect = detection.predictor(Counted(), views)
+  placed = data.Fitted(source, (64, 64))
+  score = jax.jit(detection.scorer(model, views))
+  for index in range(3):
+    image = source[index]['image']
+    [found] = detect(variables, image[None], scores=True)
+    batch = batch_of(placed, [index], detection.fields)
+    want = jax.tree.map(lambda x: np.asarray(x)[0], score(variables, batch))
+    kept, factors = want.valid, np.tile(placed[index]['scale'], 2)
+    assert kept.any() and len(found.boxes) == kept.sum()
+    np.testing.assert_allclose(found.boxes * factors, want.boxes[kept], atol=1e-3)
+    np.testing.assert_array_equal(found.classes, want.classes[kept])
+    height, width = image.shape[:2]
+    assert found.boxes.min() >= 0 and (found.boxes <= np.add([width, height] * 2, 1e-3)).all()
+    assert fitted.fitted_size((height, width), (64, 64)) == tuple(
+        round(side * scale) for side, scale in zip((height, width), placed[index]['scale'][::-1]))
+  assert len(traces) == 1
+
+
+def test_perfect_boxes_score_one_in_any_order_of_batches_and_crowds_do_not_count():
+  detection = tasks.create('detection', 10, head='gfl', max_boxes=6)
+  source = data.Fitted(Mixed(), (128, 128))
+  def outputs(indices):
+    batch = batch_of(source, indices, detection.fields)
+    found = task.suppression.Detections(
+        boxes=batch['boxes'], scores=np.where(batch['classes'] >= 0, 0.9, 0),
+        classes=batch['classes'])
+    made = detection.outputs(found, batch)
+    examples = {name: np.asarray(value) for name, value in made.examples.items()}
+    return made._replace(examples=examples | {'index': np.array(indices)})
+  parts, metrics = [outputs([0, 1, 2]), outputs([3, 4])], []
+  for order in (parts, parts[::-1]):
+    found = detection.accumulator()
+    for part in order:
+      found.add(part)
+    metrics.append(found.summarize())
+  assert metrics[0]['AP'] == metrics[0]['AP50'] == 1.0 and metrics[0]['images'] == 5
+  np.testing.assert_equal(*metrics)
+  first = found.results._images[0]
+  np.testing.assert_allclose(first.boxes, source._source[0]['boxes'], atol=1e-4)
+
+
+@pytest.mark.parametrize('views', [{'flip': True}, {'window': (32, 32)}, {'scales': (0.5, 1.0)},
+                                   {'crop': (32, 32), 'short_side': 36}])
+def test_other_views_are_refused(views):
+  with pytest.raises(UserError, match='A detector sees whole images only'):
+    tasks.create('detection', 3, head='gfl').scorer(Tiny(3), Inference(**views))
+
+
+def test_a_canvas_is_for_detectors_and_has_no_crop_beside_it():
+  for name in ('segmentation', 'classification'):
+    with pytest.raises(UserError, match='canvas=.*for detectors'):
+      tasks.create(name, 3).scorer(None, Inference(canvas=(32, 32)))
+  for fields in ({'sides': (3, 4)}, {'canvas': (9, 9), 'crop': (4, 4), 'short_side': 4}):
+    with pytest.raises(UserError, match='expected a canvas'):
+      Inference(**fields)
+  config = config_of(**{'eval.canvas': (32, 48), 'eval.sides': (30, 40)})
+  assert str(create_inference(config)) == 'fitted into 32x48, sides up to 30 and 40'
+  with pytest.raises(UserError, match='images with boxes'):
+    data.Fitted(_Listed([{'image': np.zeros((8, 8, 3), np.uint8)}]), (32, 32))[0]
+
+
+@pytest.mark.slow
+def test_a_run_is_evaluated_predicts_and_goes_on_where_it_was_stopped(
+    tmp_path, monkeypatch, capsys):
+  whole, parts = tmp_path / 'whole', tmp_path / 'parts'
+  metrics = loop.train(config_of(), str(whole))
+  assert metrics['images'] == 11 and len(metrics['per_class_AP']) == 10
+  with monkeypatch.context() as patch:
+    patch.setattr(StopSignal, 'agree', lambda self, _, step: (
+        self._stop() if step == 3 else None, self())[1])
+    assert loop.train(config_of(), str(parts)) is None
+  loop.train(config_of(), str(parts))
+  arrays = runs.saved(whole), runs.saved(parts)
+  assert arrays[0].keys() == arrays[1].keys()
+  for name, value in arrays[0].items():
+    np.testing.assert_array_equal(arrays[1][name], value, err_msg=name)
+  allowed = '--allow_imports=tests.tasks'
+  status, text = runs.run_here(
+      capsys, evaluate.PROGRAM, f'--workdir={whole}', allowed, f'--json={tmp_path / "a.json"}',
+      f'--precision={tmp_path / "a.png"}', '--config.eval.canvas=(96,96)')
+  assert not status, text
+  assert 'fitted into 96x96' in text and '| digit 3 |' in text and '| AR100 ' in text
+  assert json.loads((tmp_path / 'a.json').read_text())['images'] == 11
+  assert np.asarray(PIL.Image.open(tmp_path / 'a.png')).shape == (600, 750, 3)
+  status, text = runs.run_here(
+      capsys, predict.PROGRAM, f'--workdir={whole}', allowed, '--split=val',
+      '--config.eval.limit=2', f'--output={tmp_path / "out"}')
+  assert not status and '2 images' in text, text
+  found = json.loads((tmp_path / 'out/predictions.json').read_text())
+  assert list(found) == ['val_00000', 'val_00001']
+  image = data.SceneBoxes('val')[0]['image']
+  [said] = inference.load(whole, checkpoint='latest', allow_imports=['tests.tasks']).predict(image)
+  assert [row['score'] for row in found['val_00000']] == pytest.approx(said.scores.tolist())
+  assert np.asarray(PIL.Image.open(tmp_path / 'out/pictures/val_00000.png')).ndim == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('head', HEADS)
+def test_every_head_overfits_eight_scenes(head, tmp_path):
+  config = default_config.detection()
+  config.student.update(name=f'{head}_resnet18', width=0.25, head_channels=32, stacked_convs=1)
+  config.augmentation.update(crop=(64, 64), flip=0.0)
+  config.task.max_boxes = 4
+  config.data.update(train_limit=8, size=(64, 64))
+  config.train.update(steps=250, batch_size=8, compile_level=1)
+  config.eval.update(split='train', limit=8, every_steps=0, batch_size=8, pictures=0)
+  config.checkpoint.every_steps = 0
+  config.optimizer.update(name='adamw', learning_rate=2e-3, clip_norm=10.0)
+  built = experiment.create_experiment(config)
+  # Evaluated on the scenes that it learns from.
+  built = built._replace(evaluation_source=built.train_source)
+  step, state = programs.train_step_of(built), experiment.initial_state(built)
+  batches = run.training_batches(built, 'train', start=0)
+  for _ in range(config.train.steps):
+    state, metrics = step(state, next(batches))
+  found = run.create_evaluator(built, built.student)(state.deployed, built.evaluation_source)
+  assert found['images'] == 8 and found['AP50'] >= 0.9, (metrics, found)
+
+
+def test_what_is_drawn_and_written(tmp_path):
+  root = tmp_path / 'voc'
+  boxed_sets.voc(root)
+  source = data.create('voc_boxes', 'val', root=root)
+  presenter = presenters.create('detection', source)
+  example, image = source[0], source[0]['image']
+  found = task.Detections(example['boxes'], example['classes'],
+                          np.linspace(0.9, 0.1, len(example['classes']), dtype=np.float32))
+  fields = presenter.fields_of(found)
+  one = presenter.comparison(image, {}, {'prediction': fields})
+  assert one.shape[0] % image.shape[0] == 0 and one.shape[1] % image.shape[1] == 0
+  both = presenter.comparison(image, example, {'a': fields, 'b': fields})
+  assert both.shape[1] > 3 * one.shape[1]
+  writer = presenter.writer(str(tmp_path / 'out'), main='a', titles={'a': 'A'}, strips=False,
+                            legend=True)
+  writer.add(types.SimpleNamespace(name='x.png', origin='x', image=image, fields={}), {'a': found})
+  assert '1 images' in writer.close() and (tmp_path / 'out/pictures/x.png').exists()
+  rows = json.loads((tmp_path / 'out/predictions.json').read_text())['x']
+  assert rows[0]['class'] == source.classes[example['classes'][0]]
+  assert rows[0]['box'] == example['boxes'][0].tolist()
+  metrics = dict.fromkeys(('AP', 'AP50'), 0.5) | {'images': 3}
+  assert presenter.summary(metrics) == 'AP 0.5000, AP50 0.5000 on 3 images'
+  assert presenter.details(metrics, None)[1] == ('AP50', '0.5000')
