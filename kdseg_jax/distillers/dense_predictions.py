@@ -53,8 +53,8 @@ def predictions(head: str, outputs: Mapping[str, Sequence[jax.Array]]) -> Predic
   """`Predictions` from `cls` and `reg`, a map a level each."""
   anchors = dense_boxes.per_position(head)
   return Predictions(
-      head, *(dense_boxes.join(outputs[name], anchors) for name in ('cls', 'reg')),
-      [tuple(x.shape[1:3]) for x in outputs['cls']])
+      head, dense_boxes.join(outputs['cls'], anchors), dense_boxes.join(outputs['reg'], anchors),
+      [(x.shape[1], x.shape[2]) for x in outputs['cls']])
 
 
 def head_of_targets(targets: Mapping[str, Any]) -> str:
@@ -140,13 +140,14 @@ def compare(
   cls_weight, box_weight = (
       default if given is None else given for given, default in zip(weights, official))
   scores = losses.score_weights(teacher.cls, where, uniform=uniform)
-  over = {'normalizer': normalizer, 'axis_name': axis_name}
-  cls = losses.cross_head_classification(student.cls, teacher.cls, weights=where, **over)
+  cls = losses.cross_head_classification(
+      student.cls, teacher.cls, weights=where, normalizer=normalizer, axis_name=axis_name)
   heads = {student.head, teacher.head}
   if heads == {'gfl'} and student.reg.shape == teacher.reg.shape:
     boxes = losses.cross_head_distribution(
         student.reg, teacher.reg, weights=scores, axis_name=axis_name)
   else:
     overlap = losses.iou_log if heads == {'fcos'} else losses.giou
-    boxes = overlap(student.boxes, teacher.boxes, weights=scores, **over)
+    boxes = overlap(student.boxes, teacher.boxes, weights=scores, normalizer=normalizer,
+                    axis_name=axis_name)
   return {'cls': cls_weight * cls, 'boxes': box_weight * boxes}

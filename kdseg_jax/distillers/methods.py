@@ -214,6 +214,12 @@ def leave_out_auxiliary_head(distill: Any) -> None:
     options.update(traits_of(_factory_of(term, options)).without_auxiliary_head)
 
 
+def take_pyramid(distill: Any) -> None:
+  """Has the terms of `config.distill` read what dense detectors have; in place."""
+  for term, options in distill.items():
+    options.update(traits_of(_factory_of(term, options)).of_detectors)
+
+
 def channel_wise(*, axis_name: str | None = None) -> core.Distiller:
   """Channel-wise distillation (Shu et al., ICCV 2021) with all its terms and their weights.
 

@@ -54,9 +54,9 @@ def joined_priors(
     head: str, shapes: box_coding.Shapes, *, strides: Sequence[int] = box_coding.STRIDES
 ) -> tuple[jax.Array, jax.Array]:
   """`priors` of all levels, one after the other, and the stride `(P,)` of each."""
+  joined = jnp.concatenate(priors(head, shapes, strides=strides))  # says if levels are missing
   sizes = [height * width * per_position(head) for height, width in shapes]
-  return (jnp.concatenate(priors(head, shapes, strides=strides)),
-          jnp.asarray(np.repeat(np.asarray(strides, np.float32), sizes)))
+  return joined, jnp.asarray(np.repeat(np.asarray(strides, np.float32), sizes))
 
 
 def decode(head: str, reg: jax.Array, priors: jax.Array, strides: jax.Array) -> jax.Array:

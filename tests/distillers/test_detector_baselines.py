@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kdseg_jax import distillers, losses
+from kdseg_jax.distillers import dense_predictions, methods
 from kdseg_jax.errors import UserError
 from tests import toys
 
@@ -95,7 +96,22 @@ def test_features_of_the_pyramid():
 
 def test_review_takes_the_pyramid():
   inputs = inputs_of(8)
-  method = distillers.review(student_taps=PYRAMID, teacher_taps=PYRAMID, channels=4)
+  terms = distillers.terms_of('review+pkd')
+  methods.take_pyramid(terms)
+  assert terms['pkd'] == distillers.terms_of('pkd')['pkd']
+  method = distillers.create({'review': terms['review']})
   distillers.check_requires(method.requires, inputs)
+  assert method.requires.student == method.requires.teacher == PYRAMID
   state = jax.eval_shape(method.init, jax.random.key(0), inputs)
+  assert 256 in {x.shape[-1] for x in jax.tree.leaves(state.params)}
   assert jax.eval_shape(method.loss, state, inputs)[0].shape == ()
+
+
+def test_masks_of_a_head_with_another_number_of_anchors():
+  """An anchor counts if any of the student's at its position does."""
+  where = np.zeros((1, 18), bool)
+  where[0, 12] = True
+  np.testing.assert_array_equal(
+      dense_predictions.on_anchors_of('gfl', where, 'retinanet'), [[False, True]])
+  spread = dense_predictions.on_anchors_of('retinanet', np.array([[True, False]]), 'atss')
+  np.testing.assert_array_equal(spread, [[True] * 9 + [False] * 9])
