@@ -248,10 +248,17 @@ def _own(images, num_classes):
   precision = -np.ones((len(_THRESHOLDS), len(_RECALLS), num_classes, len(AREAS)))
   recall = -np.ones((len(_THRESHOLDS), num_classes, len(AREAS), len(MOST_DETECTIONS)))
   for index, found in enumerate(matches):
-    objects = np.sum([match.objects for match in found], axis=0) if found else np.zeros(4)
+    if not found:
+      continue
+    scores, hit, ignored = (np.concatenate([getattr(match, name) for match in found], axis=-1)
+                            for name in ('scores', 'hit', 'ignored'))
+    ranks = np.concatenate([np.arange(len(match.scores)) for match in found])
+    objects = np.sum([match.objects for match in found], axis=0)
     for area in np.flatnonzero(objects):
       for number, most in enumerate(MOST_DETECTIONS):
-        curve, recalls = _curve(found, area, most, objects[area])
+        first = np.flatnonzero(ranks < most)
+        order = first[np.argsort(-scores[first], kind='stable')]
+        curve, recalls = _curve(hit[area][:, order], ignored[area][:, order], objects[area])
         recall[:, index, area, number] = recalls
       precision[..., index, area] = curve  # of the most detections
   return Curves(precision, recall)
@@ -264,7 +271,10 @@ def _matches(image, index):
   boxes, crowd = image.found_boxes[found][order], image.crowd[objects]
   outside = lambda areas: (areas < _BOUNDS[:, :1]) | (areas > _BOUNDS[:, 1:])  # (areas, ...)
   ignorable = crowd | outside(image.area[objects])
-  hit, ignored = _assign(_ious(boxes, image.boxes[objects], crowd), crowd, ignorable)
+  if objects.any():
+    hit, ignored = _assign(_ious(boxes, image.boxes[objects], crowd), crowd, ignorable)
+  else:  # of most classes that are found in an image
+    hit, ignored = np.zeros((2, len(AREAS), len(_THRESHOLDS), len(boxes)), bool)
   too_large_or_small = outside((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
   return _Matches(image.scores[found][order], hit, ignored | ~hit & too_large_or_small[:, None],
                   np.sum(~ignorable, axis=1))
@@ -301,14 +311,11 @@ def _ious(found, boxes, crowd):
   return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
 
 
-def _curve(found, area, most, objects):
-  """Precision at 101 recalls `(10, 101)` and the highest recall `(10,)`."""
-  order = np.argsort(-np.concatenate([match.scores[:most] for match in found]), kind='stable')
-  hit, ignored = (np.concatenate([getattr(match, name)[area, :, :most] for match in found], axis=1)
-                  [:, order] for name in ('hit', 'ignored'))
+def _curve(hit, ignored, objects):
+  """Precision at 101 recalls `(10, 101)` and the highest recall `(10,)`, of the best first."""
   right = np.cumsum(hit & ~ignored, axis=1).astype(float)
   wrong = np.cumsum(~hit & ~ignored, axis=1)
-  if not len(order):
+  if not hit.shape[1]:
     return np.zeros((len(_THRESHOLDS), len(_RECALLS))), np.zeros(len(_THRESHOLDS))
   precision = right / (right + wrong + np.spacing(1))
   precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]

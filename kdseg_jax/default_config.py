@@ -98,6 +98,7 @@ def run(task: str = 'segmentation', method: str = 'none', role: str = 'student')
       },
       'teacher': {
           'checkpoint': '',            # work directory of the trained teacher
+          'config': {},                # without it: of the teacher that is trained first, if any
           # Refuse a teacher that scores worse; 0 is no limit where less is better.
           'min_metric': 0.0,
       },

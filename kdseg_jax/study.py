@@ -66,13 +66,8 @@ def train_teacher(config, workdir, **allowed):
   """Trains the study's own teacher if the config names none; False if told to stop."""
   if config.teacher.checkpoint or not config.study.teacher:
     return True
-  own, folder = config.study.teacher, os.path.join(workdir, 'teacher')
-  config.teacher.checkpoint = folder
-  changes = study_plan.changes_of(own, folder)
-  if changes:
-    raise UserError(f'{folder} was trained with another config:\n  ' + '\n  '.join(changes)
-                    + '\nUse another --workdir: its students learned from that teacher.')
-  return study_plan.is_finished(own, folder) or loop.train(own, folder, **allowed) is not None
+  config.teacher.checkpoint = os.path.join(workdir, 'teacher')
+  return loop.train_teacher(config.study.teacher, config.teacher.checkpoint, **allowed)
 
 
 def tune(config, workdir, **allowed):

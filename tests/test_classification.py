@@ -84,7 +84,6 @@ def teacher(trained):
 
 def check(file, teacher, method, **fields):
   config = config_of(file, f'method={method}', **{'teacher.checkpoint': 'given'} | fields)
-  config.prepare.steps = 1
   shapes.check_step(experiment.create_experiment(config, teacher=teacher))
 
 

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from kdseg_jax import data, default_config, distillers, parallel, tasks
 from kdseg_jax.inference import evaluation
-from kdseg_jax.training import experiment, preparations, programs, run
+from kdseg_jax.training import experiment, loop, preparations, programs, run
 from tests import toys
 from tests.data import archives
 
@@ -164,6 +164,18 @@ def teacher(config):
   return experiment.create_experiment(config)
 
 
+def first_teacher(config):
+  """What is trained before the student."""
+  trained = []
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(loop.shapes, 'check_with_untrained', lambda *_: None)
+    patch.setattr(loop, 'train_teacher', lambda own, *_, **__: trained.append(own.to_dict()))
+    patch.setattr(loop, 'start', lambda *_, **__: pytest.fail('after its teacher'))
+    if config.teacher.config:
+      assert loop.train(config, 'work') is None
+  return trained
+
+
 def measured(config):
   """A teacher that scores 0.3."""
   with pytest.MonkeyPatch.context() as patch:
@@ -308,6 +320,7 @@ CASES = [  # field, another value, where it is seen, fields beside it
                            ('std', (1.0, 2.0, 3.0)), ('channel_order', 'bgr')]],
     ('student.init', 'missing', start, {}),
     ('teacher.checkpoint', 'nowhere', teacher, {'method': 'kd', 'teacher.checkpoint': 'missing'}),
+    ('teacher.config', {'role': 'teacher'}, first_teacher, {'method': 'kd'}),
     ('teacher.min_metric', 0.5, measured, {'method': 'kd'}),
     ('train.steps', 30, due, {}), ('train.steps', 30, train_program, {}),
     ('train.batch_size', 16, batches, {}),

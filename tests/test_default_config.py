@@ -54,7 +54,7 @@ DEFAULTS = {
         'dtype': 'float32', 'remat': 'none', 'init': '', 'channel_order': 'rgb',
         # 255 times torchvision's
         'mean': (123.675, 116.28, 103.53), 'std': (58.395, 57.12, 57.375)},
-    'teacher': {'checkpoint': '', 'min_metric': 0.0},
+    'teacher': {'checkpoint': '', 'config': {}, 'min_metric': 0.0},
     'train': {
         'steps': 40_000, 'batch_size': 16,     # SKD, section 4.1, and CIRKD's scripts
         'split_teacher': False, 'compile_level': 3, 'accumulate': 1, 'ema_decay': 0.0,

@@ -214,6 +214,7 @@ def test_a_module_is_permitted_by_its_name_or_that_of_one_above_it(allowed, perm
     ({'student.name': 'deeplabv3_resnet18'}, 'config.student.options=.*names, and .*deeplabv3'),
     ({'data.name': 'tests.mylab.parts:Stripe'}, "Did you mean 'Stripes'"),
     ({'data.name': 'tests.mylab.parts:nothing', 'data.options': {}}, 'first parameter has no def'),
+    ({'data.name': 'tests.mylab.parts:Pairs'}, 'an example is tuple .*expected a dict with image'),
     ({'data.options': {'cuont': 3}}, "field of config.data.options: 'cuont'. Did you mean 'count'"),
     ({'data.root': 'somewhere'}, "config.data.root=somewhere: tests.mylab.parts:Stripes takes no"),
     ({'data.name': 'scenes'}, 'config.data.options=.*config.data.name=scenes'),
@@ -234,6 +235,13 @@ def test_what_cannot_be_used_is_named(fields, message):
       place[name] = ConfigDict(value) if isinstance(value, dict) else value
   with pytest.raises(UserError, match=message):
     experiment.create_experiment(config)
+
+
+def test_a_model_without_taps_is_refused():
+  config = config_of(**{'student.name': 'tests.mylab.parts:Untapped'})
+  config.student.options = {}
+  with pytest.raises(UserError, match=r'Untapped returns .* expected \(prediction, taps\)'):
+    experiment.abstract_inputs(experiment.create_experiment(config))
 
 
 @pytest.mark.parametrize('method, message', [

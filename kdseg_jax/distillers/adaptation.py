@@ -140,7 +140,7 @@ def feature_adaptation(
     width = inputs.student[student_tap].shape[-1]
     variables = adapter(coder.options(inputs)[0]).init(rng, jnp.zeros((1, 1, 1, width)), True)
     return core.DistillerState(
-        params=variables['params'], prepared=_require(prepared, 'feature_adaptation'),
+        params=variables['params'], prepared=_require(prepared),
         memory={'batch_stats': variables['batch_stats']})
 
   def loss(state, inputs):
@@ -207,7 +207,7 @@ def affinity_adaptation(
     variables = adapters.AffinityAdapter(coder.options(inputs)[0]).init(
         rng, jnp.zeros((1, 1, 1, width)))
     return core.DistillerState(
-        params=variables['params'], prepared=_require(prepared, 'affinity_adaptation'))
+        params=variables['params'], prepared=_require(prepared))
 
   def loss(state, inputs):
     code = coder.encode(state.prepared, inputs)
@@ -257,10 +257,10 @@ def _resized(teacher: jax.Array, student: jax.Array) -> jax.Array:
   return losses.resize_bilinear(teacher, (height, width), align_corners=True)
 
 
-def _require(prepared, term):
+def _require(prepared):
   if prepared is None:
-    raise UserError(f'{term}: init needs what was prepared: prepared=prepare.finish(state) of the '
-                    "term's `prepare`, after it was trained.")
+    raise UserError('init needs what was prepared: prepared=prepare.finish(state) of the '
+                    "distiller's `prepare`, after it was trained.")
   return prepared
 
 

@@ -29,7 +29,8 @@ def fitnets(
   """Regression of the teacher's features (Romero et al., ICLR 2015).
 
   `losses.fitnets(projection(student[student_tap]), teacher[teacher_tap])`. CIRKD's form is the
-  default; knowledge adaptation (CVPR 2019) compares itself with `projection=False, resize=True`.
+  default, and its baseline the method `fitnets+kd`; knowledge adaptation (CVPR 2019) compares
+  itself with `projection=False, resize=True`.
 
   Args:
     projection: whether the student's features pass a learned 1x1 convolution without bias, which

@@ -45,7 +45,8 @@ def pixelwise(
 
   `losses.pixelwise_kl(student[tap], teacher[tap])`, on logits before upsampling, over all
   pixels, ignored ones included. The official code is `form='cross_entropy'`,
-  `reduction='sum_over_batch'`.
+  `reduction='sum_over_batch'`. `kd`, Hinton's distillation (2015) of every pixel, is the same
+  factory; as methods of configs they differ in their weights, 10 here and 1 of `kd`.
 
   Args:
     temperature: divides both logits.

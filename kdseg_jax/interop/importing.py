@@ -102,6 +102,9 @@ def read(request: Request) -> Imported:
   # What `export` wrote of this model is all there is to say of it.
   student = own['student'] if 'model' in own else found_in.student | own.get('student', {})
   config = _config(request, scheme, student, preprocessing)
+  if config.student.name != request.model:  # what a file says is made of our models alone
+    raise UserError(f'{path}: the description beside it names the model {config.student.name}; it '
+                    'was edited.')
   if classes == class_names.imagenet() and request.model in BACKBONES:
     config.data.name = class_names.IMAGENET
     size = BACKBONES[request.model].size

@@ -187,6 +187,18 @@ def safe_normalize(
   return jnp.where(is_zero, 0, x) / divisor
 
 
+def spread_weights(weights, shape: tuple[int, ...]) -> jax.Array:
+  """Weights of the leading axes for each element of the last: arrays of `shape`.
+
+  Raises:
+    ValueError: the weights do not have the leading axes.
+  """
+  weights = jnp.asarray(weights)
+  if weights.shape != shape[:-1]:
+    raise ValueError(f'weights must have the leading axes {shape[:-1]}, got {weights.shape}.')
+  return jnp.broadcast_to(weights[..., None], shape)
+
+
 def where_weighted(weights, *arrays: jax.Array) -> list[jax.Array]:
   """Arrays `(..., D)` with 0 in rows of weight 0: what is there reaches neither sum nor gradient.
 
@@ -195,11 +207,7 @@ def where_weighted(weights, *arrays: jax.Array) -> list[jax.Array]:
   """
   if weights is None:
     return list(arrays)
-  weights = jnp.asarray(weights)
-  if any(weights.shape != x.shape[:-1] for x in arrays):
-    raise ValueError(f'weights must have the leading axes {arrays[0].shape[:-1]}, got '
-                     f'{weights.shape}.')
-  return [jnp.where(weights[..., None] != 0, x, 0) for x in arrays]
+  return [jnp.where(spread_weights(weights, x.shape) != 0, x, 0) for x in arrays]
 
 
 def weighted_sum(values: jax.Array, weights, normalizer, axis_name: str | None) -> jax.Array:

@@ -215,6 +215,7 @@ def by_side(logits: jax.Array) -> jax.Array:
 
 def centers(boxes: jax.Array) -> jax.Array:
   """Centres `(..., 2)` of boxes `(..., 4)`."""
+  boxes = jnp.asarray(boxes)
   return (boxes[..., :2] + boxes[..., 2:]) / 2
 
 

@@ -124,7 +124,7 @@ def cross_head_classification(
     return detection.quality_focal(cross_head, scores, beta=beta, weights=weights,
                                    normalizer=normalizer, axis_name=axis_name)
   if weights is not None:
-    weights = jnp.broadcast_to(jnp.asarray(weights)[..., None], scores.shape)
+    weights = _common.spread_weights(weights, scores.shape)
   summed = lambda logits: detection.binary_cross_entropy(
       logits, scores, weights=weights, normalizer=normalizer, axis_name=axis_name)
   loss = summed(cross_head)
@@ -170,7 +170,7 @@ def cross_head_distribution(
     total = lax.psum(total, axis_name)
   return detection.distribution_kl(
       cross_head, teacher, temperature=temperature, normalizer=4 * total, axis_name=axis_name,
-      weights=jnp.broadcast_to(weights[..., None], cross_head.shape[:-1]))
+      weights=_common.spread_weights(weights, cross_head.shape[:-1]))
 
 
 def localization_distillation(
@@ -207,10 +207,10 @@ def localization_distillation(
   """
   student, teacher = (box_coding.by_side(x) for x in (student, teacher))
   if weights is not None:
-    weights = jnp.broadcast_to(jnp.asarray(weights)[..., None], student.shape[:-1])
+    weights = _common.spread_weights(weights, student.shape[:-1])
   return detection.distribution_kl(
       student, teacher, temperature=temperature, weights=weights, reduction='mean',
-      normalizer=4 * jnp.asarray(normalizer), axis_name=axis_name)
+      normalizer=normalizer, axis_name=axis_name) / 4
 
 
 def score_weights(

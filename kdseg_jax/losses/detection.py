@@ -131,10 +131,9 @@ def distribution_focal(
   if logits.ndim < 1 or logits.shape[:-1] != targets.shape:
     raise ValueError('distribution_focal takes logits (..., bins) and targets (...), got '
                      f'{logits.shape} and {targets.shape}.')
-  logits = _common.where_weighted(weights, logits)[0]
+  logits, column = _common.where_weighted(weights, logits, targets[..., None])
   bins = jnp.arange(logits.shape[-1], dtype=logits.dtype)
-  targets = jnp.clip(targets, 0, logits.shape[-1] - 1)
-  nearness = jnp.maximum(1 - jnp.abs(bins - targets[..., None]), 0)
+  nearness = jnp.maximum(1 - jnp.abs(bins - jnp.clip(column, 0, logits.shape[-1] - 1)), 0)
   values = -jnp.sum(nearness * jax.nn.log_softmax(logits), axis=-1)
   return _common.weighted_sum(values, weights, normalizer, axis_name)
 

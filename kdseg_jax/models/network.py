@@ -1,4 +1,4 @@
-"""What segmenters and classifiers share: preprocessing, backbone, and heads on its taps."""
+"""What segmenters, classifiers and detectors share: preprocessing, backbone, heads on its taps."""
 
 from __future__ import annotations
 

@@ -13,8 +13,13 @@ Commands:
       --workdir=runs/camvid_teacher
   ./launch.sh train --config=configs/camvid.py:method=pixelwise+pairwise \\
       --config.teacher.checkpoint=runs/camvid_teacher --workdir=runs/camvid_distilled
+  ./launch.sh train --config=configs/camvid.py:method=adaptation,teacher_init=imagenet \\
+      --workdir=runs/camvid_adaptation
   ./launch.sh evaluate --workdir=runs/camvid_distilled --split=val
 Expected: the teacher needs init=imagenet for what experiments/camvid_imagenet.md reports of it.
+Without a teacher.checkpoint, as in the last `train`, a teacher is trained first, at the student's
+output stride, in the folder teacher/ of the work directory, then what the method prepares
+(prepared/), then the student: the same command goes on from wherever it was stopped.
 Published weights are of width 1: none fit the student as it is; with --config.student.width=1 it
 takes init=imagenet too.
 """
@@ -23,8 +28,11 @@ from kdseg_jax.recipes import common
 
 
 def get_config(arg=None):
-  """Arguments: role=teacher|student, method=<methods>, init=<weights>, finetune, runlocal."""
-  arg = common.parse_recipe_arg(arg, init='', finetune=False)
+  """Arguments: role=teacher|student, method=<methods>, init=<weights>, finetune, runlocal.
+
+  teacher_init=<weights> is the init of the teacher that is trained first for a student.
+  """
+  arg = common.parse_recipe_arg(arg, init='', teacher_init='', finetune=False)
   config = common.segmentation(arg.method, arg.role)
   config.data.update(name='camvid', size=(180, 240))
   config.augmentation.crop = (180, 180)
@@ -37,6 +45,9 @@ def get_config(arg=None):
     config.student.output_stride = 16
   else:
     config.student.width = 0.5
+    teacher = get_config(f'role=teacher,init={arg.teacher_init}' + ',runlocal' * arg.runlocal)
+    teacher.student.output_stride = config.student.output_stride
+    common.own_teacher(config, teacher)
   if arg.finetune:
     config.student.output_stride = 8
     config.train.steps = 400

@@ -9,8 +9,8 @@ Knowledge adaptation's (settings=adaptation): DeepLabV3+-ResNet50, or -Xception4
 (model=deeplabv3plus_xception41), -> MobileNetV2 without pyramid and decoder (plain_mobilenetv2) at
 output stride 16, other strides by --config.student.output_stride; crops 769x769, batch 16, lr
 0.007, wd 4e-5, 90,000 steps.
-method=cirkd_v2 and skd_journal bring the settings of their scripts; their teacher, and the student
-alone, are told: role=teacher,settings=cirkd_v2 (or skd, or adaptation).
+method=cirkd_v2, skd_journal and adaptation bring the settings of their papers; their teacher, and
+the student alone, are told: role=teacher,settings=cirkd_v2 (or skd, adaptation).
 Papers: Liu et al., CVPR 2019 (arXiv:1903.04197) and, for settings=skd, its journal version's
 script; Yang et al., CVPR 2022 (arXiv:2204.06986); He et al., CVPR 2019 (arXiv:1903.04688).
 Data: leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of cityscapes-dataset.com; for
@@ -22,11 +22,13 @@ Commands:
   ./launch.sh train --config=configs/cityscapes.py:method=cirkd \\
       --config.data.root=<data> --config.teacher.checkpoint=runs/cityscapes_teacher \\
       --workdir=runs/cityscapes_distilled
-Knowledge adaptation, the teacher; for test it is trained on, on the coarse labels and on train and
-val together, and so is the student:
+Knowledge adaptation, teacher and student:
   export KDSEG_DATA=<data>
   ./launch.sh train --workdir=runs/fine \\
       --config=configs/cityscapes.py:role=teacher,settings=adaptation,init=imagenet
+  ./launch.sh train --config=configs/cityscapes.py:method=adaptation,init=imagenet \\
+      --config.teacher.checkpoint=runs/fine --workdir=runs/adapted
+For test both are trained on, on the coarse labels and on train and val together; the teacher:
   ./launch.sh train --workdir=runs/coarse \\
       --config=configs/cityscapes.py:role=teacher,settings=adaptation,train_on=coarse,init=runs/fine
   ./launch.sh train --workdir=runs/test \\

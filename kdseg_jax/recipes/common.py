@@ -22,8 +22,8 @@ from kdseg_jax.errors import UserError
 
 _MAPS = ('attention_transfer', 'channel_wise_features')  # whose defaults are vectors
 
-__all__ = ['classification', 'compare_maps', 'optimizer', 'parse_arg', 'parse_recipe_arg',
-           'runlocal', 'segmentation', 'set_student', 'study']
+__all__ = ['classification', 'compare_maps', 'optimizer', 'own_teacher', 'parse_arg',
+           'parse_recipe_arg', 'runlocal', 'segmentation', 'set_student', 'study']
 
 
 def parse_arg(arg: str | None, **defaults) -> ConfigDict:
@@ -126,6 +126,18 @@ def study(config: ConfigDict, *, title: str, description: str, students: dict[st
   return config
 
 
+def own_teacher(config: ConfigDict, teacher: ConfigDict) -> None:
+  """Has `train` train a teacher first where none is given; it reads the same folder and sizes.
+
+  Args:
+    config: of the student; in place.
+    teacher: of its teacher, whose `data.root` and `data.size` follow the student's from now on.
+  """
+  for field in ('root', 'size'):
+    teacher.data[field] = config.data.get_ref(field)
+  config.teacher.config = teacher
+
+
 def runlocal(config: ConfigDict) -> ConfigDict:
   """Shrinks everything, to try a recipe on a laptop within a minute; in place."""
   config.student.width = min(config.student.width, 0.125)
@@ -134,6 +146,7 @@ def runlocal(config: ConfigDict) -> ConfigDict:
     config.student.name = re.sub(r'(?<!cifar_)resnet\d+', 'resnet18', config.student.name)
   config.augmentation.crop = (32, 32)
   config.train.update(steps=2, batch_size=8, compile_level=0)
+  config.prepare.steps = 2
   config.eval.update(every_steps=2, batch_size=8, limit=8)
   if config.eval.crop:
     config.eval.update(short_side=36, crop=(32, 32))

@@ -56,7 +56,7 @@ def get_config(arg=None):
   config.checkpoint.every_steps = epoch
   common.compare_maps(config.distill, _STAGES[-1])
   if 'review' in config.distill:
-    config.distill.review.update(_review_of(name, weighted='review:' in arg.method))
+    config.distill.review.update(_review_of(name, weighted='review@' in arg.method))
   return common.runlocal(config) if arg.runlocal else config
 
 

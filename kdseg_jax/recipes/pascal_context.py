@@ -9,8 +9,8 @@ Knowledge adaptation's (settings=adaptation): DeepLabV3+-ResNet50, or -Xception4
 (model=deeplabv3plus_xception41), -> MobileNetV2 without pyramid and decoder (plain_mobilenetv2) at
 output stride 16, other strides by --config.student.output_stride; crops 513x513, batch 16, lr
 0.007, wd 4e-5, 30,000 steps.
-method=cirkd_v2 and skd_journal bring the settings of their scripts; their teacher, and the student
-alone, are told: role=teacher,settings=cirkd_v2 (or skd, or adaptation).
+method=cirkd_v2, skd_journal and adaptation bring the settings of their papers; their teacher, and
+the student alone, are told: role=teacher,settings=cirkd_v2 (or skd, adaptation).
 Papers: Liu et al., CVPR 2019 (arXiv:1903.04197) and, for settings=skd, its journal version's
 script; Yang et al., CVPR 2022 (arXiv:2204.06986); He et al., CVPR 2019 (arXiv:1903.04688).
 Data: VOCtrainval_03-May-2010.tar of host.robots.ox.ac.uk/pascal/VOC and trainval.tar.gz of
@@ -22,9 +22,12 @@ Commands:
   ./launch.sh train --config=configs/pascal_context.py:method=pixelwise+pairwise \\
       --config.data.root=<data> --config.teacher.checkpoint=runs/pascal_context_teacher \\
       --workdir=runs/pascal_context_distilled
-Knowledge adaptation, the teacher, without COCO before:
+Knowledge adaptation, teacher and student, without COCO before:
   ./launch.sh train --config.data.root=<data> --workdir=runs/adaptation_teacher \\
       --config=configs/pascal_context.py:role=teacher,settings=adaptation,init=imagenet
+  ./launch.sh train --config=configs/pascal_context.py:method=adaptation,init=imagenet \\
+      --config.data.root=<data> --config.teacher.checkpoint=runs/adaptation_teacher \\
+      --workdir=runs/adapted
 Expected: SKD and CIRKD report no figure of this data set at these settings; knowledge adaptation
 does, in tables that are not at hand.
 Every figure needs ImageNet weights, for teacher and student: init=imagenet (torchvision's; those of

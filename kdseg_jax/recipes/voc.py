@@ -9,8 +9,8 @@ Knowledge adaptation's (settings=adaptation): DeepLabV3+-ResNet50, or -Xception4
 (model=deeplabv3plus_xception41), -> MobileNetV2 without pyramid and decoder (plain_mobilenetv2) at
 output stride 16, other strides by --config.student.output_stride; crops 513x513, batch 16, lr
 0.007, wd 4e-5, 30,000 steps.
-method=cirkd_v2 and skd_journal bring the settings of their scripts; their teacher, and the student
-alone, are told: role=teacher,settings=cirkd_v2 (or skd, or adaptation).
+method=cirkd_v2, skd_journal and adaptation bring the settings of their papers; their teacher, and
+the student alone, are told: role=teacher,settings=cirkd_v2 (or skd, adaptation).
 Papers: Liu et al., CVPR 2019 (arXiv:1903.04197) and, for settings=skd, its journal version's
 script; Yang et al., CVPR 2022 (arXiv:2204.06986); He et al., CVPR 2019 (arXiv:1903.04688).
 Data: VOCtrainval_11-May-2012.tar of host.robots.ox.ac.uk/pascal/VOC and benchmark.tgz of SBD; for
@@ -29,6 +29,11 @@ Knowledge adaptation trains on COCO first (300,000 steps), teacher and student a
       --config=configs/voc.py:role=teacher,settings=adaptation,train_on=coco,init=imagenet
   ./launch.sh train --config.data.root=<data> --workdir=runs/adaptation_teacher \\
       --config=configs/voc.py:role=teacher,settings=adaptation,init=runs/adaptation_coco
+  ./launch.sh train --config.data.root=<data> --workdir=runs/student_coco \\
+      --config=configs/voc.py:settings=adaptation,train_on=coco,init=imagenet
+  ./launch.sh train --config=configs/voc.py:method=adaptation,init=runs/student_coco \\
+      --config.data.root=<data> --config.teacher.checkpoint=runs/adaptation_teacher \\
+      --workdir=runs/adapted
 Expected: mIoU on val as reported by CIRKD at settings=cirkd, one seed: teacher 77.7;
 DeepLabV3-ResNet18 with method=none 73.2, with method=cirkd 74.5; PSPNet-ResNet18 73.3 and 74.8.
 CIRKD's code pushes pixels of any class where ours follows the paper, and has its pairs among the

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 from ml_collections import ConfigDict
 
-from kdseg_jax import config_fields, config_files, distillers, names, parallel
-from kdseg_jax.checkpoint import saved_steps
-from kdseg_jax.data.json_files import read_rows
+from kdseg_jax import config_fields, distillers, names, parallel
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import config_check, freezing
 from kdseg_jax.training import experiment as experiments
 from kdseg_jax.training.optimizers import create_optimizer
-from kdseg_jax.training.run import config_changes, data_seed
+from kdseg_jax.training.run import data_seed
+from kdseg_jax.training.workdirs import changes_of, is_finished
 
 # What a student may have of its own; everything else is the same for all.
 OWN_SECTIONS = ('student', 'distill', 'optimizer', 'critic', 'prepare', 'data')
@@ -93,30 +91,9 @@ def _check_teacher_mode(requires):
         'make two studies of them.')
 
 
-def is_finished(run: ConfigDict, workdir: str) -> bool:
-  """Whether a run has its last checkpoint and the evaluation after it."""
-  steps = run.train.steps
-  evaluated = any(row['phase'] == 'evaluation' and row['step'] == steps
-                  for row in read_rows(workdir))
-  return evaluated and max(saved_steps(workdir), default=0) >= steps
-
-
 def student_workdir(workdir: str, name: str, seed: int) -> str:
   """Work directory of one run of a study."""
   return os.path.join(workdir, 'students', name, f'seed{seed}')
-
-
-def changes_of(run: ConfigDict, folder: str) -> list[str]:
-  """How a config differs, in what matters to the result, from that of the run in a folder."""
-  if not saved_steps(folder):  # nothing was trained with it
-    return []
-  before, now = (json.loads(config.to_json()) for config in (config_files.read(folder), run))
-  for config in (before, now):
-    for section in ('log', 'checkpoint', 'memory_limit_gb'):
-      del config[section]
-    del config['eval']['pictures']
-    config['teacher'] = os.path.realpath(config['teacher']['checkpoint'])
-  return config_changes(before, now)
 
 
 def unfinished(config: ConfigDict, workdir: str) -> dict[str, dict[int, ConfigDict]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -45,7 +45,7 @@ class Experiment(NamedTuple):
     teacher: the frozen teacher, or None.
     distiller: the method; without terms if `config.distill` has none.
     optimizers: `Optimizers`.
-    schedule: learning rate of the student as a function of the step.
+    schedule: learning rate as a function of the step; None where it is not known.
     inference: what models are shown of an image when they are evaluated.
     allow_class_names: whether a teacher, the weights that training starts from and the checkpoint
       that it goes on from may have other class names than the data, though as many.
@@ -63,7 +63,7 @@ class Experiment(NamedTuple):
   teacher: Model | None
   distiller: distillers.Distiller
   optimizers: Optimizers
-  schedule: optax.Schedule
+  schedule: optax.Schedule | None
   inference: Inference
   allow_class_names: bool = False
   allow_imports: tuple[str, ...] = ()
@@ -175,8 +175,15 @@ def create_experiment(config: ConfigDict, *, teacher: Model | None = None,
 
 def _check_fields(task, source, name):
   """Refuses data of another task, by their first example."""
-  example = source[0] if len(source) else {}
-  for field, expected in task.fields.items() if example else ():
+  if not len(source):
+    return
+  example = source[0]
+  if not (isinstance(example, Mapping) and {'image', 'image_id'} <= set(example)):
+    raise UserError(
+        f'config.data.name={name}: an example is {type(example).__name__} '
+        f'{sorted(example) if isinstance(example, Mapping) else ""}; expected a dict with image, '
+        'image_id and what the task needs, see kdseg_jax.data.')
+  for field, expected in task.fields.items():
     size = example['image'].shape[:2]
     if field not in example or not expected.admits(np.shape(example[field]), size):
       shape = expected.shape(size)
@@ -248,8 +255,12 @@ def _abstract_taps(model, size):
   """Shapes of a model's taps for images of `(N, height, width)`."""
   variables = jax.eval_shape(lambda: model.init(
       {'params': jax.random.key(0)}, jnp.zeros((1, *size[1:], 3), jnp.uint8)))
-  return jax.eval_shape(lambda v, image: model.apply(v, image)[1], variables,
-                        jax.ShapeDtypeStruct((*size, 3), jnp.uint8))
+  outputs = jax.eval_shape(
+      model.apply, variables, jax.ShapeDtypeStruct((*size, 3), jnp.uint8))
+  if not (isinstance(outputs, tuple) and len(outputs) == 2 and isinstance(outputs[1], Mapping)):
+    raise UserError(f'{type(model).__name__} returns {type(outputs).__name__} when it is called; '
+                    'expected (prediction, taps), taps a dict of named arrays.')
+  return outputs[1]
 
 
 def check_memory(experiment: Experiment, inputs: distillers.DistillInputs) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Sequence
 from typing import Any
 
+from absl import logging
 from ml_collections import ConfigDict
 
-from kdseg_jax import paths
+from kdseg_jax import distillers, paths
 from kdseg_jax.training import experiment as experiments
-from kdseg_jax.training import preparations, programs, shapes
+from kdseg_jax.training import preparations, programs, shapes, workdirs
 from kdseg_jax.training.data_check import check_data
 from kdseg_jax.training.preemption import StopSignal
 from kdseg_jax.training.run import Run, advance, create_evaluator, measure_teacher
@@ -23,7 +25,8 @@ def train(config: ConfigDict, workdir: str, *,
   """Trains a student, from the newest checkpoint of the work directory if it has one.
 
   Args:
-    config: of `configs/`.
+    config: of `configs/`. Where the method reads a teacher and `teacher.checkpoint` is empty, the
+      teacher of `teacher.config` is trained first, in the folder `teacher` of the work directory.
     workdir: work directory; made if missing.
     allow_class_names: see `Experiment`.
     allow_imports: see `experiment.create_experiment`.
@@ -38,6 +41,14 @@ def train(config: ConfigDict, workdir: str, *,
     Diverged: NaN or infinity in the loss.
   """
   workdir = paths.local(workdir)
+  if _lacks_teacher(config):
+    shapes.check_with_untrained(config, config.teacher.config)
+    folder = os.path.join(workdir, 'teacher')
+    if not train_teacher(config.teacher.config, folder, allow_class_names=allow_class_names,
+                         allow_imports=allow_imports):
+      return None
+    config = config.copy_and_resolve_references().unlock()
+    config.teacher.checkpoint, config.teacher.config = folder, ConfigDict()
   with StopSignal() as stop:
     run = start(config, workdir, stop, allow_class_names=allow_class_names,
                 allow_imports=allow_imports)
@@ -50,6 +61,32 @@ def train(config: ConfigDict, workdir: str, *,
       return run.metrics or run.evaluate()  # none yet where it was resumed after the last step
     finally:
       run.close()
+
+
+def train_teacher(own: ConfigDict, folder: str, *, allow_class_names: bool = False,
+                  allow_imports: Sequence[str] = ()) -> bool:
+  """Trains the teacher of a run or study in a folder of its, or goes on, unless it is finished.
+
+  Returns:
+    False if told to stop.
+
+  Raises:
+    UserError: what is there was trained with another config; or as `train`.
+  """
+  workdirs.require_same_config(own, folder)
+  if workdirs.is_finished(own, folder):
+    return True
+  logging.info('No config.teacher.checkpoint: first a teacher is trained in %s.', folder)
+  return train(own, folder, allow_class_names=allow_class_names,
+               allow_imports=allow_imports) is not None
+
+
+def _lacks_teacher(config):
+  """Whether a method reads a teacher that is to be trained first."""
+  if config.teacher.checkpoint or not config.teacher.config:
+    return False
+  requires = distillers.create(config.distill.to_dict()).requires
+  return bool(requires.teacher or requires.teacher_head)
 
 
 def start(config: ConfigDict, workdir: str, stop: StopSignal, *,

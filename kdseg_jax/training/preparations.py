@@ -141,15 +141,16 @@ def _prepare(experiment, preparation, inputs, folder, teacher, stop):
     if stop():
       return None
     write_json(os.path.join(path, FILE), decisive)
-    state = _run(experiment, Fit.of(experiment, preparation, inputs), path, stop)
+    state = _run(experiment, preparation, inputs, path, stop)
   return preparation.finish(state.distiller._replace(prepared=state.params))
 
 
-def _run(experiment, fit, path, stop):
+def _run(experiment, preparation, inputs, path, stop):
   """The state at the end of a preparation, or where it was told to stop."""
-  config = _config(experiment)
-  experiment = experiment._replace(
-      config=config, schedule=create_schedule(config.prepare.optimizer, config.prepare.steps))
+  config, fit = _config(experiment), Fit.of(experiment, preparation, inputs)
+  schedule = None if preparation.optimizer else create_schedule(
+      config.prepare.optimizer, config.prepare.steps)
+  experiment = experiment._replace(config=config, schedule=schedule)
   create = experiments.compiled_once(fit.create, experiment.mesh)
   run = Run(experiment, path, create(fold_in_name(jax.random.key(config.seed), 'prepare')),
             evaluator=None, should_stop=stop, phase='prepare')

@@ -229,8 +229,9 @@ class Run:
 
   def _log(self, step):
     mean = {name: float(np.mean([m[name] for m in self._window])) for name in self._window[0]}
-    schedule = {'learning_rate': float(self.experiment.schedule(step - 1))}
-    self._writer.write(self.phase, step, schedule | mean | self._timer.report())
+    schedule = self.experiment.schedule
+    rate = {} if schedule is None else {'learning_rate': float(schedule(step - 1))}
+    self._writer.write(self.phase, step, rate | mean | self._timer.report())
     self._window = []
 
   def _teacher_metric(self):

@@ -50,18 +50,22 @@ def check_study(config: ConfigDict, runs: dict[str, ConfigDict]) -> None:
     config: of the study.
     runs: name -> config of a run of each student.
   """
-  own = config.study.teacher
-  if config.teacher.checkpoint or not own:
+  if config.teacher.checkpoint or not config.study.teacher:
     return
-  classes = experiments.create_train_source(own).classes
-  teacher = Model(experiments.create_model(own.student, len(classes)), {}, classes, own)
   for name, run in runs.items():
-    run = run.copy_and_resolve_references()
-    run.teacher.checkpoint = 'teacher'  # where it will be; nothing is read from there
     try:
-      check_step(experiments.create_experiment(run, teacher=teacher))
+      check_with_untrained(run, config.study.teacher)
     except UserError as error:
       raise UserError(f'Student {name!r}: {error}') from error
+
+
+def check_with_untrained(config: ConfigDict, own: ConfigDict) -> None:
+  """`check_step` of a run whose teacher is yet to be trained with a config of its own."""
+  classes = experiments.create_train_source(own).classes
+  teacher = Model(experiments.create_model(own.student, len(classes)), {}, classes, own)
+  config = config.copy_and_resolve_references()
+  config.teacher.checkpoint = 'teacher'  # where it will be; nothing is read from there
+  check_step(experiments.create_experiment(config, teacher=teacher))
 
 
 def _explain(experiment, inputs: DistillInputs, error: str) -> str:

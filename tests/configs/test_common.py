@@ -43,6 +43,17 @@ def test_the_critic_has_the_optimiser_of_skd():
   assert wanted.items() <= critic.optimizer.to_dict().items()
 
 
+def test_a_teacher_of_its_own_reads_what_the_student_reads():
+  config = camvid.get_config('method=adaptation,teacher_init=imagenet')
+  config.data.root, config.data.size = 'somewhere', (90, 120)
+  own = config.teacher.config
+  assert (own.data.root, own.data.size) == ('somewhere', (90, 120))
+  assert (own.role, own.student.init, own.student.output_stride) == ('teacher', 'imagenet', 8)
+  assert own.student.width == 1 and config.student.width == 0.5
+  assert not camvid.get_config('role=teacher').teacher.config
+  assert camvid.get_config('method=adaptation,runlocal').teacher.config.train.steps == 2
+
+
 def test_runlocal_shrinks_the_queues():
   memory = quickstart.get_config('method=cirkd,runlocal').distill.memory
   assert memory.pixel_slots < quickstart.get_config('method=cirkd').distill.memory.pixel_slots

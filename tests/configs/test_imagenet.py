@@ -47,7 +47,7 @@ def test_review_is_that_of_the_pair(model, weight, channels, student_taps):
   assert (review.weight, review.channels, review.warmup_steps) == (weight, channels, 0)
   assert review.student_taps == (*student_taps, 'pooled')
   assert review.teacher_taps == (*STAGES, 'pooled') and not review.teacher_batch_statistics
-  assert imagenet.get_config(f'method=review+review:3,model={model}').distill.review.weight == 3
+  assert imagenet.get_config(f'method=review+review@3,model={model}').distill.review.weight == 3
 
 
 @pytest.mark.parametrize('student,teacher,widths', [

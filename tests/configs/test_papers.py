@@ -10,6 +10,7 @@ import pytest
 from configs import ade20k, camvid_papers, cityscapes, papers, pascal_context, voc
 from kdseg_jax import distillers, inference, models
 from kdseg_jax.distillers.methods import METHODS
+from kdseg_jax.inference.model import create_module
 from tests import toys
 
 RECIPES = {'ade20k': ade20k, 'camvid': camvid_papers, 'cityscapes': cityscapes,
@@ -119,7 +120,7 @@ def test_resnet_d_has_its_own_stem():
 def test_models_of_knowledge_adaptation(model, millions):
   """MobileNetV2 as in its own paper, without pyramid; Xception with the images that it expects."""
   student = voc.get_config(f'settings=adaptation,model={model}').student
-  built = models.create(num_classes=21, **{k: v for k, v in student.items() if k != 'init'})
+  built = create_module(student, 21)
   assert models.complexity(built, (65, 65)).params == pytest.approx(1e6 * millions, rel=3e-3)
   assert built.backbone.output_stride == 16 and built.auxiliary_head is None
   assert (built.preprocessing.mean == (127.5,) * 3) == ('xception' in model)
@@ -283,6 +284,15 @@ def taps_of_student(student, size):
   return jax.eval_shape(lambda v: model.apply(v, image)[1], variables)
 
 
+def initialized(method, inputs):
+  """A method's state by its shapes, after its preparation if it has one."""
+  def init():
+    key, prepare = jax.random.key(0), method.prepare
+    return method.init(key, inputs) if prepare is None else method.init(
+        key, inputs, prepared=prepare.finish(prepare.init(key, inputs)))
+  return jax.eval_shape(init)
+
+
 @pytest.mark.parametrize('model', [
     'pspnet_resnet18', 'pspnet_mobilenetv2', 'deeplabv3_mobilenetv2', 'espnet', 'espnet_c'])
 def test_the_methods_can_distil_every_student(model):
@@ -306,12 +316,12 @@ def test_the_methods_can_distil_every_student(model):
     inputs = distillers.DistillInputs(
         student=taps, teacher=teacher, batch=batch, rng=jax.random.key(0), step=0)
     distillers.check_requires(method.requires, inputs)
-    state = jax.eval_shape(lambda m=method, i=inputs: m.init(jax.random.key(0), i))
+    state = initialized(method, inputs)
     loss, _ = jax.eval_shape(method.loss, state, inputs)
     assert loss.shape == () and loss.dtype == jnp.float32, name
 
 
-@pytest.mark.parametrize('method', ['kd', 'pixelwise', 'fitnets', 'adversarial'])
+@pytest.mark.parametrize('method', ['kd', 'pixelwise', 'fitnets', 'adversarial', 'adaptation'])
 def test_adapted_students_and_their_teacher_are_compared_at_one_size(method):
   """Logits and features of the student at stride 16, those of the teacher's decoder at 4."""
   size = (64, 96)
@@ -323,8 +333,7 @@ def test_adapted_students_and_their_teacher_are_compared_at_one_size(method):
            'mask': jax.ShapeDtypeStruct((2, *size), bool)}
   inputs = distillers.DistillInputs(*taps, batch=batch, rng=jax.random.key(0), step=0)
   distiller = distillers.create(config.distill.to_dict())
-  state = jax.eval_shape(lambda: distiller.init(jax.random.key(0), inputs))
-  assert jax.eval_shape(distiller.loss, state, inputs)[0].shape == ()
+  assert jax.eval_shape(distiller.loss, initialized(distiller, inputs), inputs)[0].shape == ()
   if method == 'fitnets':
     assert not config.distill.fitnets.projection  # both are 256 wide
 
@@ -334,6 +343,7 @@ def test_a_method_brings_the_settings_of_its_script():
                                     config.optimizer.learning_rate))(cityscapes.get_config(arg))
   assert of('method=cirkd_v2+context') == of('settings=cirkd_v2') == (80_000, 8, 0.01)
   assert of('method=skd_journal') == of('settings=skd') != of('method=skd')
+  assert of('method=adaptation') == of('settings=adaptation') == (90_000, 16, 0.007)
   assert of('method=cirkd') == of(None) == of('settings=cirkd')
   assert of('method=cirkd_v2,settings=cirkd') == of('settings=cirkd')
   with pytest.raises(ValueError, match='cirkd_v2 and skd. Say which: settings='):

@@ -73,7 +73,7 @@ def _at(tree, *path):
 
 def test_context_changes_what_the_method_reads_and_is_trained():
   inputs = inputs_of()
-  terms = {'cross_image': {'weight': 1.0}, 'context': {'weight': 1.0, 'tap': 'embedding'}}
+  terms = distillers.terms_of('cross_image+context')
   method = distillers.create(terms)
   state = jax.jit(method.init)(jax.random.key(0), inputs)
   loss = lambda params: method.loss(state._replace(params=params), inputs)[0]

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from kdseg_jax import distillers, losses, references
-from kdseg_jax.distillers import methods
+from kdseg_jax.distillers import core, methods
 from kdseg_jax.errors import UserError
+from tests import toys
 
 
 def taps(seed, width):
@@ -77,7 +78,8 @@ def test_the_tap_of_each_model_is_read_of_that_model(term):
       rng=jax.random.key(0))
   method = methods.TERMS[term].factory(student_tap='ours', teacher_tap='theirs')
   distillers.check_requires(method.requires, inputs)
-  state = jax.eval_shape(method.init, jax.random.key(0), inputs)
+  state = jax.eval_shape(lambda: core.create_state(
+      method, jax.random.key(0), inputs, toys.unprepared(method, inputs)))
   assert jax.eval_shape(method.loss, state, inputs)[0].shape == ()
 
 

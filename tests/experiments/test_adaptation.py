@@ -11,8 +11,6 @@ from experiments import adaptation_parts, adaptation_strides
 from kdseg_jax import distillers, models
 from kdseg_jax.data import files
 
-pytest.importorskip('kdseg_jax.distillers.adaptation')
-
 STUDIES = {'parts': adaptation_parts, 'strides': adaptation_strides}
 
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from experiments import cifar_review_forms, cifar_stages
+from experiments import cifar_review, cifar_review_forms, cifar_stages
 from kdseg_jax.recipes import cifar
 from kdseg_jax.studies import plan as study_plan
 from kdseg_jax.training import shapes
@@ -52,6 +52,21 @@ def test_every_form_of_the_method_is_a_student_with_and_without_its_parts():
   recipe = cifar.get_config('method=review').distill.review
   assert found['residual_abf_hcl'] == recipe
   assert found['single_stage'].student_taps == ('stage1', 'stage2', 'stage3')
+
+
+def test_review_and_kd_are_compared_alone_and_together():
+  config = cifar_review.get_config('steps=240')
+  students = {name: config.study.students[name].distill
+              for name in study_plan.student_names(config)}
+  assert {name: set(terms) for name, terms in students.items()} == {
+      'alone': set(), 'kd': {'kd'}, 'review': {'review'}, 'kd_review': {'kd', 'review'}}
+  for name in ('review', 'kd_review'):  # one pass of the teacher serves all
+    term = students[name].review
+    assert (term.weight, term.warmup_steps, term.teacher_batch_statistics) == (0.6, 20, False)
+  for name in ('kd', 'kd_review'):
+    assert (students[name].kd.weight, students[name].kd.temperature) == (1.0, 4.0)
+  assert config.train.steps == 240 and config.study.teacher.train.steps == 1500
+  assert config.eval.split == 'test' and config.study.tune.split == 'val'
 
 
 @pytest.mark.parametrize('study', STUDIES.values(), ids=STUDIES)

@@ -60,7 +60,7 @@ def test_the_checkpoint_that_is_asked_for(workdir, checkpoint, step):
 
 
 def test_the_number_of_a_checkpoint_may_count_other_steps_too(workdir, monkeypatch):
-  """Those of a prepare phase."""
+  """Those of a preparation, before these were runs of their own."""
   read = Checkpointer.read_meta
   monkeypatch.setattr(Checkpointer, 'read_meta', lambda self, step: read(self, step) | {
       'data': {'seed': 0, 'next_batch': 1}})
@@ -256,7 +256,7 @@ def test_a_classifier_sees_images_at_the_size_of_its_config(classifier):
   (found,) = dataclasses.replace(model, config=config).predict(image)
   (want,) = model.predict(files.resize_image(image, (6, 6)))
   np.testing.assert_array_equal(found.probabilities, want.probabilities)
-  with pytest.raises(UserError, match='whole images only, and not flip'):
+  with pytest.raises(UserError, match='whole images only, or their centre, not flip'):
     kdseg_jax.load(classifier, views=Inference(flip=True)).predict(image)
 
 

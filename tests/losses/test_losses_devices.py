@@ -132,6 +132,22 @@ def memory(student, teacher, where, axis_name):
       student, teacher, contrast, where=where, axis_name=axis_name, block_size=20)
 
 
+def cross_head(student, teacher, where, axis_name):
+  """Losses of detectors and of cross-head distillation at once."""
+  aligned = losses.cross_head_input(student, teacher, layer=1, axis_name=axis_name)
+  count = jnp.sum(where, dtype=jnp.float32)
+  normalizer = count if axis_name is None else lax.psum(count, axis_name)
+  options = {'weights': where, 'normalizer': normalizer, 'axis_name': axis_name}
+  boxes = lambda x: losses.decode_distances(jnp.zeros(2), jnp.exp(x[..., :4]))
+  return (
+      losses.cross_head_classification(aligned, teacher, **options)
+      + losses.cross_head_distribution(
+          student[..., :4].repeat(3, axis=-1) * jnp.arange(12), teacher[..., :4].repeat(3, axis=-1),
+          weights=losses.score_weights(teacher, where), axis_name=axis_name)
+      + losses.giou(boxes(student), boxes(teacher), **options)
+      + losses.pearson_features(student, teacher, axis_name=axis_name))
+
+
 SCALES = np.arange(1, 6, dtype=np.float32)  # parameters, the same on every device
 
 
@@ -156,7 +172,7 @@ def on_one_device(loss):
 @pytest.mark.parametrize('loss', [
     cross_entropy, upsampled_cross_entropy, ohem, ohem_downsampled, pixelwise,
     pixelwise_unmasked, pixelwise_same_mask_everywhere, pixelwise_sum, gram, direct, near, one_map,
-    hierarchical, adaptation, decoupled, similarities, scores, cross_image, memory],
+    hierarchical, adaptation, decoupled, similarities, scores, cross_image, memory, cross_head],
     ids=lambda loss: loss.__name__)
 def test_eight_devices_equal_one(loss, mode):
   batch, expected = example(), on_one_device(loss)

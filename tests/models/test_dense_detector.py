@@ -10,6 +10,7 @@ import pytest
 from kdseg_jax import models
 from kdseg_jax.errors import UserError
 from kdseg_jax.models.dense_detector import ATSSHead, FCOSHead, GFLHead, RetinaNetHead
+from kdseg_jax.training.freezing import FrozenModel
 from tests.models import official_detectors as official
 
 HEADS = {'gfl': GFLHead, 'retinanet': RetinaNetHead, 'fcos': FCOSHead, 'atss': ATSSHead}
@@ -244,3 +245,15 @@ def test_frozen_statistics():
   jax.tree.map(np.testing.assert_array_equal, updated['batch_stats'], variables['batch_stats'])
   np.testing.assert_allclose(found['reg'][0], prediction['reg'][0], rtol=1e-4, atol=1e-5)
   assert jnp.abs(gradient['backbone']['stage1_block0']['conv1']['norm']['norm']['scale']).max() > 0
+
+
+def test_frozen_stages():
+  """By the patterns of `config.train.freeze`: their BatchNorms keep their statistics."""
+  model, variables, image, _ = detector()
+  frozen = FrozenModel(model, ('backbone/stem*', 'backbone/stage1*'))
+  _, updated = jax.jit(lambda variables, image: frozen.apply(
+      variables, image, train=True, mutable=['batch_stats']))(variables, image)
+  moved = jax.tree.map(
+      lambda x, y: bool((x != y).any()), updated['batch_stats'], variables['batch_stats'])
+  stages = {name: any(jax.tree.leaves(found)) for name, found in moved['backbone'].items()}
+  assert stages == {name: not name.startswith(('stem', 'stage1')) for name in stages}

@@ -39,10 +39,27 @@ class Stripes:
     return {'image': image, 'label': label, 'image_id': f'{self.split}{index}'}
 
 
+class Untapped(nn.Module):
+  """Returns its prediction alone."""
+
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, image, mask=None, index=None, train=False):
+    return nn.Conv(self.num_classes, (3, 3), (4, 4))(image / 255)
+
+
+class Pairs(Stripes):
+  """Examples of another form."""
+
+  def __getitem__(self, index):
+    return tuple(super().__getitem__(index).values())
+
+
 def signed(learning_rate, *, scale: float = 1.0):
   """The sign of the gradient."""
-  return optax.chain(optax.sign() if hasattr(optax, 'sign') else optax.scale_by_sign(),
-                     optax.scale(scale), optax.scale_by_learning_rate(learning_rate))
+  return optax.chain(
+      optax.scale_by_sign(), optax.scale(scale), optax.scale_by_learning_rate(learning_rate))
 
 
 def nothing(first=None, **_):

@@ -9,12 +9,13 @@ import numpy as np
 import optax
 import pytest
 
-from configs import quickstart
+from configs import common, quickstart
 from kdseg_jax import parallel
 from kdseg_jax.checkpoint import Checkpointer
 from kdseg_jax.data import scenes
 from kdseg_jax.inference.evaluation import Evaluator
 from kdseg_jax.training import experiment, loop
+from kdseg_jax.training.preemption import StopSignal
 from kdseg_jax.training.run import Diverged, TeacherTooWeak, training_batches
 from tests import runs
 
@@ -48,7 +49,7 @@ def test_a_memory_beyond_the_limit_is_refused_with_the_arithmetic(teacher, tmp_p
   config = config_of('cirkd', teacher)
   config.memory_limit_gb = 1e-5
   with pytest.raises(ValueError, match=(
-      r'method=cirkd would keep 0.00 GB .*config.memory_limit_gb=1e-05(.|\n)*'
+      r'config.distill \(.*memory@1.*would keep 0.00 GB .*config.memory_limit_gb=1e-05(.|\n)*'
       r'memory/pixel/embeddings: 11 x 64 x 11 x 4 bytes = 30,976 bytes')):
     loop.train(config, str(tmp_path / 'work'))
   assert not (tmp_path / 'work').exists()
@@ -68,6 +69,58 @@ def test_the_teacher_is_measured_once_a_work_directory(teacher, tmp_path, monkey
   known = json.loads((tmp_path / 'teacher.json').read_text())['metrics']['mean_iou']
   evaluations = [r for r in runs.rows(tmp_path) if r['phase'] == 'evaluation']
   assert [r['teacher_mean_iou'] for r in evaluations] == [known, known]
+
+
+def with_own_teacher(method='pixelwise', **teacher):
+  config = config_of(method)
+  common.own_teacher(config, config_of(**teacher))
+  return config
+
+
+def test_without_a_checkpoint_a_teacher_of_its_own_is_trained_first(tmp_path, monkeypatch, caplog):
+  config = with_own_teacher(steps=3)
+  caplog.set_level('INFO')
+  loop.train(config, str(tmp_path))
+  assert 'first a teacher is trained in' in caplog.text
+  teacher, student = runs.saved(tmp_path / 'teacher'), runs.saved(tmp_path)
+  assert teacher['training/step'] == 3 and student['training/step'] == 2
+  saved = json.loads((tmp_path / 'config.json').read_text())['teacher']
+  assert saved['checkpoint'] == str(tmp_path / 'teacher') and saved['config'] == {}
+  assert config.teacher.checkpoint == ''  # what was given stays
+  before = (tmp_path / 'teacher' / 'metrics.jsonl').read_text()
+  config.train.steps = 4
+  loop.train(config, str(tmp_path))  # on the teacher that it finds
+  assert runs.saved(tmp_path)['training/step'] == 4
+  assert (tmp_path / 'teacher' / 'metrics.jsonl').read_text() == before
+  with pytest.raises(ValueError, match='(?s)was trained with another config.*train.steps is 5 now'):
+    loop.train(with_own_teacher(steps=5), str(tmp_path))
+
+
+@pytest.mark.parametrize('method, given', [('none', False), ('pixelwise', True)])
+def test_a_teacher_that_is_given_or_not_needed_is_not_trained(method, given, teacher, tmp_path):
+  config = with_own_teacher(method)
+  config.teacher.checkpoint = str(teacher) if given else ''
+  loop.train(config, str(tmp_path))
+  assert not (tmp_path / 'teacher').exists()
+
+
+def test_a_method_that_cannot_work_is_refused_before_the_teacher_is_trained(tmp_path):
+  config = with_own_teacher('attention_transfer')
+  config.distill.attention_transfer.student_tap = 'nowhere'
+  with pytest.raises(ValueError, match="student has no tap 'nowhere'"):
+    loop.train(config, str(tmp_path / 'work'))
+  assert not (tmp_path / 'work').exists()
+
+
+def test_stopped_while_its_teacher_is_trained(tmp_path, monkeypatch):
+  with monkeypatch.context() as patch:
+    patch.setattr(StopSignal, 'agree', lambda self, reached, step: (
+        setattr(self, '_set', step == 1), step == 1)[1])
+    assert loop.train(with_own_teacher(steps=3), str(tmp_path)) is None
+  assert [path.name for path in tmp_path.iterdir()] == ['teacher']
+  assert runs.saved(tmp_path / 'teacher')['training/step'] == 1
+  assert loop.train(with_own_teacher(steps=3), str(tmp_path))
+  assert runs.saved(tmp_path / 'teacher')['training/step'] == 3
 
 
 class Spoilt(scenes.Scenes):

@@ -93,6 +93,7 @@ def test_a_preparation_is_trained_and_its_result_is_kept_without_the_rest(prepar
   folder, result = prepared
   assert list(result) == ['fitting'] and list(result['fitting']) == ['mean']
   assert [step for _, step, _ in rows(folder)] == [1, 2, 3, 4, 5]
+  assert runs.rows(folder)[0]['learning_rate'] == pytest.approx(0.1)
   saved = runs.saved(folder)
   assert saved['model/params/mean'] == result['fitting']['mean'] != 0
   assert saved['training/distiller/memory/calls'] == STEPS  # what it carries along
@@ -201,7 +202,7 @@ def test_an_optimiser_of_its_own_is_used(teacher, tmp_path):
   (only,) = runs.rows(folders(tmp_path)[0])
   decoder = runs.saved(folders(tmp_path)[0])['model/params/decoder']
   # mse + decoder**2 at step 0; plain SGD at 0.25 halves the decoder.
-  assert only['step'] == 1 and decoder != 0
+  assert only['step'] == 1 and decoder != 0 and 'learning_rate' not in only
   again = config_of(teacher, **{'distill.fitting.rate': 0.25, 'prepare.steps': 1,
                                 'prepare.optimizer.learning_rate': 9.0})
   assert prepare(again, tmp_path)[0] == result and len(folders(tmp_path)) == 1

@@ -20,7 +20,8 @@ from kdseg_jax.interop.exporting.graph import logits_of
 from kdseg_jax.models.normalization import Preprocessing
 
 FILE = 'model.safetensors'
-_OF_TRAINING = ('init', 'remat')  # fields of config.student that do not change what it computes
+# Fields of config.student that do not change what a model of ours computes.
+_OF_TRAINING = ('init', 'remat', 'options')
 _DROPOUT = ('dropout', 'project_dropout')  # nor do these, but an import needs to know them
 # Fields that an architecture fixes and no array shows.
 _FIXED = {field for scheme in schemes.SCHEMES.values() for field in scheme.student} - {

@@ -249,7 +249,8 @@ def task_aligned(
   Reference: Feng et al., "TOOD" (ICCV 2021), eq. 3 and section 3.2; mmdetection's
   `TaskAlignedAssigner`.
   """
-  scores, predicted = lax.stop_gradient((scores, predicted))
+  scores, predicted, centers = (lax.stop_gradient(jnp.asarray(x)) for x in (
+      scores, predicted, centers))
   overlaps = pairwise_overlaps(boxes, predicted)
   alignment = scores.T[classes]**alpha * overlaps**beta
   if where is not None:

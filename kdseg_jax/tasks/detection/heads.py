@@ -174,8 +174,9 @@ class DenseHead(abc.ABC):
 
   def joined_priors(self, shapes: box_coding.Shapes) -> tuple[jax.Array, jax.Array]:
     """Anchors or points of all levels, and the stride `(P,)` of each."""
+    priors = jnp.concatenate(self.priors(shapes))
     strides = np.repeat(np.asarray(self.strides, np.float32), self.level_sizes(shapes))
-    return jnp.concatenate(self.priors(shapes)), jnp.asarray(strides)
+    return priors, jnp.asarray(strides)
 
   def counted(self, shapes: box_coding.Shapes, sizes: jax.Array | None, images: int) -> jax.Array:
     """`(N, P)` bool: anchors that begin in the part of the image that counts."""

@@ -102,6 +102,7 @@ def suppress(
   Returns:
     `max_detections` of them.
   """
+  boxes, scores, classes = map(jnp.asarray, (boxes, scores, classes))
   alive = jnp.where(jnp.isfinite(scores), scores, -jnp.inf)
 
   def step(alive, _):
@@ -122,8 +123,8 @@ def _candidates(level, score_threshold, max_candidates):
   scores = jnp.where(scores > score_threshold, scores, -jnp.inf)
   scores, index = lax.top_k(scores, min(max_candidates, scores.size))
   position, classes = jnp.divmod(index, level.scores.shape[-1])
-  boxes = level.boxes[position]
+  boxes = jnp.asarray(level.boxes)[position]
   if level.factors is not None:
-    scores = scores * level.factors[position]  # -inf stays, factors are positive
+    scores = scores * jnp.asarray(level.factors)[position]  # -inf stays, factors are positive
   has_area = jnp.all(boxes[:, 2:] > boxes[:, :2], axis=-1)
   return boxes, jnp.where(has_area, scores, -jnp.inf), classes

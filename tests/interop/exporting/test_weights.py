@@ -47,7 +47,8 @@ def test_import_reads_an_export_back(name, scheme, fields, tmp_path):
   assert back.classes == workdirs.CLASSES and back.palette.tolist() == list(
       map(list, workdirs.PALETTE))
   assert back.report['scheme'] == scheme
-  assert {field: back.config.student[field] for field in model.config.student} == (
+  student = back.config.student.to_dict()
+  assert {field: student[field] for field in model.config.student} == (
       model.config.student.to_dict())
   assert back.config.task.name == model.task.name
   assert back.config.task.get('align_corners') == (

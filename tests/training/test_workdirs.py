@@ -1,9 +1,9 @@
-"""What is left of a study to be done."""
+"""What a work directory tells of its run."""
 
 import pytest
 
 from configs import quickstart
-from kdseg_jax.studies import plan as study_plan
+from kdseg_jax.training import workdirs
 
 
 @pytest.mark.parametrize('evaluated, checkpoints, finished', [
@@ -15,5 +15,5 @@ def test_a_run_is_finished_with_its_last_checkpoint_and_the_evaluation_after_it(
   run.train.steps = 7
   rows = [{'phase': 'train', 'step': 7}, {'phase': 'evaluation', 'step': evaluated}]
   for name, value in (('read_rows', rows), ('saved_steps', checkpoints)):
-    monkeypatch.setattr(study_plan, name, lambda workdir, value=value: value)
-  assert study_plan.is_finished(run, 'somewhere') == finished
+    monkeypatch.setattr(workdirs, name, lambda workdir, value=value: value)
+  assert workdirs.is_finished(run, 'somewhere') == finished

@@ -1,0 +1,170 @@
+"""Boxes of a batch: as many as its fields hold, and the same place on the image all the way."""
+
+import logging
+
+import absl.logging
+import numpy as np
+import pytest
+
+from kdseg_jax import data, tasks
+from kdseg_jax.data import augmentation, boxed, pipeline
+from kdseg_jax.errors import UserError
+from kdseg_jax.tasks.box_fields import box_fields
+from tests.data import boxed_sets
+
+FIELDS = box_fields(6)
+COLORS = np.uint8([(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0)])  # by class
+
+
+def colored_example(height=40, width=60, seed=0):
+  """An image whose boxes are filled with the colour of their class, on black."""
+  rng = np.random.default_rng(seed)
+  image, boxes = np.zeros((height, width, 3), np.uint8), []
+  low, high = (np.array([width, height]) // part for part in (8, 4))
+  for label, color in enumerate(COLORS):  # one in each quarter
+    top, left = label // 2 * height // 2, label % 2 * width // 2
+    start = np.array([left, top]) + rng.integers(0, high)
+    boxes.append((*start, *(start + rng.integers(low, high))))
+    x1, y1, x2, y2 = boxes[-1]
+    image[y1:y2, x1:x2] = color
+  arrays = {'boxes': np.float32(boxes), 'classes': np.arange(4, dtype=np.int32),
+            'crowd': np.array([False, True, False, False]), 'area': np.float32([1, 2, 3, 4])}
+  return boxed.example(image, arrays, 'a', None)
+
+
+def assert_boxes_on_image(batch, tolerance=1.01):
+  """Every box is where its colour is, and every colour that shows has its box."""
+  shown = set()
+  seen_of = [(batch['image'] > 125) == (color > 125) for color in COLORS]
+  for box, label, crowd, area in zip(*(batch[name] for name in (
+      'boxes', 'classes', 'crowd', 'area'))):
+    if label < 0:
+      assert not box.any() and not crowd and area == 0
+      continue
+    assert crowd == (label == 1) and area == label + 1
+    rows, columns = np.nonzero(seen_of[label].all(axis=-1))
+    if len(rows) and (box[2:] - box[:2]).min() > 3:  # else resizing may have blurred it away
+      seen = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+      np.testing.assert_allclose(box, seen, atol=tolerance)
+    shown.add(int(label))
+  for label, seen in enumerate(seen_of):
+    assert label in shown or not seen.all(axis=-1).any()
+
+
+@pytest.mark.parametrize('options', [
+    {'crop': (40, 60)}, {'crop': (64, 96)}, {'crop': (20, 30)}, {'crop': (30, 80), 'pad': 5},
+    {'crop': (64, 64), 'scale': (1.0, 2.0)}, {'crop': (60, 90), 'resize': ((60, 90),)},
+    {'crop': (96, 128), 'resize': ((60, 90), (80, 160))},
+    {'crop': (48, 48), 'resized_crop': (0.4, 1.0)},
+    {'crop': (60, 60), 'resize': ((60, 90),), 'scale': (1.0, 1.5), 'pad': 2}])
+@pytest.mark.parametrize('flip', [0.0, 1.0])
+def test_boxes_move_with_the_pixels(options, flip):
+  augment = augmentation.Augmentation(**{'scale': None} | options, flip=flip, fields=FIELDS)
+  for seed in range(12):
+    batch = augment(colored_example(seed=seed), np.random.default_rng(seed))
+    assert batch.keys() == {'image', 'mask', *FIELDS}
+    assert batch['boxes'].shape == (6, 4) and batch['boxes'].dtype == np.float32
+    assert_boxes_on_image(batch, 2.01 if 'resized_crop' in options or 'scale' in options else 1.51)
+    assert not batch['image'][~batch['mask']].any()
+    rows, columns = (np.count_nonzero(batch['mask'].any(axis=axis)) for axis in (1, 0))
+    assert batch['mask'][:rows, :columns].all()  # padding is at the bottom and right, mirrored too
+    assert (batch['boxes'] <= [columns, rows, columns, rows]).all() and (batch['boxes'] >= 0).all()
+
+
+def test_a_crop_leaves_boxes_out_of_which_nothing_is_left():
+  example = colored_example()
+  augment = augmentation.Augmentation(crop=(20, 30), scale=None, flip=0, fields=FIELDS)
+  counts = {int((augment(example, np.random.default_rng(seed))['classes'] >= 0).sum())
+            for seed in range(40)}
+  assert min(counts) < 4 and max(counts) > 1
+
+
+def test_scale_leads_back_to_the_image_of_the_file():
+  example = colored_example()
+  augment = augmentation.Augmentation(
+      crop=(100, 100), scale=None, flip=0, resize=((50, 90),), fields=FIELDS)
+  batch = augment(example, np.random.default_rng(0))
+  assert batch['image'].shape == (100, 100, 3)
+  np.testing.assert_allclose(batch['scale'], [75 / 60, 50 / 40])
+  np.testing.assert_allclose((batch['boxes'] / np.tile(batch['scale'], 2))[:4], example['boxes'],
+                             rtol=1e-5)
+
+
+def test_one_of_several_sizes_is_drawn():
+  augment = augmentation.Augmentation(
+      crop=(64, 96), scale=None, flip=0, resize=((20, 30), (40, 60), (60, 90)), fields=FIELDS)
+  heights = [int(augment(colored_example(), np.random.default_rng(seed))['mask'][:, 0].sum())
+             for seed in range(60)]
+  assert set(heights) == {20, 40, 60} and min(map(heights.count, set(heights))) > 8
+  with pytest.raises(UserError, match=r'\(90, 60\): expected \(shorter side, longer side\)'):
+    augmentation.Augmentation(crop=(8, 8), resize=((90, 60),), fields=FIELDS)
+
+
+def test_labels_are_resized_with_the_image():
+  label = np.arange(12, dtype=np.uint8).reshape(3, 4)
+  augment = augmentation.Augmentation(crop=(8, 8), scale=None, flip=0, resize=((6, 8),),
+                                      fields=tasks.SegmentationTask.fields)
+  batch = augment({'image': np.zeros((3, 4, 3), np.uint8), 'label': label},
+                  np.random.default_rng(0))
+  np.testing.assert_array_equal(batch['label'][:6], label.repeat(2, 0).repeat(2, 1))
+
+
+def test_what_is_too_many_is_left_out_with_a_warning(caplog):
+  absl.logging._log_counter_per_token.clear()  # it is said once
+  example = colored_example()
+  with caplog.at_level(logging.WARNING):
+    filled = boxed.fill(example, box_fields(3))
+    boxed.fill(example, box_fields(3))
+  np.testing.assert_array_equal(filled['boxes'], example['boxes'][:3])
+  assert caplog.text.count('An image has 4 boxes, and config.task.max_boxes is 3: 1 are left') == 1
+  with pytest.raises(UserError, match='max_boxes=0'):
+    box_fields(0)
+
+
+def test_padding_is_filled_again_and_empty_images_are_all_padding():
+  once = boxed.fill(colored_example(), FIELDS)
+  for name, value in boxed.fill(once, FIELDS).items():
+    np.testing.assert_array_equal(value, once[name])
+  nothing = colored_example() | {name: np.zeros((0, *FIELDS[name].shape((1, 1))[1:]), 'f')
+                                 for name in ('boxes', 'classes', 'crowd', 'area')}
+  filled = boxed.fill(nothing, FIELDS)
+  np.testing.assert_array_equal(filled['classes'], [-1] * 6)
+  assert not filled['boxes'].any() and filled['crowd'].dtype == bool
+  example = {'image': filled['image'], 'label': None}
+  assert boxed.fill(example, {}) == example
+
+
+def test_fields_admit_any_number_of_boxes_and_nothing_else():
+  assert FIELDS['boxes'].admits((9, 4), (1, 1)) and FIELDS['boxes'].admits((0, 4), (1, 1))
+  assert not FIELDS['boxes'].admits((9, 5), (1, 1)) and not FIELDS['classes'].admits((9, 4), (1, 1))
+  assert FIELDS['scale'].admits((2,), (1, 1)) and not FIELDS['scale'].admits((3,), (1, 1))
+
+
+@pytest.mark.parametrize('name', ['voc_boxes', 'coco', 'scenes_detection'])
+def test_batches_of_every_source_have_the_fields(tmp_path, name):
+  root = None
+  if name != 'scenes_detection':
+    root = getattr(boxed_sets, name.removesuffix('_boxes'))(tmp_path)
+  source = data.create(name, 'train', root=root)
+  augment = augmentation.Augmentation(crop=(64, 64), scale=None, fields=FIELDS)
+  batch = next(pipeline.train_batches(source, batch_size=4, seed=0, augmentation=augment))
+  evaluated = next(pipeline.evaluation_batches(
+      data.Fitted(source, (64, 64)), fields=FIELDS, batch_size=4))
+  for found in (batch, evaluated):
+    assert found['image'].shape == (4, 64, 64, 3)
+    for field, expected in FIELDS.items():
+      assert found[field].shape == (4, *expected.shape((64, 64)))
+      assert found[field].dtype == expected.dtype
+  assert len(source.palette) == len(source.classes)
+
+
+def test_scenes_have_the_boxes_of_their_digits():
+  scenes, source = data.create('scenes', 'val'), data.create('scenes_detection', 'val', length=9)
+  assert source.classes == scenes.classes[1:] and source.is_generated and len(source) == 9
+  for scene, example in zip(scenes, source):
+    for name in ('image', 'boxes', 'classes', 'area'):
+      np.testing.assert_array_equal(example[name], scene[name])
+    assert example['crowd'].shape == example['classes'].shape and not example['crowd'].any()
+    for box, label, area in zip(example['boxes'], example['classes'], example['area']):
+      x1, y1, x2, y2 = box.astype(int)
+      assert area <= np.count_nonzero(scene['label'][y1:y2, x1:x2] == label + 1)

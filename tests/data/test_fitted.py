@@ -1,0 +1,81 @@
+"""Images of any size on one canvas, and boxes back on them."""
+
+import numpy as np
+import pytest
+
+from kdseg_jax import data
+from kdseg_jax.data import fitted, pipeline
+from kdseg_jax.errors import UserError
+from kdseg_jax.tasks.box_fields import box_fields
+from tests.data import test_boxed
+
+SIZES = [(40, 60), (60, 40), (64, 64), (41, 97), (40, 60), (200, 30)]
+FIELDS = box_fields(5)
+
+
+class Mixed:
+  """Images of several sizes."""
+
+  classes, palette = tuple('abcd'), np.zeros((4, 3), np.uint8)
+
+  def __len__(self):
+    return len(SIZES)
+
+  def __getitem__(self, index):
+    return test_boxed.colored_example(*SIZES[index], seed=index)
+
+
+@pytest.mark.parametrize('size,canvas,sides,expected', [
+    ((480, 640), (1344, 1344), (800, 1333), (800, 1067)),  # as usual on COCO
+    ((427, 640), (1344, 1344), (800, 1333), (800, 1199)),
+    ((375, 1242), (1344, 1344), (800, 1333), (402, 1333)),
+    ((640, 480), (800, 1344), (800, 1333), (800, 600)),
+    ((640, 480), (1344, 1344), (800, 1333), (1067, 800)),
+    ((480, 640), (240, 320), None, (240, 320)), ((480, 640), (320, 320), None, (240, 320)),
+    ((3, 1000), (10, 10), None, (1, 10))])
+def test_sizes_keep_the_shape_and_lie_in_the_canvas(size, canvas, sides, expected):
+  assert fitted.fitted_size(size, canvas, sides) == expected
+
+
+@pytest.mark.parametrize('sides', [None, (48, 80)])
+def test_images_of_any_size_have_one_and_boxes_lead_back(sides):
+  source = data.Fitted(Mixed(), (64, 96), sides)
+  assert source.size == (64, 96) and source.classes == Mixed.classes and len(source) == len(SIZES)
+  for index, example in enumerate(source):
+    assert example['image'].shape == (64, 96, 3) and example['mask'].shape == (64, 96)
+    rows, columns = (int(example['mask'].any(axis=axis).sum()) for axis in (1, 0))
+    assert (rows, columns) == fitted.fitted_size(SIZES[index], (64, 96), sides)
+    assert example['mask'][:rows, :columns].all() and not example['image'][~example['mask']].any()
+    back = example['boxes'] / np.tile(example['scale'], 2)
+    np.testing.assert_allclose(back, Mixed()[index]['boxes'], rtol=1e-5)
+    np.testing.assert_allclose(example['scale'], [columns / SIZES[index][1],
+                                                  rows / SIZES[index][0]], rtol=1e-6)
+
+
+def test_batches_of_mixed_sizes_are_of_one_and_in_the_order_of_the_source():
+  source = data.Fitted(Mixed(), (64, 96))
+  batches = list(pipeline.evaluation_batches(source, fields=FIELDS, batch_size=4))
+  assert {batch['image'].shape for batch in batches} == {(4, 64, 96, 3)}
+  np.testing.assert_array_equal(np.concatenate([batch['index'] for batch in batches]),
+                                [0, 1, 2, 3, 4, 5, -1, -1])
+  np.testing.assert_array_equal(batches[0]['boxes'][1, :4], source[1]['boxes'])
+  assert not batches[1]['mask'][2:].any() and (batches[1]['classes'][2:] == -1).all()
+  np.testing.assert_array_equal(batches[1]['scale'][2:], 1)
+
+
+def test_two_processes_read_their_parts_of_it():
+  source = data.Fitted(Mixed(), (64, 96))
+  whole = list(pipeline.evaluation_batches(source, fields=FIELDS, batch_size=4))
+  parts = [list(pipeline.evaluation_batches(
+      source, fields=FIELDS, batch_size=4, process_index=index, process_count=2,
+      sizes=[source.size] * len(source))) for index in range(2)]
+  for batch, *halves in zip(whole, *parts, strict=True):
+    for name, value in batch.items():
+      np.testing.assert_array_equal(value, np.concatenate([half[name] for half in halves]))
+
+
+@pytest.mark.parametrize('canvas,sides', [((0, 5), None), ((5,), None), ((5, 5), (9, 5)),
+                                          ((5, 5), (0, 5)), ((5, 5), (5,))])
+def test_sizes_that_are_none_are_refused(canvas, sides):
+  with pytest.raises(UserError, match='positive'):
+    data.Fitted(Mixed(), canvas, sides)
