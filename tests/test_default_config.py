@@ -79,6 +79,8 @@ _HOLISTIC = _RESIZE | {
     'conditional': True, 'input_norm': False, 'critic_loss': 'wasserstein',
     'gradient_penalty_weight': 10.0, 'critic_weight': 0.1, 'width': 1.0, 'tap': 'logits',
     'critic_learning_rate': None, 'critic_b1': 0.9, 'critic_b2': 0.99, 'critic_steps': None}
+_PYRAMID_TAPS = ('p3', 'p4', 'p5', 'p6', 'p7')
+_OF_HEADS = {'teacher_head': None, 'uniform': False, 'cls_weight': None, 'box_weight': None}
 _AUTOENCODER = _EMBEDDING | {'strides': None, 'channels': None, 'alpha': 1e-7}
 TERMS = {
     'pixelwise': _PIXELWISE,
@@ -118,6 +120,11 @@ TERMS = {
         'student_taps': ('stage1', 'stage2', 'stage3', 'stage4'),
         'teacher_taps': ('stage1_preactivation', 'stage2_preactivation', 'stage3_preactivation',
                          'stage4_preactivation')},
+    'crosskd': _OF_HEADS | {'layer': None, 'projection': False, 'centerness_weight': 1.0},
+    'prediction_mimicking': _OF_HEADS | {'region': 'all'},
+    'localization_distillation': {'temperature': 10.0, 'region': 'positive'},
+    'pkd': {'taps': _PYRAMID_TAPS},
+    'pyramid_fitnets': {'taps': _PYRAMID_TAPS, 'projection': True},
 }
 
 

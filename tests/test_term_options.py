@@ -41,6 +41,8 @@ OTHER = {
     'review.form': 'multi_stage', 'levels': (2,),
     'strides': (2, 1, 1), 'channels': 3, 'review.channels': 5,
     'student_taps': ('embedding', 'other'), 'teacher_taps': ('embedding', 'other'),
+    'layer': 2, 'teacher_head': 'atss', 'cls_weight': 3.0, 'box_weight': 3.0, 'region': 'inside',
+    'pkd.taps': ('p4',), 'pyramid_fitnets.taps': ('p4',),
 }
 # Options that say something only beside others.
 BESIDE = {
@@ -48,7 +50,7 @@ BESIDE = {
     'channel_wise_features.projection': {'student_tap': 'wide'},
     'neighbourhood': {'node_size': 1}, 'pairwise.pool': {'node_size': 2},
     'critic_b1': {'critic_learning_rate': 0.01}, 'critic_b2': {'critic_learning_rate': 0.01},
-    'norm': {'eps': 0.5},
+    'norm': {'eps': 0.5}, 'centerness_weight': {'teacher_head': 'atss'},
 }
 # Options of several parts of a term: each part must read them, whatever the others do.
 ONLY = {'memory': {'pixel': {'region_weight': 0.0}, 'region': {'pixel_weight': 0.0}},
@@ -100,9 +102,33 @@ class Taps:
   def apply(self, variables, image, *, mutable=None, **_):
     taps = dict(variables['params'])
     if mutable is not None:
-      taps = {name: 2 * tap for name, tap in taps.items()}
-    outputs = taps['logits'], taps
+      taps = jax.tree.map(lambda tap: 2 * tap, taps)
+    outputs = taps.get('logits'), taps
     return outputs if mutable is None else (outputs, {})
+
+
+class Detector(Taps):
+  """Likewise, of the taps of a detector with the outputs of a head."""
+
+  def __init__(self, head):
+    self.numbers = {'atss': {'reg': 4, 'centerness': 1}}.get(head, {})
+
+  def init(self, rngs, image):
+    taps = toys.detector_taps(2, 4, np.random.default_rng(0), self.numbers)
+    return {'params': jax.tree.map(jnp.zeros_like, taps)}
+
+  def apply(self, variables, image, layer=None, *, method=None, **rest):
+    if method is None:
+      return super().apply(variables, image, **rest)
+    return toys.detector_head(4, self.numbers)(image, layer)
+
+
+class DetectorTask:
+  """Its loss reads nothing, and assigns what a GFL head's does."""
+
+  def loss(self, taps, batch, *, axis_name):
+    targets = toys.detector_targets(toys.detector_masks(2, np.random.default_rng(0)))
+    return jnp.float32(0), (targets, {})
 
 
 class Critic(nn.Module):
@@ -153,17 +179,22 @@ def program(term, items, same_size, memory_only=False):
   student = Taps(SIZE if same_size else STUDENT_SIZE, **widths, wide=8)
   teacher = Taps(SIZE, **widths | {'embedding': 8, 'other': 10})  # an unused argument is dropped
   batch, optimizers = batch_of(), Optimizers(*[optax.sgd(0.1)] * 2)
-  taps = lambda model: {name: jax.ShapeDtypeStruct(shape, jnp.float32)
-                        for name, shape in model.shapes.items()}
+  task = tasks.SegmentationTask(CLASSES)
+  targets = {}
+  if term in toys.OF_DETECTORS:
+    task = DetectorTask()
+    student, teacher = Detector('gfl'), Detector(terms[term].get('teacher_head'))
+    targets = task.loss({}, {}, axis_name=None)[1][0]
+  taps = lambda model: jax.eval_shape(lambda: model.init({}, None))['params']
   inputs = distillers.DistillInputs(
-      student=taps(student), teacher=taps(teacher), batch=batch, rng=jax.random.key(0))
+      student=taps(student), teacher=taps(teacher), batch=batch, targets=targets,
+      rng=jax.random.key(0))
   try:
     method = distillers.create(terms)
     state = jax.eval_shape(
         lambda: create_state(jax.random.key(0), student, method, optimizers, inputs,
                              prepared=toys.unprepared(method, inputs)))
-    step = make_train_step(
-        tasks.SegmentationTask(CLASSES), student, teacher, method, optimizers)
+    step = make_train_step(task, student, teacher, method, optimizers)
 
     def run(*arguments):
       state, metrics = step(*arguments)

@@ -9,7 +9,8 @@ import numpy as np
 from jax import lax
 
 from kdseg_jax import default_config, distillers, inference, models
-from kdseg_jax.distillers import DistillerState, Requires
+from kdseg_jax.distillers import DistillerState, Requires, methods
+from kdseg_jax.losses import box_coding
 from kdseg_jax.models.layers import ConvNorm
 from kdseg_jax.training.state import Optimizers, TrainState
 
@@ -172,6 +173,50 @@ def replace_segmenters_and_classifiers(patch):
   """As `replace_models`, by what a model of the name is."""
   patch.setattr(models, 'create', lambda name, num_classes, axis_name, **_: (
       Classifier if name in models.CLASSIFIERS else Model)(num_classes, axis_name))
+
+
+# Methods that read what only detectors have.
+OF_DETECTORS = frozenset(
+    name for name in methods.METHODS
+    if {'p3', 'cls', 'reg'} & {*distillers.create(distillers.terms_of(name)).requires.teacher})
+LEVELS = ((3, 4), (2, 2), (1, 1), (1, 1), (1, 1))  # (height, width) of a detector's maps
+_NUMBERS = {'cls': 4, 'reg': 8}  # of a GFL head with two bins a side
+
+
+def detector_taps(images, width, rng, numbers=None):
+  """Random taps of a detector with a GFL head, or of other numbers of channels."""
+  make = lambda channels: tuple(
+      rng.normal(size=(images, *size, channels)).astype(np.float32) for size in LEVELS)
+  channels = {f'{branch}_tower_{i}': width for branch in ('cls', 'reg') for i in (2, 3)}
+  taps = {name: make(number) for name, number in (channels | _NUMBERS | (numbers or {})).items()}
+  return taps | dict(zip(('p3', 'p4', 'p5', 'p6', 'p7'), make(width)))
+
+
+def detector_masks(images, rng):
+  """What a GFL head's loss assigns to the anchors `(N, P)`, random."""
+  anchors = sum(height * width for height, width in LEVELS)
+  return {name: rng.random((images, anchors)) < share for name, share in (
+      ('positive', 0.3), ('counts', 0.8), ('inside', 0.5), ('valuable', 0.4))}
+
+
+def detector_targets(masks):
+  """The targets of these masks."""
+  return dict(masks) | {'normalizer': jnp.float32(5),
+                        'priors': jnp.concatenate(box_coding.anchors(LEVELS))}
+
+
+def detector_head(width, numbers=None):
+  """`DistillInputs.teacher_head` of one product for each output; towers are as wide as given."""
+  rng = np.random.default_rng(7)
+  kernels = {name: rng.normal(size=(width, number)).astype(np.float32)
+             for name, number in (_NUMBERS | (numbers or {})).items()}
+  return jax.tree_util.Partial(_run_detector_head, kernels)
+
+
+def _run_detector_head(kernels, features, layer):
+  tower = lambda name: features[f'{"cls" if name == "cls" else "reg"}_tower_{layer}']
+  return {name: tuple(jnp.tanh((layer + 1) * x) @ kernel for x in tower(name))
+          for name, kernel in kernels.items()}
 
 
 def _mean(x, axis_name):

@@ -16,7 +16,14 @@ from kdseg_jax.distillers.core import (
     combine,
     stateless,
 )
+from kdseg_jax.distillers.crosskd import crosskd
 from kdseg_jax.distillers.declaration import declare
+from kdseg_jax.distillers.detector_baselines import (
+    localization_distillation,
+    pkd,
+    prediction_mimicking,
+    pyramid_fitnets,
+)
 from kdseg_jax.distillers.features import (
     attention_transfer,
     channel_wise_features,
@@ -41,11 +48,13 @@ from kdseg_jax.distillers.similarity import (
 from kdseg_jax.distillers.skd import pairwise, pixelwise, skd
 
 __all__ = [
-    'Critic', 'Distiller', 'DistillerState', 'DistillInputs', 'Objective', 'Preparation',
-    'Requires', 'Taps', 'adaptation', 'affinity_adaptation', 'attention_transfer', 'channel_wise',
-    'channel_wise_features', 'channel_wise_logits', 'channels', 'check_requires', 'cirkd',
-    'combine', 'create', 'cross_image', 'declare', 'decoupled', 'double_similarity',
-    'double_similarity_category', 'double_similarity_pixel', 'feature_adaptation', 'fitnets',
-    'holistic', 'intra_class_variation', 'kd', 'label', 'memory', 'pairwise', 'pixelwise',
-    'review', 'skd', 'stateless', 'terms_of', 'with_context',
+    'Critic', 'DistillInputs', 'Distiller', 'DistillerState', 'Objective', 'Preparation',
+    'Requires', 'Taps', 'adaptation', 'affinity_adaptation', 'attention_transfer',
+    'channel_wise', 'channel_wise_features', 'channel_wise_logits', 'channels',
+    'check_requires', 'cirkd', 'combine', 'create', 'cross_image', 'crosskd', 'declare',
+    'decoupled', 'double_similarity', 'double_similarity_category', 'double_similarity_pixel',
+    'feature_adaptation', 'fitnets', 'holistic', 'intra_class_variation', 'kd', 'label',
+    'localization_distillation', 'memory', 'pairwise', 'pixelwise', 'pkd',
+    'prediction_mimicking', 'pyramid_fitnets', 'review', 'skd', 'stateless', 'terms_of',
+    'with_context',
 ]

@@ -31,19 +31,22 @@ class Traits(NamedTuple):
       nothing, or is not defined.
     small: option -> value that makes it small, for `runlocal`.
     without_auxiliary_head: option -> value for a student that has none.
+    of_detectors: option -> value for dense detectors, which have a pyramid.
   """
 
   maps_only: bool = False
   small: Mapping[str, Any] = {}
   without_auxiliary_head: Mapping[str, Any] = {}
+  of_detectors: Mapping[str, Any] = {}
 
 
 def declare(
     *, maps_only: bool = False, small: Mapping[str, Any] | None = None,
-    without_auxiliary_head: Mapping[str, Any] | None = None
+    without_auxiliary_head: Mapping[str, Any] | None = None,
+    of_detectors: Mapping[str, Any] | None = None
 ) -> Callable[[_Factory], _Factory]:
   """Declares the traits of the factory below it, see `Traits`; one without has the defaults."""
-  traits = Traits(maps_only, small or {}, without_auxiliary_head or {})
+  traits = Traits(maps_only, small or {}, without_auxiliary_head or {}, of_detectors or {})
 
   def decorate(factory: _Factory) -> _Factory:
     setattr(factory, _TRAITS, traits)

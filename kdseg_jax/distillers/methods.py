@@ -21,7 +21,9 @@ from kdseg_jax.distillers.cirkd import METHODS as CIRKD
 from kdseg_jax.distillers.cirkd import TERMS as CIRKD_TERMS
 from kdseg_jax.distillers.cirkd_channels import METHODS as CIRKD_V2
 from kdseg_jax.distillers.cirkd_channels import TERMS as CIRKD_V2_TERMS
+from kdseg_jax.distillers.crosskd import TERMS as CROSSKD_TERMS
 from kdseg_jax.distillers.declaration import Term, traits_of
+from kdseg_jax.distillers.detector_baselines import TERMS as DETECTOR_TERMS
 from kdseg_jax.distillers.features import METHODS as FEATURES
 from kdseg_jax.distillers.features import TERMS as FEATURE_TERMS
 from kdseg_jax.distillers.holistic import TERMS as HOLISTIC_TERMS
@@ -36,7 +38,8 @@ from kdseg_jax.errors import UserError
 # A term is one loss with its own weight and options, declared beside its factory.
 TERMS: dict[str, Term] = {
     **SKD_TERMS, **HOLISTIC_TERMS, **LOGIT_TERMS, **FEATURE_TERMS, **SIMILARITY_TERMS,
-    **CIRKD_TERMS, **CIRKD_V2_TERMS, **REVIEW_TERMS, **ADAPTATION_TERMS}
+    **CIRKD_TERMS, **CIRKD_V2_TERMS, **REVIEW_TERMS, **ADAPTATION_TERMS, **CROSSKD_TERMS,
+    **DETECTOR_TERMS}
 
 # A method is one or more terms: method -> term -> its weight there, or {'weight': it, and the
 # options in which the method differs}. Every term alone is one.
@@ -209,6 +212,12 @@ def leave_out_auxiliary_head(distill: Any) -> None:
   """Has the terms of `config.distill` do without a student's auxiliary head; in place."""
   for term, options in distill.items():
     options.update(traits_of(_factory_of(term, options)).without_auxiliary_head)
+
+
+def take_pyramid(distill: Any) -> None:
+  """Has the terms of `config.distill` read what dense detectors have; in place."""
+  for term, options in distill.items():
+    options.update(traits_of(_factory_of(term, options)).of_detectors)
 
 
 def channel_wise(*, axis_name: str | None = None) -> core.Distiller:

@@ -6,15 +6,17 @@ import jax.numpy as jnp
 
 from kdseg_jax import losses, names
 from kdseg_jax.distillers import core, resizing
-from kdseg_jax.distillers.declaration import Term
+from kdseg_jax.distillers.declaration import Term, declare
 from kdseg_jax.errors import UserError
 from kdseg_jax.models.fusion import FORMS, Review
 
 _STAGES = ('stage1', 'stage2', 'stage3', 'stage4')
 _PREACTIVATIONS = tuple(f'{stage}_preactivation' for stage in _STAGES)
+_PYRAMID = ('p3', 'p4', 'p5', 'p6', 'p7')
 _MOST_CHANNELS = 512
 
 
+@declare(of_detectors={'student_taps': _PYRAMID, 'teacher_taps': _PYRAMID, 'channels': 256})
 def review(
     *,
     form: str = 'residual',

@@ -27,7 +27,7 @@ STUDENT_WIDTH, TEACHER_WIDTH = 4, 8
 # Sizes that are large by default; whatever term has the option gets it.
 SMALL = {'width': 1 / 16, 'pixel_slots': 12, 'region_slots': 9, 'pixel_samples': 12,
          'region_samples': 9, 'slots': 20, 'samples': 7, 'student_taps': ('stage3', 'stage4'),
-         'teacher_taps': ('stage3_preactivation', 'stage4_preactivation')}
+         'teacher_taps': ('stage3_preactivation', 'stage4_preactivation'), 'layer': 2}
 OPTIMIZERS = Optimizers(*[optax.sgd(0.1, momentum=0.9)] * 2)
 # Float32 and another order of the same sums; what a lost collective changes is percents.
 TOLERANCE = 1e-4
@@ -72,8 +72,12 @@ def batch_of(seed=0):
   share = np.arange(IMAGES)[:, None, None] / (IMAGES - 1)
   label[rng.random(label.shape) >= share] = 255
   mask = rng.random(label.shape) < 0.2 + 0.8 * share
-  return {'student': taps(STUDENT_WIDTH), 'teacher': taps(TEACHER_WIDTH), 'label': label,
-          'mask': mask, 'image': rng.integers(0, 256, (*label.shape, 3)).astype(np.uint8),
+  of_detector = np.random.default_rng(seed + 100)
+  # As wide in both models: so are the channels that `pkd` compares.
+  detector = lambda: toys.detector_taps(IMAGES, TEACHER_WIDTH, of_detector)
+  return {'student': taps(STUDENT_WIDTH) | detector(), 'teacher': taps(TEACHER_WIDTH) | detector(),
+          'label': label, 'targets': toys.detector_masks(IMAGES, of_detector), 'mask': mask,
+          'image': rng.integers(0, 256, (*label.shape, 3)).astype(np.uint8),
           'index': np.arange(IMAGES, dtype=np.int32) + IMAGES * seed}
 
 
@@ -81,8 +85,11 @@ def inputs_of(distiller, batch, rng, step):
   """Only the taps that the method says it reads."""
   taps = {owner: {name: batch[owner][name] for name in getattr(distiller.requires, owner)}
           for owner in ('student', 'teacher')}
-  rest = {name: value for name, value in batch.items() if name not in taps}
-  return distillers.DistillInputs(**taps, batch=rest, rng=rng, step=step)
+  rest = {name: value for name, value in batch.items() if name not in (*taps, 'targets')}
+  head = toys.detector_head(TEACHER_WIDTH) if distiller.requires.teacher_head else None
+  return distillers.DistillInputs(
+      **taps, batch=rest, rng=rng, step=step, teacher_head=head,
+      targets=toys.detector_targets(batch['targets']))
 
 
 def objectives_of(distiller, axis_name=None, *, gradients=True):
@@ -99,9 +106,11 @@ def objectives_of(distiller, axis_name=None, *, gradients=True):
   def step(_, state, batch):
     state, rng, number = state
     inputs = inputs_of(distiller, batch, rng, number)
+    # What standardises its taps would not feel a shift, and a scale as little.
+    bent = bool(distiller.requires.targets) or 'p3' in inputs.student
 
     def loss(trained):
-      move = lambda tap, by: (by[0] * tap + by[1]).astype(tap.dtype)
+      move = lambda tap, by: (by[0] * tap + by[1] * (tap**2 if bent else 1)).astype(tap.dtype)
       student = jax.tree.map(move, inputs.student, trained['taps'])
       return distiller.loss(state._replace(params=trained['params']),
                             dataclasses.replace(inputs, student=student))
@@ -192,9 +201,11 @@ def test_losses_are_float32_scalars_whose_gradients_reach_what_is_trained(subjec
   state = subject.state()[0]
   assert jax.tree.map(jnp.shape, memory) == jax.tree.map(jnp.shape, state.memory)
   assert jax.tree.map(lambda x: x.dtype, memory) == jax.tree.map(lambda x: x.dtype, state.memory)
-  moved = {name for name, x in results['gradients']['taps'].items() if np.any(x)}
-  # Some read the logits for the number of classes alone.
-  assert moved | {'logits'} == {*subject.distiller.requires.student, 'logits'}
+  moved = {name for name, x in results['gradients']['taps'].items()
+           if any(map(np.any, jax.tree.leaves(x)))}
+  # Some read the logits for the number of classes, or the confidence, alone.
+  scores = {'logits', 'cls'}
+  assert moved | scores == {*subject.distiller.requires.student} | scores
   assert bool(moved) == (results['loss'] != 0) == bool(subject.terms)
   assert all(np.any(x) for x in jax.tree.leaves(results['gradients']['params']))
 
@@ -229,8 +240,9 @@ def test_losses_and_gradients_are_finite(subject, kind):
   batch = batch_of()
   if kind == 'no_labels':
     batch['label'][:] = 255
-  for name, student in batch['student'].items():
-    teacher = batch['teacher'][name]
+    for mask in batch['targets'].values():
+      mask[:] = False
+  for student, teacher in zip(*map(jax.tree.leaves, (batch['student'], batch['teacher']))):
     if kind == 'zero':
       student[:], teacher[:] = 0, 0
     elif kind == 'equal':  # in length and direction, also where the teacher's is wider
@@ -261,7 +273,7 @@ def test_bfloat16_taps(subject):
   """Losses are still float32 and near those of float32 taps, gradients finite."""
   batch = batch_of()
   for owner in ('student', 'teacher'):
-    batch[owner] = {name: tap.astype(jnp.bfloat16) for name, tap in batch[owner].items()}
+    batch[owner] = jax.tree.map(lambda tap: tap.astype(jnp.bfloat16), batch[owner])
   run = jax.jit(objectives_of(subject.distiller))
   memory, results = jax.device_get(run({}, subject.state(), batch))
   assert_finite(results)

@@ -12,7 +12,8 @@ from kdseg_jax.training import experiment as experiments
 from kdseg_jax.training import loop, run, shapes
 from tests import toys
 
-SINGLE = [name for name in methods.METHODS if name not in ('none', 'cirkd_v2', 'skd')]
+SINGLE = [name for name in methods.METHODS if name not in (
+    'none', 'cirkd_v2', 'skd', *toys.OF_DETECTORS)]
 
 
 class Strided(nn.Module):

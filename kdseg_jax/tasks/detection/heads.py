@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from kdseg_jax.losses import box_coding, cross_head, detection
+from kdseg_jax.losses import box_coding, cross_head, dense_boxes, detection
 from kdseg_jax.losses import boxes as box_losses
 from kdseg_jax.tasks.detection import assignment, suppression
 
@@ -123,9 +123,7 @@ class DenseHead(abc.ABC):
           raise ValueError(
               f'{name} has maps of {x.shape[-1]} channels; {type(self).__name__} takes '
               f'{self.per_position} x {width or "the numbers of a box"}.')
-      return jnp.concatenate([
-          x.reshape(x.shape[0], -1, x.shape[-1] // self.per_position) for x in maps],
-          axis=1).astype(jnp.promote_types(jnp.float32, maps[0].dtype))
+      return dense_boxes.join(maps, self.per_position)
     centerness = join('centerness', 1)[..., 0] if 'centerness' in raw else None
     return Flat(join('cls', self.num_classes), join('reg', None), centerness)
 
@@ -217,7 +215,7 @@ class _AnchorHead(DenseHead):
   top_k: ClassVar[int] = 9
 
   def priors(self, shapes: box_coding.Shapes) -> list[jax.Array]:
-    return box_coding.anchors(shapes, strides=self.strides)
+    return dense_boxes.priors('gfl', shapes, strides=self.strides)
 
   def _assign(self, raw, truth, sizes, axis_name):
     shapes = self.shapes(raw)
@@ -243,8 +241,7 @@ class GFL(_AnchorHead):
   """
 
   def decode(self, reg: jax.Array, priors: jax.Array, strides: jax.Array) -> jax.Array:
-    points = box_coding.centers(priors) / strides[:, None]
-    return strides[:, None] * box_coding.decode_distances(points, box_coding.integral(reg))
+    return dense_boxes.decode('gfl', reg, priors, strides)
 
   def loss(self, raw, truth, *, sizes=None, axis_name=None):
     flat, targets = self.flatten(raw), self._assign(raw, truth, sizes, axis_name)
@@ -279,11 +276,8 @@ class ATSS(_AnchorHead):
   2020); mmdetection's `ATSSHead`.
   """
 
-  stds: ClassVar[tuple[float, ...]] = (0.1, 0.1, 0.2, 0.2)
-
   def decode(self, reg: jax.Array, priors: jax.Array, strides: jax.Array) -> jax.Array:
-    del strides
-    return box_coding.decode_deltas(priors, reg, stds=self.stds)
+    return dense_boxes.decode('atss', reg, priors, strides)
 
   def loss(self, raw, truth, *, sizes=None, axis_name=None):
     flat, targets = self.flatten(raw), self._assign(raw, truth, sizes, axis_name)
@@ -311,12 +305,10 @@ class RetinaNet(DenseHead):
   iou_threshold: ClassVar[float] = 0.5
 
   def priors(self, shapes: box_coding.Shapes) -> list[jax.Array]:
-    return box_coding.anchors(shapes, strides=self.strides, octave_base_scale=4,
-                              scales_per_octave=3, ratios=(0.5, 1.0, 2.0))
+    return dense_boxes.priors('retinanet', shapes, strides=self.strides)
 
   def decode(self, reg: jax.Array, priors: jax.Array, strides: jax.Array) -> jax.Array:
-    del strides
-    return box_coding.decode_deltas(priors, reg)
+    return dense_boxes.decode('retinanet', reg, priors, strides)
 
   def loss(self, raw, truth, *, sizes=None, axis_name=None):
     flat, shapes = self.flatten(raw), self.shapes(raw)
@@ -356,11 +348,10 @@ class FCOS(DenseHead):
   iou_threshold: ClassVar[float] = 0.5
 
   def priors(self, shapes: box_coding.Shapes) -> list[jax.Array]:
-    return box_coding.points(shapes, strides=self.strides)
+    return dense_boxes.priors('fcos', shapes, strides=self.strides)
 
   def decode(self, reg: jax.Array, priors: jax.Array, strides: jax.Array) -> jax.Array:
-    del strides
-    return box_coding.decode_distances(priors, reg)
+    return dense_boxes.decode('fcos', reg, priors, strides)
 
   def loss(self, raw, truth, *, sizes=None, axis_name=None):
     del sizes

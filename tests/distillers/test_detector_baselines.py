@@ -1,0 +1,117 @@
+"""What cross-head distillation is compared with."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdseg_jax import distillers, losses
+from kdseg_jax.distillers import dense_predictions, methods
+from kdseg_jax.errors import UserError
+from tests import toys
+
+IMAGES, WIDTH = 2, 4
+PYRAMID = ('p3', 'p4', 'p5', 'p6', 'p7')
+
+
+def inputs_of(teacher_width=WIDTH, numbers=None, **targets):
+  rng = np.random.default_rng(0)
+  return distillers.DistillInputs(
+      student=toys.detector_taps(IMAGES, WIDTH, rng),
+      teacher=toys.detector_taps(IMAGES, teacher_width, rng, numbers),
+      targets=toys.detector_targets(toys.detector_masks(IMAGES, rng)) | targets,
+      rng=jax.random.key(0))
+
+
+def value(method, inputs):
+  distillers.check_requires(method.requires, inputs)
+  return method.loss(method.init(jax.random.key(0), inputs), inputs)
+
+
+def flat(levels):
+  return jnp.concatenate([x.reshape(IMAGES, -1, x.shape[-1]) for x in levels], axis=1)
+
+
+@pytest.mark.parametrize('region, mask', [
+    ('all', 'counts'), ('positive', 'positive'), ('inside', 'inside'), ('valuable', 'valuable')])
+def test_mimicking_compares_the_anchors_of_a_region(region, mask):
+  inputs = inputs_of()
+  where = inputs.targets[mask]
+  (student, teacher), (reg, wanted) = (
+      (flat(inputs.student[name]), flat(inputs.teacher[name])) for name in ('cls', 'reg'))
+  _, (_, terms) = value(distillers.prediction_mimicking(region=region), inputs)
+  np.testing.assert_allclose(terms['cls'], losses.cross_head_classification(
+      student, teacher, weights=where, normalizer=5.0), rtol=1e-5)
+  scores = np.where(where, jax.nn.sigmoid(teacher).max(-1), 0)
+  np.testing.assert_allclose(terms['boxes'], 4 * losses.cross_head_distribution(
+      reg, wanted, weights=scores), rtol=1e-5)
+
+
+def test_weights_and_uniform_boxes_of_mimicking():
+  inputs = inputs_of()
+  _, (_, terms) = value(distillers.prediction_mimicking(), inputs)
+  loss, (_, uniform) = value(distillers.prediction_mimicking(
+      uniform=True, cls_weight=3.0, box_weight=2.0), inputs)
+  np.testing.assert_allclose(uniform['cls'], 3 * terms['cls'], rtol=1e-6)
+  np.testing.assert_allclose(loss, uniform['cls'] + uniform['boxes'], rtol=1e-6)
+  reg, wanted = (flat(taps['reg']) for taps in (inputs.student, inputs.teacher))
+  np.testing.assert_allclose(uniform['boxes'], 2 * losses.cross_head_distribution(
+      reg, wanted, weights=inputs.targets['counts']), rtol=1e-5)
+
+
+def test_mimicking_of_unlike_heads():
+  inputs = inputs_of(numbers={'reg': 4})
+  assert np.isfinite(value(distillers.prediction_mimicking(teacher_head='atss'), inputs)[0])
+  inputs = inputs_of(numbers={'reg': 36, 'cls': 36})
+  with pytest.raises(UserError, match='1 anchors a position and a retinanet head 9.*crosskd'):
+    value(distillers.prediction_mimicking(teacher_head='retinanet'), inputs)
+  with pytest.raises(ValueError, match="region of prediction_mimicking: 'al'"):
+    distillers.prediction_mimicking(region='al')
+
+
+def test_localization_distillation():
+  inputs = inputs_of()
+  reg, wanted = (flat(taps['reg']) for taps in (inputs.student, inputs.teacher))
+  weights = np.where(inputs.targets['positive'],
+                     jax.nn.sigmoid(flat(inputs.student['cls'])).max(-1), 0)
+  np.testing.assert_allclose(
+      value(distillers.localization_distillation(), inputs)[0],
+      losses.localization_distillation(reg, wanted, weights=weights), rtol=1e-5)
+  with pytest.raises(UserError, match='distributions of two GFL heads'):
+    value(distillers.localization_distillation(), inputs_of(numbers={'reg': 12}))
+
+
+def test_features_of_the_pyramid():
+  inputs = inputs_of()
+  np.testing.assert_allclose(value(distillers.pkd(), inputs)[0], losses.pearson_features(
+      *([taps[name] for name in PYRAMID] for taps in (inputs.student, inputs.teacher))), rtol=1e-5)
+  with pytest.raises(UserError, match='pkd: p3 is .* Give both pyramids one width'):
+    value(distillers.pkd(), inputs_of(8))
+  method = distillers.pyramid_fitnets(projection=False)
+  np.testing.assert_allclose(value(method, inputs)[0], sum(
+      losses.fitnets(inputs.student[name], inputs.teacher[name]) for name in PYRAMID), rtol=1e-5)
+  state = distillers.pyramid_fitnets().init(jax.random.key(0), inputs_of(8))
+  assert set(state.params) == set(PYRAMID)
+
+
+def test_review_takes_the_pyramid():
+  inputs = inputs_of(8)
+  terms = distillers.terms_of('review+pkd')
+  methods.take_pyramid(terms)
+  assert terms['pkd'] == distillers.terms_of('pkd')['pkd']
+  method = distillers.create({'review': terms['review']})
+  distillers.check_requires(method.requires, inputs)
+  assert method.requires.student == method.requires.teacher == PYRAMID
+  state = jax.eval_shape(method.init, jax.random.key(0), inputs)
+  assert 256 in {x.shape[-1] for x in jax.tree.leaves(state.params)}
+  assert jax.eval_shape(method.loss, state, inputs)[0].shape == ()
+
+
+def test_masks_of_a_head_with_another_number_of_anchors():
+  """An anchor counts if any of the student's at its position does."""
+  where = np.zeros((1, 18), bool)
+  where[0, 12] = True
+  np.testing.assert_array_equal(
+      dense_predictions.on_anchors_of('gfl', where, 'retinanet'), [[False, True]])
+  spread = dense_predictions.on_anchors_of('retinanet', np.array([[True, False]]), 'atss')
+  np.testing.assert_array_equal(spread, [[True] * 9 + [False] * 9])
