@@ -51,7 +51,7 @@ def test_evaluate_writes_metrics_and_the_confusion_matrix(trained, tmp_path, cap
 def test_evaluate_refuses_mirror_images(trained, capsys):
   status, text = runs.run_here(
       capsys, evaluate.PROGRAM, f'--workdir={trained[0]}', '--config.eval.flip=True')
-  assert status == 2 and 'whole images only, and not flip' in text
+  assert status == 2 and 'whole images only, or their centre, not flip' in text
 
 
 def test_predict_shows_a_split(trained, tmp_path, capsys):

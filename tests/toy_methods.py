@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from kdseg_jax import distillers
 from tests import toys
@@ -26,3 +27,13 @@ def through_head(*, axis_name=None):
     return jax.lax.pmean(value, axis_name) if axis_name else value
   return distillers.stateless(distillers.Requires(
       student=('pooled',), teacher=('value',), targets=('difference',), teacher_head=True), loss)
+
+
+def fitting(*, slope: float = 1.0, rate: float | None = None, axis_name=None):
+  """A term with a preparation, and perhaps an optimiser of its own."""
+  return toys.prepared(axis_name, 'logits', optax.sgd(rate) if rate else None, slope)
+
+
+def alike(*, slope: float = 1.0, rate: float | None = None, axis_name=None):
+  """Another term, whose preparation is that of `fitting`."""
+  return fitting(slope=slope, rate=rate, axis_name=axis_name)

@@ -10,35 +10,25 @@ import threading
 
 import jax
 import numpy as np
-import optax
 import pytest
 from ml_collections import ConfigDict
 
 from configs import quickstart
 from kdseg_jax import parallel
-from kdseg_jax.distillers import methods
 from kdseg_jax.training import experiment as experiments
 from kdseg_jax.training import loop, preparations, shapes
 from kdseg_jax.training.preemption import StopSignal
 from kdseg_jax.training.run import Diverged
-from tests import runs, toys
+from tests import runs, toy_methods
 
 pytestmark = pytest.mark.usefixtures('toy_models')
 
 STEPS = 5
 
 
-def fitting(*, slope=1.0, rate=None, axis_name=None):
-  """A term with a preparation, and perhaps an optimiser of its own."""
-  return toys.prepared(axis_name, 'logits', optax.sgd(rate) if rate else None, slope)
-
-
 @pytest.fixture(scope='module', autouse=True)
-def terms():
+def one_device():
   with pytest.MonkeyPatch.context() as patch:
-    for name in ('fitting', 'alike'):
-      patch.setitem(methods.TERMS, name, fitting)
-      patch.setitem(methods.METHODS, name, {name: 1.0})
     patch.setattr(parallel, 'create_mesh', lambda devices=None, original=parallel.create_mesh:
                   original(devices or jax.devices()[:1]))
     yield
@@ -52,6 +42,8 @@ def teacher(tmp_path_factory):
 
 
 def config_of(teacher, method='fitting', **fields):
+  for name in ('fitting', 'alike'):
+    method = method.replace(name, f'tests.toy_methods:{name}')
   config = quickstart.get_config(f'method={method},runlocal')
   config.teacher.checkpoint = teacher
   config.prepare.steps = STEPS
@@ -269,15 +261,15 @@ def test_a_preparation_that_diverges_names_its_own_fields(teacher, tmp_path):
 
 
 def test_what_cannot_be_shaped_is_refused_with_the_term(teacher, monkeypatch):
-  def broken(*, axis_name=None):
-    method = fitting(axis_name=axis_name)
+  method = toy_methods.fitting()
 
-    def loss(state, inputs):
-      raise ValueError('maps do not fit')
-    return method._replace(prepare=method.prepare._replace(loss=loss))
-  monkeypatch.setitem(methods.TERMS, 'fitting', broken)
+  def loss(state, inputs):
+    raise ValueError('maps do not fit')
+  config = config_of(teacher)
+  monkeypatch.setattr(toy_methods, 'fitting', lambda *, slope=1.0, rate=None: method._replace(
+      prepare=method.prepare._replace(loss=loss)))
   with pytest.raises(ValueError, match='config.distill.fitting: maps do not fit'):
-    shapes.check_step(experiments.create_experiment(config_of(teacher)))
+    shapes.check_step(experiments.create_experiment(config))
 
 
 @pytest.mark.slow
