@@ -21,8 +21,7 @@ STUDENTS = {
     **{f'kd_{temperature}': {
         'method': 'kd', 'distill': {'kd': {'temperature': float(temperature), **RESIZED}}}
        for temperature in (2, 4, 6)},
-    'fitnets': {'method': 'fitnets', 'distill': {'kd': {'weight': 0.0, **RESIZED},
-                                                 'fitnets': RESIZED}},
+    'fitnets': {'method': 'fitnets', 'distill': {'fitnets': RESIZED}},
     'features': {'method': 'feature_adaptation'},
     'affinity': {'method': 'affinity_adaptation',
                  'distill': {'affinity_adaptation': {'autoencoder': False}}},

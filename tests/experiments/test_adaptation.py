@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from experiments import adaptation_parts, adaptation_strides
-from kdseg_jax import distillers, models
+from kdseg_jax import distillers
 from kdseg_jax.data import files
+from kdseg_jax.inference.model import create_module
 
 STUDIES = {'parts': adaptation_parts, 'strides': adaptation_strides}
 
 
 def taps(model, size=(64, 96)):
-  built = models.create(num_classes=11, **{k: v for k, v in model.items() if k != 'init'})
+  built = create_module(model, 11)
   image = jnp.zeros((2, *size, 3), jnp.uint8)
   variables = jax.eval_shape(lambda: built.init({'params': jax.random.key(0)}, image[:1]))
   return jax.eval_shape(lambda v: built.apply(v, image)[1], variables)
