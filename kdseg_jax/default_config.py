@@ -161,6 +161,7 @@ def detection(method: str = 'none', role: str = 'student') -> ConfigDict:
   config.augmentation.scale = ()
   config.student.update(name='gfl_resnet18', output_stride=32, aux=False, dropout=0.0)
   methods.leave_out_auxiliary_head(config.distill)
+  methods.take_pyramid(config.distill)
   return config
 
 

@@ -197,12 +197,13 @@ def of_maps(distiller: Distiller) -> Distiller:
     for owner in ('student', 'teacher'):
       taps = getattr(inputs, owner)
       for name in getattr(distiller.requires, owner):
-        if name in taps and taps[name].ndim == 2:
-          maps = sorted(tap for tap, x in taps.items() if x.ndim == 4)
+        if name in taps and _rank(taps[name]) != 4:
+          maps = sorted(tap for tap, x in taps.items() if _rank(x) == 4)
+          found = f'vectors {taps[name].shape}' if _rank(taps[name]) else 'one a level'
           raise UserError(
-              f'needs maps (N, H, W, C), and {name!r} of the {owner} is vectors '
-              f'{taps[name].shape}. Where the method has a field for the tap ({owner}_tap), set it '
-              f'to one of {", ".join(maps) or "none"}; else choose another method.')
+              f'needs maps (N, H, W, C), and {name!r} of the {owner} is {found}. Where the method '
+              f'has a field for the tap ({owner}_tap), set it to one of '
+              f'{", ".join(maps) or "none"}; else choose another method.')
 
   def checked(owner):
     def init(rng, inputs, **prepared):
@@ -211,6 +212,11 @@ def of_maps(distiller: Distiller) -> Distiller:
     return None if owner is None else owner._replace(init=init)
 
   return checked(distiller)._replace(prepare=checked(distiller.prepare))
+
+
+def _rank(tap):
+  """Dimensions of a tap; 0 of a detector's, which are tuples."""
+  return getattr(tap, 'ndim', 0)
 
 
 def fold_in_name(rng: Any, name: str) -> Any:

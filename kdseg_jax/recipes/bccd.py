@@ -12,6 +12,9 @@ Commands:
   ./launch.sh train --config=configs/bccd.py:role=teacher,init=imagenet --workdir=runs/bccd_teacher
   ./launch.sh evaluate --workdir=runs/bccd_teacher --split=val
   ./launch.sh predict --workdir=runs/bccd_teacher --split=val --config.eval.limit=8
+method=crosskd and the other methods of detectors take --config.teacher.checkpoint=<workdir>; in
+crosskd towers pass a learned 1x1 convolution, as their widths differ, and the teacher's last one.
+Another head of the teacher: --config.distill.crosskd.teacher_head=<head>.
 head=gfl (the default), retinanet, fcos or atss. Not run at full size yet.
 """
 
@@ -35,6 +38,7 @@ def get_config(arg=None):
   config.student.update(
       name=f'{arg.head}_{backbone}', width=width, head_channels=channels, stacked_convs=2,
       init=arg.init, frozen_statistics=bool(arg.init))
+  common.fit_towers(config.distill, layer=1)
   config.train.update(steps=2_000, batch_size=8)
   config.optimizer.update(learning_rate=0.01, warmup_steps=200, clip_norm=10.0)
   config.eval.update(every_steps=250, batch_size=8, canvas=_CANVAS)

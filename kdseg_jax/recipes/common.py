@@ -23,8 +23,8 @@ from kdseg_jax.errors import UserError
 
 _MAPS = ('attention_transfer', 'channel_wise_features')  # whose defaults are vectors
 
-__all__ = ['classification', 'compare_maps', 'detection', 'optimizer', 'own_teacher', 'parse_arg',
-           'parse_recipe_arg', 'runlocal', 'segmentation', 'set_student', 'study']
+__all__ = ['classification', 'compare_maps', 'detection', 'fit_towers', 'optimizer', 'own_teacher',
+           'parse_arg', 'parse_recipe_arg', 'runlocal', 'segmentation', 'set_student', 'study']
 
 
 def parse_arg(arg: str | None, **defaults) -> ConfigDict:
@@ -61,6 +61,12 @@ def compare_maps(distill: ConfigDict, stage: str) -> None:
   for term in _MAPS:
     if term in distill:
       distill[term].update(student_tap=stage, teacher_tap=stage)
+
+
+def fit_towers(distill: ConfigDict, layer: int) -> None:
+  """Cross-head distillation at a layer of towers that are no wider than needed; in place."""
+  if 'crosskd' in distill:
+    distill.crosskd.update(layer=layer, projection=True)
 
 
 def set_student(config: ConfigDict, **fields) -> None:

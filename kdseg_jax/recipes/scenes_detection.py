@@ -8,6 +8,9 @@ Commands:
       --workdir=runs/scenes_detector
   ./launch.sh evaluate --workdir=runs/scenes_detector --split=test
   ./launch.sh predict --workdir=runs/scenes_detector --split=test --config.eval.limit=8
+method=crosskd and the other methods of detectors take --config.teacher.checkpoint=<workdir>; in
+crosskd towers pass a learned 1x1 convolution, as their widths differ, and the teacher's last one.
+Another head of the teacher: --config.distill.crosskd.teacher_head=<head>.
 head=gfl (the default), retinanet, fcos or atss. Not run at full size yet.
 """
 
@@ -30,6 +33,7 @@ def get_config(arg=None):
   config.student.update(
       name=f'{arg.head}_resnet18', width=width, head_channels=channels, stacked_convs=2)
   config.task.max_boxes = 8  # a scene has up to 4
+  common.fit_towers(config.distill, layer=1)
   config.train.update(steps=2_000, batch_size=16)
   config.optimizer.update(
       learning_rate=0.01 if arg.head == 'retinanet' else 0.02, warmup_steps=100, clip_norm=10.0)

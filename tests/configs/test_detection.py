@@ -42,3 +42,17 @@ def test_every_recipe_trains_two_steps_and_evaluates(name, arg, tmp_path):
   assert metrics['images'] > 0 and -1 <= metrics['AP'] <= 1
   rows = [(row['phase'], row['step']) for row in runs.rows(tmp_path / 'run')]
   assert rows == [('train', 1), ('train', 2), ('evaluation', 2)]
+
+
+@pytest.mark.slow
+def test_a_student_learns_from_a_teacher_by_the_methods_of_detectors(tmp_path):
+  load = recipes.load('scenes_detection')
+  loop.train(load('role=teacher,runlocal'), str(tmp_path / 'teacher'))
+  terms = ('crosskd', 'review', 'localization_distillation', 'prediction_mimicking')
+  config = load(f'method={"+".join(terms)},runlocal')
+  assert config.distill.review.student_taps == ('p3', 'p4', 'p5', 'p6', 'p7')
+  assert config.distill.crosskd.layer == 1 and config.distill.crosskd.projection
+  config.teacher.checkpoint = str(tmp_path / 'teacher')
+  assert loop.train(config, str(tmp_path / 'student'))['images'] == 8
+  first = runs.rows(tmp_path / 'student')[0]
+  assert all(first[f'distill/{term}/raw'] > 0 for term in terms), first

@@ -157,10 +157,9 @@ def test_as_many_are_compared_with_as_the_official_code_takes(monkeypatch):
   assert counts == [20 // 3 + 1, 9 // 3 + 1]  # of each of 3 classes
 
 
-METHOD = {
-    'kd': {'weight': 1.0}, 'cross_image': {'weight': 1.0},
-    'memory': {'weight': 1.0, 'anchors_per_image': 30, **SMALL},
-    'channels': {'weight': 1.0, 'slots': 8, 'samples': 12}, 'context': {'weight': 1.0}}
+METHOD = distillers.terms_of('kd+cross_image+memory+channels+context')
+METHOD['memory'].update(anchors_per_image=30, **SMALL)
+METHOD['channels'].update(slots=8, samples=12)
 
 
 @functools.cache
