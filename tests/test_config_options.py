@@ -348,6 +348,9 @@ CASES = [  # field, another value, where it is seen, fields beside it
     ('eval.scales', (0.5, 1.0), evaluation_of, {}), ('eval.flip', True, evaluation_of, {}),
     ('eval.crop', (32, 32), evaluated, {'eval.short_side': 48}),
     ('eval.short_side', 48, evaluated, {'eval.crop': (32, 32)}),
+    ('eval.canvas', (48, 48), evaluated, {'data.name': 'scenes_detection'}),
+    ('eval.sides', (16, 24), evaluated, {
+        'data.name': 'scenes_detection', 'eval.canvas': (48, 48)}),
     ('task.absent_as_zero', True, evaluation_of, {}), ('eval.pictures', 0, evaluation_of, {}),
     ('checkpoint.every_steps', 7, due, {}), ('checkpoint.keep', 5, start, {}),
     ('log.every_steps', 7, due, {}),

@@ -190,7 +190,7 @@ def test_without_a_config_the_defaults_are_its():
   task = {'name': 'segmentation'} | fields(tasks.SegmentationTask)
   assert task == DEFAULTS['task']
   views = fields(inference.Inference)
-  assert views == {name: evaluation[name] for name in views} and len(views) == 6
+  assert views == {name: evaluation[name] for name in views} and len(views) == 8
   assert fields(augmentation.Augmentation) == {
       name: DEFAULTS['augmentation'][name] for name in ('scale', 'flip', 'pad')
   } | {'resized_crop': None, 'resize': None}  # () in a config
