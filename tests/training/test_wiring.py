@@ -186,10 +186,12 @@ def test_a_teacher_is_measured_again_where_anything_of_the_measurement_changed(
   monkeypatch.setattr(run, 'create_evaluator', lambda *_: lambda *_, **__: (
       calls.append(1), {'mean_iou': 0.5})[1])
   other = {'split': 'val', 'window': (16, 16), 'scales': (0.5, 1.0), 'size': (40, 40),
-           'name': 'folder', 'root': 'x', 'crop': (7, 7), 'options': {'x': 1}}
+           'name': 'folder', 'root': 'x', 'crop': (7, 7), 'options': {'x': 1},
+           'canvas': (32, 32), 'sides': (4, 6)}
+  cut, fitted = {'crop': (8, 8), 'short_side': 9}, {'canvas': (16, 16), 'sides': (8, 8)}
 
-  def measured(field):
-    config = config_of(eval={'window': (8, 8), 'every_steps': 1, 'crop': (8, 8), 'short_side': 9})
+  def measured(field, views=cut):  # a view is cut or fitted
+    config = config_of(eval={'window': (8, 8), 'every_steps': 1} | views)
     teacher = {'step': 3, 'workdir': '/a'}
     if field:
       section, _, name = field.rpartition('.')
@@ -213,7 +215,9 @@ def test_a_teacher_is_measured_again_where_anything_of_the_measurement_changed(
   assert measured(None) and not measured(None)
   config = config_of()
   for field in (*leaves(config.eval, 'eval.'), *leaves(config.data, 'data.'), *MEASURED_TOO):
-    assert measured(field) == (field not in NOT_MEASURED), field
+    views = fitted if field in ('eval.canvas', 'eval.sides') else cut
+    measured(None, views)
+    assert measured(field, views) == (field not in NOT_MEASURED), field
     measured(None)
 
 
@@ -300,7 +304,7 @@ def test_evaluate_looks_at_the_split_and_folder_asked_for_as_its_config_says(mon
   monkeypatch.setattr(evaluate.program, 'require_workdir', lambda *_, **__: 'work')
   options = Options(
       config=config, split='extra', data_root='elsewhere', best=True, json=None, confusion=None,
-      allow_class_names=False, allow_imports=[], workdir='work')
+      precision=None, allow_class_names=False, allow_imports=[], workdir='work')
   with pytest.raises(Seen):
     evaluate.main(options, [])
   assert seen['source'] == ('folder', 'extra', 'elsewhere') and seen['model'] == ('work', 'best')
