@@ -64,7 +64,7 @@ def trained(devices, mode):
   """Losses, the final state of what is trained, and the metrics of the student."""
   mesh = parallel.create_mesh(jax.devices()[:devices])
   model = models.create('cifar_resnet8', CLASSES, width=0.25, output_stride=4, axis_name=AXIS)
-  distiller, optimizers = create_distiller(), Optimizers(*[optax.sgd(0.01, momentum=0.9)] * 3)
+  distiller, optimizers = create_distiller(), Optimizers(*[optax.sgd(0.01, momentum=0.9)] * 2)
   step = parallel.data_parallel(
       make_train_step(TASK, model, model, distiller, optimizers, axis_name=AXIS), mesh, mode=mode,
       donate_state=True)
