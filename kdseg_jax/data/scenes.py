@@ -112,7 +112,22 @@ class Scenes:
             **_visible(np.where(rim, np.int8(-1), instances), digits)}
 
 
-class SceneClasses:
+class _Digits:
+  """The scenes as a source of their digits, without the background."""
+
+  classes = CLASSES[1:]
+  palette = palettes.SCENES[1:]
+  is_generated = True
+
+  def __init__(self, split: str, **options: Any):
+    self._scenes = Scenes(split, **options)
+    self.size = self._scenes.size
+
+  def __len__(self) -> int:
+    return len(self._scenes)
+
+
+class SceneClasses(_Digits):
   """The scenes with one class each, the digit that shows the largest area.
 
   `source[i]` has `image` `(H, W, 3)` uint8 RGB, `label` int32, 0 to 9, and `image_id`.
@@ -122,24 +137,13 @@ class SceneClasses:
     **options: likewise.
   """
 
-  classes = CLASSES[1:]
-  palette = palettes.SCENES[1:]
-  is_generated = True
-
-  def __init__(self, split: str, **options: Any):
-    self._scenes = Scenes(split, **options)
-    self.size = self._scenes.size
-
-  def __len__(self) -> int:
-    return len(self._scenes)
-
   def __getitem__(self, index: int) -> dict[str, Any]:
     scene = self._scenes[index]
     return {'image': scene['image'], 'label': np.int32(scene['image_class']),
             'image_id': scene['image_id']}
 
 
-class SceneBoxes:
+class SceneBoxes(_Digits):
   """The scenes with a box around what shows of each digit.
 
   `source[i]` is as of `boxed.BoxSource`: `image`, `boxes`, `classes` 0 to 9, `crowd` (none is),
@@ -149,17 +153,6 @@ class SceneBoxes:
     split: see `Scenes`.
     **options: likewise.
   """
-
-  classes = CLASSES[1:]
-  palette = palettes.SCENES[1:]
-  is_generated = True
-
-  def __init__(self, split: str, **options: Any):
-    self._scenes = Scenes(split, **options)
-    self.size = self._scenes.size
-
-  def __len__(self) -> int:
-    return len(self._scenes)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     scene = self._scenes[index]
