@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -41,21 +40,8 @@ class Centres:
 
   def __init__(self, source: Any, short_side: int, crop: tuple[int, int]):
     self._source, self._short_side, self.size = source, short_side, tuple(crop)
-
-  @property
-  def classes(self) -> Sequence[str]:
-    """Of the source."""
-    return self._source.classes
-
-  @property
-  def palette(self) -> Any:
-    """Of the source."""
-    return self._source.palette
-
-  @property
-  def is_generated(self) -> bool:
-    """Of the source: whether no file of the user's is read."""
-    return getattr(self._source, 'is_generated', False)
+    self.classes, self.palette = source.classes, source.palette
+    self.is_generated = getattr(source, 'is_generated', False)
 
   def __len__(self) -> int:
     return len(self._source)
