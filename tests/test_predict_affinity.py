@@ -9,12 +9,14 @@ from kdseg_jax.inference.affinity import affinity
 from kdseg_jax.report.affinity import draw
 from tests import runs, workdirs
 
+pytestmark = pytest.mark.usefixtures('toy_models')
+
 IMAGE = np.random.default_rng(0).integers(0, 256, (36, 48, 3), np.uint8)
 
 
 @pytest.fixture(scope='module')
-def folders(tmp_path_factory):
-  """Work directories of two models of different sizes, and an image."""
+def folders(toy_models, tmp_path_factory):
+  """Work directories of two models that see images at different sizes, and an image."""
   root = tmp_path_factory.mktemp('runs')
   for name, size in (('alone', ()), ('teacher', (64, 64))):
     (root / name).mkdir()
