@@ -120,8 +120,7 @@ def _predict(options, arguments, workdir, left_out):
   fields = model.task.fields if options.split else ()
   examples = _examples(source, left_out, fields, from_files=not options.split)
   if pixel:
-    _write(AffinityWriter(output, pixel, titles), found,
-           lambda model, image: affinity(model, image, pixel), examples)
+    _write(AffinityWriter(output, pixel, titles), found, _affinities_to(pixel), examples)
   else:
     writer = presenters.create(task, model).writer(
         output, main=main_name, titles=titles, strips=bool(options.compare or options.split),
@@ -150,14 +149,24 @@ def _titles(options, found):
 
 
 def _write(writer, found, say, examples):
-  """Writes what models, by name, say of examples: `say(model, image)`."""
+  """Writes what models, by name, say of examples: `say(model, example)`."""
   for example in examples:
-    writer.add(example, {name: say(model, example.image) for name, model in found.items()})
+    writer.add(example, {name: say(model, example) for name, model in found.items()})
   print(writer.close())
 
 
-def _predicted(model, image):
-  return model.predict(image, scores=False)[0]
+def _predicted(model, example):
+  return model.predict(example.image, scores=False)[0]
+
+
+def _affinities_to(pixel):
+  """What models say of examples: the affinities to a pixel."""
+  def say(model, example):
+    try:
+      return affinity(model, example.image, pixel)
+    except UserError as error:
+      raise UserError(f'{example.origin}: {error}') from error
+  return say
 
 
 def _load(workdir, options, views, config=None):

@@ -40,7 +40,8 @@ def test_it_draws_the_affinity_of_every_model_and_nothing_else(folders, tmp_path
 
 
 @pytest.mark.parametrize('options, message', [
-    (['--affinity_at=48,9'], 'is outside the image, which is 48 wide and 36 high'),
+    (['--affinity_at=48,9'], 'photo.png: The pixel x=48, y=9 is outside the image, which is 48 '
+     'wide and 36 high'),
     (['--affinity_at=9'], '--affinity_at=9: expected x,y, the column and row of a pixel'),
     (['--affinity_at=-1,9'], '--affinity_at=-1,9: expected x,y'),
     (['--affinity_at=1.5,9'], '--affinity_at=1.5,9: expected x,y')])
