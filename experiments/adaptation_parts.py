@@ -1,50 +1,121 @@
 """What helps in knowledge adaptation? Its parts, and what its paper compares it with, on CamVid.
 
-Of He et al., CVPR 2019: the student alone; knowledge distillation at temperatures 2, 4 and 6;
-FitNets; the feature adaptation alone; the affinity alone, of the features themselves, resized;
-both. All at 180x240: MobileNetV2 of half the width without pyramid and decoder, at output stride
-16, of a DeepLabV3+-MobileNetV2 teacher that starts from ImageNet weights. One autoencoder serves
-all.
-Data: as of configs/camvid.py, in $KDSEG_DATA.
-Command:
+Of He et al., CVPR 2019: the student alone; knowledge distillation; FitNets; the feature adaptation
+alone; the affinity alone, of the features themselves, resized; both. All at 120x160: MobileNetV2 of
+half the width without pyramid and decoder, at output stride 16, of a DeepLabV3+-MobileNetV2 teacher
+that starts from ImageNet weights. One autoencoder serves all. The learning rate of every student is
+chosen by the same rule, see `TUNE`. With the argument `temperatures` the students are those of the
+paper's study of distillation: alone, and at the temperatures 2, 4 and 6.
+Data: as of configs/camvid.py, in $KDSEG_DATA; val is tuned on, test reported. Where only train and
+val are at hand, the second command makes such a folder: the last fifth of every sequence of train
+becomes val, and val test.
+Commands:
   ./launch.sh study --config=experiments/adaptation_parts.py --workdir=runs/adaptation_parts
+  python -m experiments.adaptation_parts <camvid> <folder>
 Where it differs from the paper: FitNets passes a learned 1x1 convolution, as the widths differ, and
-has the weight of CIRKD's scripts; the student starts from noise.
+has the weight of CIRKD's scripts; the student starts from noise; the autoencoder is trained for 200
+steps, five epochs of so few images.
 """
+
+import itertools
+import pathlib
+import sys
 
 from kdseg_jax.recipes import camvid, common
 
 WIDTH = 0.5
+ARGUMENTS = {'steps': 1_000, 'teacher_steps': 1_000, 'seeds': 3, 'size': 120, 'runlocal': False}
+TUNE = {
+    'field': 'optimizer.learning_rate', 'grid': (0.01, 0.03, 0.09), 'extend': 4, 'split': 'val',
+    'seeds': (1_000,), 'data_seed': 1_000}
 RESIZED = {'resize': True}
+
+
+def kd(temperature):
+  """Knowledge distillation at a temperature; the student's logits at the size of the teacher's."""
+  return {'method': 'kd', 'distill': {'kd': {'temperature': float(temperature), **RESIZED}}}
+
+
 STUDENTS = {
     'alone': {},
-    **{f'kd_{temperature}': {
-        'method': 'kd', 'distill': {'kd': {'temperature': float(temperature), **RESIZED}}}
-       for temperature in (2, 4, 6)},
+    'kd': kd(4),
     'fitnets': {'method': 'fitnets', 'distill': {'fitnets': RESIZED}},
     'features': {'method': 'feature_adaptation'},
     'affinity': {'method': 'affinity_adaptation',
                  'distill': {'affinity_adaptation': {'autoencoder': False}}},
     'both': {'method': 'adaptation'},
 }
+TEMPERATURES = {'alone': {}, **{f'kd_{temperature}': kd(temperature) for temperature in (2, 4, 6)}}
 
 
 def get_config(arg=None):
-  """Arguments: steps=<of a student>, seeds=<how many>, runlocal."""
+  """Arguments: those of `ARGUMENTS`, see `study`, and temperatures."""
+  arg = common.parse_arg(arg, **ARGUMENTS, temperatures=False)
+  if arg.temperatures:
+    return study(arg, TEMPERATURES, title='Temperatures of knowledge distillation, on CamVid',
+                 description='*kd_T*: temperature T, weight 1.')
   return study(
-      arg, STUDENTS, baseline='alone', title='The parts of knowledge adaptation, on CamVid',
-      description='Learning rate, steps and images are the same for all students, and nothing was '
-      'tuned for any of them.')
+      arg, STUDENTS, title='The parts of knowledge adaptation, on CamVid',
+      description='*kd*: temperature 4, weight 1. *fitnets*: weight 10. *features*: feature '
+      'adaptation, weight 50. *affinity*: of the features themselves, weight 1. *both*: feature '
+      'and affinity adaptation of the code of the autoencoder, weights 50 and 1.')
 
 
-def study(arg, students, *, baseline, title, description):
-  """Students of this teacher; takes the arguments of `get_config`."""
-  arg = common.parse_arg(arg, steps=2_000, seeds=3, runlocal=False)
-  config = camvid.get_config('role=student')
+def study(arg, students, *, title, description, baseline='alone'):
+  """Students of this teacher.
+
+  Args:
+    arg: `steps` of a student and of the teacher (`teacher_steps`), number of `seeds`, height of the
+      images (`size`), a multiple of 3, and `runlocal`.
+    students: as in `common.study`.
+    title: likewise.
+    description: likewise.
+    baseline: likewise.
+  """
+  config = _recipe('role=student', arg.steps, arg.size)
   config.student.update(name='plain_mobilenetv2', output_stride=16, width=WIDTH)
-  config.train.steps = arg.steps
-  teacher = camvid.get_config('role=teacher,init=imagenet')
+  config.eval.update(split='test', every_steps=arg.steps)
+  config.prepare.steps = 200
+  teacher = _recipe('role=teacher,init=imagenet', arg.teacher_steps, arg.size)
   teacher.student.name = 'deeplabv3plus_mobilenetv2'
-  common.study(config, title=title, description=description, students=students,
+  common.study(config, title=title, description=description, students=students, tune=TUNE,
                baseline=baseline, seeds=range(arg.seeds), teacher=teacher)
   return common.runlocal(config) if arg.runlocal else config
+
+
+def _recipe(arg, steps, height):
+  config = camvid.get_config(arg)
+  config.data.size = (height, height * 4 // 3)
+  config.augmentation.crop = (height, height)
+  config.train.steps = steps
+  config.checkpoint.every_steps = 250
+  return config
+
+
+def hold_out(source, folder):
+  """Makes a folder with train, val and test of links to one with train and val.
+
+  The last fifth of each sequence of train, by the names of its images, becomes val: neighbours in a
+  sequence look alike. What was val becomes test.
+
+  Args:
+    source: folder in the layout of CamVid.
+    folder: to be made.
+  """
+  source, folder = pathlib.Path(source).resolve(), pathlib.Path(folder)
+  for kind in ('', 'annot'):
+    for split in ('train', 'val', 'test'):
+      (folder / f'{split}{kind}').mkdir(parents=True)
+    for file in (source / f'val{kind}').iterdir():
+      (folder / f'test{kind}' / file.name).symlink_to(file)
+    sequence = lambda file: file.name.partition('_')[0]
+    for _, frames in itertools.groupby(sorted((source / f'train{kind}').iterdir()), sequence):
+      frames = list(frames)
+      first = len(frames) - len(frames) // 5
+      for place, file in enumerate(frames):
+        split = 'train' if place < first else 'val'
+        (folder / f'{split}{kind}' / file.name).symlink_to(file)
+
+
+if __name__ == '__main__':
+  hold_out(*sys.argv[1:])

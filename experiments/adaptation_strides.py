@@ -2,7 +2,8 @@
 
 Figure 1 of He et al., CVPR 2019, in kind: the student alone and adapted at output strides 4, 8, 16
 and 32, mIoU against multiply-adds. In the paper the adapted one at 16 beats the one alone at 4.
-Teacher, student, data and settings: those of experiments/adaptation_parts.py.
+Teacher, student, data and settings, and how learning rates are chosen: those of
+experiments/adaptation_parts.py.
 Commands:
   ./launch.sh study --config=experiments/adaptation_strides.py --workdir=runs/adaptation_strides
   python -m experiments.adaptation_strides runs/adaptation_strides
@@ -16,6 +17,7 @@ import sys
 from experiments import adaptation_parts
 from kdseg_jax import tasks
 from kdseg_jax.data import files
+from kdseg_jax.recipes import common
 from kdseg_jax.report import pictures
 
 STRIDES = (4, 8, 16, 32)
@@ -23,11 +25,11 @@ METHODS = {'alone': 'none', 'adapted': 'adaptation'}
 
 
 def get_config(arg=None):
-  """Arguments: steps=<of a student>, seeds=<how many>, runlocal."""
+  """Arguments: those of `adaptation_parts.ARGUMENTS`."""
   students = {f'{name}_{stride}': {'method': method, 'student': {'output_stride': stride}}
               for name, method in METHODS.items() for stride in STRIDES}
   return adaptation_parts.study(
-      arg, students, baseline='alone_16',
+      common.parse_arg(arg, **adaptation_parts.ARGUMENTS), students, baseline='alone_16',
       title='Output strides and knowledge adaptation, on CamVid',
       description='The number in the name of a student is its output stride.')
 

@@ -3,6 +3,8 @@
 python -m kdseg_jax.predict --workdir=runs/student --output=predictions photo.jpg folder/
 python -m kdseg_jax.predict --workdir=runs/distilled --split=val --config.eval.limit=20 \\
     --compare=runs/teacher,alone=runs/student
+python -m kdseg_jax.predict --workdir=runs/distilled --affinity_at=120,90 photo.jpg \\
+    --compare=alone=runs/student,distilled=runs/distilled,teacher=runs/teacher
 
 A classifier writes `predictions.json`, the most probable classes of each image, and pictures; a
 detector likewise what it found. A StableHLO export predicts by --exported=<folder>
@@ -22,10 +24,12 @@ from kdseg_jax import command_line, names, paths, program, references, tasks
 from kdseg_jax.data import files, subset
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import Model, load
+from kdseg_jax.inference.affinity import affinity
 from kdseg_jax.inference.evaluation import recorded_metric
 from kdseg_jax.inference.views import create_inference
 from kdseg_jax.interop import exported
 from kdseg_jax.report import presenters
+from kdseg_jax.report.affinity import AffinityWriter
 from kdseg_jax.report.base import Example
 from kdseg_jax.training import experiment
 
@@ -42,6 +46,10 @@ def define_flags(options):
       'compare', [], 'Further work directories, [<name>=]<directory>,...: strips show what each '
       'predicts. One that is --workdir gives it its name and place; else it comes first.',
       flag_values=options)
+  flags.DEFINE_list(
+      'affinity_at', [], 'x,y: a pixel of the images; draws how alike all others are to it for '
+      'each model (cosines of the last features), instead of what is predicted.',
+      flag_values=options)
   command_line.define_path(
       'exported', 'Folder of a StableHLO export that predicts, instead of --workdir.', options)
   flags.DEFINE_bool(
@@ -56,7 +64,8 @@ def main(options, arguments):
   Of segmentation `labels/<name>.png` (class indices in their colours) and `overlays/<name>.png`,
   with `--compare` or `--split` also `strips/<name>.png`: the image, its label if that is known, and
   what every model predicts, with its mIoU where the run was evaluated on the split. Of a classifier
-  or detector `predictions.json` and `pictures/<name>.png`. Images that cannot be read are left out
+  or detector `predictions.json` and `pictures/<name>.png`. With `--affinity_at`, whatever the task,
+  only `affinities/<name>.png`, see `inference.affinity`. Images that cannot be read are left out
   and listed at the end.
   """
   left_out: list[str] = []
@@ -72,7 +81,7 @@ def main(options, arguments):
 
 def _predict_with_export(options, arguments, left_out):
   """What an export says of pictures."""
-  for name in ('workdir', 'split', 'compare', 'best'):
+  for name in ('workdir', 'split', 'compare', 'best', 'affinity_at'):
     if options[name].value:
       raise UserError(f'--{name} is for work directories; --exported predicts files and folders.')
   if not options.output:
@@ -86,11 +95,12 @@ def _predict_with_export(options, arguments, left_out):
   presenter = presenters.create(task, model)
   writer = presenter.writer(options.output, main='export', titles={}, strips=False,
                             legend=options.legend)
-  _write(writer, {'export': model}, _examples(source, left_out, (), from_files=True))
+  _write(writer, {'export': model}, _predicted, _examples(source, left_out, (), from_files=True))
 
 
 def _predict(options, arguments, workdir, left_out):
   """What the models of work directories say of pictures or of a split."""
+  pixel = _pixel(options.affinity_at)
   output = options.output or os.path.join(workdir, 'predictions')
   program.require_imports(options, 'task.name', *['data.name'] * bool(options.split))
   task = tasks.name_of(options.config)
@@ -106,12 +116,26 @@ def _predict(options, arguments, workdir, left_out):
   if options.split:
     _require_same_classes(source.classes, found[main_name], f'the data ({options.split})',
                           options.allow_class_names)
-  model = found[main_name]
-  writer = presenters.create(task, model).writer(
-      output, main=main_name, titles=_titles(options, found),
-      strips=bool(options.compare or options.split), legend=options.legend)
+  model, titles = found[main_name], _titles(options, found)
   fields = model.task.fields if options.split else ()
-  _write(writer, found, _examples(source, left_out, fields, from_files=not options.split))
+  examples = _examples(source, left_out, fields, from_files=not options.split)
+  if pixel:
+    _write(AffinityWriter(output, pixel, titles), found, _affinities_to(pixel), examples)
+  else:
+    writer = presenters.create(task, model).writer(
+        output, main=main_name, titles=titles, strips=bool(options.compare or options.split),
+        legend=options.legend)
+    _write(writer, found, _predicted, examples)
+
+
+def _pixel(texts):
+  """(x, y) of `--affinity_at`; None where it is not given."""
+  if not texts:
+    return None
+  if len(texts) != 2 or not all(text.strip().isdecimal() for text in texts):
+    raise UserError(f'--affinity_at={",".join(texts)}: expected x,y, the column and row of a pixel '
+                    'of the images from 0, as 120,90.')
+  return int(texts[0]), int(texts[1])
 
 
 def _titles(options, found):
@@ -124,12 +148,25 @@ def _titles(options, found):
   return titles
 
 
-def _write(writer, found, examples):
-  """Writes what models, by name, say of examples."""
+def _write(writer, found, say, examples):
+  """Writes what models, by name, say of examples: `say(model, example)`."""
   for example in examples:
-    writer.add(example, {name: model.predict(example.image, scores=False)[0]
-                         for name, model in found.items()})
+    writer.add(example, {name: say(model, example) for name, model in found.items()})
   print(writer.close())
+
+
+def _predicted(model, example):
+  return model.predict(example.image, scores=False)[0]
+
+
+def _affinities_to(pixel):
+  """What models say of examples: the affinities to a pixel."""
+  def say(model, example):
+    try:
+      return affinity(model, example.image, pixel)
+    except UserError as error:
+      raise UserError(f'{example.origin}: {error}') from error
+  return say
 
 
 def _load(workdir, options, views, config=None):

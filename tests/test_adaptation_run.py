@@ -78,19 +78,18 @@ def test_every_phase_has_its_folder_and_the_decoder_is_not_with_the_student(unin
   assert config['teacher']['checkpoint'] == str(uninterrupted / 'teacher')
 
 
-@pytest.mark.parametrize('phase', PHASES)
-def test_killed_in_a_phase_it_ends_bit_identical(
-    phase, command, uninterrupted, cache, tmp_path):
-  process = runs.start(*command, f'--workdir={tmp_path}', cache=cache, prelude=SMALL_MODELS)
-  deadline = time.time() + 300
-  while folder_of(tmp_path, phase) is None:
-    assert process.poll() is None and time.time() < deadline, process.communicate()[0]
-    time.sleep(0.02)
-  runs.wait_for_step(process, folder_of(tmp_path, phase), 5,
-                     'train' if phase == 'teacher' else phase)
-  process.kill()
-  process.communicate()
-  assert process.returncode == -signal.SIGKILL
+def test_killed_in_every_phase_it_ends_bit_identical(command, uninterrupted, cache, tmp_path):
+  for phase in PHASES:
+    process = runs.start(*command, f'--workdir={tmp_path}', cache=cache, prelude=SMALL_MODELS)
+    deadline = time.time() + 300
+    while folder_of(tmp_path, phase) is None:
+      assert process.poll() is None and time.time() < deadline, process.communicate()[0]
+      time.sleep(0.02)
+    runs.wait_for_step(process, folder_of(tmp_path, phase), 5,
+                       'train' if phase == 'teacher' else phase)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
   runs.run(*command, f'--workdir={tmp_path}', cache=cache, prelude=SMALL_MODELS)
   assert_same_end(tmp_path, uninterrupted)
 
@@ -101,7 +100,7 @@ def test_a_later_run_finds_teacher_and_autoencoder(command, uninterrupted, cache
   output = runs.run(
       *command, f'--workdir={tmp_path}', f'--config.teacher.checkpoint={uninterrupted / "teacher"}',
       f'--config.prepare.folder={uninterrupted / "prepared"}',
-      '--config.optimizer.learning_rate=0.01', cache=cache, prelude=SMALL_MODELS)
+      '--config.seed=1', '--config.data.seed=0', cache=cache, prelude=SMALL_MODELS)
   assert 'Prepared before' in output and 'Compiling the prepare step' not in output
   assert not (tmp_path / 'teacher').exists() and not (tmp_path / 'prepared').exists()
   rows = runs.rows(folder_of(uninterrupted, 'prepare'))

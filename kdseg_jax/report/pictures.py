@@ -43,28 +43,6 @@ def confusion(matrix: np.ndarray, classes: Sequence[str], *, counted: str = 'pix
   return _drawn(_confusion_figure(matrix, classes, counted))
 
 
-def affinity(
-    image: np.ndarray, node: tuple[int, int], maps: Mapping[str, np.ndarray]
-) -> np.ndarray:
-  """Draws how similar one node of an image is to all nodes, for one or more models.
-
-  The image comes first, then a heat map a model; the node is framed in all of them. The maps share
-  one colour scale, from the lowest affinity to 1.
-
-  Args:
-    image: `(H, W, 3)` uint8 RGB.
-    node: (row, column) of the node in the maps.
-    maps: title -> `(h, w)` cosine similarities with that node, -1 to 1; all of one shape.
-
-  Returns:
-    `(H', W', 3)` uint8 RGB.
-
-  Raises:
-    ValueError: there is no map, the shapes differ, or the node is outside them.
-  """
-  return _drawn(_affinity_figure(image, node, maps))
-
-
 class Point(NamedTuple):
   """What one model costs and how it scores.
 
@@ -147,39 +125,6 @@ def _confusion_figure(matrix, classes, counted='pixels'):
       share = shares[row, column]
       axes.text(column, row, _percent(share), ha='center', va='center', fontsize=8,
                 color='white' if share > 0.5 else '0.2')
-  return figure
-
-
-def _affinity_figure(image, node, maps):
-  from matplotlib.figure import Figure
-  from matplotlib.patches import Rectangle
-
-  maps = {title: np.asarray(values, np.float64) for title, values in maps.items()}
-  shapes = [values.shape for values in maps.values()]
-  if len(set(shapes)) != 1 or len(shapes[0]) != 2:
-    raise UserError(f'Expected one or more maps (h, w) of one shape, got shapes {shapes}.')
-  rows, columns = shapes[0]
-  row, column = node
-  if not (0 <= row < rows and 0 <= column < columns):
-    raise UserError(f'node=({row}, {column}) is outside the maps, which are {rows}x{columns}.')
-  height, width = np.shape(image)[:2]
-  figure = Figure(figsize=(2.2 * (len(maps) + 1) + 0.7, 2.2 * height / width + 0.4),
-                  layout='constrained', dpi=100)
-  panels = figure.subplots(1, len(maps) + 1)
-  extent = (0, width, height, 0)
-  panels[0].imshow(image, extent=extent)
-  titles, style = _lettered(['image', *maps], 'map {}', 9)
-  panels[0].set_title(titles[0], **style)
-  lowest = min(values.min() for values in maps.values())
-  for axes, title, values in zip(panels[1:], titles[1:], maps.values()):
-    drawn = axes.imshow(values, cmap='viridis', vmin=lowest, vmax=1, extent=extent)
-    axes.set_title(title, **style)
-  high, wide = height / rows, width / columns
-  for axes in panels:
-    axes.set_axis_off()
-    axes.add_patch(Rectangle(
-        (column * wide, row * high), wide, high, fill=False, edgecolor='red', linewidth=1.5))
-  figure.colorbar(drawn, ax=panels, fraction=0.05, pad=0.01, shrink=0.85, label='cosine similarity')
   return figure
 
 

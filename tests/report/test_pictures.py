@@ -1,4 +1,4 @@
-"""Pictures of a confusion matrix, of affinities, of costs: what is drawn, and that it is drawn."""
+"""Pictures of a confusion matrix and of costs: what is drawn, and that it is drawn."""
 
 import warnings
 
@@ -11,9 +11,6 @@ from kdseg_jax.tasks import MainMetric
 
 MATRIX = np.array([[90, 10, 0, 0], [10, 10, 0, 0], [0, 0, 0, 0], [0, 0, 0, 7]])
 CLASSES = ['sky', 'road', 'absent', 'car']
-
-IMAGE = np.full((40, 80, 3), (10, 200, 30), np.uint8)
-MAPS = {'teacher': np.array([[1, 0.5], [0.25, 0]]), 'student': np.array([[1, -0.5], [0, 1]])}
 
 
 def test_cells_are_shares_of_their_row_and_an_absent_class_is_left_out():
@@ -59,44 +56,6 @@ def test_wrong_shapes_and_file_names_are_refused():
     pictures.check_png('a.jpg', 'confusion')
 
 
-def test_affinities_are_drawn_over_the_image_on_one_scale_with_the_node_framed_in_all():
-  *panels, bar = pictures._affinity_figure(IMAGE, (0, 1), MAPS).axes
-  assert [axes.get_title() for axes in panels] == ['image', 'teacher', 'student']
-  assert bar.get_ylabel() == 'cosine similarity'
-  np.testing.assert_array_equal(panels[0].images[0].get_array(), IMAGE)
-  for axes, values in zip(panels[1:], MAPS.values()):
-    np.testing.assert_array_equal(axes.images[0].get_array(), values)
-    assert axes.images[0].get_clim() == (-0.5, 1)
-  for axes in panels:
-    assert axes.images[0].get_extent() == [0, 80, 40, 0]
-    (frame,) = axes.patches
-    assert frame.get_bbox().bounds == (40, 0, 40, 20)  # row 0, column 1 of 2x2 nodes
-
-
-def test_the_picture_of_affinities_shows_image_maps_and_frames():
-  picture = pictures.affinity(IMAGE, (1, 0), MAPS)
-  assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
-  colors, counts = np.unique(picture.reshape(-1, 3), axis=0, return_counts=True)
-  found = dict(zip(map(tuple, colors.tolist()), counts))
-  lowest, highest = (68, 1, 84), (253, 231, 36)  # the ends of viridis
-  # A quarter of the student's map is lowest; one of the teacher's and two of its own highest.
-  assert 2.5 * found[lowest] < found[highest] < 4 * found[lowest]
-  assert found[10, 200, 30] > 3 * found[lowest]
-  assert found[255, 0, 0] > 100
-
-
-@pytest.mark.parametrize('node,maps,message', [
-    ((0, 2), MAPS, r'node=\(0, 2\) is outside the maps, which are 2x2'),
-    ((-1, 0), MAPS, r'node=\(-1, 0\) is outside'),
-    ((0, 0), MAPS | {'other': np.eye(3)}, r'one shape, got shapes \[\(2, 2\), .*\(3, 3\)'),
-    ((0, 0), {'flat': np.ones(4)}, r'maps \(h, w\) of one shape, got shapes \[\(4,\)\]'),
-    ((0, 0), {}, r'Expected one or more maps'),
-])
-def test_affinities_that_cannot_be_drawn_are_refused(node, maps, message):
-  with pytest.raises(ValueError, match=message):
-    pictures.affinity(IMAGE, node, maps)
-
-
 def test_names_are_drawn_as_they_are_or_in_latin_letters(monkeypatch):
   monkeypatch.setattr(lettering, '_system_fonts', lambda: ())
   names = ['$a$ and $b$', 'Straße', '道路', '\ue000']
@@ -107,8 +66,6 @@ def test_names_are_drawn_as_they_are_or_in_latin_letters(monkeypatch):
     for label in axis.get_ticklabels():
       assert not label.get_parse_math()
       assert lettering.can_draw(label.get_text(), label.get_fontproperties().get_file())
-  figure = pictures._affinity_figure(IMAGE, (0, 1), {'学生': MAPS['teacher'], '\ue000': np.eye(2)})
-  assert [axes.get_title() for axes in figure.axes[:3]] == ['image', 'XueSheng', 'map 2']
   with warnings.catch_warnings():
     warnings.simplefilter('error')  # matplotlib warns of every missing glyph
     pictures.confusion(np.eye(4), names)

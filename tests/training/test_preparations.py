@@ -112,30 +112,25 @@ def test_a_preparation_that_was_stopped_ends_as_if_it_had_not_been(
   jax.tree.map(np.testing.assert_array_equal, runs.saved(folders(tmp_path)[0]), runs.saved(folder))
 
 
-def test_a_run_that_is_stopped_in_its_preparation_begins_after_it(teacher, tmp_path, monkeypatch):
-  agree = StopSignal.agree
-  monkeypatch.setattr(StopSignal, 'agree', lambda self, reached, step: (
-      setattr(self, '_set', step == 3), step == 3)[1])
-  assert loop.train(config_of(teacher), str(tmp_path)) is None
-  monkeypatch.setattr(StopSignal, 'agree', agree)
-  assert not list((tmp_path / 'checkpoints').iterdir())
-  assert loop.train(config_of(teacher), str(tmp_path))
-  assert len(rows(folders(tmp_path)[0])) == STEPS
-  state = runs.saved(tmp_path)
-  kept = runs.saved(folders(tmp_path)[0])['model/params/mean']
-  assert state['training/distiller/prepared/fitting/mean'] == kept
-
-
-def test_a_run_that_has_begun_needs_its_preparation_no_more(teacher, tmp_path, monkeypatch):
+def test_a_run_that_is_stopped_in_its_preparation_begins_after_it_and_needs_it_no_more(
+    teacher, tmp_path, monkeypatch):
   config = config_of(teacher)
-  loop.train(config, str(tmp_path))
+  with monkeypatch.context() as patch:
+    patch.setattr(StopSignal, 'agree', lambda self, reached, step: (
+        setattr(self, '_set', step == 3), step == 3)[1])
+    assert loop.train(config, str(tmp_path)) is None
+  assert not list((tmp_path / 'checkpoints').iterdir())
+  assert loop.train(config, str(tmp_path))
+  assert len(rows(folders(tmp_path)[0])) == STEPS
+  kept = runs.saved(folders(tmp_path)[0])['model/params/mean']
+  assert runs.saved(tmp_path)['training/distiller/prepared/fitting/mean'] == kept != 0
+
   monkeypatch.setattr(preparations, 'prepare', lambda *_: pytest.fail('it has begun'))
-  before = runs.saved(tmp_path)['training/distiller/prepared/fitting/mean']
   config.train.steps = 3
   loop.train(config, str(tmp_path))
   after = runs.saved(tmp_path)
   assert after['training/step'] == 3
-  assert after['training/distiller/prepared/fitting/mean'] == before != 0
+  assert after['training/distiller/prepared/fitting/mean'] == kept
 
 
 def decisive(config):
