@@ -275,7 +275,8 @@ OPTIMIZER = [  # field, another value, beside
     ('power', 1.5, {}),
     ('milestones', (0.25,), {'schedule': 'steps'}), ('factor', 0.5, {'schedule': 'steps'}),
     ('warmup_steps', 3, {}), ('warmup', 'constant', {'warmup_steps': 3}),
-    ('warmup_factor', 0.1, {'warmup_steps': 3}), ('bias_factor', 2.0, {}), ('momentum', 0.5, {}), ('nesterov', True, {}),
+    ('warmup_factor', 0.1, {'warmup_steps': 3}), ('bias_factor', 2.0, {}),
+    ('momentum', 0.5, {}), ('nesterov', True, {}),
     ('options', ConfigDict({'scale': 3.0}), {'name': 'tests.mylab.parts:signed'}),
     ('b1', 0.5, {'name': 'adamw'}), ('b2', 0.5, {'name': 'adamw'}),
     ('weight_decay', 0.3, {'decay': 'all'}), ('decay', 'all', {}), ('clip_norm', 1.0, {})]

@@ -96,6 +96,22 @@ def test_a_model_tells_which_head_it_has(head):
   assert tasks.create('detection', 3, head='gfl').dense_head(model) == task.HEADS[head](3)
 
 
+def test_fcos_has_the_options_of_its_config_and_the_other_heads_have_none():
+  from kdseg_jax import models
+  config = default_config.detection()
+  config.student.name = 'fcos_resnet18'
+  assert tasks.of(config, 3).dense_head() == task.HEADS['fcos'](3)
+  config.task.update(box_loss='giou', center_sampling=True)
+  own = tasks.of(config, 3)
+  assert own.dense_head() == task.HEADS['fcos'](3, box_loss='giou', center_sampling=True)
+  assert own.dense_head(models.create('gfl_resnet18', 3)) == task.HEADS['gfl'](3)  # a teacher
+  config.student.name = 'gfl_resnet18'
+  with pytest.raises(UserError, match='are of FCOS, and the head is gfl'):
+    tasks.of(config, 3)
+  with pytest.raises(UserError, match="config.task.box_loss: 'gio'. Did you mean 'giou'"):
+    tasks.create('detection', 3, box_loss='gio')
+
+
 def test_crowds_and_padding_are_not_learned():
   config = config_of()
   detection = tasks.of(config, 10)
