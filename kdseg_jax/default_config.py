@@ -142,7 +142,7 @@ def run(task: str = 'segmentation', method: str = 'none', role: str = 'student')
           'short_side': 0,
           # Of detectors: (height, width) on which images of any size are put, their shape kept, as
           # large as they may be, and with shorter and longer side up to `sides`, as (800, 1333):
-          # one program for all of them. () is each at its own size.
+          # one program for all of them. () is each at its own size, or at that of `sides` alone.
           'canvas': (),
           'sides': (),
           'pictures': 4,               # images whose predictions go to TensorBoard; 0 is none

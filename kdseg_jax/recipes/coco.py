@@ -36,6 +36,8 @@ Teachers are trained, or imported from mmdetection's files, as gfl_r101_fpn_mstr
 Commands:
   ./launch.sh data.prepare coco --manual_dir=<archives> --data_dir=<data>
   ./launch.sh import --source=<file> --model=gfl_resnet101 --data=coco --workdir=runs/gfl_r101
+  ./launch.sh evaluate --workdir=runs/gfl_r101 --data_root=<data> --split=val \\
+      --config.eval.sides='(800,1333)' --config.eval.pad_multiple=32
   ./launch.sh train --config=configs/coco.py:role=teacher --config.data.root=<data> \\
       --workdir=runs/gfl_r101
   ./launch.sh train --config=configs/coco.py:method=crosskd --config.data.root=<data> \\
@@ -55,10 +57,11 @@ GFL 44.9, 40.2, 43.7, 43.9; RetinaNet 38.9, 37.4, 39.7, 39.8; FCOS 40.8, 38.5, 4
 42.1 (mimicking 39.7), from RetinaNet 41.2 (30.3); MobileNetV2 30.9, pkd 33.2, crosskd 34.1.
 Not run at full size.
 Deviates: the 1,021 images without boxes are drawn as well. All images are put on one canvas of
-1344x1344, where that code pads each batch to its largest image; GroupNorm sees the padding too.
-Less of it, with smaller upright images: --config.augmentation.crop='(800,1344)'
---config.eval.canvas='(800,1344)'. Images are shrunk by area, there bilinearly. The Swin-T teacher
-is not here.
+1344x1344, in evaluation too, where that code pads each batch to its largest image, and GroupNorm
+sees the padding. Less of it, with smaller upright images: --config.augmentation.crop='(800,1344)'
+--config.eval.canvas='(800,1344)'; none but to multiples of 32, as imported models are evaluated
+above, with a program a size: --config.eval.canvas='()' --config.eval.pad_multiple=32. Images are
+shrunk by area, there bilinearly. The Swin-T teacher is not here.
 """
 
 from kdseg_jax import models, names

@@ -233,13 +233,21 @@ def test_every_pair_can_be_distilled(student, teacher, root):
 
 
 @pytest.mark.parametrize('method,message', [
-    ('crosskd', 'are not those of a gfl head .* Set the field teacher_head'),
+    ('crosskd', 'head of the teacher for gfl, and it is retinanet. Set --config.distill.crosskd.'
+     'teacher_head=retinanet'),
     ('prediction_mimicking,teacher_head=retinanet',
      'a gfl head has 1 anchors .* retinanet head 9.* Choose crosskd with teacher_head=retinanet')])
 def test_heads_of_unlike_anchors_are_refused_with_what_to_do(method, message, root):
   with pytest.raises(UserError, match=message):
     shapes.check_with_untrained(
         small(f'method={method}', root), small('role=teacher,head=retinanet', root))
+
+
+def test_a_head_of_the_same_shapes_is_not_taken_for_another(root):
+  with pytest.raises(UserError, match='head of the teacher for fcos, and it is atss'):
+    shapes.check_with_untrained(
+        small('head=atss,method=crosskd,teacher_head=fcos', root),
+        small('role=teacher,head=atss', root))
 
 
 @pytest.mark.slow

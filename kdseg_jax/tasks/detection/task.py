@@ -226,8 +226,8 @@ def _sizes(mask):
 def _seen(images, views, size, multiple):
   """The batch that a model sees of images of one size, and `(2,)` its scale in x and y."""
   own = images.shape[1:3]
-  seen = fitted.fitted_size(size or own, views.canvas, views.sides or None) if (
-      views.canvas) else tuple(size or own)
+  seen = fitted.fitted_size(size or own, views.canvas or None, views.sides or None) if (
+      views.is_fitted) else tuple(size or own)
   if size:
     images = np.stack([files.resize_image(image, tuple(size)) for image in images])
   images = np.stack([files.resize_image(image, seen) for image in images])
