@@ -11,9 +11,9 @@ Paper: Wang et al., CVPR 2024 (arXiv:2306.11369); official code, jbwang1997/Cros
 Pairs (head=, backbone=; teacher -> student):
   gfl (the default): resnet101, 2x with shorter sides of 480 to 800 -> resnet50, 1x; resnet50, 1x ->
     resnet18, 1x.
-  retinanet: resnet101 -> resnet50, 2x; resnet50,schedule=1x -> resnet18 and, with a head as
-    recollected, as its config is not published, mobilenetv2, 1x. Here P6 is of P5 in students that are distilled, and of the last
-    stage in their teachers and alone, as in the code: --config.student.extra_convs=on_input.
+  retinanet: resnet101 -> resnet50, 2x; resnet50,schedule=1x -> resnet18 and (not published; its
+    head is recollected) mobilenetv2, 1x. P6 is of P5 in students that are distilled, and of the
+    last stage in teachers and alone, as in the code: --config.student.extra_convs=on_input.
   atss: resnet101 -> resnet50, 1x.
   fcos: resnet101 -> resnet50, 2x with shorter sides of 640 or 800; a third of the rate for 500
     steps, biases of convolutions at twice the rate without decay, gradients clipped to norm 35, the
