@@ -26,12 +26,15 @@ def optimizer(**overrides) -> ConfigDict:
       'milestones': (0.5, 0.75),  # of steps, as shares of all; the rate is multiplied at each
       'factor': 0.1,            # by it
       'warmup_steps': 0,
+      'warmup': 'linear',       # growth from warmup_factor of the rate; 'constant' stays there
+      'warmup_factor': 0.0,
       'momentum': 0.9,
       'nesterov': False,
       'b1': 0.9,                # of adamw
       'b2': 0.999,
       'weight_decay': 1e-4,
-      'decay': 'kernels',       # 'kernels' or 'all'
+      'decay': 'kernels',       # 'kernels', 'all_but_biases' (of convolutions) or 'all'
+      'bias_factor': 1.0,       # of the rate, for biases of convolutions
       'clip_norm': 0.0,         # global norm; 0 is off
   } | overrides)
 
@@ -139,7 +142,7 @@ def run(task: str = 'segmentation', method: str = 'none', role: str = 'student')
           'short_side': 0,
           # Of detectors: (height, width) on which images of any size are put, their shape kept, as
           # large as they may be, and with shorter and longer side up to `sides`, as (800, 1333):
-          # one program for all of them. () is each at its own size.
+          # one program for all of them. () is each at its own size, or at that of `sides` alone.
           'canvas': (),
           'sides': (),
           'pictures': 4,               # images whose predictions go to TensorBoard; 0 is none

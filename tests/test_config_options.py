@@ -110,6 +110,21 @@ def prepare_program(config):
                  first_batch(built, 'prepare'))
 
 
+def updates_of_a_convolution(config):
+  """By each of the optimisers that are created; not all methods have a convolution."""
+  ones, seen = {'kernel': jnp.ones(2), 'bias': jnp.ones(2)}, []
+
+  def create(*given, original=experiment.create_optimizer):
+    optimizer = original(*given)
+    seen.append(optimizer.update(ones, optimizer.init(ones), ones)[0])
+    return optimizer
+  with pytest.MonkeyPatch.context() as patch:
+    for module in (experiment, preparations):
+      patch.setattr(module, 'create_optimizer', create)
+    preparation_of(experiment_of(config))
+  return seen
+
+
 def prepared_folder(config):
   """Where what is prepared is kept."""
   folders = []
@@ -274,7 +289,8 @@ OPTIMIZER = [  # field, another value, beside
     ('name', 'adamw', {}), ('learning_rate', 0.3, {}), ('schedule', 'constant', {}),
     ('power', 1.5, {}),
     ('milestones', (0.25,), {'schedule': 'steps'}), ('factor', 0.5, {'schedule': 'steps'}),
-    ('warmup_steps', 3, {}), ('momentum', 0.5, {}), ('nesterov', True, {}),
+    ('warmup_steps', 3, {}), ('warmup', 'constant', {'warmup_steps': 3}),
+    ('warmup_factor', 0.1, {'warmup_steps': 3}), ('momentum', 0.5, {}), ('nesterov', True, {}),
     ('options', ConfigDict({'scale': 3.0}), {'name': 'tests.mylab.parts:signed'}),
     ('b1', 0.5, {'name': 'adamw'}), ('b2', 0.5, {'name': 'adamw'}),
     ('weight_decay', 0.3, {'decay': 'all'}), ('decay', 'all', {}), ('clip_norm', 1.0, {})]
@@ -336,6 +352,8 @@ CASES = [  # field, another value, where it is seen, fields beside it
         f'{section}.optimizer.{other}': given for other, given in beside.items()})
       for section, look in (('critic', train_program), ('prepare', prepare_program))
       for field, value, beside in OPTIMIZER],
+    *[(f'{section}optimizer.bias_factor', 2.0, updates_of_a_convolution, WITH_TEACHER)
+      for section in ('', 'critic.', 'prepare.')],
     ('memory_limit_gb', 1e-9, memory, WITH_TEACHER),
     ('critic.steps', 2, train_program, WITH_TEACHER), ('prepare.steps', 30, due, {}),
     ('prepare.steps', 30, prepare_program, WITH_TEACHER),
@@ -349,8 +367,8 @@ CASES = [  # field, another value, where it is seen, fields beside it
     ('eval.crop', (32, 32), evaluated, {'eval.short_side': 48}),
     ('eval.short_side', 48, evaluated, {'eval.crop': (32, 32)}),
     ('eval.canvas', (48, 48), evaluated, {'data.name': 'scenes_detection'}),
-    ('eval.sides', (16, 24), evaluated, {
-        'data.name': 'scenes_detection', 'eval.canvas': (48, 48)}),
+    *[('eval.sides', (16, 24), evaluated, {'data.name': 'scenes_detection', **beside})
+      for beside in ({}, {'eval.canvas': (48, 48)})],
     ('task.absent_as_zero', True, evaluation_of, {}), ('eval.pictures', 0, evaluation_of, {}),
     ('checkpoint.every_steps', 7, due, {}), ('checkpoint.keep', 5, start, {}),
     ('log.every_steps', 7, due, {}),

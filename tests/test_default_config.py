@@ -31,6 +31,7 @@ _OPTIMIZER = {
     'momentum': 0.9, 'weight_decay': 1e-4,     # ibid.
     'milestones': (0.5, 0.75), 'factor': 0.1,  # ResNet, section 4.2: 32k, 48k of 64k
     'decay': 'kernels', 'warmup_steps': 0, 'nesterov': False, 'clip_norm': 0.0,
+    'warmup': 'linear', 'warmup_factor': 0.0, 'bias_factor': 1.0,
     'b1': 0.9, 'b2': 0.999}                    # Adam, section 2
 DEFAULTS = {
     'seed': 0, 'role': 'student', 'parallel': 'shard_map', 'distill': {},

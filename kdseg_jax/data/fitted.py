@@ -14,21 +14,22 @@ from kdseg_jax.errors import UserError
 Size = tuple[int, int]
 
 
-def fitted_size(size: Size, canvas: Size, sides: Size | None = None) -> Size:
+def fitted_size(size: Size, canvas: Size | None, sides: Size | None = None) -> Size:
   """(height, width) of an image, its shape kept, that is as large as it may be.
 
   Args:
     size: (height, width) of the image.
-    canvas: (height, width) in which it must lie.
+    canvas: (height, width) in which it must lie; None leaves it to `sides`.
     sides: what its shorter and its longer side may be at most, e.g. (800, 1333), as is usual on
       COCO; None leaves them to the canvas.
   """
-  factors = [total / side for total, side in zip(canvas, size, strict=True)]
+  factors = [total / side for total, side in zip(canvas, size, strict=True)] if canvas else []
   if sides:
     factors += [sides[0] / min(size), sides[1] / max(size)]
   factor = min(factors)
+  most = canvas or (math.inf, math.inf)
   return tuple(max(1, min(math.floor(side * factor + 0.5), total))
-               for side, total in zip(size, canvas, strict=True))
+               for side, total in zip(size, most, strict=True))
 
 
 def resize(example: Mapping[str, Any], size: Size, boxes: Sequence[str] = ('boxes',)
@@ -70,16 +71,17 @@ class Fitted:
 
   Args:
     source: of images with boxes, see `boxed.BoxSource`.
-    canvas: (height, width), a multiple of the model's largest stride, usually 32.
+    canvas: (height, width), a multiple of the model's largest stride, usually 32; None pads
+      nothing, and images keep the sizes that `sides` gives them.
     sides: see `fitted_size`.
 
   Raises:
-    UserError: a size is not positive.
+    UserError: a size is not positive, or there is none.
   """
 
-  def __init__(self, source: Any, canvas: Size, sides: Size | None = None):
+  def __init__(self, source: Any, canvas: Size | None, sides: Size | None = None):
     check_sizes(canvas, sides)
-    self._source, self.size = source, tuple(canvas)
+    self._source, self.size = source, tuple(canvas) if canvas else None
     self._sides = tuple(sides) if sides else None
     self.classes, self.palette = source.classes, source.palette
     self.is_generated = getattr(source, 'is_generated', False)
@@ -91,10 +93,10 @@ class Fitted:
     pairs.check_index(index, len(self))
     example = self._source[index]
     if 'boxes' not in example:
-      raise UserError(f'config.eval.canvas={self.size} is for images with boxes, and example '
-                      f'{index} has none. Leave it ().')
+      raise UserError(f'config.eval.canvas={self.size or ()} and sides={self._sides or ()} are for '
+                      f'images with boxes, and example {index} has none. Leave both ().')
     example = resize(example, fitted_size(example['image'].shape[:2], self.size, self._sides))
-    image, mask = on_canvas(example['image'], self.size)
+    image, mask = on_canvas(example['image'], self.size or example['image'].shape[:2])
     return example | {'image': image, 'mask': mask}
 
 
@@ -106,9 +108,11 @@ def on_canvas(image: np.ndarray, canvas: Size) -> tuple[np.ndarray, np.ndarray]:
   return padded, mask
 
 
-def check_sizes(canvas: Size, sides: Size | None) -> None:
-  """Raises UserError unless both are two positive numbers, or `sides` is None."""
-  if len(canvas) != 2 or min(canvas) < 1:
+def check_sizes(canvas: Size | None, sides: Size | None) -> None:
+  """Raises UserError unless both are two positive numbers, or one of them is None."""
+  if canvas is None and sides is None:
+    raise UserError('Neither a canvas nor sides say how large images are to be.')
+  if canvas is not None and (len(canvas) != 2 or min(canvas) < 1):
     raise UserError(f'The size {tuple(canvas)} is no (height, width) of positive numbers.')
   if sides is not None and not (len(sides) == 2 and 0 < sides[0] <= sides[1]):
     raise UserError(f'{tuple(sides)}: expected (shorter side, longer side), both positive.')

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from kdseg_jax import losses
 from kdseg_jax.distillers import core, dense_predictions
-from kdseg_jax.distillers.declaration import Term
+from kdseg_jax.distillers.declaration import Term, declare
 from kdseg_jax.errors import UserError
 from kdseg_jax.losses import dense_boxes
 from kdseg_jax.models.conv import Conv, uniform_fan_in
@@ -18,6 +18,7 @@ _BRANCHES = ('cls', 'reg')
 _LAYER, _LAYER_OF_FCOS = 3, 2
 
 
+@declare(small={'layer': 1})
 def crosskd(
     *,
     layer: int | None = None,

@@ -61,7 +61,8 @@ def prediction_mimicking(
     if anchors[0] != anchors[1]:
       raise UserError(
           f'prediction_mimicking: a {student} head has {anchors[0]} anchors a position and a '
-          f'{teacher} head {anchors[1]}; their outputs cannot be compared. Choose crosskd.')
+          f'{teacher} head {anchors[1]}; their outputs cannot be compared. Choose crosskd with '
+          f"teacher_head={teacher}: it compares outputs of the teacher's head alone.")
     dense_predictions.check_teacher(student, teacher, inputs)
     return core.DistillerState()
 

@@ -34,7 +34,8 @@ class Inference:
       whole image.
     canvas: (height, width) on which whole images of any size are shown, of detectors, see
       `data.Fitted`; () is each at its own size.
-    sides: shorter and longer side of the image on the canvas, at most; () is as large as it may be.
+    sides: shorter and longer side of the image, at most, to which it is resized, its shape kept, of
+      detectors; () is as large as the canvas permits, or its own size without one.
 
   Raises:
     ValueError: a field cannot be used; says which and what was expected.
@@ -64,15 +65,20 @@ class Inference:
       raise UserError(
           f'config.eval.short_side={self.short_side} and crop={self.crop}: expected a side of at '
           'least the crop, as 256 and (224,224), or 0 and () for whole images.')
-    if self.canvas and self.crop or self.sides and not self.canvas:
+    if self.is_fitted and self.crop:
       raise UserError(
-          f'config.eval.canvas={self.canvas}, sides={self.sides} and crop={self.crop}: expected a '
-          'canvas where there are sides, and no crop beside it.')
+          f'config.eval.canvas={self.canvas}, sides={self.sides} and crop={self.crop}: expected no '
+          'crop beside a canvas or sides.')
 
   @property
   def is_plain(self) -> bool:
     """Whether the model simply sees the image, or its centre, once."""
     return not self.window and self.scales == (1.0,) and not self.flip
+
+  @property
+  def is_fitted(self) -> bool:
+    """Whether images are resized with their shape kept, see `data.Fitted`."""
+    return bool(self.canvas or self.sides)
 
   def check_size(self, size: tuple[int, int]) -> None:
     """Raises ValueError if windows are larger than every image of this size, to be padded all."""
@@ -90,9 +96,8 @@ class Inference:
     parts += [] if self.scales == (1.0,) else ['scales ' + ' '.join(map(str, self.scales))]
     parts += [] if not self.crop else [
         f'the centre {self.crop[0]}x{self.crop[1]} at a shorter side of {self.short_side}']
-    parts += [] if not self.canvas else [
-        f'fitted into {self.canvas[0]}x{self.canvas[1]}' + (
-            f', sides up to {self.sides[0]} and {self.sides[1]}' if self.sides else '')]
+    parts += [] if not self.canvas else [f'fitted into {self.canvas[0]}x{self.canvas[1]}']
+    parts += [] if not self.sides else [f'sides up to {self.sides[0]} and {self.sides[1]}']
     return ', '.join(parts + ['flip'] * self.flip) or 'whole images'
 
 

@@ -21,7 +21,6 @@ last stage, before the mean over its positions.
 """
 
 from kdseg_jax import models, names
-from kdseg_jax.distillers import methods
 from kdseg_jax.models import cifar
 from kdseg_jax.recipes import common
 
@@ -55,10 +54,8 @@ def get_config(arg=None):
   if 'review' in config.distill:
     config.distill.review.update(
         warmup_steps=_REVIEW_WARMUP * epoch, teacher_batch_statistics=True)
-    weighed = any(item.name == 'review' and item.weight is not None
-                  for item in methods.parse(arg.method))
-    if not arg.model and not weighed:
-      config.distill.review.weight = 0.6  # official script, of this pair
+    if not arg.model:
+      common.set_weight(config.distill, arg.method, 'review', 0.6)  # official script, of this pair
   if arg.runlocal:
     common.runlocal(config)
     config.student.name = 'cifar_resnet8'

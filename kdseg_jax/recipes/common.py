@@ -24,7 +24,8 @@ from kdseg_jax.errors import UserError
 _MAPS = ('attention_transfer', 'channel_wise_features')  # whose defaults are vectors
 
 __all__ = ['classification', 'compare_maps', 'detection', 'fit_towers', 'optimizer', 'own_teacher',
-           'parse_arg', 'parse_recipe_arg', 'runlocal', 'segmentation', 'set_student', 'study']
+           'parse_arg', 'parse_recipe_arg', 'runlocal', 'segmentation', 'set_student', 'set_weight',
+           'study']
 
 
 def parse_arg(arg: str | None, **defaults) -> ConfigDict:
@@ -67,6 +68,13 @@ def fit_towers(distill: ConfigDict, layer: int) -> None:
   """Cross-head distillation at a layer of towers that are no wider than needed; in place."""
   if 'crosskd' in distill:
     distill.crosskd.update(layer=layer, projection=True)
+
+
+def set_weight(distill: ConfigDict, method: str, term: str, weight: float) -> None:
+  """The weight of a term, if the method has it, unless the method string says one; in place."""
+  said = any(item.name == term and item.weight is not None for item in methods.parse(method))
+  if term in distill and not said:
+    distill[term].weight = weight
 
 
 def set_student(config: ConfigDict, **fields) -> None:

@@ -134,8 +134,9 @@ def check_views(views: Inference) -> None:
   if not views.is_plain:
     raise UserError(f'A classifier sees whole images only, or their centre, not {views}. Leave '
                     'config.eval.window, scales and flip at their defaults.')
-  if views.canvas:
-    raise UserError(f'config.eval.canvas={views.canvas} is for detectors. Leave it ().')
+  if views.is_fitted:
+    raise UserError(f'config.eval.canvas={views.canvas} and sides={views.sides} are for detectors. '
+                    'Leave both ().')
 
 
 def ranks(scores: jax.Array, labels: jax.Array) -> jax.Array:

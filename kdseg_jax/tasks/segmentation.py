@@ -157,8 +157,9 @@ def _check_views(views):
   if views.crop:
     raise UserError(f'config.eval.crop={views.crop} is for classifiers: a segmentation gives every '
                     'pixel a class. Leave it (), and short_side 0.')
-  if views.canvas:
-    raise UserError(f'config.eval.canvas={views.canvas} is for detectors. Leave it ().')
+  if views.is_fitted:
+    raise UserError(f'config.eval.canvas={views.canvas} and sides={views.sides} are for detectors. '
+                    'Leave both ().')
 
 
 class ConfusionCounts:

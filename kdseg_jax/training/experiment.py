@@ -77,10 +77,10 @@ def create_source(config: ConfigDict, split: str) -> Any:
 
 
 def create_evaluation_source(config: ConfigDict, split: str) -> Any:
-  """The source of a split as models are evaluated on it: by `config.eval` on one canvas, or cut."""
+  """The source of a split as models are evaluated on it: resized, padded, cut by `config.eval`."""
   views, source = create_inference(config), create_source(config, split)
-  if views.canvas:
-    return data.Fitted(source, views.canvas, views.sides or None)
+  if views.is_fitted:
+    return data.Fitted(source, views.canvas or None, views.sides or None)
   return data.Centres(source, views.short_side, views.crop) if views.crop else source
 
 
@@ -154,6 +154,8 @@ def create_experiment(config: ConfigDict, *, teacher: Model | None = None,
         config, train_source.classes, mesh, allow_class_names=allow_class_names,
         allow_imports=allow_imports)
   student = create_model(config.student, num_classes)
+  if teacher is not None:
+    _check_teacher_head(config.distill, student, teacher.module)
   optimizer = create_optimizer(config.optimizer, config.train.steps)
   freeze = tuple(config.train.freeze)
   if freeze:
@@ -173,6 +175,20 @@ def create_experiment(config: ConfigDict, *, teacher: Model | None = None,
   if config.train.batch_size == config.train.accumulate:  # one image at a time
     check_normalization(config, mesh, student, distiller, abstract_inputs(experiment))
   return experiment
+
+
+def _check_teacher_head(distill, student, teacher):
+  """Refuses terms that take the teacher's head for another than its model says that it has."""
+  kind = getattr(teacher, 'head_kind', None)
+  for term, options in distill.items():
+    if kind is None or 'teacher_head' not in options:
+      continue
+    taken = options.teacher_head or getattr(student, 'head_kind', kind)
+    if taken != kind:
+      raise UserError(
+          f'config.distill.{term}.teacher_head={options.teacher_head} takes the head of the '
+          f'teacher for {taken}, and it is {kind}. Set --config.distill.{term}.teacher_head='
+          f'{kind}.')
 
 
 def _check_fields(task, source, name):

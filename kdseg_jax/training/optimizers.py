@@ -10,22 +10,25 @@ from kdseg_jax.errors import UserError
 
 OPTIMIZERS = ('sgd', 'adamw')
 SCHEDULES = ('poly', 'steps', 'constant')
+WARMUPS = ('linear', 'constant')
 
 
 def create_schedule(config, steps: int) -> optax.Schedule:
   """The learning rate as a function of the step.
 
-  'poly': `learning_rate * (1 - t / T) ** power` after `warmup_steps` of linear warm-up from 0,
-  where T is the number of steps after the warm-up. 'steps': `learning_rate * factor ** k`, where k
-  is the number of `milestones`, shares of T, that t has reached. 'constant': warm-up only.
+  'poly': `learning_rate * (1 - t / T) ** power` after a warm-up of `warmup_steps`, where T is the
+  number of steps after it. 'steps': `learning_rate * factor ** k`, where k is the number of
+  `milestones`, shares of T, that t has reached. 'constant': warm-up only. The warm-up begins at
+  `warmup_factor * learning_rate`, and grows ('linear') or stays there ('constant').
 
   Args:
-    config: `schedule`, `learning_rate`, `power`, `milestones`, `factor`, `warmup_steps`.
+    config: `schedule`, `learning_rate`, `power`, `milestones`, `factor`, `warmup`, `warmup_factor`,
+      `warmup_steps`.
     steps: number of updates of the whole phase; the schedule is for updates 0 to steps - 1.
 
   Raises:
-    ValueError: unknown schedule, a warm-up as long as the phase, milestones that are no growing
-      shares, or a factor that is not above 0.
+    ValueError: unknown schedule or warm-up, a warm-up as long as the phase, milestones that are no
+      growing shares, a factor that is not above 0, or one of the warm-up that is no share.
   """
   if config.schedule not in SCHEDULES:
     raise UserError(
@@ -34,10 +37,17 @@ def create_schedule(config, steps: int) -> optax.Schedule:
     raise UserError(
         f'optimizer.warmup_steps={config.warmup_steps} must be at least 0 and less than the '
         f'{steps} steps of the phase.')
+  if config.warmup not in WARMUPS:
+    raise UserError(f'optimizer.warmup={config.warmup!r} is unknown; expected one of {WARMUPS}.')
+  if not 0 <= config.warmup_factor <= 1:
+    raise UserError(f'optimizer.warmup_factor={config.warmup_factor}: expected a share of the '
+                    'learning rate, 0 to 1.')
   after = _after_warmup(config, max(steps - config.warmup_steps, 1))
   if not config.warmup_steps:
     return after
-  warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
+  first = config.warmup_factor * config.learning_rate
+  warmup = optax.constant_schedule(first) if config.warmup == 'constant' else (
+      optax.linear_schedule(first, config.learning_rate, config.warmup_steps))
   return optax.join_schedules([warmup, after], [config.warmup_steps])
 
 
@@ -61,7 +71,8 @@ def create_optimizer(config, steps: int) -> optax.GradientTransformation:
   """Clipping, weight decay and SGD with momentum or AdamW, by config.
 
   Decay of SGD is added to the gradient before the momentum (as in PyTorch), that of AdamW is
-  decoupled. `decay='kernels'` leaves out biases and the scales of BatchNorm.
+  decoupled. `decay='kernels'` leaves out biases and the scales of BatchNorm, 'all_but_biases' the
+  biases of convolutions alone. The updates of these are multiplied by `bias_factor`.
 
   A `module:attribute`, as 'optax:lion', is imported and called with the schedule first, with
   `config.options`, and with `weight_decay` and `mask` (of what is decayed) if it names them; where
@@ -69,8 +80,8 @@ def create_optimizer(config, steps: int) -> optax.GradientTransformation:
 
   Args:
     config: `name` ('sgd', 'adamw' or `module:attribute`), `options`, `momentum`, `nesterov`, `b1`,
-      `b2`, `weight_decay`, `decay` ('kernels' or 'all'), `clip_norm` (global norm, 0 is off), and
-      `create_schedule`'s fields.
+      `b2`, `weight_decay`, `decay` ('kernels', 'all_but_biases' or 'all'), `bias_factor`,
+      `clip_norm` (global norm, 0 is off), and `create_schedule`'s fields.
     steps: number of updates of the whole phase.
 
   Raises:
@@ -80,13 +91,14 @@ def create_optimizer(config, steps: int) -> optax.GradientTransformation:
   if is_ours and config.name not in OPTIMIZERS:
     raise UserError(f'optimizer.name={config.name!r} is unknown; expected one of {OPTIMIZERS}, or '
                     'the module:attribute of another.')
-  if config.decay not in ('kernels', 'all'):
-    raise UserError(f"optimizer.decay={config.decay!r} is unknown; expected 'kernels' or 'all'.")
-  for field in ('clip_norm', 'weight_decay', 'learning_rate'):
+  if config.decay not in _DECAYED:
+    raise UserError(
+        f'optimizer.decay={config.decay!r} is unknown; expected one of {tuple(_DECAYED)}.')
+  for field in ('clip_norm', 'weight_decay', 'learning_rate', 'bias_factor'):
     if config[field] < 0:
       raise UserError(f'optimizer.{field}={config[field]} is negative; expected 0 or more.')
   schedule = create_schedule(config, steps)
-  mask = kernels if config.decay == 'kernels' else None
+  mask = _DECAYED[config.decay]
   chain = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
   if not is_ours:
     chain += _from_outside(config, schedule, mask)
@@ -96,6 +108,8 @@ def create_optimizer(config, steps: int) -> optax.GradientTransformation:
   else:
     chain += [optax.adamw(schedule, b1=config.b1, b2=config.b2, mask=mask,
                           weight_decay=config.weight_decay)]
+  if config.bias_factor != 1:
+    chain += [optax.masked(optax.scale(config.bias_factor), biases)]
   return optax.chain(*chain)
 
 
@@ -115,3 +129,18 @@ def kernels(params):
   """Mask of the leaves named `kernel`: the weights that are decayed."""
   is_kernel = lambda path, _: getattr(path[-1], 'key', None) == 'kernel' if path else False
   return jax.tree_util.tree_map_with_path(is_kernel, params)
+
+
+def biases(params):
+  """Mask of the biases of convolutions: leaves named `bias` beside a `kernel`."""
+  paths = {path for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+  is_bias = lambda path, _: bool(path) and getattr(path[-1], 'key', None) == 'bias' and (
+      (*path[:-1], jax.tree_util.DictKey('kernel')) in paths)
+  return jax.tree_util.tree_map_with_path(is_bias, params)
+
+
+def _all_but_biases(params):
+  return jax.tree.map(lambda is_bias: not is_bias, biases(params))
+
+
+_DECAYED = {'kernels': kernels, 'all_but_biases': _all_but_biases, 'all': None}  # decay -> mask

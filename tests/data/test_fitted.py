@@ -31,6 +31,7 @@ class Mixed:
     ((375, 1242), (1344, 1344), (800, 1333), (402, 1333)),
     ((640, 480), (800, 1344), (800, 1333), (800, 600)),
     ((640, 480), (1344, 1344), (800, 1333), (1067, 800)),
+    ((640, 480), None, (800, 1333), (1067, 800)),
     ((480, 640), (240, 320), None, (240, 320)), ((480, 640), (320, 320), None, (240, 320)),
     ((3, 1000), (10, 10), None, (1, 10))])
 def test_sizes_keep_the_shape_and_lie_in_the_canvas(size, canvas, sides, expected):
@@ -50,6 +51,20 @@ def test_images_of_any_size_have_one_and_boxes_lead_back(sides):
     np.testing.assert_allclose(back, Mixed()[index]['boxes'], rtol=1e-5)
     np.testing.assert_allclose(example['scale'], [columns / SIZES[index][1],
                                                   rows / SIZES[index][0]], rtol=1e-6)
+
+
+def test_without_a_canvas_images_have_the_size_of_their_sides():
+  source = data.Fitted(Mixed(), None, (48, 80))
+  assert source.size is None
+  for index, example in enumerate(source):
+    shape = example['image'].shape[:2]
+    assert shape == fitted.fitted_size(SIZES[index], None, (48, 80)) and example['mask'].all()
+    assert example['mask'].shape == shape and (min(shape) == 48 or max(shape) == 80)
+    back = example['boxes'] / np.tile(example['scale'], 2)
+    np.testing.assert_allclose(back, Mixed()[index]['boxes'], rtol=1e-5)
+  batches = pipeline.evaluation_batches(source, fields=FIELDS, batch_size=2, multiple=32)
+  assert {batch['image'].shape[1:3] for batch in batches} == {
+      (64, 96), (96, 64), (64, 64), (96, 32)}
 
 
 def test_batches_of_mixed_sizes_are_of_one_and_in_the_order_of_the_source():
@@ -72,6 +87,11 @@ def test_two_processes_read_their_parts_of_it():
   for batch, *halves in zip(whole, *parts, strict=True):
     for name, value in batch.items():
       np.testing.assert_array_equal(value, np.concatenate([half[name] for half in halves]))
+
+
+def test_some_size_must_be_said():
+  with pytest.raises(UserError, match='Neither a canvas nor sides'):
+    data.Fitted(Mixed(), None)
 
 
 @pytest.mark.parametrize('canvas,sides', [((0, 5), None), ((5,), None), ((5, 5), (9, 5)),

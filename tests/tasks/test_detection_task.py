@@ -96,6 +96,22 @@ def test_a_model_tells_which_head_it_has(head):
   assert tasks.create('detection', 3, head='gfl').dense_head(model) == task.HEADS[head](3)
 
 
+def test_fcos_has_the_options_of_its_config_and_the_other_heads_have_none():
+  from kdseg_jax import models
+  config = default_config.detection()
+  config.student.name = 'fcos_resnet18'
+  assert tasks.of(config, 3).dense_head() == task.HEADS['fcos'](3)
+  config.task.update(box_loss='giou', center_sampling=True)
+  own = tasks.of(config, 3)
+  assert own.dense_head() == task.HEADS['fcos'](3, box_loss='giou', center_sampling=True)
+  assert own.dense_head(models.create('gfl_resnet18', 3)) == task.HEADS['gfl'](3)  # a teacher
+  config.student.name = 'gfl_resnet18'
+  with pytest.raises(UserError, match='are of FCOS, and the head is gfl'):
+    tasks.of(config, 3)
+  with pytest.raises(UserError, match="config.task.box_loss: 'gio'. Did you mean 'giou'"):
+    tasks.create('detection', 3, box_loss='gio')
+
+
 def test_crowds_and_padding_are_not_learned():
   config = config_of()
   detection = tasks.of(config, 10)
@@ -185,6 +201,23 @@ def test_predictions_are_in_pixels_of_the_image_and_compile_once():
   assert len(traces) == 1
 
 
+def test_predictions_without_a_canvas_are_at_the_sides_and_padded():
+  image, detection = Mixed()[1]['image'], tasks.of(config_of(), 10)  # 48x80
+  seen = []
+
+  class Spy:
+
+    def apply(self, variables, image, mask, index):
+      seen.append((image.shape, mask.shape))
+      return Tiny(10).apply(variables, image, mask=mask, index=index)
+
+  variables = jax.jit(Tiny(10).init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+  detect = detection.predictor(Spy(), Inference(sides=(30, 60)), multiple=32)
+  [found] = detect(variables, image[None], scores=True)
+  assert seen == [((1, 32, 64, 3), (1, 32, 64))]  # 30x50
+  assert (found.boxes <= np.add([80, 48] * 2, 1e-3)).all()
+
+
 def test_perfect_boxes_score_one_in_any_order_of_batches_and_crowds_do_not_count():
   detection = tasks.create('detection', 10, head='gfl', max_boxes=6)
   source = data.Fitted(Mixed(), (128, 128))
@@ -217,11 +250,13 @@ def test_other_views_are_refused(views):
 
 def test_a_canvas_is_for_detectors_and_has_no_crop_beside_it():
   for name in ('segmentation', 'classification'):
-    with pytest.raises(UserError, match='canvas=.*for detectors'):
-      tasks.create(name, 3).scorer(None, Inference(canvas=(32, 32)))
-  for fields in ({'sides': (3, 4)}, {'canvas': (9, 9), 'crop': (4, 4), 'short_side': 4}):
-    with pytest.raises(UserError, match='expected a canvas'):
-      Inference(**fields)
+    for views in ({'canvas': (32, 32)}, {'sides': (32, 32)}):
+      with pytest.raises(UserError, match='canvas=.*for detectors'):
+        tasks.create(name, 3).scorer(None, Inference(**views))
+  for fields in ({'sides': (3, 4)}, {'canvas': (9, 9)}):
+    with pytest.raises(UserError, match='no crop beside a canvas or sides'):
+      Inference(**fields, crop=(4, 4), short_side=4)
+  assert str(Inference(sides=(30, 40))) == 'sides up to 30 and 40'
   config = config_of(**{'eval.canvas': (32, 48), 'eval.sides': (30, 40)})
   assert str(create_inference(config)) == 'fitted into 32x48, sides up to 30 and 40'
   with pytest.raises(UserError, match='images with boxes'):

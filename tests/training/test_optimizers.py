@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from configs import common
-from kdseg_jax.training.optimizers import create_optimizer, create_schedule, kernels
+from kdseg_jax.training.optimizers import biases, create_optimizer, create_schedule, kernels
 
 
 def test_poly_schedule_with_warm_up():
@@ -73,6 +73,15 @@ def test_steps_multiply_the_rate_at_shares_of_the_steps_after_the_warmup():
   assert create_schedule(config, 10)(9) == 1
 
 
+def test_a_warm_up_begins_at_its_factor_and_grows_or_stays():
+  config = common.optimizer(schedule='steps', learning_rate=2.0, milestones=(0.5,), warmup_steps=4,
+                            warmup_factor=0.25)
+  rates = lambda: [create_schedule(config, 10)(t) for t in (0, 1, 3, 4, 6, 7)]
+  np.testing.assert_allclose(rates(), [0.5, 0.875, 1.625, 2, 2, 0.2], rtol=1e-6)
+  config.warmup = 'constant'
+  np.testing.assert_allclose(rates(), [0.5, 0.5, 0.5, 2, 2, 0.2], rtol=1e-6)
+
+
 def test_adamw_without_decay_is_the_adam_of_a_critic():
   config = common.optimizer(name='adamw', schedule='constant', learning_rate=4e-4, b2=0.99,
                             weight_decay=0.0)
@@ -91,6 +100,20 @@ def test_decay_of_all_reaches_the_bias():
   assert one_update(decay='all', weight_decay=0.1)['bias'] < one_update(weight_decay=0.1)['bias']
 
 
+def test_biases_of_convolutions_have_a_rate_and_a_decay_of_their_own():
+  params = one_update(decay='all_but_biases', weight_decay=0.1, momentum=0.5, bias_factor=2.0)
+  plain = one_update(decay='kernels', weight_decay=0.1, momentum=0.5)
+  assert params['kernel'] == plain['kernel']
+  np.testing.assert_allclose(params['bias'], 2 + 2 * (plain['bias'] - 2), rtol=1e-6)
+  norms = {'norm': {'scale': jnp.ones(2), 'bias': jnp.ones(2)}}
+  optimizer = create_optimizer(common.optimizer(
+      decay='all_but_biases', bias_factor=2.0, schedule='constant', learning_rate=0.1,
+      weight_decay=0.1), 10)
+  updates, _ = optimizer.update(
+      jax.tree.map(jnp.zeros_like, norms), optimizer.init(norms), norms)
+  np.testing.assert_allclose(updates['norm']['bias'], -0.01, rtol=1e-6)  # decayed, at 0.1
+
+
 def test_clipping_is_by_the_global_norm():
   params = one_update(gradient=100.0, momentum=0.0, weight_decay=0.0, clip_norm=1.0)
   np.testing.assert_allclose(params['kernel'], 2 - 2 * 0.1 / np.sqrt(2), rtol=1e-5)
@@ -102,6 +125,12 @@ def test_kernels_are_found_by_name_at_any_depth():
       'student': {'a': {'kernel': True, 'bias': False}, 'bn': {'scale': False}}, 'distiller': {}}
 
 
+def test_biases_of_convolutions_are_found_by_the_kernel_beside_them():
+  params = {'student': {'a': {'kernel': 1, 'bias': 2}, 'bn': {'scale': 3, 'bias': 4}}}
+  assert biases(params) == {'student': {
+      'a': {'kernel': False, 'bias': True}, 'bn': {'scale': False, 'bias': False}}}
+
+
 @pytest.mark.parametrize('overrides,message', [
     ({'name': 'lion'}, "optimizer.name='lion' is unknown"),
     ({'schedule': 'steps', 'milestones': (0.75, 0.5)}, 'larger than the one before'),
@@ -110,7 +139,10 @@ def test_kernels_are_found_by_name_at_any_depth():
     ({'schedule': 'cosine'}, "optimizer.schedule='cosine' is unknown"),
     ({'decay': 'none'}, "optimizer.decay='none' is unknown"),
     ({'warmup_steps': 10}, 'less than the 10 steps'),
+    ({'warmup': 'cosine'}, "optimizer.warmup='cosine' is unknown"),
+    ({'warmup_factor': 1.5}, 'warmup_factor=1.5: expected a share'),
     ({'clip_norm': -1.0}, 'clip_norm=-1.0 is negative'),
+    ({'bias_factor': -1.0}, 'bias_factor=-1.0 is negative'),
 ])
 def test_values_that_cannot_work_are_refused(overrides, message):
   with pytest.raises(ValueError, match=message):

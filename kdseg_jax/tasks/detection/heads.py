@@ -21,6 +21,7 @@ from kdseg_jax.losses import boxes as box_losses
 from kdseg_jax.tasks.detection import assignment, suppression
 
 Raw = Mapping[str, Sequence[jax.Array]]
+FCOS_BOX_LOSSES = {'iou_log': box_losses.iou_log, 'giou': box_losses.giou}
 
 
 class GroundTruth(NamedTuple):
@@ -335,7 +336,7 @@ class FCOS(DenseHead):
   in the focal loss, as background.
 
   Attributes: those of `DenseHead`;
-    box_loss: 'iou_log' or 'giou'.
+    box_loss: of `FCOS_BOX_LOSSES`.
     center_sampling: whether points must be near the centre of a box.
 
   Reference: Tian et al., "FCOS" (ICCV 2019); mmdetection's `FCOSHead`.
@@ -368,7 +369,7 @@ class FCOS(DenseHead):
     centerness = jnp.where(
         positive, box_coding.centerness(priors, targets['assigned_boxes']), 0)
     targets['centerness_normalizer'] = jnp.maximum(_sum(centerness, axis_name), 1e-6)
-    box_loss = {'iou_log': box_losses.iou_log, 'giou': box_losses.giou}[self.box_loss]
+    box_loss = FCOS_BOX_LOSSES[self.box_loss]
     return _finish(targets, {
         'focal': _focal(flat.cls, self._one_hot(targets), targets, axis_name),
         self.box_loss: box_loss(

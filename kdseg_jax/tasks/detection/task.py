@@ -51,11 +51,15 @@ class DetectionTask:
     head: whose outputs the taps `cls`, `reg` and `centerness` are, one of `HEADS`. In a config ''
       is that of `config.student.name`, see `head_of`.
     max_boxes: the most boxes of an image that a batch holds; the rest is left out, with a warning.
+    box_loss: of FCOS, 'iou_log' or 'giou'.
+    center_sampling: of FCOS: whether points must be near the centre of a box.
   """
 
   num_classes: int
   head: str = ''
   max_boxes: int = 100
+  box_loss: str = 'iou_log'
+  center_sampling: bool = False
 
   name: ClassVar[str] = 'detection'
   main_metric: ClassVar[MainMetric] = MainMetric('AP', 'AP', scale=100, per_class='per_class_AP')
@@ -63,6 +67,11 @@ class DetectionTask:
   def __post_init__(self):
     if self.head:
       names.require(self.head, HEADS, 'config.task.head')
+    names.require(self.box_loss, heads.FCOS_BOX_LOSSES, 'config.task.box_loss')
+    if self.head not in ('', 'fcos') and self._fcos != type(self)(self.num_classes)._fcos:
+      raise UserError(f'config.task.box_loss={self.box_loss} and center_sampling='
+                      f'{self.center_sampling} are of FCOS, and the head is {self.head}. Leave '
+                      'both at their defaults, or choose a model fcos_*.')
 
   @property
   def fields(self) -> Mapping[str, Field]:
@@ -78,7 +87,11 @@ class DetectionTask:
     kind = getattr(model, 'head_kind', self.head)
     if not kind:
       raise UserError(f'config.task.head is empty; expected one of {", ".join(HEADS)}.')
-    return HEADS[kind](self.num_classes)
+    return HEADS[kind](self.num_classes, **self._fcos if kind == 'fcos' else {})
+
+  @property
+  def _fcos(self):
+    return {'box_loss': self.box_loss, 'center_sampling': self.center_sampling}
 
   def loss(self, taps: dict, batch: dict, *, axis_name: str | None = None):
     """The head's loss; see `heads.DenseHead.loss` for it, its targets and its metrics.
@@ -213,8 +226,8 @@ def _sizes(mask):
 def _seen(images, views, size, multiple):
   """The batch that a model sees of images of one size, and `(2,)` its scale in x and y."""
   own = images.shape[1:3]
-  seen = fitted.fitted_size(size or own, views.canvas, views.sides or None) if (
-      views.canvas) else tuple(size or own)
+  seen = fitted.fitted_size(size or own, views.canvas or None, views.sides or None) if (
+      views.is_fitted) else tuple(size or own)
   if size:
     images = np.stack([files.resize_image(image, tuple(size)) for image in images])
   images = np.stack([files.resize_image(image, seen) for image in images])
