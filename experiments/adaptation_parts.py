@@ -13,8 +13,8 @@ Commands:
   ./launch.sh study --config=experiments/adaptation_parts.py --workdir=runs/adaptation_parts
   python -m experiments.adaptation_parts <camvid> <folder>
 Where it differs from the paper: FitNets passes a learned 1x1 convolution, as the widths differ, and
-has the weight of CIRKD's scripts; the student starts from noise; the autoencoder is trained for 200
-steps, five epochs of so few images.
+has the weight of CIRKD's scripts; the student starts from noise; the autoencoder is trained for 100
+steps, more than two epochs of so few images.
 """
 
 import itertools
@@ -75,7 +75,7 @@ def study(arg, students, *, title, description, baseline='alone'):
   config = _recipe('role=student', arg.steps, arg.size)
   config.student.update(name='plain_mobilenetv2', output_stride=16, width=WIDTH)
   config.eval.update(split='test', every_steps=arg.steps)
-  config.prepare.steps = 200
+  config.prepare.steps = 100
   teacher = _recipe('role=teacher,init=imagenet', arg.teacher_steps, arg.size)
   teacher.student.name = 'deeplabv3plus_mobilenetv2'
   common.study(config, title=title, description=description, students=students, tune=TUNE,
