@@ -89,7 +89,7 @@ class DetectionPresenter:
     """The boxes of an image, where they are known, and those that are predicted, side by side."""
     panels = {}
     if 'boxes' in fields:
-      panels['boxes'] = self._drawn(
+      panels['ground truth'] = self._drawn(
           image, fields['boxes'], fields['classes'], crowd=fields['crowd'])
     for title, found in predictions.items():
       sure = found['scores'] >= _LEAST_SCORE

@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from kdseg_jax import data, evaluate, parallel, tasks
+from kdseg_jax import data, evaluate, parallel, predict, tasks
 from kdseg_jax.data import fitted
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import Model, evaluation
@@ -189,7 +189,7 @@ def test_teachers_that_cannot_be_compared_are_refused():
 
 
 @pytest.mark.slow
-def test_evaluate_prints_and_draws_it(tmp_path, capsys):
+def test_evaluate_prints_and_draws_it_and_predict_shows_both(tmp_path, capsys):
   for name, head in (('teacher', 'fcos'), ('student', 'gfl')):
     loop.train(config_of(head, **{'train.steps': 2, 'eval.pictures': 0}), str(tmp_path / name))
   options = (f'--workdir={tmp_path / "student"}', '--allow_imports=tests.tasks',
@@ -204,3 +204,10 @@ def test_evaluate_prints_and_draws_it(tmp_path, capsys):
   found = json.loads((tmp_path / 'a.json').read_text())
   assert found['images'] == 11 and found['conflict']['positive'] > 0
   assert np.asarray(PIL.Image.open(tmp_path / 'a.png')).shape == (570, 1350, 3)
+  status, text = runs.run_here(
+      capsys, predict.PROGRAM, f'--workdir={tmp_path / "student"}', '--allow_imports=tests.tasks',
+      f'--compare={tmp_path / "teacher"}', '--split=val', '--config.eval.limit=2',
+      f'--output={tmp_path / "out"}')
+  assert not status and '2 images' in text, text
+  picture = np.asarray(PIL.Image.open(tmp_path / 'out/pictures/val_00000.png'))
+  assert picture.shape[1] > 3 * 128  # ground truth, student and teacher
