@@ -40,6 +40,6 @@ def detections(head: heads.DenseHead, found: jax.Array, size: tuple[int, int], s
     size: (height, width) of the images that the model saw.
     sizes: `(N, 2)` of their parts without padding, to which boxes are clipped.
   """
-  shapes = [tuple(-(-side // stride) for side in size) for stride in head.strides]
+  shapes = [(-(-size[0] // stride), -(-size[1] // stride)) for stride in head.strides]
   boxes, factors, scores = jnp.split(found, (BOX, FACTOR), axis=-1)
   return head.select(suppression.Decoded(boxes, scores, factors[..., 0]), shapes, sizes=sizes)

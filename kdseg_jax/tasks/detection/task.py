@@ -208,7 +208,7 @@ def sizes_of(mask: jax.Array) -> jax.Array:
                     for axis in (1, 2)], axis=1)
 
 
-def seen(images: np.ndarray, views: Inference, size: tuple[int, ...] = (), multiple: int = 1
+def seen(images: np.ndarray, views: Inference, size: Any = (), multiple: int = 1
          ) -> tuple[dict[str, np.ndarray], np.ndarray]:
   """The batch that a model sees of images of one size, and `(2,)` its scale in x and y.
 
@@ -218,17 +218,23 @@ def seen(images: np.ndarray, views: Inference, size: tuple[int, ...] = (), multi
     size: (height, width) to which they are resized before; () is their own.
     multiple: of which their size becomes a multiple by padding, without a canvas.
   """
-  own = images.shape[1:3]
-  shown = fitted.fitted_size(size or own, views.canvas, views.sides or None) if (
-      views.canvas) else tuple(size or own)
+  own, canvas, sides = map(_pair, (images.shape[1:3], views.canvas, views.sides))
+  shown = _pair(size) or own
   if size:
-    images = np.stack([files.resize_image(image, tuple(size)) for image in images])
-  images = np.stack([files.resize_image(image, shown) for image in images])
-  canvas = views.canvas or tuple(side + -side % multiple for side in shown)
-  images, masks = zip(*(fitted.on_canvas(image, canvas) for image in images), strict=True)
-  batch = {'image': np.stack(images), 'mask': np.stack(masks),
+    images = np.stack([files.resize_image(image, shown) for image in images])
+  if canvas:
+    shown = fitted.fitted_size(shown, canvas, sides or None)
+  resized = [files.resize_image(image, shown) for image in images]
+  canvas = canvas or _pair(side + -side % multiple for side in shown)
+  placed, masks = zip(*(fitted.on_canvas(image, canvas) for image in resized), strict=True)
+  batch = {'image': np.stack(placed), 'mask': np.stack(masks),
            'index': np.arange(len(images), dtype=np.int32)}
   return batch, np.array([shown[1] / own[1], shown[0] / own[0]], np.float32)
+
+
+def _pair(numbers: Iterable[int]) -> Any:
+  """`(height, width)`, or () where there are none."""
+  return tuple(numbers)
 
 
 def of_images(found: suppression.Detections, scale: np.ndarray) -> list[Detections]:
