@@ -3,7 +3,10 @@
 python -m kdseg_jax.export --workdir=runs/student --format=stablehlo --output=exports/student
 python -m kdseg_jax.export --workdir=runs/student --format=onnx --size=64,96 --output=exports/onnx
 
-What is written is loaded again and compared with the trained model before it is kept.
+What is written is loaded again and compared with the trained model before it is kept. Segmenters
+and classifiers are exported to their logits; detectors to the boxes and probabilities of all their
+anchors, before suppression, for images of one size (--size, else config.eval.canvas, data.size or
+the crop of training).
 """
 
 from absl import flags
@@ -12,7 +15,7 @@ from kdseg_jax import command_line, paths, program
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import load
 from kdseg_jax.interop import exporting
-from kdseg_jax.interop.exporting import folder, hub, sizes, stablehlo
+from kdseg_jax.interop.exporting import folder, hub, manifest, sizes, stablehlo
 from kdseg_jax.interop.schemes import SCHEMES
 
 
@@ -24,7 +27,8 @@ def define_flags(options):
   flags.DEFINE_enum('format', None, list(exporting.FORMATS), 'stablehlo (jax, and what compiles '
                     'StableHLO), onnx, or safetensors (weights for PyTorch).', flag_values=options)
   flags.DEFINE_list('size', None, '<height>,<width> of the images; default: any, where the model '
-                    'permits. Fixed sizes run faster on the CPU.', flag_values=options)
+                    'permits, of detectors their canvas. Fixed sizes run faster on the CPU.',
+                    flag_values=options)
   flags.DEFINE_list('platforms', ['cpu', 'cuda', 'tpu'], 'That a stablehlo export is for: '
                     f'{", ".join(stablehlo.PLATFORMS)}.', flag_values=options)
   flags.DEFINE_enum('scheme', None, sorted(SCHEMES), 'Naming scheme of safetensors; default: the '
@@ -85,8 +89,11 @@ def _described(output, description):
     lines.append(f'takes               {sizes.Sizes.of(description["input"])}')
   if 'scheme' in description:
     lines.append(f'names               {description["scheme"]}')
-  lines.append(f'largest difference  {checked["largest_difference"]:.3g} of logits with a standard '
-               f'deviation of {checked["standard_deviation"]:.3g}')
+  if description['task'] == manifest.DETECTION:
+    lines.append('computes            boxes and probabilities of all anchors, before suppression')
+  lines.append(f'largest difference  {checked["largest_difference"]:.3g} of '
+               f'{manifest.OUTPUTS[description["task"]]} with a standard deviation of '
+               f'{checked["standard_deviation"]:.3g}')
   return '\n'.join(lines)
 
 

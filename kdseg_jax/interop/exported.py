@@ -16,9 +16,12 @@ from kdseg_jax.data import crops, files
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import images as images_lib
 from kdseg_jax.inference.predictions import Prediction
+from kdseg_jax.inference.views import Inference
 from kdseg_jax.interop.exporting import manifest, stablehlo
 from kdseg_jax.interop.exporting.sizes import Sizes
 from kdseg_jax.tasks import Classification, Segmentation
+from kdseg_jax.tasks.detection import heads, rows
+from kdseg_jax.tasks.detection.task import of_images, seen, sizes_of
 
 
 def is_export(path: str | os.PathLike) -> bool:
@@ -77,24 +80,27 @@ class Exported:
     return self.description['task'] == manifest.CLASSIFICATION
 
   def apply(self, images: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """`(logits, {'logits': logits})`; pure: for `jax.jit`.
+    """`(logits, {'logits': logits})`, of a detector `predictions`; pure: for `jax.jit`.
 
     Args:
       images: `(N, H, W, 3)` uint8 RGB, of the `sizes`.
 
     Returns:
       Float32 logits, of a segmenter `(N, H, W, C)` at the size of the images, of a classifier
-      `(N, C)`.
+      `(N, C)`; of a detector `(N, P, 5 + C)` boxes and probabilities of all anchors, before
+      suppression, see `tasks.detection.rows`.
     """
-    logits = self._function(images)
-    return logits, {'logits': logits}
+    found = self._function(images)
+    return found, {manifest.OUTPUTS[self.description['task']]: found}
 
   def predict(self, images: Any, *, batch_size: int = 1, scores: bool = True) -> list[Prediction]:
     """What the model says of images, as `Model.predict`.
 
     Images that the export does not take at their own size are resized where it has one size; where
     it takes multiples, they are padded with the mean colour at the bottom and right, which is close
-    to the padding that the live model masks. Predictions are at the images' sizes.
+    to the padding that the live model masks. Those of a detector are resized, their shape kept, to
+    fit into its size, and padded likewise; what it predicts is suppressed as the live model's is.
+    Predictions are at the images' sizes.
 
     Args:
       images: see `Model.predict`.
@@ -102,7 +108,7 @@ class Exported:
       scores: whether a segmentation has its scores.
 
     Returns:
-      A `Segmentation` or `Classification` for each image, in their order.
+      A `Segmentation`, `Classification` or `Detections` for each image, in their order.
 
     Raises:
       UserError: an image of another type or shape, or a file that cannot be read.
@@ -116,6 +122,8 @@ class Exported:
     return [found[index] for index in range(len(images))]
 
   def _predict(self, images, scores):
+    if self.description['task'] == manifest.DETECTION:
+      return self._detect(images)
     size = images.shape[1:3]
     logits = self._jitted(self._shown(images))
     if self.is_classifier:
@@ -125,6 +133,24 @@ class Exported:
     labels, probabilities = _at_size(logits, size, resized=resized, scores=scores)
     return [Segmentation(label, np.asarray(probabilities[i]) if scores else None)
             for i, label in enumerate(np.asarray(labels))]
+
+  def _detect(self, images):
+    sides = self.description['sides']
+    views = Inference(canvas=self.sizes.size, sides=tuple(sides or ()))
+    batch, scale = seen(images, views, self.description['resize'] or ())
+    shown = np.where(batch['mask'][..., None], batch['image'], self._mean())
+    found = jax.tree.map(np.asarray, self._suppressed(self._jitted(shown), batch['mask']))
+    return of_images(found, scale)
+
+  @functools.cached_property
+  def _suppressed(self):
+    """`(predictions, masks) -> suppression.Detections`, compiled."""
+    head = heads.HEADS[self.description['output']['head']](len(self.classes))
+    return jax.jit(lambda found, mask: rows.detections(
+        head, found, self.sizes.size, sizes_of(mask)))
+
+  def _mean(self):
+    return np.round(self.description['preprocessing']['mean']).astype(np.uint8)
 
   def _shown(self, images):
     resize, centre = self.description['resize'], self.description.get('centre')
@@ -137,10 +163,9 @@ class Exported:
     margins = [(0, -side % self.sizes.multiple) for side in images.shape[1:3]]
     if not any(margin for _, margin in margins):
       return images
-    mean = np.round(self.description['preprocessing']['mean']).astype(np.uint8)
     inside = np.pad(np.ones(images.shape[:3], bool), [(0, 0), *margins])
     padded = np.pad(images, [(0, 0), *margins, (0, 0)])
-    return np.where(inside[..., None], padded, mean)
+    return np.where(inside[..., None], padded, self._mean())
 
   def __repr__(self):
     return (f'Exported({self.description["model"]}, {len(self.classes)} classes, {self.sizes}, '

@@ -14,10 +14,13 @@ class Figure(NamedTuple):
   Attributes:
     help: of the option of `evaluate` that names its PNG file.
     draw: `(accumulator, classes) -> (H, W, 3)` uint8 RGB.
+    beside_teacher: of a picture that a teacher takes part in, `(task, teacher's Model) -> task`, by
+      which a model is evaluated then: its variables are a pair, the model's and the teacher's.
   """
 
   help: str
   draw: Callable[[Any, Sequence[str]], np.ndarray]
+  beside_teacher: Callable[[Any, Any], Any] | None = None
 
 
 class Example(NamedTuple):

@@ -17,10 +17,14 @@ from kdseg_jax.data import files, palettes
 from kdseg_jax.data.json_files import write_json
 from kdseg_jax.report import pictures, tables
 from kdseg_jax.report.base import Example, Figure
+from kdseg_jax.tasks.detection import conflict
 
 _LEAST_SIDE = 480       # of the longer side: smaller images are enlarged
 _LETTERS = 12           # pixels of letters in an image of that size; they grow slower than it
 _LEAST_SCORE = 0.3      # of predictions in pictures
+_DISTANCES = {
+    'positive_scores': 'scores, positive', 'conflict_scores': 'scores, in conflict above 0.5',
+    'positive_boxes': 'boxes (1 - IoU), positive'}
 _MEANING = {
     'AP': 'IoU 0.50 to 0.95', 'AP50': 'IoU 0.50', 'AP75': 'IoU 0.75',
     'APs': 'objects up to 32x32', 'APm': 'up to 96x96', 'APl': 'larger',
@@ -37,9 +41,14 @@ class DetectionPresenter:
     shown: a source or a model: its `classes` and `palette`.
   """
 
-  figures: ClassVar[Mapping[str, Figure]] = {'precision': Figure(
-      'PNG file that receives the curves of precision over recall.',
-      lambda found, classes: pictures.precision(found.results.curves()))}
+  figures: ClassVar[Mapping[str, Figure]] = {
+      'precision': Figure(
+          'PNG file that receives the curves of precision over recall.',
+          lambda found, classes: pictures.precision(found.results.curves())),
+      'conflict': Figure(
+          'PNG file that receives how far the teacher (config.teacher.checkpoint) disagrees with '
+          'what the student is assigned, the target conflict of CrossKD; a table is printed.',
+          lambda found, classes: pictures.conflict(found.conflict), conflict.Conflict)}
   compares: ClassVar[bool] = True
 
   def __init__(self, shown: Any):
@@ -56,8 +65,10 @@ class DetectionPresenter:
     return f'AP {metrics["AP"]:.4f}, AP50 {metrics["AP50"]:.4f} on {metrics["images"]} images'
 
   def table(self, metrics: Mapping[str, Any]) -> str:
-    """AP of each class, and the 12 figures of COCO."""
-    return f'{classes_table(self.classes, metrics)}\n\n{figures_table(metrics)}'
+    """AP of each class, the 12 figures of COCO, and the target conflict where it was measured."""
+    parts = [classes_table(self.classes, metrics), figures_table(metrics)]
+    return '\n\n'.join(parts + ([conflict_tables(metrics['conflict'])] if 'conflict' in metrics
+                                else []))
 
   def details(self, metrics: Mapping[str, Any], task: Any) -> list[tuple[str, str]]:
     """AP, with its convention, and AP50."""
@@ -78,7 +89,7 @@ class DetectionPresenter:
     """The boxes of an image, where they are known, and those that are predicted, side by side."""
     panels = {}
     if 'boxes' in fields:
-      panels['boxes'] = self._drawn(
+      panels['ground truth'] = self._drawn(
           image, fields['boxes'], fields['classes'], crowd=fields['crowd'])
     for title, found in predictions.items():
       sure = found['scores'] >= _LEAST_SCORE
@@ -191,6 +202,21 @@ def figures_table(metrics: Mapping[str, Any]) -> str:
 def classes_table(classes: Sequence[str], metrics: Mapping[str, Any]) -> str:
   """AP of each class; '-' for one without objects."""
   return tables.per_class(classes, metrics['per_class_AP'], 'AP')
+
+
+def conflict_tables(found: Mapping[str, Any]) -> str:
+  """How often a teacher and the targets of a student disagree, and the mean distances."""
+  above = tables.table(
+      ['teacher - target above', 'of positive positions', 'in the background, a positive one'],
+      [(f'{threshold:.1f}', *(tables.number(found[name][found['thresholds'].index(threshold)])
+                              for name in ('positive_share', 'background_ratio')))
+       for threshold in (0.1, 0.3, 0.5, 0.7, 0.9)])
+  distances = tables.table(
+      ['mean distance', 'positions', *(' to '.join(pair.split('_')) for pair in conflict.PAIRS)],
+      [(title, found[name]['positions'],
+        *(tables.number(found[name][pair]) for pair in conflict.PAIRS))
+       for name, title in _DISTANCES.items()])
+  return f'{above}\n\n{distances}'
 
 
 def _corners(box, factor, size):

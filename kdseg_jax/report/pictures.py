@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -87,6 +87,21 @@ def precision(curves: Curves) -> np.ndarray:
   return _drawn(_precision_figure(curves.precision[..., 0]))
 
 
+def conflict(found: Mapping[str, Any]) -> np.ndarray:
+  """Draws how often a teacher and the targets of a student disagree, and mean distances.
+
+  Args:
+    found: of `tasks.detection.conflict.summarize`.
+
+  Returns:
+    `(H, W, 3)` uint8 RGB.
+
+  Raises:
+    UserError: there is no positive position.
+  """
+  return _drawn(_conflict_figure(found))
+
+
 def _drawn(figure):
   # Slow to import, and only pictures need it.
   from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -168,6 +183,34 @@ def _precision_figure(values):
   axes.set(xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.02))
   axes.grid(alpha=0.3)
   axes.legend()
+  return figure
+
+
+def _conflict_figure(found):
+  from matplotlib.figure import Figure
+
+  if not found['positive']:
+    raise UserError('There is no object that is assigned, of which conflict could be drawn.')
+  figure = Figure(figsize=(9, 3.8), layout='constrained', dpi=150)
+  curves, bars = figure.subplots(1, 2)
+  thresholds = found['thresholds']
+  curves.plot(thresholds, found['positive_share'], marker='.', label='positive positions')
+  curves.plot(thresholds, found['background_ratio'], marker='.', label='background')
+  curves.set(xlabel='discrepancy of teacher and target above',
+             ylabel='positions, per positive one', xlim=(0, 1), ylim=(0, None))
+  curves.legend()
+  groups = {'scores,\npositive': 'positive_scores',
+            'scores, conflict\nabove 0.5': 'conflict_scores',
+            'boxes (1 - IoU),\npositive': 'positive_boxes'}
+  places, width = np.arange(len(groups)), 0.27
+  for i, pair in enumerate(('student_target', 'teacher_target', 'student_teacher')):
+    heights = [found[name][pair] for name in groups.values()]
+    bars.bar(places + (i - 1) * width, heights, width, label=' to '.join(pair.split('_')))
+  bars.set_xticks(places, list(groups))
+  bars.set(ylabel='mean distance', ylim=(0, 1))
+  bars.legend()
+  for axes in (curves, bars):
+    axes.grid(alpha=0.3, axis='y')
   return figure
 
 

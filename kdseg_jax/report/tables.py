@@ -21,5 +21,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def per_class(classes: Sequence[str], values: Sequence[float], title: str = 'IoU') -> str:
   """A metric of every class; '-' for one that occurs nowhere."""
   return table(['class', title], [
-      (name, '-' if math.isnan(value) else f'{value:.4f}')
-      for name, value in zip(classes, values, strict=True)])
+      (name, number(value)) for name, value in zip(classes, values, strict=True)])
+
+
+def number(value: float) -> str:
+  """Four digits after the point; '-' for NaN."""
+  return '-' if math.isnan(value) else f'{value:.4f}'

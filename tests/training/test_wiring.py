@@ -304,7 +304,7 @@ def test_evaluate_looks_at_the_split_and_folder_asked_for_as_its_config_says(mon
   monkeypatch.setattr(evaluate.program, 'require_workdir', lambda *_, **__: 'work')
   options = Options(
       config=config, split='extra', data_root='elsewhere', best=True, json=None, confusion=None,
-      precision=None, allow_class_names=False, allow_imports=[], workdir='work')
+      precision=None, conflict=None, allow_class_names=False, allow_imports=[], workdir='work')
   with pytest.raises(Seen):
     evaluate.main(options, [])
   assert seen['source'] == ('folder', 'extra', 'elsewhere') and seen['model'] == ('work', 'best')

@@ -14,10 +14,15 @@ from kdseg_jax.interop.exporting import manifest, sizes
 
 FILE = 'README.md'
 _PIPELINES = {manifest.SEGMENTATION: 'image-segmentation',
-              manifest.CLASSIFICATION: 'image-classification'}
-_ARGMAX = {
-    manifest.SEGMENTATION: 'labels = logits.argmax(-1)  # (N, H, W), indices of the classes',
-    manifest.CLASSIFICATION: 'labels = logits.argmax(-1)  # (N,), indices of the classes'}
+              manifest.CLASSIFICATION: 'image-classification',
+              manifest.DETECTION: 'object-detection'}
+_THEN = {
+    manifest.SEGMENTATION: ('labels = logits.argmax(-1)  # (N, H, W), indices of the classes',),
+    manifest.CLASSIFICATION: ('labels = logits.argmax(-1)  # (N,), indices of the classes',),
+    manifest.DETECTION: (
+        'boxes = predictions[..., :4]  # (N, P, 4), x1 y1 x2 y2 in pixels of the images',
+        'scores = predictions[..., 4:5] * predictions[..., 5:]  # (N, P, classes)')}
+_METRICS = ('mean_iou', 'pixel_accuracy', 'AP', 'AP50')
 
 
 def text(model: Model, description: dict[str, Any], files: Sequence[str]) -> str:
@@ -49,7 +54,8 @@ def _summary(model, description):
   taught = bool(model.config.distill)
   return (f'A {description["task"]} model of {len(description["classes"])} classes'
           f'{", distilled" if taught else ""}, exported as {description["kind"]} by kdseg_jax '
-          f'{description["kdseg_jax"]} (jax {description["jax"]}). Its logits were compared with '
+          f'{description["kdseg_jax"]} (jax {description["jax"]}). Its '
+          f'{manifest.OUTPUTS[description["task"]]} were compared with '
           'those of the trained model: the largest difference is '
           f'{description["verified"]["largest_difference"]:.2g}, at a standard deviation of '
           f'{description["verified"]["standard_deviation"]:.2g}.')
@@ -73,6 +79,10 @@ def _images(description):
     short_side, height, width = description['centre']
     rows.append(f'It was evaluated on the centre {height}x{width} of images whose shorter side was '
                 f'resized to {short_side} pixels.')
+  if description.get('canvas'):
+    height, width = description['canvas']
+    rows.append(f'It was evaluated on images that were resized, their shape kept, to fit into '
+                f'{height}x{width}, and padded at the bottom and right.')
   return '\n'.join(rows)
 
 
@@ -84,20 +94,26 @@ def _use(model, description):
                if name not in ('init', 'options', 'remat', 'mean', 'std', 'channel_order', 'name')}
     code += ('\n\nThe architecture is the one that the names belong to '
              f'(`{description["scheme"]}`), with: `{json.dumps(options)}`.')
+  elif description['task'] == manifest.DETECTION:
+    code += ('\n\nEach anchor has a row of predictions: its box, a factor (the centerness; 1 of '
+             'heads without) and the probability of each class. Non-maximum suppression is not in '
+             'it; `model.predict` of kdseg_jax does that too: per class, above a score of 0.05, '
+             'the best 100.')
   return code
 
 
 def _with_jax(description):
   return _python('import kdseg_jax', 'model = kdseg_jax.load("<this folder>")',
                  'prediction, = model.predict("photo.jpg")',
-                 'logits, _ = model.apply(images)       # images (N, H, W, 3) uint8',
-                 _ARGMAX[description['task']])
+                 f'{manifest.OUTPUTS[description["task"]]}, _ = model.apply(images)  '
+                 '# images (N, H, W, 3) uint8', *_THEN[description['task']])
 
 
 def _with_onnxruntime(description):
   return _python('import onnxruntime', 'session = onnxruntime.InferenceSession("model.onnx")',
-                 f'logits, = session.run(None, {{"{manifest.INPUT}": images}})  '
-                 '# images (N, H, W, 3) uint8', _ARGMAX[description['task']])
+                 f'{manifest.OUTPUTS[description["task"]]}, = session.run(None, '
+                 f'{{"{manifest.INPUT}": images}})  # images (N, H, W, 3) uint8',
+                 *_THEN[description['task']])
 
 
 def _with_torch(description):
@@ -130,7 +146,7 @@ def _metrics(model):
   """What the run logged for the checkpoint."""
   found = [row for row in read_rows(model.workdir)
            if row.get('phase') == 'evaluation' and row.get('step') == model.train_step]
-  return {name: found[-1][name] for name in ('mean_iou', 'pixel_accuracy')
+  return {name: found[-1][name] for name in _METRICS
           if found and isinstance(found[-1].get(name), float)}
 
 

@@ -53,6 +53,9 @@ def export(model: Model, output: str, options: Options) -> dict[str, Any]:
       written does not compute what the model does; nothing is left then.
   """
   names.require(options.format, FORMATS, 'format')
+  if model.task.name not in manifest.OUTPUTS:
+    raise UserError(f'Models of {", ".join(manifest.OUTPUTS)} are exported; the task of this one '
+                    f'is {model.task.name}.')
   for platform in options.platforms:
     names.require(platform, stablehlo.PLATFORMS, 'platform')
   check_output(output)
@@ -121,8 +124,11 @@ def _first_that_works(model, options, write):
     options: of the export.
     write: `(sizes) -> (description, functions of the files)`.
   """
-  usual = model.views.crop or tuple(model.config.data.size or model.config.augmentation.crop)
-  *tried, last = attempts(options.size, usual)
+  usual = model.views.crop or model.views.canvas or tuple(
+      model.config.data.size or model.config.augmentation.crop)
+  # The anchors of a detector are those of one size.
+  size = usual if model.task.name == manifest.DETECTION and not options.size else options.size
+  *tried, last = attempts(size, usual)
   for sizes in tried:
     try:
       return _checked(model, sizes, write)
@@ -142,6 +148,6 @@ def _checked(model, sizes, write):
 def _require_none(difference):
   if not difference.is_none:
     raise UserError(
-        f'What was written does not compute what the model does: logits differ by up to '
+        f'What was written does not compute what the model does: outputs differ by up to '
         f'{difference.largest:.2g}, and {difference.allowed:.2g} would be rounding. Nothing is '
         'kept. Please report it, with the config of the model.')

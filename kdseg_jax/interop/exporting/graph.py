@@ -1,4 +1,4 @@
-"""What is exported: images to logits at their size; and what the live model says, to compare."""
+"""What is exported: from images to outputs; and what the live model says, to compare."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from kdseg_jax import parallel, tasks
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import Model
 from kdseg_jax.models import conv
+from kdseg_jax.tasks.detection import rows
 
-# Largest difference to the live model, over the deviation of its logits. Of bfloat16, with 8 bits,
+# Largest difference to the live model, over the deviation of its outputs. Of bfloat16, with 8 bits,
 # other lowerings of the convolutions make up to 0.1.
 _TOLERANCES = {'float32': 1e-4, 'bfloat16': 0.3}
 
@@ -23,8 +24,8 @@ class Difference(NamedTuple):
   """How far an exported model is from the live one.
 
   Attributes:
-    largest: absolute difference of two logits.
-    deviation: standard deviation of the live model's logits.
+    largest: absolute difference of two outputs.
+    deviation: standard deviation of the live model's outputs.
     allowed: the largest that is none.
     shapes: of the images.
   """
@@ -40,40 +41,53 @@ class Difference(NamedTuple):
     return self.largest <= self.allowed  # False for NaN
 
 
-def logits_of(model: Model) -> Callable[[jax.Array], jax.Array]:
-  """`images (N, H, W, 3) uint8 -> logits`, float32, the weights inside.
+def outputs_of(model: Model) -> Callable[[jax.Array], jax.Array]:
+  """`images (N, H, W, 3) uint8 -> outputs`, one array, float32, the weights inside.
 
-  Of a segmenter `(N, H, W, C)`, upsampled as in its training, so that argmax gives labels; of a
-  classifier `(N, C)`. A new function every time: none is traced for another platform before.
+  Of a segmenter logits `(N, H, W, C)`, upsampled as in its training, so that argmax gives labels;
+  of a classifier logits `(N, C)`; of a detector the rows `(N, P, 5 + C)` of
+  `tasks.detection.rows`, boxes and probabilities without suppression. A new function every time:
+  none is traced for another platform before.
   """
   variables, task = jax.device_get(model.variables), model.task
 
-  def logits(images):
-    found = model.module.apply(variables, images)[0]
-    return (task.upsample(found, images.shape[1:3]) if isinstance(
-        task, tasks.SegmentationTask) else found)
-  return logits
+  def outputs(images):
+    found, size = model.module.apply(variables, images)[0], images.shape[1:3]
+    if isinstance(task, tasks.DetectionTask):
+      return rows.rows(task.dense_head(model.module), found, size)
+    return task.upsample(found, size) if isinstance(task, tasks.SegmentationTask) else found
+  return outputs
 
 
 def compare(model: Model, exported: Sequence[Callable[[np.ndarray], np.ndarray]],
             shapes: Sequence[tuple[int, int, int]]) -> Difference:
   """How far exported functions are from the live model, on fixed images of these `(N, H, W)`.
 
-  All compute on the CPU, in full precision, wherever the export is to be used.
+  All compute on the CPU, in full precision, wherever the export is to be used. Of a detector boxes
+  and probabilities are compared by themselves; what is returned is of those that differ, else of
+  the probabilities.
 
   Raises:
     UserError: jax has no CPU here.
   """
-  live, wanted, largest = compiled(logits_of(model)), [], []
+  live, wanted, found = compiled(outputs_of(model)), [], []
   with on_cpu():
     for shape in shapes:
       images = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
       wanted.append(np.asarray(live(images)))
-      largest += [_largest(wanted[-1], np.asarray(function(images))) for function in exported]
-  deviation = float(np.std(np.concatenate([logits.ravel() for logits in wanted])))
-  return Difference(float(np.max(largest)), deviation,
-                    _TOLERANCES[model.config.student.dtype] * deviation,
-                    [(*shape, 3) for shape in shapes])
+      found.append([np.asarray(function(images)) for function in exported])
+  parts = [slice(rows.BOX, None), slice(rows.BOX)] if isinstance(
+      model.task, tasks.DetectionTask) else [slice(None)]
+  tolerance = _TOLERANCES[model.config.student.dtype]
+  differences = []
+  for part in parts:
+    deviation = float(np.std(np.concatenate([x[..., part].ravel() for x in wanted])))
+    largest = [_largest(x[..., part], y[..., part])
+               for x, outputs in zip(wanted, found, strict=True) for y in outputs]
+    differences.append(Difference(float(np.max(largest)), deviation, tolerance * deviation,
+                                  [(*shape, 3) for shape in shapes]))
+  return next((difference for difference in differences if not difference.is_none),
+              differences[0])
 
 
 def compiled(function: Callable) -> Callable:

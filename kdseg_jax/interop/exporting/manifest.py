@@ -16,11 +16,13 @@ from kdseg_jax.inference import Model
 from kdseg_jax.interop.download import digest_of
 from kdseg_jax.interop.exporting.graph import Difference
 from kdseg_jax.interop.exporting.sizes import Sizes
+from kdseg_jax.tasks.detection import rows
 
 FILE = 'export.json'
 FORMAT = 1
-SEGMENTATION, CLASSIFICATION = 'segmentation', 'classification'
-INPUT, OUTPUT = 'images', 'logits'
+SEGMENTATION, CLASSIFICATION, DETECTION = 'segmentation', 'classification', 'detection'
+INPUT = 'images'
+OUTPUTS = {SEGMENTATION: 'logits', CLASSIFICATION: 'logits', DETECTION: 'predictions'}
 
 
 def describe(model: Model, kind: str, sizes: Sizes | None) -> dict[str, Any]:
@@ -42,16 +44,26 @@ def describe(model: Model, kind: str, sizes: Sizes | None) -> dict[str, Any]:
                         'channel_order': student.channel_order, 'inside': sizes is not None},
       'resize': list(model.config.data.size) or None,
       'centre': [views.short_side, *views.crop] if views.crop else None,  # of images, see `crops`
+      'canvas': list(views.canvas) or None, 'sides': list(views.sides) or None,
       'dtype': student.dtype,
       'source': {'workdir': os.path.basename(model.workdir), 'checkpoint': model.step}}
   if sizes is None:
     return description
-  sides = ['height', 'width'] if model.task.name == SEGMENTATION else []
   return description | {
       'input': {'name': INPUT, 'dtype': 'uint8', 'shape': ['batch', 'height', 'width', 3],
                 'channels': 'RGB, 0-255', **sizes._asdict()},
-      'output': {'name': OUTPUT, 'dtype': 'float32', 'shape': ['batch', *sides,
-                                                               len(model.classes)]}}
+      'output': {'name': OUTPUTS[model.task.name], 'dtype': 'float32', **_output(model)}}
+
+
+def _output(model):
+  """The shape of what is computed, and of a detector what its numbers are."""
+  count = len(model.classes)
+  if model.task.name == DETECTION:
+    return {'shape': ['batch', 'anchors', rows.FACTOR + count],
+            'columns': ['x1', 'y1', 'x2', 'y2', 'factor', *model.classes],
+            'suppression': None, 'head': getattr(model.module, 'head_kind', model.task.head)}
+  sides = ['height', 'width'] if model.task.name == SEGMENTATION else []
+  return {'shape': ['batch', *sides, count]}
 
 
 def verified(difference: Difference) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from kdseg_jax.errors import UserError
 from kdseg_jax.inference import Model
 from kdseg_jax.inference.model import create_module
 from kdseg_jax.interop.exporting import manifest
-from kdseg_jax.interop.exporting.graph import logits_of
+from kdseg_jax.interop.exporting.graph import outputs_of
 from kdseg_jax.interop.exporting.sizes import Sizes
 from kdseg_jax.models import conv
 
@@ -61,8 +61,9 @@ def write(model: Model, sizes: Sizes, folder: str, description: dict[str, Any]) 
   with _converter() as to_onnx:
     try:
       with conv.lowered_for('onnx'):
-        proto = to_onnx(logits_of(model), [sizes.abstract()], model_name=description['model'],
-                        input_names=[manifest.INPUT], output_names=[manifest.OUTPUT])
+        proto = to_onnx(outputs_of(model), [sizes.abstract()], model_name=description['model'],
+                        input_names=[manifest.INPUT], 
+                        output_names=[description['output']['name']])
     except Exception as error:  # it has no errors of its own
       reason = next(iter(str(error).splitlines()), '')
       raise UserError(
@@ -79,7 +80,7 @@ def read(path: str) -> Callable[[np.ndarray], np.ndarray]:
   options = onnxruntime.SessionOptions()
   options.log_severity_level = 3
   session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
-  return lambda images: session.run([manifest.OUTPUT], {manifest.INPUT: images})[0]
+  return lambda images: session.run(None, {manifest.INPUT: images})[0]
 
 
 @contextlib.contextmanager

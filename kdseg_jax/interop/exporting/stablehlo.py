@@ -12,7 +12,7 @@ import numpy as np
 
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import Model
-from kdseg_jax.interop.exporting.graph import logits_of
+from kdseg_jax.interop.exporting.graph import outputs_of
 from kdseg_jax.interop.exporting.sizes import Sizes
 from kdseg_jax.models import conv
 
@@ -30,7 +30,7 @@ def write(model: Model, sizes: Sizes, folder: str, platforms: Sequence[str]
   written = {}
   for group in filter(None, groups):
     with conv.lowered_for(group[0]):
-      exported = jax.export.export(jax.jit(logits_of(model)), platforms=group)(sizes.abstract())
+      exported = jax.export.export(jax.jit(outputs_of(model)), platforms=group)(sizes.abstract())
     name = f'model.{"-".join(group)}.stablehlo'
     with open(os.path.join(folder, name), 'wb') as file:
       file.write(exported.serialize())

@@ -16,7 +16,7 @@ from flax import traverse_util
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import Model
 from kdseg_jax.interop import conversion, schemes, state_dicts
-from kdseg_jax.interop.exporting.graph import logits_of
+from kdseg_jax.interop.exporting.graph import outputs_of
 from kdseg_jax.models.normalization import Preprocessing
 
 FILE = 'model.safetensors'
@@ -71,7 +71,7 @@ def read(model: Model, scheme: schemes.Scheme, folder: str) -> Callable[[np.ndar
       jax.device_get(model.variables))
   conversion.require_all(found, FILE)
   variables = {'batch_stats': {}} | traverse_util.unflatten_dict(found.variables, sep='/')
-  return logits_of(dataclasses.replace(model, variables=variables))
+  return outputs_of(dataclasses.replace(model, variables=variables))
 
 
 def _objection(model, scheme):

@@ -132,42 +132,30 @@ class DenseHead(abc.ABC):
     """(height, width) of every level."""
     return [(x.shape[1], x.shape[2]) for x in raw['cls']]
 
-  def detections(
-      self,
-      raw: Raw,
-      *,
-      sizes: jax.Array | None = None,
-      score_threshold: float = 0.05,
-      iou_threshold: float | None = None,
-      max_detections: int = 100,
-      max_candidates: int = 1000,
-  ) -> suppression.Detections:
-    """What is detected, with a leading axis of N images; see `suppression.detect`.
+  def decoded(self, raw: Raw) -> suppression.Decoded:
+    """Boxes and probabilities of raw outputs."""
+    flat = self.flatten(raw)
+    return suppression.Decoded(
+        self.decode(flat.reg, *self.joined_priors(self.shapes(raw))), jax.nn.sigmoid(flat.cls),
+        None if flat.centerness is None else jax.nn.sigmoid(flat.centerness))
+
+  def detections(self, raw: Raw, **options: Any) -> suppression.Detections:
+    """What is detected, with a leading axis of N images; see `select` for the options."""
+    return self.select(self.decoded(raw), self.shapes(raw), **options)
+
+  def select(self, found: suppression.Decoded, shapes: box_coding.Shapes, *,
+             iou_threshold: float | None = None, **options: Any) -> suppression.Detections:
+    """What is left of predictions.
 
     Args:
-      raw: outputs of the head.
-      sizes: `(N, 2)` height and width to which boxes are clipped; None clips nothing.
-      score_threshold: of class probabilities.
+      found: the predictions.
+      shapes: (height, width) of every level.
       iou_threshold: None is the head's own, 0.6 or 0.5.
-      max_detections: of an image.
-      max_candidates: of a level.
+      **options: of `suppression.detect_images`.
     """
-    flat, shapes = self.flatten(raw), self.shapes(raw)
-    priors, strides = self.joined_priors(shapes)
-    boxes = self.decode(flat.reg, priors, strides)
-    if sizes is not None:
-      boxes = jax.vmap(box_coding.clip)(boxes, sizes)
-    scores = jax.nn.sigmoid(flat.cls)
-    factors = None if flat.centerness is None else jax.nn.sigmoid(flat.centerness)
-    ends = np.cumsum(self.level_sizes(shapes))
-
-    def one_image(*arrays):
-      parts = [jnp.split(x, ends[:-1]) for x in arrays]
-      return suppression.detect(
-          [suppression.Level(*level) for level in zip(*parts)], max_detections=max_detections,
-          iou_threshold=self.iou_threshold if iou_threshold is None else iou_threshold,
-          score_threshold=score_threshold, max_candidates=max_candidates)
-    return jax.vmap(one_image)(boxes, scores, *([] if factors is None else [factors]))
+    return suppression.detect_images(
+        found, self.level_sizes(shapes),
+        iou_threshold=self.iou_threshold if iou_threshold is None else iou_threshold, **options)
 
   def level_sizes(self, shapes: box_coding.Shapes) -> list[int]:
     """Number of anchors of every level."""
@@ -206,7 +194,9 @@ class DenseHead(abc.ABC):
         'assigned_classes': jnp.where(positive, classes, self.num_classes).astype(jnp.int32),
         'priors': priors, 'prior_strides': strides, 'normalizer': num_positive}
 
-  def _one_hot(self, targets):
+  def class_targets(self, flat: Flat, targets: Mapping[str, jax.Array]) -> jax.Array:
+    """`(N, P, C)`, the class scores that are learned: of `loss`'s targets, 0 in the background."""
+    del flat
     return jax.nn.one_hot(targets['assigned_classes'], self.num_classes)  # C is a row of zeros
 
 
@@ -244,6 +234,12 @@ class GFL(_AnchorHead):
   def decode(self, reg: jax.Array, priors: jax.Array, strides: jax.Array) -> jax.Array:
     return dense_boxes.decode('gfl', reg, priors, strides)
 
+  def class_targets(self, flat: Flat, targets: Mapping[str, jax.Array]) -> jax.Array:
+    """Soft labels: the IoU of the predicted box with the assigned one."""
+    predicted = self.decode(flat.reg, targets['priors'], targets['prior_strides'])
+    quality = box_losses.box_overlaps(lax.stop_gradient(predicted), targets['assigned_boxes'])
+    return super().class_targets(flat, targets) * quality[..., None]
+
   def loss(self, raw, truth, *, sizes=None, axis_name=None):
     flat, targets = self.flatten(raw), self._assign(raw, truth, sizes, axis_name)
     strides = targets['prior_strides'][:, None]
@@ -251,14 +247,13 @@ class GFL(_AnchorHead):
     boxes = targets['assigned_boxes'] / strides
     predicted = box_coding.decode_distances(points, box_coding.integral(flat.reg))
     sides = box_coding.by_side(flat.reg)
-    quality = box_losses.box_overlaps(lax.stop_gradient(predicted), boxes)
     weights = cross_head.score_weights(flat.cls, targets['positive'])
     box_normalizer = jnp.maximum(_sum(weights, axis_name), 1)
     largest = sides.shape[-1] - 1.1
     return _finish(targets, {
         'quality_focal': detection.quality_focal(
-            flat.cls, self._one_hot(targets) * quality[..., None], beta=2.0,
-            weights=targets['counts'], normalizer=targets['normalizer'], axis_name=axis_name),
+            flat.cls, self.class_targets(flat, targets), beta=2.0, weights=targets['counts'],
+            normalizer=targets['normalizer'], axis_name=axis_name),
         'giou': 2.0 * box_losses.giou(
             predicted, boxes, weights=weights, normalizer=box_normalizer, axis_name=axis_name),
         'distribution_focal': 0.25 * detection.distribution_focal(
@@ -286,7 +281,7 @@ class ATSS(_AnchorHead):
         box_coding.centers(targets['priors']), targets['assigned_boxes']), 0)
     targets['centerness_normalizer'] = jnp.maximum(_sum(centerness, axis_name), 1)
     return _finish(targets, {
-        'focal': _focal(flat.cls, self._one_hot(targets), targets, axis_name),
+        'focal': _focal(flat.cls, self.class_targets(flat, targets), targets, axis_name),
         'giou': 2.0 * box_losses.giou(
             self.decode(flat.reg, targets['priors'], targets['prior_strides']),
             targets['assigned_boxes'], weights=centerness,
@@ -322,7 +317,7 @@ class RetinaNet(DenseHead):
     positive = targets['positive']
     boxes = jnp.where(positive[..., None], targets['assigned_boxes'], priors)
     return _finish(targets, {
-        'focal': _focal(flat.cls, self._one_hot(targets), targets, axis_name),
+        'focal': _focal(flat.cls, self.class_targets(flat, targets), targets, axis_name),
         'l1': detection.smooth_l1(
             flat.reg, box_coding.encode_deltas(priors, boxes), weights=positive,
             normalizer=targets['normalizer'], axis_name=axis_name)}, axis_name)
@@ -371,7 +366,7 @@ class FCOS(DenseHead):
     targets['centerness_normalizer'] = jnp.maximum(_sum(centerness, axis_name), 1e-6)
     box_loss = FCOS_BOX_LOSSES[self.box_loss]
     return _finish(targets, {
-        'focal': _focal(flat.cls, self._one_hot(targets), targets, axis_name),
+        'focal': _focal(flat.cls, self.class_targets(flat, targets), targets, axis_name),
         self.box_loss: box_loss(
             self.decode(flat.reg, priors, strides), targets['assigned_boxes'], weights=centerness,
             normalizer=targets['centerness_normalizer'], axis_name=axis_name),

@@ -1,14 +1,16 @@
-"""Class-wise non-maximum suppression with a fixed number of results, for one image."""
+"""Class-wise non-maximum suppression with a fixed number of results."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+from kdseg_jax.losses import box_coding
 from kdseg_jax.losses.boxes import box_overlaps
 
 NO_CLASS = -1
@@ -45,6 +47,45 @@ class Level(NamedTuple):
   boxes: jax.Array
   scores: jax.Array
   factors: jax.Array | None = None
+
+
+class Decoded(NamedTuple):
+  """Predictions of all levels for N images, of P anchors or points one after the other.
+
+  Attributes:
+    boxes: `(N, P, 4)` in pixels.
+    scores: `(N, P, C)` probabilities.
+    factors: `(N, P)`, as in `Level`.
+  """
+
+  boxes: jax.Array
+  scores: jax.Array
+  factors: jax.Array | None = None
+
+
+def detect_images(
+    found: Decoded,
+    level_sizes: Sequence[int],
+    *,
+    sizes: jax.Array | None = None,
+    **options: Any,
+) -> Detections:
+  """`detect` for each of N images.
+
+  Args:
+    found: what is predicted.
+    level_sizes: number of anchors of every level.
+    sizes: `(N, 2)` height and width to which boxes are clipped; None clips nothing.
+    **options: of `detect`.
+  """
+  if sizes is not None:
+    found = found._replace(boxes=jax.vmap(box_coding.clip)(found.boxes, sizes))
+  ends = np.cumsum(level_sizes)
+
+  def one_image(*arrays):
+    parts = [jnp.split(x, ends[:-1]) for x in arrays]
+    return detect([Level(*level) for level in zip(*parts, strict=True)], **options)
+  return jax.vmap(one_image)(*(x for x in found if x is not None))
 
 
 def detect(

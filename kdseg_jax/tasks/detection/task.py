@@ -104,7 +104,7 @@ class DetectionTask:
     head = self.dense_head()
     truth = heads.GroundTruth(batch['boxes'], jnp.maximum(batch['classes'], 0),
                               (batch['classes'] >= 0) & ~batch['crowd'])
-    sizes = -(-_sizes(batch['mask']) // _COUNTED_TO) * _COUNTED_TO
+    sizes = -(-sizes_of(batch['mask']) // _COUNTED_TO) * _COUNTED_TO
     return head.loss(_raw(taps), truth, sizes=sizes, axis_name=axis_name)
 
   def scorer(self, model: Any, views: Inference = WHOLE_IMAGE) -> Callable:
@@ -115,12 +115,12 @@ class DetectionTask:
     Raises:
       UserError: windows, scales, mirror images or a centre are asked for.
     """
-    _check_views(views)
+    check_views(views)
     head = self.dense_head(model)
 
     def detect(variables, batch):
       raw: Any = apply_frozen(model, variables, batch)[0]
-      return head.detections(raw, sizes=_sizes(batch['mask']))
+      return head.detections(raw, sizes=sizes_of(batch['mask']))
     return detect
 
   def predictor(self, model: Any, views: Inference = WHOLE_IMAGE, *, size: tuple[int, ...] = (),
@@ -136,10 +136,8 @@ class DetectionTask:
 
     def predict(variables, images, *, scores):
       del scores  # they cost nothing here
-      batch, scale = _seen(images, views, size, multiple)
-      found = jax.tree.map(np.asarray, detect(variables, batch))
-      return [Detections(boxes[kept] / np.tile(scale, 2), classes[kept], values[kept])
-              for boxes, values, classes, kept in zip(*found, found.valid, strict=True)]
+      batch, scale = seen(images, views, size, multiple)
+      return of_images(jax.tree.map(np.asarray, detect(variables, batch)), scale)
     return predict
 
   def outputs(self, scores: suppression.Detections, batch: Mapping[str, Any]) -> Outputs:
@@ -217,28 +215,45 @@ def _raw(taps):
   return {name: taps[name] for name in _OUTPUTS if name in taps}
 
 
-def _sizes(mask):
+def sizes_of(mask: jax.Array) -> jax.Array:
   """`(N, 2)` height and width of images without their padding."""
   return jnp.stack([jnp.sum(jnp.any(mask, axis=3 - axis), axis=1, dtype=jnp.int32)
                     for axis in (1, 2)], axis=1)
 
 
-def _seen(images, views, size, multiple):
-  """The batch that a model sees of images of one size, and `(2,)` its scale in x and y."""
-  own = images.shape[1:3]
-  seen = fitted.fitted_size(size or own, views.canvas or None, views.sides or None) if (
-      views.is_fitted) else tuple(size or own)
+def seen(images: np.ndarray, views: Inference, size: Any = (), multiple: int = 1
+         ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+  """The batch that a model sees of images of one size, and `(2,)` its scale in x and y.
+
+  Args:
+    images: `(N, H, W, 3)` uint8.
+    views: what is seen of them: whole, or fitted into a canvas or sides.
+    size: (height, width) to which they are resized before; () is their own.
+    multiple: of which their size becomes a multiple by padding, without a canvas.
+  """
+  own: Any = images.shape[1:3]
+  shown: Any = tuple(size) or own
+  canvas: Any = views.canvas or None
+  sides: Any = views.sides or None
   if size:
-    images = np.stack([files.resize_image(image, tuple(size)) for image in images])
-  images = np.stack([files.resize_image(image, seen) for image in images])
-  canvas = views.canvas or tuple(side + -side % multiple for side in seen)
-  images, masks = zip(*(fitted.on_canvas(image, canvas) for image in images), strict=True)
-  batch = {'image': np.stack(images), 'mask': np.stack(masks),
+    images = np.stack([files.resize_image(image, shown) for image in images])
+  if views.is_fitted:
+    shown = fitted.fitted_size(shown, canvas, sides)
+  resized = [files.resize_image(image, shown) for image in images]
+  canvas = canvas or tuple(side + -side % multiple for side in shown)
+  placed, masks = zip(*(fitted.on_canvas(image, canvas) for image in resized), strict=True)
+  batch = {'image': np.stack(placed), 'mask': np.stack(masks),
            'index': np.arange(len(images), dtype=np.int32)}
-  return batch, np.array([seen[1] / own[1], seen[0] / own[0]], np.float32)
+  return batch, np.array([shown[1] / own[1], shown[0] / own[0]], np.float32)
 
 
-def _check_views(views):
+def of_images(found: suppression.Detections, scale: np.ndarray) -> list[Detections]:
+  """What was detected in each image, in its own pixels; `scale` of `seen`."""
+  return [Detections(boxes[kept] / np.tile(scale, 2), classes[kept], values[kept])
+          for boxes, values, classes, kept in zip(*found, found.valid, strict=True)]
+
+
+def check_views(views: Inference) -> None:
   """Raises UserError unless the whole image is seen, once."""
   if not views.is_plain or views.crop:
     raise UserError(f'A detector sees whole images only, not {views}. Leave config.eval.window, '

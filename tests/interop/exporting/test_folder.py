@@ -64,7 +64,7 @@ def test_what_computes_something_else_is_not_kept(model, tmp_path, monkeypatch):
   read = stablehlo.read
   monkeypatch.setattr(stablehlo, 'read', lambda *args, **options: (
       lambda images: 1.01 * read(*args, **options)(images)))
-  with pytest.raises(UserError, match='logits differ by up to .* Nothing is kept'):
+  with pytest.raises(UserError, match='outputs differ by up to .* Nothing is kept'):
     exporting.export(model, str(tmp_path / 'out'), STABLEHLO)
   with pytest.raises(UserError, match='does not compute what the model does'):
     exporting.export(model, str(tmp_path / 'new'), STABLEHLO)
@@ -74,9 +74,9 @@ def test_what_computes_something_else_is_not_kept(model, tmp_path, monkeypatch):
 @pytest.mark.parametrize('wrong', [np.nan, 'shape'])
 def test_neither_is_what_has_no_numbers_or_another_shape(wrong, model, monkeypatch):
   change = (lambda x: x[:, :1]) if wrong == 'shape' else (lambda x: x * wrong)
-  function = lambda images: change(graph.compiled(graph.logits_of(model))(images))
+  function = lambda images: change(graph.compiled(graph.outputs_of(model))(images))
   assert not graph.compare(model, [function], [(1, 8, 8)]).is_none
-  good = graph.compiled(graph.logits_of(model))
+  good = graph.compiled(graph.outputs_of(model))
   assert graph.compare(model, [good], [(1, 8, 8)]).is_none
   assert not graph.compare(model, [good, function], [(1, 8, 8)]).is_none
 

@@ -45,6 +45,25 @@ def test_import_of_a_checkpoint(tmp_path):
   assert params['head']['scales_4']['factor'] == weights['bbox_head.scales.4.scale']
 
 
+@pytest.mark.parametrize('head, extra_convs', [
+    ('atss', 'on_output'), ('retinanet', 'on_output'), ('retinanet', 'on_input')])
+def test_every_array_of_other_heads_is_taken(head, extra_convs, tmp_path):
+  options = SMALL if head == 'atss' else SMALL | {'norm_groups': 0}
+  path, weights = checkpoint(
+      tmp_path / 'a.pth', f'{head}_resnet18', fpn_channels=24, extra_convs=extra_convs, **options)
+  imported = importing.read(Request(path, f'{head}_resnet18'))
+  assert imported.report['scheme'] == 'mmdetection' and len(imported.classes) == 3
+  assert imported.report['left_out'] == imported.report['drawn_anew'] == []
+  student = imported.config.student
+  assert (student.head_channels, student.fpn_channels, student.stacked_convs) == (64, 24, 2)
+  assert student.extra_convs == extra_convs
+  assert student.get('norm_groups', 0) == (32 if head == 'atss' else 0)
+  key, ours = ('atss_centerness', 'centerness') if head == 'atss' else ('retina_reg', 'reg')
+  np.testing.assert_array_equal(
+      imported.variables['params']['head'][ours]['kernel'],
+      weights[f'bbox_head.{key}.weight'].transpose(2, 3, 1, 0))
+
+
 def test_fcos_is_on_a_resnet_of_caffe(tmp_path):
   path, _ = checkpoint(tmp_path / 'fcos.pth', 'fcos_resnet18', **SMALL)
   imported = importing.read(Request(path, 'fcos_resnet18'))
