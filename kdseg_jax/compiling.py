@@ -1,4 +1,4 @@
-"""Programs that compile: what the user is told of them, and where they are kept for the next run."""
+"""Programs that compile: what the user is told of them, and where they are kept for later runs."""
 
 from __future__ import annotations
 
