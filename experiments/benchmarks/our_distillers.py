@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -23,36 +23,40 @@ def create(name, args) -> Work:
   del args
   method = _FACTORIES[name]()
   student, teacher, batch = jax.device_put(inputs.taps(name))
-  given = functools.partial(
-      distillers.DistillInputs, teacher=teacher, batch=batch, rng=jax.random.key(0),
-      step=jnp.int32(0))
-  state = method.init(jax.random.key(1), given(student))
-  if name == 'holistic_critic':
-    return _critic(method, state, given(student))
+  given = distillers.DistillInputs(
+      student=student, teacher=teacher, batch=batch, rng=jax.random.key(0), step=jnp.int32(0))
+  state = method.init(jax.random.key(1), given)
+  return (_critic if name == 'holistic_critic' else _student)(method, state, given)
 
-  def loss(trained, state):
-    params, taps = trained
-    value, (memory, _) = method.loss(state._replace(params=params), given({**student, **taps}))
+
+def _student(method, state, given):
+  """The loss, its gradients and the new memory, whose old one is given up as in a step."""
+  def loss(trained, memory, state, given):
+    params, read = trained
+    value, (memory, _) = method.loss(
+        state._replace(params=params, memory=memory),
+        dataclasses.replace(given, student={**given.student, **read}))
     return value, memory
 
+  # All is given and nothing closed over, which would be a constant that XLA folds.
   step = jax.jit(jax.value_and_grad(loss, has_aux=True), donate_argnums=1)
-  read = {tap: student[tap] for tap in method.requires.student}
+  trained = state.params, {tap: given.student[tap] for tap in method.requires.student}
+  parameters, memory, state = _count(state.params), state.memory, state._replace(memory={})
 
   def run():
-    nonlocal state
-    params = jax.tree.map(jnp.copy, state.params)  # of the donated state
-    (value, memory), grads = jax.block_until_ready(step((params, read), state))
-    state = state._replace(params=params, memory=memory, critic=state.critic)
+    nonlocal memory
+    (value, memory), grads = jax.block_until_ready(step(trained, memory, state, given))
     return value, grads
 
-  return Work(run, facts={'parameters': _count(state.params)})
+  return Work(run, facts={'parameters': parameters})
 
 
 def _critic(method, state, given):
   """The critic's own loss and gradient."""
   step = jax.jit(jax.value_and_grad(
-      lambda critic: method.critic.loss(state._replace(critic=critic), given), has_aux=True))
-  return Work(lambda: jax.block_until_ready(step(state.critic)),
+      lambda critic, state, given: method.critic.loss(state._replace(critic=critic), given),
+      has_aux=True))
+  return Work(lambda: jax.block_until_ready(step(state.critic, state, given)),
               facts={'parameters': _count(state.critic)})
 
 

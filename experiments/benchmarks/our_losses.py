@@ -18,6 +18,8 @@ _OPTIONS = {
     'memory_similarity_region': ('memory_similarity', {}),
 }
 
+_ORDER = ('teacher', 'targets', 'labels', 'contrast')  # of arguments; jax sorts a dict
+
 
 def create(name, args) -> Work:
   """The loss of a name on its arrays of `inputs.arrays`."""
@@ -51,4 +53,5 @@ def _evaluate(name, student, arrays):
   if name == 'quality_focal':
     return losses.quality_focal(student, jax.nn.sigmoid(arrays['teacher']))
   function, options = _OPTIONS.get(name, (name, {}))
-  return getattr(losses, function)(student, *arrays.values(), **options)
+  given = (arrays[key] for key in _ORDER if key in arrays)
+  return getattr(losses, function)(student, *given, **options)
