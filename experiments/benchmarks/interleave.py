@@ -126,5 +126,6 @@ class _Worker:
   def stop(self):
     if self._process is not None:
       self._process.kill()
-      self._process.communicate()
-      self._log.close()
+      self._process.wait()
+      for stream in (self._process.stdin, self._process.stdout, self._log):
+        stream.close()

@@ -61,7 +61,7 @@ def operations(folder: str, hlo: str, *, steps: int = 3) -> list[Operation]:
   seconds: collections.Counter[str] = collections.Counter()
   counts: collections.Counter[str] = collections.Counter()
   for event in _events(folder):
-    name = event['name']
+    name = event.get('name')
     if event.get('ph') == 'X' and name in opcodes:
       kind = opcodes[name]
       seconds[kind] += event['dur'] / 1e6
@@ -71,7 +71,7 @@ def operations(folder: str, hlo: str, *, steps: int = 3) -> list[Operation]:
 
 
 def _events(folder):
-  files = [path for path in pathlib.Path(folder).rglob('*.trace.json.gz')]
+  files = list(pathlib.Path(folder).rglob('*.trace.json.gz'))
   if not files:
     raise NotFoundError(f'{folder} holds no trace.')
   with gzip.open(max(files, key=os.path.getmtime)) as file:
