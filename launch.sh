@@ -44,8 +44,8 @@ Environment:
   JAX_EXTRA=tpu|cuda13  installs jax[tpu] or jax[cuda13] instead of jax for the CPU
   KDSEG_DATA=<dir>      folder of data sets, where config.data.root is not set
   JAX_COMPILATION_CACHE_DIR=<dir>
-                        folder of compiled programs, without a bound (default: kdseg_jax/compiled of
-                        $XDG_CACHE_HOME or ~/.cache, at most 2 GB);
+                        folder of compiled programs, without a bound (default: one a kind of CPU in
+                        kdseg_jax/compiled of $XDG_CACHE_HOME or ~/.cache, at most 2 GB each);
                         JAX_ENABLE_COMPILATION_CACHE=false keeps none
 TEXT
 }
