@@ -191,6 +191,4 @@ def start(name, cache) -> Work:
       raise RuntimeError(done.stderr.splitlines()[-1])
     return json.loads(done.stdout.partition('SPENT')[2].splitlines()[0])
 
-  if cache == 'warm':
-    run()
-  return Work(run, facts={'phases': run()}, warm=0)
+  return Work(run, facts=lambda phases: {'phases': phases}, warm=1 + (cache == 'warm'))

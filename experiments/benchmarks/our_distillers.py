@@ -48,7 +48,7 @@ def _student(method, state, given):
     (value, memory), grads = jax.block_until_ready(step(trained, memory, state, given))
     return value, grads
 
-  return Work(run, facts={'parameters': parameters})
+  return Work(run, facts=lambda _: {'parameters': parameters})
 
 
 def _critic(method, state, given):
@@ -57,7 +57,7 @@ def _critic(method, state, given):
       lambda critic, state, given: method.critic.loss(state._replace(critic=critic), given),
       has_aux=True))
   return Work(lambda: jax.block_until_ready(step(state.critic, state, given)),
-              facts={'parameters': _count(state.critic)})
+              facts=lambda _: {'parameters': _count(state.critic)})
 
 
 def _count(params):

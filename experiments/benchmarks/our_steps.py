@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 
 import flax.linen as nn
 import jax
@@ -16,7 +17,7 @@ from kdseg_jax.inference.views import apply_frozen
 from kdseg_jax.models import conv
 from kdseg_jax.recipes import common
 from kdseg_jax.training import experiment as experiments
-from kdseg_jax.training import preparations, profiling, programs
+from kdseg_jax.training import preparations, profiling, programs, trace
 
 _NAMES = {'resnet18': 'deeplabv3_resnet18', 'resnet101': 'deeplabv3_resnet101',
           'mobilenetv2': 'deeplabv3_mobilenetv2'}
@@ -44,24 +45,17 @@ def forward(model, side) -> Work:
     return taps['logits'], taps['embedding']
 
   return Work(lambda: jax.block_until_ready(run(variables, batch)), len(images),
-              {'parameters': _count(variables['params'])})
+              lambda _: {'parameters': _count(variables['params'])})
 
 
 def step(method, model, side) -> Work:
   """A train step with SGD, alone (`step`) or with a method and a frozen ResNet-101."""
-  run, state, batch = prepare_step(method, model, side)
-  facts = {'parameters': _count(state.params)}
-
-  def advance():
-    nonlocal state
-    state, metrics = run(state, batch)
-    return float(metrics['loss'])
-
-  return Work(advance, len(batch['image']), facts)
+  advance, count, _ = _prepare(method, model, side)
+  return Work(advance, inputs.BATCH, lambda _: {'parameters': count})
 
 
-def prepare_step(method, model, side):
-  """`(step, state, batch)` of a run that is configured for it."""
+def _prepare(method, model, side):
+  """What takes a run one step further, its student's parameters, and its program."""
   images, labels = inputs.batch(side)
   method = 'none' if method == 'step' else method
   config, teacher = create_config(method, model, side), None
@@ -72,7 +66,15 @@ def prepare_step(method, model, side):
   batch = {'image': images, 'mask': np.ones(images.shape[:3], bool),
            'index': np.arange(len(images), dtype=np.int32), 'label': labels}
   student = programs.student_program(experiment)
-  return programs.train_step_of(experiment, student), state, student.place(batch)
+  run, batch, count = (
+      programs.train_step_of(experiment, student), student.place(batch), _count(state.params))
+
+  def advance():
+    nonlocal state
+    state, metrics = run(state, batch)
+    return float(metrics['loss'])
+
+  return advance, count, student
 
 
 def operations(model, side) -> float:
@@ -112,7 +114,15 @@ def rate(name) -> Work:
     run = jax.jit(jnp.matmul)
     return Work(lambda: jax.block_until_ready(run(x, x)), 2.0 * side**3)
   model, side = name.rsplit('_', 1)
-  return step('step', model, int(side))._replace(amount=operations(model, int(side)))
+  advance, _, program = _prepare('step', model, int(side))
+
+  def facts(_):
+    with tempfile.TemporaryDirectory() as folder:
+      trace.record(folder, advance)
+      return {'operations': {
+          found.kind: found.seconds for found in trace.operations(folder, program.hlo())}}
+
+  return Work(advance, operations(model, int(side)), facts)
 
 
 def create_config(method, model, side):

@@ -20,9 +20,11 @@ class Row(NamedTuple):
     sides: name -> `<module>:<name>`; the first is ours, and the fastest of the others its peer.
     reach: of the ratio of medians, ours / peer; None: it is reported alone.
     aim: likewise.
-    memory: reach and aim of the ratio of what the work adds to the memory of its process.
+    memory: reach and aim of the ratio of memory: of what a call adds to its process, or of
+      `resident`, the whole process.
     rate: the ratio is of amounts a second, and is to be high.
     clock: 'seconds', or 'cpu_seconds' of all threads.
+    resident: see `memory`.
     most: repeats at most; None is no limit.
   """
 
@@ -34,6 +36,7 @@ class Row(NamedTuple):
   memory: tuple[float | None, float | None] = (None, None)
   rate: bool = False
   clock: str = 'seconds'
+  resident: bool = False
   most: int | None = None
 
   @property
@@ -97,7 +100,8 @@ _DISTILLERS = [
 
 def _step(name, what, reach, aim, memory=(None, None)):
   return Row(f'{"model" if name.startswith("forward") else "step"}/{name}', what,
-             _against_torch(f'our_steps:{name}', f'torch_steps:{name}'), reach, aim, memory)
+             _against_torch(f'our_steps:{name}', f'torch_steps:{name}'), reach, aim, memory,
+             resident=True)
 
 
 _TEACHER = 'DeepLabV3-ResNet-101 forward, 4 images'

@@ -14,6 +14,9 @@ from kdseg_jax.report import tables
 JSON, MARKDOWN = 'table.json', 'table.md'
 _SAME_VALUE = 1e-3  # relative difference of a loss between the sides
 
+_MEMORY = ('Memory is what a call adds to its process; of rows model/ and step/ the peak of the '
+           'whole process, without what compiling took.')
+
 
 def result(row: rows_of.Row, measured: Mapping[str, Measured]) -> dict[str, Any]:
   """What is written of a row."""
@@ -26,7 +29,7 @@ def result(row: rows_of.Row, measured: Mapping[str, Measured]) -> dict[str, Any]
   peer = min(peers, key=lambda name: sides[name]['median'])
   return found | {
       'peer': peer, 'ratio': _ratio(row, sides[ours], sides[peer]),
-      'memory_ratio': _memory_ratio(sides[ours], sides[peer]),
+      'memory_ratio': _memory_ratio(row, sides[ours], sides[peer]),
       'same_value': _same(sides[ours], sides[peer])}
 
 
@@ -45,14 +48,17 @@ def _ratio(row, ours, peer):
       ours['facts']['amount'] / peer['facts']['amount'] / ratio) if row.rate else ratio
 
 
-def _added(side):
+def _memory(row, side):
+  """Bytes of the process, or that a call adds to it; None where that is not told."""
   facts = side['facts']
+  if row.resident:
+    return facts['peak_bytes']
   return facts['peak_bytes'] - facts['before_bytes'] if facts.get('before_bytes') else None
 
 
-def _memory_ratio(ours, peer):
-  added = _added(ours), _added(peer)
-  return None if None in added or added[1] <= 0 else added[0] / added[1]
+def _memory_ratio(row, ours, peer):
+  taken = _memory(row, ours), _memory(row, peer)
+  return None if None in taken or taken[1] <= 0 else taken[0] / taken[1]
 
 
 def _same(ours, peer):
@@ -98,10 +104,10 @@ def markdown(machine: Mapping[str, Any], results: Mapping[str, Any]) -> str:
   lines = [_line(by_name[name], found) for name, found in results.items()]
   table = tables.table(
       ['row', 'ours, ms', 'quartiles', 'peer, ms', 'quartiles', 'peer', 'ratio', 'reach', 'aim',
-       'memory added, MB', 'peer, MB', 'ratio', 'reach', 'repeats'], lines)
+       'memory, MB', 'peer, MB', 'ratio', 'reach', 'repeats'], lines)
   notes = [f'- `{name}`: {found["what"]}.' for name, found in results.items()]
-  return '\n'.join(['# Benchmarks', '', head, '', table, '', *_remarks(results), 'Rows:', '',
-                    *notes])
+  return '\n'.join(['# Benchmarks', '', head, '', table, '', _MEMORY, '', *_remarks(results),
+                    'Rows:', '', *notes])
 
 
 def _line(row, found):
@@ -112,15 +118,16 @@ def _line(row, found):
   number = lambda x: '-' if x is None else f'{x:.2f}'
   bound = lambda x: '-' if x is None else f'{">=" if row.rate else "<="} {x:g}'
   ratio = number(found.get('ratio'))
-  added = [None if side is None or side['error'] else _added(side) for side in (ours, peer)]
-  megabytes = ('-' if x is None else f'{x / 1e6:.0f}' for x in added)
+  taken = [None if side is None or side['error'] else _memory(row, side)
+           for side in (ours, peer)]
+  megabytes = ('-' if x is None else f'{x / 1e6:.0f}' for x in taken)
   return (row.name, *times(ours), *times(peer), found.get('peer', 'none'), ratio,
           bound(row.reach), bound(row.aim), *megabytes, number(found.get('memory_ratio')),
           number(row.memory[0]), str(ours.get('repeats', 0)))
 
 
 def _remarks(results):
-  """What went wrong, and how starts divide."""
+  """What went wrong, how starts divide, and the operations of a step."""
   lines = []
   for name, found in results.items():
     for side, facts in found['sides'].items():
@@ -130,6 +137,12 @@ def _remarks(results):
       if phases:
         lines.append(f'- `{name}`, {side}: ' + ', '.join(
             f'{phase} {seconds:.1f} s' for phase, seconds in phases.items()) + '.')
+      operations = facts['facts'].get('operations')
+      if operations:
+        total = sum(operations.values())
+        lines.append(f'- `{name}`, {side}, by operation, all threads: ' + ', '.join(
+            f'{kind} {1e3 * seconds:.1f} ms ({seconds / total:.0%})'
+            for kind, seconds in operations.items() if seconds > total / 200) + '.')
     if found.get('same_value') is False:
       lines.append(f'- `{name}`: the sides computed different values.')
   return ['Remarks:', '', *lines, ''] if lines else []

@@ -29,9 +29,9 @@ def create(name, args) -> Work:
       x.grad = None
     method(student, teacher).backward()
 
-  of_critic = name == 'holistic'  # its params are no params of the student's loss
-  return Work(run, facts={
-      'parameters': 0 if of_critic else sum(x.numel() for x in trained.parameters())})
+  # Of the critic's params none are trained with the student.
+  count = 0 if name == 'holistic' else sum(x.numel() for x in trained.parameters())
+  return Work(run, facts=lambda _: {'parameters': count})
 
 
 class _Projected(nn.Module):

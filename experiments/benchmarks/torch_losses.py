@@ -21,7 +21,7 @@ def create(name, args) -> Work:
     value.backward()
     return value
 
-  return Work(run, facts={'value': run().item()})
+  return Work(run, facts=lambda value: {'value': value.item()})
 
 
 def of_numpy(array, channels_last):

@@ -2,12 +2,17 @@
 
 Reads lines on standard input and answers each with one line of JSON: at the start, once the work
 has run twice, with facts of it; to `run` with the seconds of one call; at the end of input with the
-peak of memory. What libraries print goes to standard error.
+memory of the process: the peak of the calls that counted, what it held before them, which is what
+lasts from call to call, and the peak with all that came before, compiling too. What libraries print
+goes to standard error.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
+import gc
 import importlib
 import json
 import os
@@ -25,13 +30,14 @@ class Work(NamedTuple):
   Attributes:
     run: does it once, to the end.
     amount: of what a rate is of: images, operations.
-    facts: that are reported: `value` of a loss, which must be that of the other sides.
-    warm: calls before the first that counts.
+    facts: of the result of a call, that are reported: `value` of a loss, which must be that of the
+      other sides.
+    warm: calls before the first that counts; at least 1.
   """
 
   run: Callable[[], Any]
   amount: float = 1.0
-  facts: dict[str, Any] = {}
+  facts: Callable[[Any], dict[str, Any]] = lambda result: {}
   warm: int = 2
 
 
@@ -47,18 +53,21 @@ def main():
 
   module, _, name = args.side.partition(':')
   work = importlib.import_module(f'{__package__}.{module}').create(name, args)
-  before = _resident()
   for _ in range(work.warm):
-    work.run()
-  compiled_peak = _peak()
+    result = work.run()
+  facts = work.facts(result)
+  del result
+  peak_with_start = _peak()
+  before = _resident()
   _forget_peak()
-  answer(amount=work.amount, **work.facts)
+  answer(amount=work.amount, **facts)
   for line in sys.stdin:
     assert line.strip() == 'run', line
     start = time.perf_counter(), time.process_time()
     work.run()
     answer(seconds=time.perf_counter() - start[0], cpu_seconds=time.process_time() - start[1])
-  answer(peak_bytes=_peak(), before_bytes=before, peak_with_start_bytes=compiled_peak)
+  answer(peak_bytes=_peak(), before_bytes=before,
+         peak_with_start_bytes=max(peak_with_start, _peak()))
 
 
 def _status(field):
@@ -71,6 +80,10 @@ def _status(field):
 
 
 def _resident():
+  """Bytes that the process holds once free memory is given back."""
+  gc.collect()
+  with contextlib.suppress(AttributeError):  # of the GNU library alone
+    ctypes.CDLL(None).malloc_trim(0)
   return _status('VmRSS')
 
 
@@ -84,11 +97,8 @@ def _peak():
 
 def _forget_peak():
   """From here on the peak is that of the work alone, and not of compiling it."""
-  try:
-    with open('/proc/self/clear_refs', 'w') as file:
-      file.write('5')
-  except OSError:
-    pass  # it stays that of the whole process
+  with contextlib.suppress(OSError), open('/proc/self/clear_refs', 'w') as file:
+    file.write('5')  # where there is no such file it stays that of the whole process
 
 
 if __name__ == '__main__':

@@ -77,6 +77,12 @@ def test_the_faster_layout_is_the_peer():
   assert found['same_value'] and found['sides'][rows.OURS]['quartiles'] == (1.5, 2.5)
 
 
+def test_memory_is_of_a_call_or_of_the_process():
+  sides = {rows.OURS: measured([1.0], peak_bytes=4e6), rows.TORCH: measured([1.0], peak_bytes=2e6)}
+  assert table.result(row(), sides)['memory_ratio'] == 3
+  assert table.result(row(resident=True), sides)['memory_ratio'] == 2
+
+
 def test_a_rate_is_of_what_is_done_in_the_time_of_its_clock():
   found = table.result(row(rate=True, clock='cpu_seconds'), {
       rows.OURS: measured([1.0], amount=10.0), rows.TORCH: measured([2.0], amount=5.0)})
@@ -92,6 +98,9 @@ def test_what_went_wrong_is_said():
   text = table.markdown(MACHINE, results)
   assert 'torch, channels last: ModuleNotFoundError: torch' in text
   assert 'the sides computed different values' in text and re.search(r'0\.50 \| +<= 0\.8 \|', text)
+  step = measured([1.0], operations={'product': 3.0, 'fusion': 1.0})
+  text = table.markdown(MACHINE, {'loss/giou': table.result(row(), {rows.OURS: step})})
+  assert 'product 3000.0 ms (75%), fusion 1000.0 ms (25%)' in text
   alone = table.result(row(), {rows.OURS: measured([1.0])})
   assert 'ratio' not in alone and '| loss/giou |' in table.markdown(MACHINE, {'loss/giou': alone})
 
