@@ -62,6 +62,9 @@ def _experiment(options):
   """The parts of the run, with a teacher of random weights where it would have none."""
   config, teacher, own = options.config, None, options.config.teacher.config
   if options.teacher:
+    if config.teacher.checkpoint:
+      raise UserError(f'--teacher={options.teacher}: the teacher is that of config.teacher.'
+                      f'checkpoint={config.teacher.checkpoint}. Leave one of them out.')
     own = command_line.load_recipe(options.teacher)
     default_config.complete(own)
   if own and not config.teacher.checkpoint:

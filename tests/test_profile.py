@@ -50,6 +50,8 @@ def get_config(arg=None):
     (['--config=configs/quickstart.py'], '--output is missing'),
     (['--config=configs/quickstart.py:method=kd', '--output=OUT'],
      'config.teacher.checkpoint is empty'),
+    (['--config=configs/quickstart.py:method=kd', '--output=OUT', '--teacher=quickstart',
+      '--config.teacher.checkpoint=there'], 'Leave one of them out'),
     (['--config=configs/quickstart.py', '--output=OUT', '--repeats=0'], 'repeats'),
     (['--config=configs/quickstart.py', '--output=OUT', 'stray'], "Unexpected argument 'stray'"),
 ])

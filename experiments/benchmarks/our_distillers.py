@@ -41,7 +41,9 @@ def _student(method, state, given):
   # All is given and nothing closed over, which would be a constant that XLA folds.
   step = jax.jit(jax.value_and_grad(loss, has_aux=True), donate_argnums=1)
   trained = state.params, {tap: given.student[tap] for tap in method.requires.student}
-  parameters, memory, state = _count(state.params), state.memory, state._replace(memory={})
+  # Copies: a fresh queue's two vectors of zeros are one buffer, which cannot be given up twice.
+  memory, parameters = jax.tree.map(jnp.copy, state.memory), _count(state.params)
+  state = state._replace(memory={})
 
   def run():
     nonlocal memory

@@ -303,7 +303,8 @@ def _time_input(batches, repeats):
 
 
 def _timing(seconds, costs):
-  quartiles = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else seconds * 3
+  quartiles = seconds * 3 if len(seconds) < 2 else statistics.quantiles(
+      seconds, n=4, method='inclusive')
   return Timing(statistics.median(seconds), (quartiles[0], quartiles[2]), costs)
 
 
