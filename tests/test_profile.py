@@ -9,7 +9,7 @@ from tests import runs
 from tests.data import classified_sets
 
 RECIPES = {
-    'segmentation': ('quickstart.py', 'skd'),
+    'segmentation': ('quickstart.py', 'pixelwise+pairwise'),
     'classification': ('cifar.py', 'kd+review'),
     'detection': ('scenes_detection.py', 'crosskd'),
 }
@@ -38,7 +38,7 @@ def get_config(arg=None):
       f'--teacher={own}', f'--output={tmp_path / "out"}', '--repeats=1', *data)
   assert not status, text
   found = json.loads((tmp_path / 'out' / 'profile.json').read_text())
-  terms = {'segmentation': {'pixelwise', 'pairwise', 'holistic', 'critic'},
+  terms = {'segmentation': {'pixelwise', 'pairwise'},
            'classification': {'kd', 'review'}, 'detection': {'crosskd'}}[task]
   assert terms | {'teacher', 'student forward', 'optimiser'} <= set(found['parts'])
   assert 'rest' in text and (tmp_path / 'out' / 'profile.md').read_text().strip() in text

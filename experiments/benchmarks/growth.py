@@ -112,12 +112,12 @@ def markdown(found: list[Growth], described: dict[str, Any]) -> str:
   reasons = [f'- `{loss}`, {of} over {over}: {EXPLAINED[loss, over, of]}'
              for growth in found for loss, over, of in EXPLAINED
              if (loss, over) == (growth.loss, growth.over) and growth.exponent(of) > LARGEST]
+  reasons += [f'- {line}.' for line in unexplained(found)]
   versions = ', '.join(f'{name} {version}' for name, version in described['versions'].items())
   return '\n'.join([
       '# How the losses grow', '', f'One image, value and gradient. {described["cores"]} cores '
       f'({", ".join(described["flags"])}), Python {described["python"]}, {versions}.', '', table,
-      '', 'Exponents above 1.1:', '', *(reasons or ['- none']),
-      *(f'- {line}.' for line in unexplained(found))])
+      '', 'Exponents above 1.1:', '', *(reasons or ['- none'])])
 
 
 def draw(found: list[Growth]) -> np.ndarray:
