@@ -110,7 +110,8 @@ def _model():
   classes = tuple(f'class {i}' for i in range(11))
   config = our_steps.create_config('none', 'resnet18', 128)
   config.data.size = ()
-  return Model(module, jax.device_put(variables), classes, config)
+  palette = tuple((20 * i, 255 - 20 * i, 128) for i in range(11))
+  return Model(module, jax.device_put(variables), classes, config, palette)
 
 
 def _forward(model):

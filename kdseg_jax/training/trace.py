@@ -17,6 +17,7 @@ from kdseg_jax.errors import NotFoundError
 
 # Of a fusion its name says what it fuses: those of YNNPACK are matrix products.
 _PRODUCTS = re.compile(r'ynn|dot|gemm|matmul')
+_END = 'end: '
 
 
 class Operation(NamedTuple):
@@ -24,7 +25,7 @@ class Operation(NamedTuple):
 
   Attributes:
     kind: HLO opcode, 'product' of matrix products and what is fused into them.
-    seconds: of a step, of all threads together.
+    seconds: of a step, from start to end of each; those that run at once count all.
     count: how many a step runs.
   """
 
@@ -60,12 +61,10 @@ def operations(folder: str, hlo: str, *, steps: int = 3) -> list[Operation]:
   opcodes = _opcodes(hlo)
   seconds: collections.Counter[str] = collections.Counter()
   counts: collections.Counter[str] = collections.Counter()
-  for event in _events(folder):
-    name = event.get('name')
-    if event.get('ph') == 'X' and name in opcodes:
-      kind = opcodes[name]
-      seconds[kind] += event['dur'] / 1e6
-      counts[kind] += 1
+  for name, runs in _runs(_events(folder)).items():
+    if name in opcodes:
+      seconds[opcodes[name]] += sum(runs)
+      counts[opcodes[name]] += len(runs)
   return [Operation(kind, total / steps, counts[kind] / steps)
           for kind, total in seconds.most_common()]
 
@@ -76,6 +75,25 @@ def _events(folder):
     raise NotFoundError(f'{folder} holds no trace.')
   with gzip.open(max(files, key=os.path.getmtime)) as file:
     return json.load(file)['traceEvents']
+
+
+def _runs(events):
+  """Name -> seconds of each run, in order.
+
+  On the CPU what runs on other threads, as convolutions do, is started by an event of its name and
+  ended by another, 'end: <name>'.
+  """
+  spans = collections.defaultdict(list)
+  for event in events:
+    if event.get('ph') == 'X':
+      spans[event.get('name')].append((event['ts'], event['ts'] + event['dur']))
+  found = {}
+  for name, runs in spans.items():
+    runs, ends = sorted(runs), sorted(spans.get(f'{_END}{name}', []))
+    if len(ends) != len(runs):
+      ends = runs
+    found[name] = [(max(end, last) - start) / 1e6 for (start, end), (_, last) in zip(runs, ends)]
+  return found
 
 
 def _opcodes(hlo):

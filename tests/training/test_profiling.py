@@ -82,10 +82,10 @@ ENTRY %main.7 (x: f32[4,4]) -> f32[4,4] {
 def test_operations_are_counted_by_kind_and_step(tmp_path):
   with pytest.raises(NotFoundError, match='holds no trace'):
     trace.operations(str(tmp_path), HLO)
-  event = lambda name, microseconds: {'ph': 'X', 'name': name, 'dur': microseconds}
-  events = [event('conv.2', 5e6), event('dot.1', 1e6), event('ynn_fusion.1', 2e6),
-            event('add_fusion', 4e6), event('of another program', 9e6), {'ph': 'M', 'name': 'x'},
-            {'displayTimeUnit': 'ns'}]
+  event = lambda name, ts, dur: {'ph': 'X', 'name': name, 'ts': 1e6 * ts, 'dur': 1e6 * dur}
+  events = [event('conv.2', 1, 0.5), event('end: conv.2', 5, 1), event('dot.1', 1, 1),
+            event('ynn_fusion.1', 2, 2), event('add_fusion', 3, 4), event('another', 0, 9),
+            {'ph': 'M', 'name': 'x'}, {'displayTimeUnit': 'ns'}]
   with gzip.open(tmp_path / 'host.trace.json.gz', 'wt') as file:
     json.dump({'traceEvents': 2 * events}, file)
   assert trace.operations(str(tmp_path), HLO, steps=2) == [
