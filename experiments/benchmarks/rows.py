@@ -20,7 +20,7 @@ class Row(NamedTuple):
     sides: name -> `<module>:<name>`; the first is ours, and the fastest of the others its peer.
     reach: of the ratio of medians, ours / peer; None: it is reported alone.
     aim: likewise.
-    memory: reach and aim of the ratio of memory: of what a call adds to its process, or of
+    memory: reach and aim of the ratio of memory: of what the work adds to its process, or of
       `resident`, the whole process.
     rate: the ratio is of amounts a second, and is to be high.
     clock: 'seconds', or 'cpu_seconds' of all threads.

@@ -14,8 +14,8 @@ from kdseg_jax.report import tables
 JSON, MARKDOWN = 'table.json', 'table.md'
 _SAME_VALUE = 1e-3  # relative difference of a loss between the sides
 
-_MEMORY = ('Memory is what a call adds to its process; of rows model/ and step/ the peak of the '
-           'whole process, without what compiling took.')
+_MEMORY = ('Memory is what the work adds to its process, its program too; of rows model/ and step/ '
+           'it is the peak of the whole process. What compiling took is in neither.')
 
 
 def result(row: rows_of.Row, measured: Mapping[str, Measured]) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def _ratio(row, ours, peer):
 
 
 def _memory(row, side):
-  """Bytes of the process, or that a call adds to it; None where that is not told."""
+  """Bytes of the process, or that the work adds to it; None where that is not told."""
   facts = side['facts']
   if row.resident:
     return facts['peak_bytes']

@@ -2,9 +2,8 @@
 
 Reads lines on standard input and answers each with one line of JSON: at the start, once the work
 has run twice, with facts of it; to `run` with the seconds of one call; at the end of input with the
-memory of the process: the peak of the calls that counted, what it held before them, which is what
-lasts from call to call, and the peak with all that came before, compiling too. What libraries print
-goes to standard error.
+memory of the process: the peak of the calls that counted, what it held before the first of all,
+and the peak with all that came before, compiling too. What libraries print goes to standard error.
 """
 
 from __future__ import annotations
@@ -53,12 +52,13 @@ def main():
 
   module, _, name = args.side.partition(':')
   work = importlib.import_module(f'{__package__}.{module}').create(name, args)
+  before = _resident()  # later there is what jax keeps for the next call
   for _ in range(work.warm):
     result = work.run()
   facts = work.facts(result)
   del result
   peak_with_start = _peak()
-  before = _resident()
+  _resident()  # what compiling has left is given back
   _forget_peak()
   answer(amount=work.amount, **facts)
   for line in sys.stdin:
