@@ -19,6 +19,9 @@ usage: ./launch.sh <command> [options]
   predict --exported=<dir> --output=<dir> <images or folders>
   study --config=experiments/<study>.py:<args> --workdir=<dir>
                                                    students x seeds against one teacher pass
+  profile --config=configs/<file>.py:<args> --output=<dir> [--teacher=configs/<file>.py:<args>]
+                                                   where time and memory of a train step go, and a
+                                                   trace for TensorBoard and Perfetto
   data.check <folder> [--layout=folder|camvid]     every problem of images and labels of your own
   data.prepare <name> --manual_dir=<archives> --data_dir=<dir>
                                                    a public data set from its downloaded archives
@@ -40,6 +43,10 @@ Environment:
   VENV=<dir>            another virtual environment than .venv beside launch.sh
   JAX_EXTRA=tpu|cuda13  installs jax[tpu] or jax[cuda13] instead of jax for the CPU
   KDSEG_DATA=<dir>      folder of data sets, where config.data.root is not set
+  JAX_COMPILATION_CACHE_DIR=<dir>
+                        folder of compiled programs, without a bound (default: one a kind of CPU in
+                        kdseg_jax/compiled of $XDG_CACHE_HOME or ~/.cache, at most 2 GB each);
+                        JAX_ENABLE_COMPILATION_CACHE=false keeps none
 TEXT
 }
 
@@ -148,7 +155,7 @@ absolute() {
 venv=$(absolute "${VENV:-$root/.venv}")
 command=${1:-}
 case "$command" in
-  quickstart|train|evaluate|predict|study|data.check|data.prepare|import|export)
+  quickstart|train|evaluate|predict|study|profile|data.check|data.prepare|import|export)
     shift
     install "$root/requirements.txt"
     find_recipes "$@"

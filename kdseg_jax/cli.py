@@ -18,6 +18,7 @@ PROGRAMS = {
     'evaluate': 'metrics of a trained work directory on a whole split',
     'predict': 'label PNGs, overlays and comparisons of images or a split',
     'study': 'students x seeds against one teacher pass, as paired differences',
+    'profile': 'where time and memory of a train step go: parts, operations, a trace',
     'export': 'a trained model as StableHLO, ONNX or safetensors',
     'import': 'published PyTorch weights as a work directory',
     'data.check': 'every problem of images and labels of your own',

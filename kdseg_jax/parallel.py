@@ -7,7 +7,7 @@ by `jax.shard_map` or `jax.pmap` (in maintenance, and itself built on shard_map 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,20 @@ def check_batch_size(batch_size: int, mesh: Mesh, field: str) -> None:
         f'multiple of {mesh.size}.')
 
 
+class Costs(NamedTuple):
+  """What a compiled program takes of a device, as XLA counts.
+
+  Attributes:
+    flops: operations, 2 of a multiply-add; of calls into libraries XLA may know none.
+    bytes: read and written by all operations, those that stay in caches too.
+    peak_bytes: memory for arguments, results and temporaries.
+  """
+
+  flops: float
+  bytes: float
+  peak_bytes: int
+
+
 class Program:
   """A step that is mapped over the devices of a mesh; compiled once for each shape of the batch.
 
@@ -75,6 +89,19 @@ class Program:
     if shapes not in self._lowered:
       self._lowered[shapes] = self._mapped.lower(constants, state, batch)
     return self._mapped(constants, state, batch)
+
+  def costs(self) -> Costs:
+    """Those of the compiled form for the latest shapes of the batch; call the program first."""
+    found = self._latest().cost_analysis() or {}
+    return Costs(found.get('flops', 0.0), found.get('bytes accessed', 0.0), self.peak_bytes())
+
+  def hlo(self) -> str:
+    """The text of the compiled form that `costs` is of."""
+    return self._latest().as_text()
+
+  def _latest(self):
+    *_, lowered = self._lowered.values()
+    return lowered.compile()  # jax has it compiled already
 
   def peak_bytes(self) -> int:
     """Memory that the largest compiled form needs of a device: arguments, results, temporaries."""

@@ -13,7 +13,7 @@ from typing import NamedTuple, NoReturn
 import jax
 from absl import flags, logging
 
-from kdseg_jax import command_line, config_files, paths, references
+from kdseg_jax import command_line, compiling, config_files, paths, references
 from kdseg_jax.errors import UserError
 
 SHARED = ('print_config', 'require_accelerator', 'distributed', 'debug')
@@ -84,6 +84,7 @@ class Program(NamedTuple):
       if options.distributed:
         jax.distributed.initialize()
       announce(require_accelerator=options.require_accelerator)
+      compiling.keep_programs()
     return self.main(options, arguments)
 
   @property

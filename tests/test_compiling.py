@@ -1,6 +1,11 @@
-"""What is said while programs compile, and where many image sizes make many programs."""
+"""What is said while programs compile, where they are kept, and where sizes make many of them."""
 
 import logging
+import os
+import pathlib
+import platform
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +18,7 @@ from kdseg_jax.inference.evaluation import Evaluator
 from kdseg_jax.inference.views import Inference
 from kdseg_jax.inference.windows import make_predictor
 from kdseg_jax.tasks.segmentation import SegmentationTask
+from tests import runs
 
 TASK = SegmentationTask(num_classes=11)
 
@@ -114,3 +120,78 @@ def test_evaluation_says_it_too(caplog):
   assert len(warnings(caplog)) == 1
   assert [r.getMessage() for r in caplog.records][0].startswith('Compiling the evaluation step')
   assert sum('Compiling' in r.getMessage() for r in caplog.records) == 1
+
+
+CACHE_SETTINGS = ('jax_compilation_cache_dir', 'jax_compilation_cache_max_size',
+                  'jax_persistent_cache_min_compile_time_secs', 'jax_enable_compilation_cache')
+
+
+@pytest.fixture
+def settings(monkeypatch, tmp_path):
+  """Sets what jax has of its cache, as a user who has set nothing else; put back afterwards."""
+  before = {name: getattr(jax.config, name) for name in CACHE_SETTINGS}
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+
+  def set_as(**given):
+    for name, default in zip(CACHE_SETTINGS, (None, -1, 1.0, True)):
+      jax.config.update(name, given.get(name, default))
+
+  set_as()
+  yield set_as
+  for name, value in before.items():
+    jax.config.update(name, value)
+
+
+def said(caplog):
+  return [record.getMessage() for record in caplog.records]
+
+
+def test_programs_are_kept_in_a_folder_that_is_said_and_bounded(settings, caplog, tmp_path):
+  folder = compiling.keep_programs()
+  assert folder.startswith(str(tmp_path / 'kdseg_jax' / 'compiled' / platform.machine()))
+  assert os.path.isdir(folder)
+  assert jax.config.jax_compilation_cache_dir == folder
+  assert jax.config.jax_compilation_cache_max_size == compiling.CACHE_BYTES
+  assert jax.config.jax_persistent_cache_min_compile_time_secs < 1
+  assert said(caplog) == [f'Compiled programs are kept in {folder}, at most 2.15 GB.']
+
+
+def test_what_the_user_has_set_goes_first(settings, caplog, tmp_path):
+  settings(jax_compilation_cache_dir='/theirs')
+  assert compiling.keep_programs() == '/theirs'
+  assert jax.config.jax_compilation_cache_max_size == -1  # all of their settings
+  settings(jax_compilation_cache_max_size=1000)
+  assert compiling.keep_programs() and jax.config.jax_compilation_cache_max_size == 1000
+  settings(jax_enable_compilation_cache=False)
+  assert compiling.keep_programs() is None and jax.config.jax_compilation_cache_dir is None
+  assert 'in /theirs, as jax_compilation_cache_dir says' in said(caplog)[0]
+  assert 'jax_enable_compilation_cache is false' in said(caplog)[2]
+
+
+def test_a_folder_that_cannot_be_made_ends_no_run(settings, caplog, monkeypatch, tmp_path):
+  (tmp_path / 'file').write_text('')
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
+  assert compiling.keep_programs() is None and jax.config.jax_compilation_cache_dir is None
+  assert 'not kept' in said(caplog)[0] and 'Not a directory' in said(caplog)[0]
+
+
+def test_what_is_kept_stays_within_the_bound(tmp_path):
+  """Forty programs, where there is room for some of them."""
+  code = """
+import jax, jax.numpy as jnp
+from kdseg_jax import compiling
+print(compiling.keep_programs())
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+for k in range(40):
+  jax.jit(lambda x, k=k: x + k)(jnp.ones(3))
+"""
+  bound = 30_000
+  environment = {name: value for name, value in runs.ENVIRONMENT.items()
+                 if not name.startswith(('JAX_COMPILATION', 'JAX_PERSISTENT_CACHE_MIN_ENTRY'))}
+  output = subprocess.run(
+      [sys.executable, '-c', code], text=True, capture_output=True, check=True,
+      env=environment | {'XDG_CACHE_HOME': str(tmp_path),
+                         'JAX_COMPILATION_CACHE_MAX_SIZE': str(bound)})
+  kept = list(pathlib.Path(output.stdout.strip()).glob('*-cache'))
+  assert output.stdout.startswith(f'{tmp_path}/'), output.stderr
+  assert 0 < len(kept) < 40 and sum(path.stat().st_size for path in kept) <= bound

@@ -32,7 +32,7 @@ FLOORS = (
     ('recipes',),
     ('command_line', 'program'),
     ('data.check', 'data.check_boxes', 'data.check_classes', 'data.prepare', 'interop.import_torch',
-     'train', 'evaluate', 'predict', 'export', 'study', 'quickstart', 'cli'),
+     'train', 'evaluate', 'predict', 'export', 'study', 'profile', 'quickstart', 'cli'),
 )
 LOSSES_MAY = ('kdseg_jax.losses', 'kdseg_jax.resizing')
 STRANGERS = (  # on one floor or above, and yet not to be known

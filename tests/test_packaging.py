@@ -15,8 +15,8 @@ from tests import runs
 
 PROJECT = tomllib.loads((runs.ROOT / 'pyproject.toml').read_text())['project']
 EXTRAS = PROJECT['optional-dependencies']
-# By tensorflow-datasets and by jax.export, which do not require them.
-NOT_IMPORTED = {'importlib-resources', 'flatbuffers'}
+# By tensorflow-datasets, by jax.export and by jax's compilation cache, which do not require them.
+NOT_IMPORTED = {'importlib-resources', 'flatbuffers', 'filelock'}
 
 
 def entries(file):

@@ -37,3 +37,8 @@ def fitting(*, slope: float = 1.0, rate: float | None = None, axis_name=None):
 def alike(*, slope: float = 1.0, rate: float | None = None, axis_name=None):
   """Another term, whose preparation is that of `fitting`."""
   return fitting(slope=slope, rate=rate, axis_name=axis_name)
+
+
+def against_critic(*, axis_name=None):
+  """A term with a critic, of the toy task's value."""
+  return toys.adversarial(axis_name, 'value')

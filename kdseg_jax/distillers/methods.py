@@ -138,7 +138,7 @@ def check(terms: Mapping[str, Mapping[str, Any]]) -> None:
     ValueError: names the term and the field, and the nearest that there is.
   """
   for term, options in terms.items():
-    factory = _factory_of(term, options)
+    factory = factory_of(term, options)
     where = f'config.distill.{term}'
     own = _own_fields(factory)
     given = {name: value for name, value in options.items() if name not in own}
@@ -156,7 +156,7 @@ def completed(terms: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
   """The same terms with every option of their factories, those that are not given by default."""
   found = {}
   for term, options in terms.items():
-    factory = _factory_of(term, options)
+    factory = factory_of(term, options)
     first = {'factory': options['factory'], 'weight': options.get('weight')} | (
         {'warmup_steps': 0} if 'warmup_steps' in _own_fields(factory) else {})
     found[term] = first | _options_of(factory) | dict(options)
@@ -183,7 +183,7 @@ def create(
     weight, warmup_steps = options['weight'], options.get('warmup_steps', 0)
     if not weight:
       continue
-    factory = _factory_of(term, options)
+    factory = factory_of(term, options)
     own = _own_fields(factory)
     given = {name: value for name, value in options.items() if name not in own}
     if 'axis_name' in factory_options.parameters_of(factory):
@@ -205,19 +205,19 @@ def is_wrapper(factory: Callable) -> bool:
 def shrink(distill: Any) -> None:
   """Makes the terms of `config.distill` small, as their factories declare it; in place."""
   for term, options in distill.items():
-    options.update(traits_of(_factory_of(term, options)).small)
+    options.update(traits_of(factory_of(term, options)).small)
 
 
 def leave_out_auxiliary_head(distill: Any) -> None:
   """Has the terms of `config.distill` do without a student's auxiliary head; in place."""
   for term, options in distill.items():
-    options.update(traits_of(_factory_of(term, options)).without_auxiliary_head)
+    options.update(traits_of(factory_of(term, options)).without_auxiliary_head)
 
 
 def take_pyramid(distill: Any) -> None:
   """Has the terms of `config.distill` read what dense detectors have; in place."""
   for term, options in distill.items():
-    options.update(traits_of(_factory_of(term, options)).of_detectors)
+    options.update(traits_of(factory_of(term, options)).of_detectors)
 
 
 def channel_wise(*, axis_name: str | None = None) -> core.Distiller:
@@ -291,7 +291,8 @@ def _fields(term, reference, weight, options):
   return completed({term: own | options})[term]
 
 
-def _factory_of(term, options):
+def factory_of(term: str, options: Mapping[str, Any]) -> Callable:
+  """The factory of a term of `config.distill`; UserError where there is none."""
   where = f'config.distill.{term}.factory'
   reference = options.get('factory')
   if not isinstance(reference, str) or not references.is_reference(reference):

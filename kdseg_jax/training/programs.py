@@ -59,11 +59,14 @@ def head_variables(experiment: Experiment) -> PyTree:
   return experiment.teacher.variables if experiment.distiller.requires.teacher_head else {}
 
 
-def train_step_of(experiment: Experiment) -> Callable:
-  """`(state, batch) -> (state, metrics)`: one program, or two for `config.train.split_teacher`."""
+def train_step_of(experiment: Experiment, student: Program | None = None) -> Callable:
+  """`(state, batch) -> (state, metrics)`: one program, or two for `config.train.split_teacher`.
+
+  `student` is its `student_program`, for those who ask that what it costs.
+  """
   variables = experiment.teacher.variables if experiment.teacher else {}
   split = experiment.config.train.split_teacher and experiment.teacher is not None
-  student, head = student_program(experiment), head_variables(experiment)
+  student, head = student or student_program(experiment), head_variables(experiment)
   if not split:
     return lambda state, batch: student(variables, state, batch)
   teacher = teacher_program(experiment, experiment.distiller.requires)

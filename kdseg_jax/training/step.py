@@ -152,7 +152,7 @@ def make_train_step(
         loss_fn, axis_name=axis_name)(trained)
     updates, trained_opt = optimizers.trained.update(grads, state.opt_state.trained, trained)
     trained = optax.apply_updates(trained, updates)
-    distiller_state, critic_opt, critic_metrics = _critic_steps(
+    distiller_state, critic_opt, critic_metrics = advance_critics(
         distiller.critic, distillers.Critic(None, optimizers.critic, critic_steps), axis_name,
         state.distiller._replace(params=trained['distiller'], memory=memory),
         state.opt_state.critic, lax.stop_gradient(inputs))
@@ -218,17 +218,21 @@ def _teacher_taps(teacher, requires, variables, batch):
   return batch, taps
 
 
-def _critic_steps(critic, default, axis_name, state, opt_state, inputs):
+def advance_critics(
+    critic: distillers.Critic | None, default: distillers.Critic, axis_name: str | None,
+    state: distillers.DistillerState, opt_state: PyTree, inputs: distillers.DistillInputs
+) -> tuple[distillers.DistillerState, PyTree, dict]:
   """`(state, opt_state, metrics)` after the steps of a critic, or of all critics of a combination.
 
-  `default` is a `Critic` whose optimiser and steps are those of critics without any.
+  `default` is a `Critic` whose optimiser and steps are those of critics without any; the taps in
+  the inputs are stopped already.
   """
   if critic is None:
     return state, opt_state, {}
   metrics = {}
   if critic.parts is not None:
     for name, part in critic.parts.items():
-      own, own_opt_state, reported = _critic_steps(
+      own, own_opt_state, reported = advance_critics(
           part, default, axis_name, state_of_part(state, name), opt_state[name],
           with_own_key(inputs, name))
       state = state._replace(critic=state.critic | {name: own.critic},

@@ -1,0 +1,149 @@
+"""Our forward passes and train steps, of one program or two as a run has them."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.benchmarks import inputs
+from experiments.benchmarks.worker import Work
+from kdseg_jax import models, parallel
+from kdseg_jax.inference.views import apply_frozen
+from kdseg_jax.models import conv
+from kdseg_jax.recipes import common
+from kdseg_jax.training import experiment as experiments
+from kdseg_jax.training import preparations, profiling, programs, trace
+
+_NAMES = {'resnet18': 'deeplabv3_resnet18', 'resnet101': 'deeplabv3_resnet101',
+          'mobilenetv2': 'deeplabv3_mobilenetv2'}
+
+
+def create(name, args) -> Work:
+  """`<kind>_<model>_<side of the image>`, of kind forward, step, rate, or a method."""
+  del args
+  if name.startswith('rate_'):
+    return rate(name.removeprefix('rate_'))
+  kind, model, side = name.rsplit('_', 2)
+  return forward(model, int(side)) if kind == 'forward' else step(kind, model, int(side))
+
+
+def forward(model, side) -> Work:
+  """A frozen model's pass, of which the logits and the embedding are kept, as a method reads."""
+  images, _ = inputs.batch(side)
+  module, variables = untrained(model, images)
+  batch = {'image': jax.device_put(images), 'mask': jnp.ones(images.shape[:3], bool),
+           'index': jnp.arange(len(images))}
+
+  @jax.jit
+  def run(variables, batch):
+    taps = apply_frozen(module, variables, batch, batch_statistics=False)[1]
+    return taps['logits'], taps['embedding']
+
+  return Work(lambda: jax.block_until_ready(run(variables, batch)), len(images),
+              lambda _: {'parameters': _count(variables['params'])})
+
+
+def step(method, model, side) -> Work:
+  """A train step with SGD, alone (`step`) or with a method and a frozen ResNet-101."""
+  advance, count, _ = _prepare(method, model, side)
+  return Work(advance, inputs.BATCH, lambda _: {'parameters': count})
+
+
+def _prepare(method, model, side):
+  """What takes a run one step further, its student's parameters, and its program."""
+  images, labels = inputs.batch(side)
+  method = 'none' if method == 'step' else method
+  config, teacher = create_config(method, model, side), None
+  if method != 'none':
+    config, teacher = profiling.untrained_teacher(config, create_config('none', 'resnet101', side))
+  experiment = experiments.create_experiment(config, teacher=teacher)
+  state = experiments.initial_state(experiment, preparations.placeholders(experiment))
+  batch = {'image': images, 'mask': np.ones(images.shape[:3], bool),
+           'index': np.arange(len(images), dtype=np.int32), 'label': labels}
+  student = programs.student_program(experiment)
+  run, batch, count = (
+      programs.train_step_of(experiment, student), student.place(batch), _count(state.params))
+
+  def advance():
+    nonlocal state
+    state, metrics = run(state, batch)
+    return float(metrics['loss'])
+
+  return advance, count, student
+
+
+def operations(model, side) -> float:
+  """Operations of a train step's convolutions and dense layers, however they are computed.
+
+  2 a multiply-add; forward, and twice that for the gradients of input and kernel; taps on padding
+  are not counted, as nothing need be done for them.
+  """
+  images, _ = inputs.batch(side)
+  module = models.create(_NAMES[model], inputs.SCENES_CLASSES)
+  found = []
+
+  def count(next_function, args, kwargs, context):
+    outputs = next_function(*args, **kwargs)
+    layer = context.module
+    if context.method_name == '__call__' and isinstance(layer, conv.Conv):
+      x, k = args[0], layer.kernel_size
+      shape = (k, k, x.shape[-1] // layer.groups, layer.features)
+      padding = k // 2 * layer.dilation
+      geometry = conv.Geometry((layer.strides,) * 2, (layer.dilation,) * 2, (padding,) * 2,
+                               layer.groups)
+      share = conv.valid_share(x.shape, shape, geometry)
+      found.append(math.prod(outputs.shape) * math.prod(shape[:3]) * share)
+    return outputs
+
+  with nn.intercept_methods(count):
+    jax.eval_shape(module.init, {'params': jax.random.key(0)},
+                   jax.ShapeDtypeStruct(images.shape, jnp.uint8))
+  return 3 * 2 * sum(found)
+
+
+def rate(name) -> Work:
+  """Operations a second: of a step, `<model>_<side>`, or of a matrix `product`."""
+  if name == 'product':
+    side = 2048
+    x = jax.device_put(inputs.normal((side, side), 0))
+    run = jax.jit(jnp.matmul)
+    return Work(lambda: jax.block_until_ready(run(x, x)), 2.0 * side**3)
+  model, side = name.rsplit('_', 1)
+  advance, _, program = _prepare('step', model, int(side))
+
+  def facts(_):
+    with tempfile.TemporaryDirectory() as folder:
+      trace.record(folder, advance)
+      return {'operations': {
+          found.kind: found.seconds for found in trace.operations(folder, program.hlo())}}
+
+  return Work(advance, operations(model, int(side)), facts)
+
+
+def create_config(method, model, side):
+  """Of a run on the built-in data."""
+  config = common.segmentation(method)
+  config.augmentation.update(crop=(side, side), scale=())
+  config.data.size = (side, side)
+  config.train.update(steps=1_000_000, batch_size=inputs.BATCH)
+  config.optimizer.update(learning_rate=1e-4)
+  config.memory_limit_gb = 100.0
+  config.student.update(name=_NAMES[model], aux=False)
+  return config
+
+
+def untrained(model, images):
+  """`(module, variables)` of a model with random weights."""
+  module = models.create(_NAMES[model], inputs.SCENES_CLASSES)
+  init = jax.jit(lambda: module.init({'params': jax.random.key(0)}, images[:1]),
+                 compiler_options=parallel.compiler_options(0))
+  return module, init()
+
+
+def _count(params):
+  return sum(x.size for x in jax.tree.leaves(params))

@@ -1,0 +1,99 @@
+"""The parts of a step, each alone: that they are all of it, and do what it does."""
+
+import gzip
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from kdseg_jax import parallel
+from kdseg_jax.errors import NotFoundError
+from kdseg_jax.training import experiment, profiling, trace
+from tests import toy_task
+from tests.tasks.test_toy_task import config_of
+
+METHOD = '+'.join(f'tests.toy_methods:{term}' for term in (
+    'of_value@0.5', 'through_head', 'against_critic@2'))
+PARTS = ['teacher', 'student forward', 'student backward, with the loss of the task',
+         'against_critic', 'of_value', 'through_head', 'critic', 'optimiser']
+
+
+@pytest.fixture
+def build(monkeypatch):
+  toy_task.register(monkeypatch)
+
+  def build(**fields):
+    config, teacher = profiling.untrained_teacher(
+        config_of(METHOD, **fields), config_of(role='teacher'))
+    return experiment.create_experiment(config, teacher=teacher)
+  return build
+
+
+@pytest.mark.parametrize('mode', parallel.MODES)
+def test_the_loss_of_the_step_is_the_sum_of_those_of_its_parts(build, mode):
+  built = build(parallel=mode)
+  batch = next(profiling.training_batches(built, 'train', start=0))
+  parts = {part.name: part for part in profiling.parts_of(built, batch)}
+  assert list(parts) == [*PARTS[:3], profiling._TARGETS, *PARTS[3:], profiling.STEP]
+  losses = [parts[PARTS[2]].run()[0][0]]
+  losses += [parts[term].run()[0][0][0] for term in PARTS[3:6]]
+  _, metrics = parts[profiling.STEP].run()
+  assert sum(map(float, losses)) == pytest.approx(float(metrics['loss']), rel=1e-5)
+  assert min(map(abs, map(float, losses[:3]))) > 0  # the head sees what the teacher's own does
+  state, _ = parts['critic'].run()
+  (_, updated), _ = parts['optimiser'].run()
+  assert np.isfinite(state.critic['against_critic']['w']) and updated.step == 1
+
+
+def test_what_is_timed_adds_up_and_a_trace_is_left(build, tmp_path):
+  found = profiling.measure(build(**{'train.ema_decay': 0.9}), repeats=3,
+                            trace_folder=str(tmp_path))
+  assert list(found.parts) == PARTS and found.input.costs is None
+  assert sum(part.seconds for part in found.parts.values()) + found.rest == pytest.approx(
+      found.step.seconds)
+  assert found.step.seconds > 0 and found.step.costs.flops > 0
+  assert found.step.costs.bytes > found.step.costs.peak_bytes / 10 > 0
+  low, high = found.step.quartiles
+  assert low <= found.step.seconds <= high
+  assert found.operations and all(operation.seconds > 0 for operation in found.operations)
+  assert 'while' not in found.operations[0].kind and found.operations[0].count >= 1
+  assert list(tmp_path.rglob('perfetto_trace.json.gz')) and list(tmp_path.rglob('*.xplane.pb'))
+
+
+@pytest.mark.slow
+def test_a_step_of_two_programs_is_timed_as_one(build, tmp_path):
+  found = profiling.measure(build(**{'train.split_teacher': True}), repeats=1,
+                            trace_folder=str(tmp_path))
+  assert list(found.parts) == PARTS and found.step.seconds > 0
+
+
+HLO = """
+ENTRY %main.7 (x: f32[4,4]) -> f32[4,4] {
+  %x = f32[4,4]{1,0} parameter(0)
+  %conv.2 = f32[4,4]{1,0} convolution(%x, %x), window={}
+  %dot.1 = f32[4,4]{1,0} dot(%x, %conv.2), lhs_contracting_dims={1}
+  %ynn_fusion.1 = f32[4,4]{1,0} fusion(%x, %dot.1), kind=kCustom
+  ROOT %add_fusion = f32[4,4]{1,0} fusion(%ynn_fusion.1), kind=kLoop
+}
+"""
+
+
+def test_operations_are_counted_by_kind_and_step(tmp_path):
+  with pytest.raises(NotFoundError, match='holds no trace'):
+    trace.operations(str(tmp_path), HLO)
+  event = lambda name, ts, dur: {'ph': 'X', 'name': name, 'ts': 1e6 * ts, 'dur': 1e6 * dur}
+  events = [event('conv.2', 1, 0.5), event('end: conv.2', 5, 1), event('dot.1', 1, 1),
+            event('ynn_fusion.1', 2, 2), event('add_fusion', 3, 4), event('another', 0, 9),
+            {'ph': 'M', 'name': 'x'}, {'displayTimeUnit': 'ns'}]
+  with gzip.open(tmp_path / 'host.trace.json.gz', 'wt') as file:
+    json.dump({'traceEvents': 2 * events}, file)
+  assert trace.operations(str(tmp_path), HLO, steps=2) == [
+      ('convolution', 5, 1), ('fusion', 4, 1), ('product', 3, 2)]
+
+
+def test_an_untrained_teacher_has_random_weights(build):
+  config, teacher = profiling.untrained_teacher(
+      config_of(METHOD), config_of(role='teacher'))
+  assert config.teacher.checkpoint and teacher.classes == ()
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(teacher.variables))
