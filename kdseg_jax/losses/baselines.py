@@ -137,19 +137,20 @@ def channel_wise(
     student, teacher = (jnp.where(where[..., None], x, outside) for x in (student, teacher))
     counts = jnp.broadcast_to(any_pixel[:, None], (where.shape[0], student.shape[-1]))
   values = _divergence_over_pixels(
-      *(x.reshape(x.shape[0], -1, x.shape[-1]) / temperature for x in (student, teacher)))
+      *(x.reshape(x.shape[0], -1, x.shape[-1]) for x in (student, teacher)), temperature)
   loss = temperature**2 * _common.masked_mean(values, counts, axis_name)
   return loss * (student.shape[-1] / (official_channel_count or student.shape[-1]))
 
 
-def _divergence_over_pixels(student, teacher):
-  """`(N, C)`: KL(teacher || student) of the softmax over the pixels of `(N, P, C)`.
+def _divergence_over_pixels(student, teacher, temperature):
+  """`(N, C)`: KL(teacher || student) of the softmax over the pixels of `(N, P, C)` over T.
 
   `sum p_t * (t - s) - log sum exp(t) + log sum exp(s)`: channels stay last and neither log-softmax
   is written out, which on CPU takes half the time of `pixelwise.divergence` of the transposes.
   """
   student, teacher = (
-      x - jnp.max(lax.stop_gradient(x), axis=1, keepdims=True) for x in (student, teacher))
+      (x - jnp.max(lax.stop_gradient(x), axis=1, keepdims=True)) / temperature
+      for x in (student, teacher))
   weight = jnp.exp(teacher)
   total, of_student = (jnp.sum(x, axis=1) for x in (weight, jnp.exp(student)))
   # A pixel that the teacher excludes (-inf) adds 0, not 0 * inf.

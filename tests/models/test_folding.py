@@ -68,7 +68,7 @@ def test_taps_are_what_they_were(name):
 @pytest.mark.parametrize('name', ['cifar_resnet8', *slow(
     'pspnet_resnet18', 'deeplabv3plus_mobilenetv2', 'espnet', 'gfl_resnet18', 'cifar_wrn_16_1')])
 def test_other_models_are_folded_where_they_can_be(name):
-  compare(models.create(name, 3), size=64)
+  compare(models.create(name, 6), size=64)
 
 
 class Biased(nn.Module):
