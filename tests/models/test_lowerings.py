@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -137,6 +138,30 @@ def test_winograd_keeps_the_image_not_its_transform():
   _, backward = jax.vjp(lambda *args: lowerings.lower_winograd(*args, geometry), x, kernel)
   kept = sum(leaf.size for leaf in jax.tree.leaves(backward))
   assert kept <= x.size + kernel.size
+
+
+def test_winograd_of_any_number_of_images():
+  kernel = _operands((1,), (3, 3, 64, 64), np.float32)[1]
+  geometry = lowerings.Geometry((1, 1), (2, 2), (2, 2), 1)
+  shape = jax.export.symbolic_shape('n, 16, 16, 64')
+  assert lowerings.choose_lowering(
+      shape, kernel.shape, geometry, 'cpu') is lowerings.lower_winograd
+  convolve = jax.jit(lambda x: lowerings.lower_winograd(x, kernel, geometry))
+  exported = jax.export.export(convolve)(jax.ShapeDtypeStruct(shape, jnp.float32))
+  x = _operands((3, 16, 16, 64), (1,), np.float32)[0]
+  np.testing.assert_allclose(exported.call(x), convolve(x), rtol=1e-4, atol=1e-4)
+
+
+def test_winograd_of_a_replicated_kernel_under_shard_map():
+  geometry = lowerings.Geometry((1, 1), (1, 1), (1, 1), 1)
+  x, kernel = _operands((8, 5, 5, 3), (3, 3, 3, 4), np.float32)
+  loss = lambda lowering: lambda x, kernel: jnp.sum(jnp.sin(lowering(x, kernel, geometry)))
+  gradient = jax.jit(jax.shard_map(
+      jax.grad(loss(lowerings.lower_winograd), 1), mesh=parallel.create_mesh(),
+      in_specs=(P(parallel.AXIS), P()), out_specs=P()))
+  np.testing.assert_allclose(
+      gradient(x, kernel), jax.grad(loss(lowerings.lower_general), 1)(x, kernel),
+      rtol=1e-4, atol=1e-4)
 
 
 def test_valid_share():
