@@ -146,7 +146,7 @@ def _divergence_over_pixels(student, teacher, temperature):
   """`(N, C)`: KL(teacher || student) of the softmax over the pixels of `(N, P, C)` over T.
 
   `sum p_t * (t - s) - log sum exp(t) + log sum exp(s)`: channels stay last and neither log-softmax
-  is written out, which on CPU takes under half the time of `pixelwise.divergence` of the transposes.
+  is written out: on CPU under half the time of `pixelwise.divergence` of the transposes.
   """
   student, teacher = (
       (x - jnp.max(lax.stop_gradient(x), axis=1, keepdims=True)) / temperature
