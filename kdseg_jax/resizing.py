@@ -61,8 +61,18 @@ def adaptive_average_pool(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     raise ValueError(
         'adaptive_average_pool takes (N, H, W, C) and a size (rows, columns) of at least 1, got '
         f'shape {x.shape} and size {tuple(size)}.')
+  if divides(size, x.shape):
+    batch, height, width, channels = x.shape
+    bins = x.reshape(batch, size[0], height // size[0], size[1], width // size[1], channels)
+    return jnp.mean(bins, axis=(2, 4), dtype=jnp.promote_types(jnp.float32, x.dtype)).astype(
+        x.dtype)
   rows, columns = (_bins(source, target) for source, target in zip(x.shape[1:3], size))
   return _separable(x, rows, columns)
+
+
+def divides(size: tuple[int, int], shape: tuple[int, ...]) -> bool:
+  """Whether an image `(N, H, W, C)` of this shape, known when traced, is of equal bins."""
+  return all(isinstance(side, int) and side % bins == 0 for side, bins in zip(shape[1:3], size))
 
 
 def _separable(x: jax.Array, rows: np.ndarray, columns: np.ndarray) -> jax.Array:

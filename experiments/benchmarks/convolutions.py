@@ -1,7 +1,9 @@
-"""What the CPU lowerings of `kdseg_jax/models/conv.py` gain over XLA's own convolution.
+"""What the CPU lowerings of `kdseg_jax/models/lowerings.py` gain over XLA's own convolution.
 
-Forward and backward, side by side, on the shapes of DeepLabV3 at output stride 8. Command:
+Forward and backward, side by side, on the shapes of DeepLabV3 at output stride 8: what is chosen,
+and what taps and Winograd would gain wherever they can be. Commands:
   python experiments/benchmarks/convolutions.py --size 64 64 --batch 16 --width 0.25
+  python experiments/benchmarks/convolutions.py --size 128 128 --batch 4 --width 1
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from kdseg_jax.models import conv
+from kdseg_jax.models import lowerings
 from kdseg_jax.models.layers import scale_channels
 
 
@@ -69,19 +71,20 @@ def main():
   parser.add_argument('--repeats', type=int, default=5)
   args = parser.parse_args()
 
-  print('| case | shape | valid taps | XLA ms | chosen | ms | ratio | taps ratio |')
-  print('|---|---|---|---|---|---|---|---|')
+  print('| case | shape | valid taps | XLA ms | chosen | ms | ratio | taps | Winograd |')
+  print('|---|---|---|---|---|---|---|---|---|')
   for name, size, channels, features, k, s, d, groups in cases(*args.size, args.width):
     x = jax.random.normal(jax.random.key(0), (args.batch, *size, channels))
     kernel = jax.random.normal(jax.random.key(1), (k, k, channels // groups, features))
-    geometry = conv.Geometry((s, s), (d, d), (k // 2 * d,) * 2, groups)
-    chosen = conv.choose_lowering(x.shape, kernel.shape, geometry, jax.default_backend())
-    lowerings = [conv.lower_general, chosen] + [conv.lower_taps] * (groups == 1)
+    geometry = lowerings.Geometry((s, s), (d, d), (k // 2 * d,) * 2, groups)
+    chosen = lowerings.choose_lowering(x.shape, kernel.shape, geometry, jax.default_backend())
+    candidates = [lowerings.lower_general, chosen] + [lowerings.lower_taps] * (groups == 1)
+    candidates += [lowerings.lower_winograd] * ((k, s, groups) == (3, 1, 1))
     times = milliseconds(
-        [forward_backward(f, geometry) for f in lowerings], (x, kernel), args.repeats)
-    ratios = ' | '.join(f'{times[0] / t:.1f}x' for t in times[1:])
+        [forward_backward(f, geometry) for f in candidates], (x, kernel), args.repeats)
+    ratios = ' | '.join([f'{times[0] / t:.2f}x' for t in times[1:]] + ['-'] * (4 - len(times)))
     print(f'| {name} | {"x".join(map(str, x.shape))} > {features} | '
-          f'{conv.valid_share(x.shape, kernel.shape, geometry):.2f} | {times[0]:.2f} | '
+          f'{lowerings.valid_share(x.shape, kernel.shape, geometry):.2f} | {times[0]:.2f} | '
           f'{chosen.__name__.removeprefix("lower_")} | {times[1]:.2f} | {ratios} |', flush=True)
   size = [-(-length // 2) for length in args.size]
   x = jax.random.normal(jax.random.key(0), (args.batch, *size, scale_channels(64, args.width)))

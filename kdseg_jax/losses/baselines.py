@@ -130,15 +130,32 @@ def channel_wise(
       'channel_wise', student, teacher, where, same_width=True)
   counts = None
   if where is not None:
-    student = jnp.where(where[..., None], student, -jnp.inf)
-    teacher = jnp.where(where[..., None], teacher, -jnp.inf)
     any_pixel = jnp.any(where.reshape(where.shape[0], -1), axis=1)
+    # Left out of the softmax, which is that of zeros where nothing would be left.
+    outside = jnp.where(any_pixel, -jnp.inf, 0).astype(student.dtype)
+    outside = outside.reshape(-1, *[1] * (student.ndim - 1))
+    student, teacher = (jnp.where(where[..., None], x, outside) for x in (student, teacher))
     counts = jnp.broadcast_to(any_pixel[:, None], (where.shape[0], student.shape[-1]))
-  channels_first = lambda x: jnp.moveaxis(x.reshape(x.shape[0], -1, x.shape[-1]), 1, 2)
-  loss = pixelwise.divergence(
-      channels_first(student), channels_first(teacher), temperature=temperature, where=counts,
-      axis_name=axis_name)
+  values = _divergence_over_pixels(
+      *(x.reshape(x.shape[0], -1, x.shape[-1]) for x in (student, teacher)), temperature)
+  loss = temperature**2 * _common.masked_mean(values, counts, axis_name)
   return loss * (student.shape[-1] / (official_channel_count or student.shape[-1]))
+
+
+def _divergence_over_pixels(student, teacher, temperature):
+  """`(N, C)`: KL(teacher || student) of the softmax over the pixels of `(N, P, C)` over T.
+
+  `sum p_t * (t - s) - log sum exp(t) + log sum exp(s)`: channels stay last and neither log-softmax
+  is written out: on CPU under half the time of `pixelwise.divergence` of the transposes.
+  """
+  student, teacher = (
+      (x - jnp.max(lax.stop_gradient(x), axis=1, keepdims=True)) / temperature
+      for x in (student, teacher))
+  weight = jnp.exp(teacher)
+  total, of_student = (jnp.sum(x, axis=1) for x in (weight, jnp.exp(student)))
+  # A pixel that the teacher excludes (-inf) adds 0, not 0 * inf.
+  terms = jnp.where(jnp.isneginf(teacher), 0, weight * (teacher - student))
+  return jnp.sum(terms, axis=1) / total - jnp.log(total) + jnp.log(of_student)
 
 
 def decoupled_kd(

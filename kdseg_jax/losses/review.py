@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from kdseg_jax.losses import _common
-from kdseg_jax.resizing import adaptive_average_pool
+from kdseg_jax.resizing import adaptive_average_pool, divides
 
 
 def hierarchical_context(
@@ -75,19 +75,28 @@ def _stage(student, teacher, where, levels, axis_name):
     student, teacher = (jnp.where(where[..., None], x, 0) for x in (student, teacher))
   difference = student - teacher  # a mean of differences is the difference of the means
   total, weight, weights = _mean_square(difference, where, axis_name), 1.0, 1.0
+  height, finest = difference.shape[1], difference
   for level in levels:
-    if level < difference.shape[1]:
+    if level < height:
       weight /= 2
       weights += weight
-      total += weight * _mean_square(*_pool(difference, where, level), axis_name)
+      pooled, any_pixel = _pool(difference, where, level, finest)
+      total += weight * _mean_square(pooled, any_pixel, axis_name)
+      if divides((level, level), difference.shape):
+        finest = pooled
   return total / weights
 
 
-def _pool(difference, where, level):
-  """Means over the bins' pixels that count, and which bins have any."""
-  pooled = adaptive_average_pool(difference, (level, level))
+def _pool(difference, where, level, finest):
+  """Means over the bins' pixels that count, and which bins have any.
+
+  `finest` is the difference, or its means over equal bins: without a mask, and where they make up
+  the bins that are wanted, it is faster to average those.
+  """
+  bins = (level, level)
   if where is None:
-    return pooled, None
+    return adaptive_average_pool(finest if divides(bins, finest.shape) else difference, bins), None
+  pooled = adaptive_average_pool(difference, bins)
   share = adaptive_average_pool(where[..., None].astype(difference.dtype), (level, level))
   return pooled / jnp.where(share > 0, share, 1), share[..., 0] > 0
 

@@ -94,10 +94,14 @@ class ConvNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    x = Conv(self.features, self.kernel_size, self.strides, self.dilation, self.padding,
-             groups=self.groups, use_bias=self.use_bias, dtype=self.dtype, name='conv')(x)
+    x = self.convolution(use_bias=self.use_bias, name='conv')(x)
     x = BatchNorm(self.axis_name, self.dtype, self.epsilon, name='norm')(x, train)
     return x if self.activation is None else self.activation(x)
+
+  def convolution(self, **options: Any) -> Conv:
+    """The convolution alone, with options that are not this layer's own."""
+    return Conv(self.features, self.kernel_size, self.strides, self.dilation, self.padding,
+                groups=self.groups, dtype=self.dtype, **options)
 
 
 class SeparableConvNorm(nn.Module):

@@ -231,7 +231,7 @@ class _TeacherPass:
     if reading is not None:
       requires = reading.experiment.distiller.requires._replace(teacher=names_of_taps)
       self._program = programs.teacher_program(reading.experiment, requires)
-      self._variables = reading.experiment.teacher.variables
+      self._variables = programs.teacher_variables(reading.experiment, requires)
 
   def __call__(self, batch):
     start = time.perf_counter()

@@ -160,7 +160,8 @@ def _run(experiment, preparation, inputs, path, stop):
     else:
       logging.info('Preparing in %s.', path)
       program = programs.donating(experiment, fit.step)
-      advance(run, lambda state, batch: program(experiment.teacher.variables, state, batch), stop)
+      variables = programs.teacher_variables(experiment, preparation.requires)
+      advance(run, lambda state, batch: program(variables, state, batch), stop)
     return run.state
   finally:
     run.close()  # waits for what is being written: the next who opens the folder finds it whole

@@ -9,6 +9,7 @@ import jax
 
 from kdseg_jax import parallel
 from kdseg_jax.distillers import Requires
+from kdseg_jax.models.folding import fold
 from kdseg_jax.parallel import Program
 from kdseg_jax.training.experiment import Experiment
 from kdseg_jax.training.step import (
@@ -59,12 +60,27 @@ def head_variables(experiment: Experiment) -> PyTree:
   return experiment.teacher.variables if experiment.distiller.requires.teacher_head else {}
 
 
+def teacher_variables(experiment: Experiment, requires: Requires) -> PyTree:
+  """The teacher's variables for the passes of a run; {} without teacher.
+
+  On CPU its BatchNorms are folded, once, unless it is to normalise by the batch: the pass takes a
+  fifth less time there. On accelerators that was not measured, and they stay as they are.
+  """
+  teacher = experiment.teacher
+  if teacher is None:
+    return {}
+  on_cpu = all(device.platform == 'cpu' for device in experiment.mesh.devices.flat)
+  if not on_cpu or requires.teacher_batch_statistics:
+    return teacher.variables
+  return fold(teacher.module, teacher.variables)
+
+
 def train_step_of(experiment: Experiment, student: Program | None = None) -> Callable:
   """`(state, batch) -> (state, metrics)`: one program, or two for `config.train.split_teacher`.
 
   `student` is its `student_program`, for those who ask that what it costs.
   """
-  variables = experiment.teacher.variables if experiment.teacher else {}
+  variables = teacher_variables(experiment, experiment.distiller.requires)
   split = experiment.config.train.split_teacher and experiment.teacher is not None
   student, head = student or student_program(experiment), head_variables(experiment)
   if not split:

@@ -19,6 +19,7 @@ from jax import lax
 from kdseg_jax import distillers, parallel
 from kdseg_jax.distillers.core import fold_in_name, state_of_part, with_own_key
 from kdseg_jax.inference.views import apply_frozen
+from kdseg_jax.models.folding import Folded
 from kdseg_jax.training.state import Optimizers, TrainState, move_average
 
 PyTree = Any
@@ -66,11 +67,14 @@ def apply_train(
 
 
 def make_teacher_step(teacher: Any, requires: distillers.Requires) -> Callable:
-  """The teacher's own pass `(variables, {}, batch) -> taps`, with the taps that are required."""
+  """The teacher's own pass `(variables, {}, batch) -> taps`, with the taps that are required.
+
+  The variables may be folded (`models.folding`) unless the teacher normalises by the batch.
+  """
 
   def teacher_step(variables, _, batch):
     _, taps = apply_frozen(
-        teacher, variables, batch, batch_statistics=requires.teacher_batch_statistics)
+        Folded(teacher), variables, batch, batch_statistics=requires.teacher_batch_statistics)
     return {name: taps[name] for name in requires.teacher}
 
   return teacher_step
@@ -90,7 +94,7 @@ def _head(teacher):
 
 
 def _run_head(teacher, variables, features, layer):
-  return teacher.apply(variables, features, layer, method='head_from')
+  return Folded(teacher).apply(variables, features, layer, method='head_from')
 
 
 def make_train_step(

@@ -106,6 +106,37 @@ def test_channel_wise_by_hand():
       channel_wise(official_channel_count=1), 2 * expected, rtol=1e-5)
 
 
+def plain_channel_wise(student, teacher, where):
+  """`channel_wise` as log-softmaxes over the pixels, one image and channel after the other."""
+  values = []
+  for image in range(student.shape[0]):
+    inside = np.flatnonzero(where[image])
+    for channel in range(student.shape[-1]) if inside.size else ():
+      ours, theirs = (jax.nn.log_softmax(x[image, ..., channel].reshape(-1)[inside] / 4)
+                      for x in (student, teacher))
+      values.append(jnp.sum(jnp.where(
+          jnp.isneginf(theirs), 0, jnp.exp(theirs) * (theirs - ours))))
+  return 16 * sum(values) / len(values)
+
+
+def test_channel_wise_equals_log_softmaxes():
+  rng = np.random.default_rng(0)
+  student, teacher = 3 * rng.standard_normal((2, 3, 5, 7, 3))
+  where = rng.uniform(size=student.shape[:-1]) < 0.7
+  where[1] = False                    # an image that counts nowhere
+  student[0] += 1e4                   # an offset changes no softmax
+  teacher[0, np.nonzero(where[0])[0][0], np.nonzero(where[0])[1][0], 1] = -np.inf  # excluded
+  student[~where], teacher[~where] = np.nan, np.inf
+  with jax.enable_x64(True):
+    actual = jax.value_and_grad(losses.channel_wise)(
+        jnp.asarray(student), jnp.asarray(teacher), where=jnp.asarray(where))
+    expected = jax.value_and_grad(plain_channel_wise)(
+        jnp.asarray(student), jnp.asarray(teacher), where)
+  assert float(actual[0]) > 0.1
+  for ours, theirs in zip(actual, expected, strict=True):
+    np.testing.assert_allclose(np.asarray(ours), theirs, rtol=1e-9, atol=1e-12)
+
+
 def test_intra_class_variation_by_hand():
   # The student's two pixels of class 1 are 45 degrees off their centre, the teacher's agree; a
   # pixel without a class contributes nothing and counts.

@@ -99,6 +99,20 @@ def test_what_does_not_fit_is_refused(name):
     loss(predicted, target, normalizer=0)
 
 
+def test_cross_entropy_equals_its_definition():
+  """Values and gradients, at 0 and at large logits too, where either softplus is all there is."""
+  def definition(logits, targets):
+    return jnp.sum(targets * jax.nn.softplus(-logits) + (1 - targets) * jax.nn.softplus(logits))
+
+  with jax.enable_x64(True):
+    logits = jnp.asarray([-700., -30., -1.5, 0., 0.3, 2., 40., 800.]).repeat(3)
+    targets = jnp.tile(jnp.asarray([0., 0.3, 1.]), 8)
+    actual = jax.value_and_grad(losses.binary_cross_entropy)(logits, targets)
+    expected = jax.value_and_grad(definition)(logits, targets)
+  for ours, theirs in zip(actual, expected, strict=True):
+    np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), rtol=1e-12, atol=1e-300)
+
+
 def test_large_logits_have_exact_losses():
   value = losses.binary_cross_entropy(np.float32([100, -100, 100]), np.float32([1, 0, 0]))
   np.testing.assert_allclose(value, 100, rtol=1e-6)

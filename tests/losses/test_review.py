@@ -102,6 +102,19 @@ def test_properties(seed, scale, masked):
   close(context(more(student), more(teacher), where=where))
 
 
+@pytest.mark.parametrize('size', [(8, 8), (8, 6), (12, 8), (9, 6), (6, 12)])
+def test_means_of_means_are_means(size):
+  """Where bins are equal the coarse grids are made from finer ones; masked ones never are."""
+  with jax.enable_x64(True):
+    student, teacher = (
+        jnp.asarray(stages(seed, np.float64, [(2, *size, 3)])[0]) for seed in (0, 1))
+    of = jax.value_and_grad(functools.partial(losses.hierarchical_context, levels=(4, 3, 2, 1)))
+    plain = of(student, teacher, where=jnp.ones((2, *size), bool))
+    nested = of(student, teacher)
+  for ours, theirs in zip(nested, plain, strict=True):
+    np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), rtol=1e-12, atol=1e-14)
+
+
 def test_finite_differences():
   with jax.enable_x64(True):
     student, teacher = stages(0, np.float64), stages(1, np.float64)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from kdseg_jax import distillers, parallel, tasks
+from kdseg_jax import distillers, models, parallel, tasks
 from kdseg_jax.inference.evaluation import make_evaluation_step
 from kdseg_jax.models.dropout import Dropout
 from kdseg_jax.models.layers import ConvNorm
@@ -90,6 +90,21 @@ def test_the_teacher_normalises_by_the_batch_where_a_method_says_so():
   assert not np.allclose(by_statistics['x'], expected['x'], atol=0.01)
   for taps in (by_statistics, by_batch):  # Dropout is off in either
     np.testing.assert_array_equal(taps['dropped'], taps['x'])
+
+
+def test_the_teacher_is_run_to_the_deepest_tap_that_is_read_and_no_further():
+  """What no method reads, the auxiliary head too, does not reach the compiler."""
+  batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch_of(n=2).items()}
+
+  def products(tap, **options):
+    teacher = models.create('deeplabv3_resnet18', 3, width=0.125, **options)
+    variables = jax.eval_shape(teacher.init, jax.random.key(0), batch['image'])
+    step = make_teacher_step(teacher, distillers.Requires(teacher=(tap,)))
+    text = jax.jit(step).lower(variables, {}, batch).as_text()
+    return text.count('stablehlo.dot_general') + text.count('stablehlo.convolution')
+
+  assert products('logits', aux=True) == products('logits')
+  assert products('stage1') < products('stage2') < products('stage4') < products('logits')
 
 
 def test_memory_is_threaded_through_the_loss_and_then_every_critic_step():

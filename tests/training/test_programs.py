@@ -1,0 +1,49 @@
+"""The variables that the teacher's passes are given."""
+
+import types
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from kdseg_jax import distillers
+from kdseg_jax.models.layers import ConvNorm
+from kdseg_jax.training import programs
+from kdseg_jax.training.step import make_teacher_step
+
+Requires = distillers.Requires
+
+
+class Teacher(nn.Module):
+  """A layer with its BatchNorm."""
+
+  @nn.compact
+  def __call__(self, image, mask=None, index=None, train=False):
+    x = ConvNorm(4, name='body')(image / 255, train)
+    return x, {'x': x}
+
+
+def experiment_with(teacher, platform='cpu'):
+  devices = np.array([types.SimpleNamespace(platform=platform)])
+  return types.SimpleNamespace(teacher=teacher, mesh=types.SimpleNamespace(devices=devices))
+
+
+def test_a_teacher_is_folded_on_cpu_where_its_statistics_are_fixed():
+  module, image = Teacher(), np.arange(2 * 64 * 64 * 3, dtype=np.uint8).reshape(2, 64, 64, 3)
+  variables = module.init(jax.random.key(0), image)
+  teacher = types.SimpleNamespace(module=module, variables=variables)
+  batch = {'image': image, 'mask': np.ones((2, 64, 64), bool), 'index': np.arange(2)}
+  taps = {}
+  for by_batch in (False, True):
+    requires = Requires(teacher=('x',), teacher_batch_statistics=by_batch)
+    ours = programs.teacher_variables(experiment_with(teacher), requires)
+    assert (ours is variables) == by_batch and ('folded' in ours) != by_batch
+    assert programs.teacher_variables(experiment_with(teacher, 'tpu'), requires) is variables
+    step = jax.jit(make_teacher_step(module, requires))
+    taps[by_batch] = step(ours, {}, batch)['x']
+    np.testing.assert_allclose(taps[by_batch], step(variables, {}, batch)['x'], atol=1e-6)
+  assert not np.allclose(taps[False], taps[True], atol=0.1)
+
+
+def test_a_method_without_teacher_has_no_variables():
+  assert programs.teacher_variables(experiment_with(None), Requires()) == {}
