@@ -14,7 +14,7 @@ from experiments.benchmarks import inputs
 from experiments.benchmarks.worker import Work
 from kdseg_jax import models, parallel
 from kdseg_jax.inference.views import apply_frozen
-from kdseg_jax.models import conv
+from kdseg_jax.models import conv, lowerings
 from kdseg_jax.recipes import common
 from kdseg_jax.training import experiment as experiments
 from kdseg_jax.training import preparations, profiling, programs, trace
@@ -94,9 +94,9 @@ def operations(model, side) -> float:
       x, k = args[0], layer.kernel_size
       shape = (k, k, x.shape[-1] // layer.groups, layer.features)
       padding = k // 2 * layer.dilation
-      geometry = conv.Geometry((layer.strides,) * 2, (layer.dilation,) * 2, (padding,) * 2,
-                               layer.groups)
-      share = conv.valid_share(x.shape, shape, geometry)
+      geometry = lowerings.Geometry(
+          (layer.strides,) * 2, (layer.dilation,) * 2, (padding,) * 2, layer.groups)
+      share = lowerings.valid_share(x.shape, shape, geometry)
       found.append(math.prod(outputs.shape) * math.prod(shape[:3]) * share)
     return outputs
 

@@ -136,8 +136,8 @@ def channel_wise(
     outside = outside.reshape(-1, *[1] * (student.ndim - 1))
     student, teacher = (jnp.where(where[..., None], x, outside) for x in (student, teacher))
     counts = jnp.broadcast_to(any_pixel[:, None], (where.shape[0], student.shape[-1]))
-  values = _divergence_over_pixels(
-      *(x.reshape(x.shape[0], -1, x.shape[-1]) for x in (student, teacher)), temperature)
+  student, teacher = (x.reshape(x.shape[0], -1, x.shape[-1]) for x in (student, teacher))
+  values = _divergence_over_pixels(student, teacher, temperature)
   loss = temperature**2 * _common.masked_mean(values, counts, axis_name)
   return loss * (student.shape[-1] / (official_channel_count or student.shape[-1]))
 

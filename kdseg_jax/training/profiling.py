@@ -127,7 +127,7 @@ def measure(experiment: Experiment, *, repeats: int, trace_folder: str) -> Profi
 def parts_of(experiment: Experiment, batch: Mapping[str, Any]) -> list[Part]:
   """The parts of a run's step on one batch, in its order; `STEP`, the whole, is the last."""
   config, distiller = experiment.config, experiment.distiller
-  variables = experiment.teacher.variables if experiment.teacher else {}
+  variables = programs.teacher_variables(experiment, distiller.requires)
   create = experiments.make_initial_state(experiment)
   state, given_up, stepped = (
       create(experiments.run_key(config), preparations.placeholders(experiment))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from kdseg_jax import models
-from kdseg_jax.models import conv
+from kdseg_jax.models import conv, lowerings
 from kdseg_jax.models.conv import Conv, ConvTranspose
 from kdseg_jax.models.mobilenet import MobileNetV2
 from kdseg_jax.models.resnet import ResNet
@@ -33,7 +33,7 @@ def test_by_hand():
 
 def test_lowering_does_not_matter(monkeypatch):
   before = models.complexity(Small(), (7, 5))
-  monkeypatch.setattr(conv, 'choose_lowering', lambda *_: conv.lower_general)
+  monkeypatch.setattr(conv, 'choose_lowering', lambda *_: lowerings.lower_general)
   assert models.complexity(Small(), (7, 5)) == before
 
 
