@@ -46,10 +46,10 @@ Commands:
   ./launch.sh train --config=configs/coco.py:method=crosskd,teacher_head=atss \\
       --config.data.root=<data> --config.teacher.checkpoint=runs/atss_r101 \\
       --workdir=runs/gfl_r50_from_atss
-The layer whose features are handed over, GFL-ResNet18 from -ResNet50, for i of 0 to 4:
-  ./launch.sh train --config=configs/coco.py:backbone=resnet18,method=crosskd,layer=<i> \\
+The layer whose features are handed over, GFL-ResNet18 from -ResNet50, for 0 and so on to 4:
+  ./launch.sh train --config=configs/coco.py:backbone=resnet18,method=crosskd,layer=0 \\
       --config.data.root=<data> --config.teacher.checkpoint=runs/gfl_r50 \\
-      --workdir=runs/gfl_r18_layer<i>
+      --workdir=runs/gfl_r18_layer0
 Expected: AP on val as the official code reports: teacher, student alone, crosskd, crosskd+pkd of
 GFL 44.9, 40.2, 43.7, 43.9; RetinaNet 38.9, 37.4, 39.7, 39.8; FCOS 40.8, 38.5, 41.1, 41.3; ATSS
 41.5, 39.4, 41.8, 41.8. From summaries of the paper, unverified: GFL-ResNet18 35.8, with layer 0 to

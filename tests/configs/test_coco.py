@@ -14,7 +14,7 @@ from kdseg_jax.errors import UserError
 from kdseg_jax.inference.model import abstract_variables, create_module
 from kdseg_jax.interop import importing
 from kdseg_jax.losses import dense_boxes
-from kdseg_jax.tasks.detection import task
+from kdseg_jax.tasks.detection import suppression, task
 from kdseg_jax.training import freezing, loop, shapes
 from kdseg_jax.training.optimizers import create_schedule
 from tests import runs
@@ -109,7 +109,7 @@ def test_models_are_those_of_the_scripts(head):
   assert own.strides == (8, 16, 32, 64, 128) and own.iou_threshold == SUPPRESSION[head]
   assert own.per_position == (9 if head == 'retinanet' else 1)
   defaults = {name: one.default for name, one in inspect.signature(
-      own.detections).parameters.items()}
+      suppression.detect).parameters.items()}
   assert (defaults['score_threshold'], defaults['max_candidates'], defaults['max_detections']) == (
       0.05, 1000, 100)
 
