@@ -100,7 +100,8 @@ def test_commands_name_programs_recipes_and_fields_that_exist(page):
   # Some fields are those of a model or task: ceil_mode of a ResNet, box_loss of FCOS.
   fields = leaves(default_config.segmentation('none')).union(*(
       leaves(recipes.load(name)(arg))
-      for name, arg in (('cityscapes', 'settings=skd'), ('coco', 'head=fcos'))))
+      for name, arg in (('cityscapes', 'settings=skd'), ('coco', 'head=fcos'),
+                        ('coco', 'head=retinanet'))))
   for field in re.findall(r'--config\.([a-z_0-9.]+[a-z0-9])', text):
     # These depend on the method, and on a factory from elsewhere.
     if not (field.startswith('distill') or '.options.' in field):
