@@ -1,10 +1,8 @@
 """Predicts images with trained work directories: labels, overlays, and side by side.
 
 python -m kdseg_jax.predict --workdir=runs/student --output=predictions photo.jpg folder/
-python -m kdseg_jax.predict --workdir=runs/distilled --split=val --config.eval.limit=20 \\
-    --compare=runs/teacher,alone=runs/student
-python -m kdseg_jax.predict --workdir=runs/distilled --affinity_at=120,90 photo.jpg \\
-    --compare=alone=runs/student,distilled=runs/distilled,teacher=runs/teacher
+python -m kdseg_jax.predict --workdir=runs/distilled --split=val --compare=runs/teacher
+python -m kdseg_jax.predict --workdir=runs/distilled --affinity_at=120,90 photo.jpg
 
 A classifier writes `predictions.json`, the most probable classes of each image, and pictures; a
 detector likewise what it found. A StableHLO export predicts by --exported=<folder>
