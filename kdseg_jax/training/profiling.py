@@ -267,8 +267,9 @@ def _make_critic(experiment):
     inputs = _inputs(experiment, method.requires, variables, state, batch)
     default = distillers.Critic(
         None, experiment.optimizers.critic, experiment.config.critic.steps)
-    return advance_critics(method.critic, default, AXIS, state.distiller, state.opt_state.critic,
-                        lax.stop_gradient(inputs))[:2]
+    return advance_critics(
+        method.critic, default, AXIS, state.distiller, state.opt_state.critic,
+        lax.stop_gradient(inputs))[:2]
   return critic
 
 
