@@ -35,7 +35,7 @@ def compiled(model):
                  compiler_options=parallel.compiler_options(0))
 
 
-def compare(model, size=40, tolerance=1e-5):
+def compare(model, size=40, tolerance=3e-5):  # rounding, over a hundred layers
   image = np.random.default_rng(1).integers(0, 256, (2, size, size, 3)).astype(np.uint8)
   variables = variables_of(model, image)
   folded = fold(model, variables)
