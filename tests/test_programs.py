@@ -81,7 +81,7 @@ def teachers(cache, settings, tmp_path_factory):
 # Recipes of classes and boxes have their own: tests/test_classification.py, tests/configs/.
 @pytest.mark.parametrize('recipe', [
     name for name in RECIPES if name not in (
-        'bccd.py', 'cifar.py', 'imagenet.py', 'scenes_detection.py')])
+        'bccd.py', 'cifar.py', 'coco.py', 'imagenet.py', 'scenes_detection.py')])
 def test_every_recipe_distils_two_steps_and_evaluates(recipe, cache, settings, teachers, tmp_path):
   output = runs.run(
       'train', f'--config=configs/{recipe}:method=pixelwise+pairwise,runlocal',

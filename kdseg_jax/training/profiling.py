@@ -160,8 +160,9 @@ def parts_of(experiment: Experiment, batch: Mapping[str, Any]) -> list[Part]:
   trained = {'student': given_up.params, 'distiller': given_up.distiller.params}
   gradients = parallel.replicate(jax.tree.map(jnp.zeros_like, trained), experiment.mesh)
   optimizer = programs.donating(experiment, _make_update(experiment))
+  index = {'index': batch['index']}  # not read, but pmap takes nothing without a batch
   parts.append(Part('optimiser', _threaded(
-      lambda given: (optimizer({}, given, {}), None), (gradients, given_up)), optimizer))
+      lambda given: (optimizer({}, given, index), None), (gradients, given_up)), optimizer))
   parts.append(_whole_step(experiment, stepped, batch))
   return parts
 
