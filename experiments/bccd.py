@@ -34,8 +34,8 @@ def get_config(arg=None):
   return study(
       arg, bccd.get_config, teacher, TUNE, title='Distillation of a small detector of blood cells',
       description='GFL-ResNet-18 (a quarter of the width) from GFL-MobileNetV2. Weights and masks '
-      'of every method are those of its official code; crosskd passes a learned 1x1 convolution '
-      'before the second of two convolutions of the teacher\'s towers.')
+      'of every method are those of its official code; in crosskd features pass the second of two '
+      'convolutions of the teacher\'s towers.')
 
 
 def study(arg, recipe, teacher, tune, *, title, description):

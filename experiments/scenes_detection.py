@@ -21,8 +21,8 @@ def get_config(arg=None):
       arg, _recipe, scenes_detection.get_config('role=teacher'), TUNE,
       title='Distillation of a small detector on the built-in scenes',
       description='GFL-ResNet-18, a quarter of the width on 300 scenes from half of it on 10,000. '
-      'Weights and masks of every method are those of its official code; crosskd passes a learned '
-      '1x1 convolution before the second of two convolutions of the teacher\'s towers.')
+      'Weights and masks of every method are those of its official code; in crosskd features pass '
+      'the second of two convolutions of the teacher\'s towers.')
 
 
 def _recipe(arg):

@@ -65,9 +65,9 @@ def compare_maps(distill: ConfigDict, stage: str) -> None:
 
 
 def fit_towers(distill: ConfigDict, layer: int) -> None:
-  """Cross-head distillation at a layer of towers that are no wider than needed; in place."""
+  """Cross-head distillation at a layer of towers with fewer than the usual four; in place."""
   if 'crosskd' in distill:
-    distill.crosskd.update(layer=layer, projection=True)
+    distill.crosskd.layer = layer
 
 
 def set_weight(distill: ConfigDict, method: str, term: str, weight: float) -> None:

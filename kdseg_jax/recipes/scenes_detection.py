@@ -1,7 +1,7 @@
 """Detection on the scenes: small detectors of digits on photographs, generated as they are needed.
 
-Settings: 128x128 scenes; a ResNet-18 of half the width as teacher, of a quarter as student, pyramid
-and towers of 64 and 32 channels, two convolutions in a tower. SGD, lr 0.02 with 100 steps of
+Settings: 128x128 scenes; a ResNet-18 of half the width as teacher, of a quarter as student, both
+with pyramid and towers of 48 channels, two convolutions in a tower. SGD, lr 0.02 with 100 steps of
 warm-up (0.01 without GroupNorm: RetinaNet), batch 16, gradients clipped to norm 10.
 Commands:
   ./launch.sh train --config=configs/scenes_detection.py:role=teacher \\
@@ -9,7 +9,7 @@ Commands:
   ./launch.sh evaluate --workdir=runs/scenes_detector --split=test
   ./launch.sh predict --workdir=runs/scenes_detector --split=test --config.eval.limit=8
 method=crosskd and the other methods of detectors take --config.teacher.checkpoint=<workdir>; in
-crosskd towers pass a learned 1x1 convolution, as their widths differ, and the teacher's last one.
+crosskd features pass the second convolution of the teacher's towers.
 Another head of the teacher: --config.distill.crosskd.teacher_head=<head>.
 head=gfl (the default), retinanet, fcos or atss. Not run at full size yet.
 """
@@ -18,8 +18,8 @@ from kdseg_jax import names
 from kdseg_jax.models import detectors
 from kdseg_jax.recipes import common
 
-_SIDE = 128
-_OF_ROLE = {'teacher': (0.5, 64), 'student': (0.25, 32)}  # width of the backbone, channels
+_SIDE, _CHANNELS = 128, 48  # of the scenes; of pyramid and towers
+_OF_ROLE = {'teacher': 0.5, 'student': 0.25}  # width of the backbone
 
 
 def get_config(arg=None):
@@ -27,11 +27,11 @@ def get_config(arg=None):
   arg = common.parse_recipe_arg(arg, head='gfl')
   names.require(arg.head, detectors.HEADS, 'head of this recipe')
   config = common.detection(arg.method, arg.role)
-  width, channels = _OF_ROLE[arg.role]
   config.data.size = (_SIDE, _SIDE)
   config.augmentation.update(crop=(_SIDE, _SIDE), flip=0.0)  # mirrored digits are none
   config.student.update(
-      name=f'{arg.head}_resnet18', width=width, head_channels=channels, stacked_convs=2)
+      name=f'{arg.head}_resnet18', width=_OF_ROLE[arg.role], head_channels=_CHANNELS,
+      stacked_convs=2)
   config.task.max_boxes = 8  # a scene has up to 4
   common.fit_towers(config.distill, layer=1)
   config.train.update(steps=2_000, batch_size=16)

@@ -51,7 +51,7 @@ def test_a_student_learns_from_a_teacher_by_the_methods_of_detectors(tmp_path):
   terms = ('crosskd', 'review', 'localization_distillation', 'prediction_mimicking')
   config = load(f'method={"+".join(terms)},runlocal')
   assert config.distill.review.student_taps == ('p3', 'p4', 'p5', 'p6', 'p7')
-  assert config.distill.crosskd.layer == 1 and config.distill.crosskd.projection
+  assert config.distill.crosskd.layer == 1 and not config.distill.crosskd.projection
   config.teacher.checkpoint = str(tmp_path / 'teacher')
   config.augmentation.crop = (96, 96)  # so that boxes are in it
   assert loop.train(config, str(tmp_path / 'student'))['images'] == 8

@@ -46,7 +46,7 @@ def test_students_are_tuned_and_learn_by_the_methods_of_detectors(study, root):
   assert students.pkd.distill.pkd.taps == ('p3', 'p4', 'p5', 'p6', 'p7')
   assert students.review.distill.review.student_taps == students.pkd.distill.pkd.taps
   assert 0 < students.crosskd.distill.crosskd.layer < config.student.stacked_convs
-  assert config.student.head_channels < config.study.teacher.student.head_channels
+  assert config.student.width < config.study.teacher.student.width
 
 
 def test_the_commands_of_the_docstring_part_the_images(root):
@@ -61,8 +61,13 @@ def test_the_commands_of_the_docstring_part_the_images(root):
 @pytest.mark.slow
 @pytest.mark.parametrize('study', STUDIES)
 def test_every_student_fits_the_teacher(study, root):
-  """By shapes: to compile all of them would take minutes."""
+  """By shapes, at the widths of the study: to compile all of them would take minutes."""
   config = load(study, 'runlocal', root)
+  whole = STUDIES[study].get_config()
+  for own, other in ((config.student, whole.student),
+                     (config.study.teacher.student, whole.study.teacher.student)):
+    own.update(width=other.width, head_channels=other.head_channels,
+               stacked_convs=other.stacked_convs)
   study_plan.check_study(config)
   shapes.check_study(config, {
       name: study_plan.student_config(config, name, 0) for name in METHODS})
