@@ -210,6 +210,7 @@ def _positions(first, count, tap, axis, geometry):
 
 
 def output_size(x_shape, kernel_shape, geometry):
+  """`(height, width)` of the result."""
   return tuple(
       (size + 2 * p - d * (k - 1) - 1) // s + 1
       for size, k, s, d, p in zip(
