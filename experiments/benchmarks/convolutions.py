@@ -27,6 +27,7 @@ def cases(height: int, width: int, multiplier: float):
       ('stem 7x7', (height, width), 3, channels(64), 7, 2, 1, 1),
       ('stage1 3x3', at(4), channels(64), channels(64), 3, 1, 1, 1),
       ('stage2 3x3 stride 2', at(4), channels(64), channels(128), 3, 2, 1, 1),
+      ('critic 4x4 stride 2', at(4), channels(64), channels(128), 4, 2, 1, 1),
       ('stage2 3x3', at(8), channels(128), channels(128), 3, 1, 1, 1),
       ('stage3 3x3 dilation 2', at(8), channels(256), channels(256), 3, 1, 2, 1),
       ('stage4 3x3 dilation 4', at(8), channels(512), channels(512), 3, 1, 4, 1),

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from kdseg_jax.models import strided
 from kdseg_jax.models.lowerings import Geometry, choose_lowering, output_size
 
 Array = jax.Array
@@ -72,9 +73,13 @@ def conv2d(
   """
   geometry = Geometry(_pair(strides), _pair(dilation), _pair(padding), groups)
   _check(x.shape, kernel.shape, geometry)
-  platform = _platform.get() or jax.default_backend()
-  lowering = choose_lowering(x.shape, kernel.shape, geometry, platform, x.dtype)
+  lowering = choose_lowering(x.shape, kernel.shape, geometry, _target(), x.dtype)
   return lowering(x, kernel, geometry)
+
+
+def _target():
+  """The platform that is compiled for."""
+  return _platform.get() or jax.default_backend()
 
 
 def conv2d_transpose(
@@ -125,6 +130,9 @@ def conv2d_transpose(
   flipped, margin = kernel[::-1, ::-1], k - 1 - padding
   if strides == 1:
     return conv2d(x, flipped, padding=margin)
+  if _target() == 'cpu':
+    return strided.transpose(
+        x, kernel.swapaxes(2, 3), _pair(strides), _pair(padding), size).astype(x.dtype)
   return lax.conv_general_dilated(
       x, flipped, (1, 1), [(margin, margin + more) for more in extra],
       lhs_dilation=(strides, strides), dimension_numbers=('NHWC', 'HWIO', 'NHWC'))

@@ -1,9 +1,10 @@
 """How a convolution is written out, by its shapes and the platform that it is compiled for.
 
 Everywhere but on CPU it is `lax.conv_general_dilated`. XLA's CPU lowering of that is slow for 1x1,
-for depthwise, for kernels that mostly read padding (dilation near the size of the map, as in ASPP)
-and for 3x3 on small maps; these are written out there as matrix products, shifted multiply-adds
-and `winograd`. `experiments/benchmarks/convolutions.py` prints what that gains.
+for depthwise, for kernels that mostly read padding (dilation near the size of the map, as in ASPP),
+for 3x3 on small maps and for gradients of strided ones; these are written out there as matrix
+products, shifted multiply-adds, `winograd` and `strided`. `experiments/benchmarks/convolutions.py`
+prints what that gains.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from kdseg_jax.models import winograd
+from kdseg_jax.models import strided, winograd
 
 Array = jax.Array
 
@@ -66,6 +67,8 @@ def choose_lowering(
     return lower_taps
   if _is_for_winograd(x_shape, kernel_shape, geometry, dtype):
     return lower_winograd
+  if geometry.strides != (1, 1) and geometry.dilation == (1, 1):
+    return lower_strided
   return lower_general
 
 
@@ -107,9 +110,12 @@ def lower_depthwise(x: Array, kernel: Array, geometry: Geometry) -> Array:
   """
   if geometry.strides != (1, 1):
     return _multiply_add(x, kernel, geometry)
-  # Under shard_map a custom_vjp needs both device-varying if one is: zeros of the other make them.
-  return _depthwise(
-      x + lax.full_like(kernel, 0, shape=()), kernel + lax.full_like(x, 0, shape=()), geometry)
+  return _depthwise(*_varying_alike(x, kernel), geometry)
+
+
+def _varying_alike(x, kernel):
+  """Both, device-varying under shard_map if one is, as a custom_vjp needs them."""
+  return x + lax.full_like(kernel, 0, shape=()), kernel + lax.full_like(x, 0, shape=())
 
 
 def _multiply_add(x, kernel, geometry):
@@ -176,6 +182,28 @@ def lower_winograd(x: Array, kernel: Array, geometry: Geometry) -> Array:
   convolve = functools.partial(
       winograd.convolve, dilation=geometry.dilation, padding=geometry.padding)
   return jax.checkpoint(convolve)(x, kernel)
+
+
+def lower_strided(x: Array, kernel: Array, geometry: Geometry) -> Array:
+  """XLA's own, and its gradient with respect to the image as a matrix product; see `strided`.
+
+  The gradient is written out (and so has no forward-mode derivative).
+  """
+  return _strided(*_varying_alike(x, kernel), geometry)
+
+
+def _strided_backward(geometry, residuals, gradient):
+  x, kernel = residuals
+  x_gradient = strided.transpose(
+      gradient, kernel, geometry.strides, geometry.padding, x.shape[1:3])
+  of_kernel = jax.linear_transpose(lambda kernel: lower_general(x, kernel, geometry), kernel)
+  return x_gradient.astype(x.dtype), of_kernel(gradient)[0]
+
+
+_strided = jax.custom_vjp(lower_general, nondiff_argnums=(2,))
+_strided.defvjp(
+    lambda x, kernel, geometry: (lower_general(x, kernel, geometry), (x, kernel)),
+    _strided_backward)
 
 
 def valid_share(

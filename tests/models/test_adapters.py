@@ -41,6 +41,23 @@ def test_transposed_convolution_is_the_adjoint_of_the_convolution(k, stride, pad
     np.testing.assert_allclose(np.sum(small * y), np.sum(large * back), rtol=1e-10)
 
 
+@pytest.mark.parametrize('k, stride, padding', [(3, 2, 1), (5, 3, 2), (4, 2, 1)])
+def test_transposed_convolution_is_the_same_on_every_platform(k, stride, padding):
+  rng = np.random.default_rng(0)
+
+  def value_and_gradients(x, kernel):
+    value, backward = jax.vjp(
+        lambda *args: conv.conv2d_transpose(*args, strides=stride, padding=padding), x, kernel)
+    return value, *backward(jnp.cos(value))
+  with jax.enable_x64(True):
+    x, kernel = jnp.asarray(rng.normal(size=(2, 4, 5, 3))), rng.normal(size=(k, k, 3, 4))
+    ours = value_and_gradients(x, jnp.asarray(kernel))
+    with conv.lowered_for('tpu'):
+      plain = value_and_gradients(x, jnp.asarray(kernel))
+  for got, wanted in zip(ours, plain, strict=True):
+    np.testing.assert_allclose(got, wanted, rtol=1e-12, atol=1e-12)
+
+
 def test_a_size_that_the_convolution_cannot_have_had_is_refused():
   x, kernel = jnp.zeros((1, 4, 4, 2)), jnp.zeros((3, 3, 2, 1))
   for size in ((6, 8), (7, 9)):

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from kdseg_jax import parallel
-from kdseg_jax.models import lowerings
+from kdseg_jax.models import conv, lowerings
 
 # Lowering, image, kernel, strides, dilation, padding, groups.
 CASES = {
@@ -59,6 +59,18 @@ CASES = {
         lowerings.lower_winograd, (2, 7, 8, 3), (3, 3, 3, 4), (1, 1), (2, 1), (0, 0), 1),
     'winograd much padding': (
         lowerings.lower_winograd, (1, 3, 2, 3), (3, 3, 3, 4), (1, 1), (1, 2), (4, 5), 1),
+    'strided, odd': (
+        lowerings.lower_strided, (2, 7, 9, 3), (3, 3, 3, 4), (2, 2), (1, 1), (1, 1), 1),
+    'strided, even': (
+        lowerings.lower_strided, (2, 8, 6, 3), (3, 3, 3, 4), (2, 2), (1, 1), (1, 1), 1),
+    'strided 4x4': (
+        lowerings.lower_strided, (2, 8, 9, 3), (4, 4, 3, 4), (2, 2), (1, 1), (1, 1), 1),
+    'strided 7x2, uneven, without padding': (
+        lowerings.lower_strided, (2, 12, 9, 3), (7, 2, 3, 4), (2, 3), (1, 1), (0, 0), 1),
+    'strided beyond the kernel': (
+        lowerings.lower_strided, (2, 9, 8, 3), (2, 3, 3, 4), (5, 1), (1, 1), (0, 1), 1),
+    'strided, much padding': (
+        lowerings.lower_strided, (2, 3, 4, 3), (2, 3, 3, 4), (2, 3), (1, 1), (4, 5), 1),
     'taps 4x2': (lowerings.lower_taps, (2, 8, 7, 3), (4, 2, 3, 4), (2, 2), (2, 3), (3, 2), 1),
 }
 
@@ -88,6 +100,42 @@ def test_lowering_equals_xla(case):
     np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
+STRIDED = [name for name, case in CASES.items() if case[0] is lowerings.lower_strided]
+
+
+@pytest.mark.parametrize('name', STRIDED)
+def test_second_derivatives_of_strided_equal_xla(name):
+  """As a gradient penalty takes them: of the norm of the image's gradient."""
+  _, x_shape, kernel_shape, *geometry = CASES[name]
+  geometry = lowerings.Geometry(*geometry)
+
+  def penalty(lowering):
+    score = lambda x, kernel: jnp.sum(jnp.sin(lowering(x, kernel, geometry)))
+    return jax.jit(jax.grad(
+        lambda x, kernel: jnp.sum(jax.grad(score)(x, kernel)**2), argnums=(0, 1)))
+  with jax.enable_x64(True):
+    x, kernel = _operands(x_shape, kernel_shape)
+    actual, expected = (penalty(lowering)(x, kernel)
+                        for lowering in (lowerings.lower_strided, lowerings.lower_general))
+  for ours, theirs in zip(actual, expected, strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize('differentiated', [
+    lambda x, kernel: jnp.sum(jax.grad(lambda x: jnp.sum(jnp.sin(conv.conv2d(
+        x, kernel, strides=2, padding=1))))(x)**2),
+    lambda x, kernel: jnp.sum(jnp.sin(conv.conv2d_transpose(
+        x, kernel, strides=2, padding=1))),
+], ids=['penalty', 'transposed'])
+def test_no_kernel_is_read_backwards(differentiated):
+  """What XLA's CPU backend has no fast convolution for."""
+  compiled = lambda: jax.jit(jax.grad(differentiated, argnums=1)).lower(
+      jnp.zeros((2, 16, 16, 8)), jnp.zeros((3, 3, 8, 8))).compile().as_text()
+  with conv.lowered_for('tpu'):  # that this test could fail
+    assert 'rhs_reversal' in compiled()
+  assert 'rhs_reversal' not in compiled()
+
+
 @pytest.mark.parametrize('shape, kernel, geometry, chosen', [
     ((8, 16, 16, 32), (1, 1, 32, 64), ((2, 2), (1, 1), (0, 0), 1), lowerings.lower_pointwise),
     ((8, 16, 16, 32), (1, 1, 32, 64), ((1, 1), (1, 1), (1, 1), 1), lowerings.lower_general),
@@ -98,7 +146,9 @@ def test_lowering_equals_xla(case):
     ((8, 16, 16, 32), (3, 3, 32, 32), ((1, 1), (2, 2), (2, 2), 1), lowerings.lower_general),
     ((4, 16, 16, 64), (3, 3, 64, 80), ((1, 1), (2, 2), (2, 2), 1), lowerings.lower_winograd),
     ((4, 32, 32, 64), (3, 3, 64, 64), ((1, 1), (1, 1), (1, 1), 1), lowerings.lower_winograd),
-    ((4, 16, 16, 64), (3, 3, 64, 80), ((2, 2), (1, 1), (1, 1), 1), lowerings.lower_general),
+    ((4, 16, 16, 64), (3, 3, 64, 80), ((2, 2), (1, 1), (1, 1), 1), lowerings.lower_strided),
+    ((4, 16, 16, 64), (3, 3, 64, 80), ((2, 2), (2, 2), (2, 2), 1), lowerings.lower_general),
+    ((4, 16, 16, 64), (3, 3, 32, 80), ((2, 2), (1, 1), (1, 1), 2), lowerings.lower_general),
     ((4, 16, 16, 128), (3, 3, 64, 128), ((1, 1), (1, 1), (1, 1), 2), lowerings.lower_general),
     ((4, 16, 16, 64), (3, 3, 64, 48), ((1, 1), (2, 2), (2, 2), 1), lowerings.lower_general),
     ((4, 64, 64, 64), (3, 3, 64, 64), ((1, 1), (1, 1), (1, 1), 1), lowerings.lower_general),
