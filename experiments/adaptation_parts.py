@@ -1,11 +1,13 @@
 """What helps in knowledge adaptation? Its parts, and what its paper compares it with, on CamVid.
 
 Of He et al., CVPR 2019: the student alone; knowledge distillation; FitNets; the feature adaptation
-alone; the affinity alone, of the features themselves, resized; both. All at 120x160: MobileNetV2 of
-half the width without pyramid and decoder, at output stride 16, of a DeepLabV3+-MobileNetV2 teacher
-that starts from ImageNet weights. One autoencoder serves all. The learning rate of every student is
-chosen by the same rule, see `TUNE`. With the argument `temperatures` the students are those of the
-paper's study of distillation: alone, and at the temperatures 2, 4 and 6.
+alone; the affinity alone, of the features themselves, resized; both; and feature adaptation with a
+tenth of its weight, alone and in both. All at 120x160: MobileNetV2 of half the width without
+pyramid and decoder, at output stride 16, of a DeepLabV3+-MobileNetV2 teacher that starts from
+ImageNet weights. One autoencoder serves all. The learning rate of every student is chosen by the
+same rule, see `TUNE`. With the argument `temperatures` the students are those of the paper's study
+of distillation: alone, and at the temperatures 2, 4 and 6.
+Results: experiments/adaptation_parts.md
 Data: as of configs/camvid.py, in $KDSEG_DATA; val is tuned on, test reported. Where only train and
 val are at hand, the second command makes such a folder: the last fifth of every sequence of train
 becomes val, and val test.
@@ -44,6 +46,9 @@ STUDENTS = {
     'affinity': {'method': 'affinity_adaptation',
                  'distill': {'affinity_adaptation': {'autoencoder': False}}},
     'both': {'method': 'adaptation'},
+    # A tenth of the paper's weight, 50.
+    'features_5': {'method': 'feature_adaptation@5'},
+    'both_5': {'method': 'adaptation', 'distill': {'feature_adaptation': {'weight': 5.0}}},
 }
 TEMPERATURES = {'alone': {}, **{f'kd_{temperature}': kd(temperature) for temperature in (2, 4, 6)}}
 
@@ -58,7 +63,8 @@ def get_config(arg=None):
       arg, STUDENTS, title='The parts of knowledge adaptation, on CamVid',
       description='*kd*: temperature 4, weight 1. *fitnets*: weight 10. *features*: feature '
       'adaptation, weight 50. *affinity*: of the features themselves, weight 1. *both*: feature '
-      'and affinity adaptation of the code of the autoencoder, weights 50 and 1.')
+      'and affinity adaptation of the code of the autoencoder, weights 50 and 1. *features_5*, '
+      '*both_5*: weight 5 instead of 50.')
 
 
 def study(arg, students, *, title, description, baseline='alone'):

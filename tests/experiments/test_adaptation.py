@@ -62,7 +62,8 @@ def test_parts_are_those_of_the_paper():
   assert terms_of(config) == {
       'alone': {}, 'kd': {'kd': 1.0}, 'fitnets': {'fitnets': 10.0},
       'features': {'feature_adaptation': 50.0}, 'affinity': {'affinity_adaptation': 1.0},
-      'both': both}
+      'both': both, 'features_5': {'feature_adaptation': 5.0},
+      'both_5': both | {'feature_adaptation': 5.0}}
   students = config.study.students
   assert students.kd.distill.kd.temperature == 4 and students.kd.distill.kd.resize
   assert not students.affinity.distill.affinity_adaptation.autoencoder
