@@ -148,7 +148,8 @@ def test_a_whole_detector_by_mmdetections_names_and_back(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('head', ['gfl', 'fcos', 'atss'])  # without norms random weights overflow rounding
+# Not RetinaNet: without norms random weights overflow rounding.
+@pytest.mark.parametrize('head', ['gfl', 'fcos', 'atss'])
 def test_onnxruntime_computes_boxes_and_probabilities(head, tmp_path):
   pytest.importorskip('jax2onnx')
   onnxruntime = pytest.importorskip('onnxruntime')
