@@ -12,6 +12,7 @@ from kdseg_jax.data import boxed, classified, files
 from kdseg_jax.errors import NotFoundError, UserError
 
 SPLITS = ('train', 'val', 'test')
+WITH_BOXES = 'train_with_boxes'
 _LAYOUT = 'annotations/instances_<split>2017.json and <split>2017/'
 _ANNOTATIONS = ('annotations/instances_{}2017.json', 'annotations/instances_{}.json',
                 'annotations/{}.json', '{}.json')
@@ -29,7 +30,8 @@ class Coco(boxed.BoxSource):
   come in the order of the images' ids, which are their `image_id`, with 12 digits.
 
   Args:
-    split: 'train', 'val' or 'test'.
+    split: 'train', 'val', 'test', or 'train_with_boxes', the images of train that have an
+      annotation, a crowd included, as mmdetection's `filter_empty_gt` leaves them.
     root: the folder; None or '' is `$KDSEG_DATA`.
     size: see `boxed.BoxSource`.
 
@@ -42,9 +44,10 @@ class Coco(boxed.BoxSource):
 
   def __init__(self, split: str, *, root: str | os.PathLike | None = None,
                size: boxed.Size | None = None):
-    names.require(split, SPLITS, 'split of coco')
+    names.require(split, (*SPLITS, WITH_BOXES), 'split of coco')
     layout = Layout(root)
-    found, classes = layout.find(split)
+    found, classes = layout.find('train' if split == WITH_BOXES else split,
+                                 with_boxes=split == WITH_BOXES)
     super().__init__(found, classes=classes, size=size, where=f'{layout.root} ({split})')
 
 
@@ -69,8 +72,9 @@ class Layout:
     """The splits that have annotations."""
     return [split for split in SPLITS if self._annotations(split)]
 
-  def find(self, split: str) -> tuple[boxed.Found, tuple[str, ...]]:
-    """The images of a split, and the classes.
+  def find(self, split: str, *, with_boxes: bool = False
+           ) -> tuple[boxed.Found, tuple[str, ...]]:
+    """The images of a split, or those that have an annotation, and the classes.
 
     Raises:
       NotFoundError: there are no annotations, or no folder of images.
@@ -84,6 +88,8 @@ class Layout:
     folder = self._images(split, instances)
     annotated, degenerate, problems = [], [], list(instances.problems)
     for image_id, image in instances.images.items():
+      if with_boxes and not image.boxes:
+        continue
       file = folder / image.file
       if not file.is_file():
         problems.append(f'{file}: no such file, and image {image_id} of {path} is it. Add it, or '

@@ -132,7 +132,7 @@ def create_prepared(name: str, split: str, *, root: str | os.PathLike | None = N
   builder_class = tfds_builders.BUILDERS[name]
   parts = split.split('+')
   for part in parts:
-    names.require(part, builder_class.COUNTS, f'split of {name}')
+    names.require(part, (*builder_class.UNIONS, *builder_class.COUNTS), f'split of {name}')
   given = root or os.environ.get('KDSEG_DATA')
   command = (f'python -m kdseg_jax.data.prepare {name} --manual_dir=<archives> '
              f'--data_dir={given or "<folder>"}')
@@ -144,19 +144,22 @@ def create_prepared(name: str, split: str, *, root: str | os.PathLike | None = N
     raise NotFoundError(f'{given}: holds no prepared {name}. Prepare it once: {command}\n'
                         f'{builder_class.MANUAL_DOWNLOAD_INSTRUCTIONS}')
   builder = builder_class(data_dir=given)
+  members = {part: builder.UNIONS.get(part, (part,)) for part in parts}
+  counts = {one: info.num_examples for one, info in builder.info.splits.items()}
   for part in parts:
-    if part not in builder.info.splits:
+    if not counts.keys() & set(members[part]):
       raise NotFoundError(f'{builder.data_path}: was prepared without the split {part}. Delete '
                           f'this folder and prepare it again with all archives: {command}')
-  wrong = wrong_counts({part: builder.info.splits[part].num_examples for part in parts},
-                       {part: builder.COUNTS[part] for part in parts})
+  read = [one for part in parts for one in members[part]]
+  wrong = wrong_counts(counts, {one: builder.COUNTS[one] for one in read})
   if wrong:
     logging.warning('%s: %s: it was prepared with --allow_partial.', builder.data_path, wrong)
+  stored = '+'.join(one for one in read if one in counts)  # of a union with few images a part
   shown = {'classes': builder.CLASSES, 'palette': builder.PALETTE, 'size': size,
            'where': str(builder.data_path)}
   if builder.HAS_BOXES:
-    return BoxRecords(_records(tfds, builder, split, ['image']), **shown)
-  return _create(tfds, builder, split, ('image', 'label'), **shown)
+    return BoxRecords(_records(tfds, builder, stored, ['image']), **shown)
+  return _create(tfds, builder, stored, ('image', 'label'), **shown)
 
 
 def is_prepared(name: str, root: str | os.PathLike | None) -> bool:

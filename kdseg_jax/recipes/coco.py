@@ -56,12 +56,12 @@ GFL 44.9, 40.2, 43.7, 43.9; RetinaNet 38.9, 37.4, 39.7, 39.8; FCOS 40.8, 38.5, 4
 4 38.2, 38.3, 38.6, 38.7, 38.2, localization_distillation 37.8, pkd 38.0; GFL-ResNet50 from ATSS
 42.1 (mimicking 39.7), from RetinaNet 41.2 (30.3); MobileNetV2 30.9, pkd 33.2, crosskd 34.1.
 Not run at full size.
-Deviates: the 1,021 images without boxes are drawn as well. All images are put on one canvas of
-1344x1344, in evaluation too, where that code pads each batch to its largest image, and GroupNorm
-sees the padding. Less of it, with smaller upright images: --config.augmentation.crop='(800,1344)'
---config.eval.canvas='(800,1344)'; none but to multiples of 32, as imported models are evaluated
-above, with a program a size: --config.eval.canvas='()' --config.eval.pad_multiple=32. Images are
-shrunk by area, there bilinearly. The Swin-T teacher is not here.
+Deviates: all images are put on one canvas of 1344x1344, in evaluation too, where that code pads
+each batch to its largest image, and GroupNorm sees the padding. Less of it, with smaller upright
+images: --config.augmentation.crop='(800,1344)' --config.eval.canvas='(800,1344)'; none but to
+multiples of 32, as imported models are evaluated above, with a program a size:
+--config.eval.canvas='()' --config.eval.pad_multiple=32. Images are shrunk by area, there
+bilinearly. The Swin-T teacher is not here.
 """
 
 from kdseg_jax import models, names
@@ -100,7 +100,7 @@ def get_config(arg=None):
   twice = arg.head == 'fcos' or name in _TWICE
   schedule = arg.schedule or ('2x' if twice else '1x')
   names.require(schedule, EPOCHS, 'schedule')
-  config.data.name = 'coco'
+  config.data.update(name='coco', train_split='train_with_boxes')
   config.augmentation.update(crop=CANVAS, flip=0.5, resize=_RESIZE.get(
       name, _RESIZE_FCOS if arg.head == 'fcos' else (SIDES,)))
   _set_student(config, name, arg)

@@ -24,7 +24,8 @@ from tests.data import boxed_sets
 # _base_/datasets/coco_detection.py: Resize (1333, 800), RandomFlip 0.5, pad_size_divisor 32;
 # optim_wrapper; 8 x 2 images (auto_scale_lr's base_batch_size).
 COMMON = {
-    'data.name': 'coco', 'data.train_split': 'train', 'eval.split': 'val', 'train.batch_size': 16,
+    'data.name': 'coco', 'data.train_split': 'train_with_boxes',  # filter_empty_gt
+    'eval.split': 'val', 'train.batch_size': 16,
     'train.accumulate': 1, 'augmentation.flip': 0.5, 'augmentation.scale': (),
     'augmentation.pad': 0, 'augmentation.resized_crop': (), 'eval.sides': (800, 1333),
     'optimizer.name': 'sgd', 'optimizer.learning_rate': 0.01, 'optimizer.momentum': 0.9,

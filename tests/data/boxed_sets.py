@@ -80,16 +80,16 @@ def coco(root, split='train', seed=0, **options):
   return root
 
 
-def coco_archives(root):
-  """The three archives of COCO 2017 with a few images; `{split: {image id: boxes}}`."""
+def coco_archives(root, train=None):
+  """The three archives of COCO 2017 with a few images; the image ids of each split."""
   from kdseg_jax.data.tfds_builders.coco import Coco
 
   missing = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
   ids = [number for number in range(1, 91) if number not in missing]
   categories = [{'id': i, 'name': name} for i, name in zip(ids, Coco.CLASSES, strict=True)]
   files, expected = {}, {}
-  for split, objects in (('train', COCO), ('val', {1000: [(90, 1, 1, 0, 5, 0, None),
-                                                          (90, 2, 2, 3, 5, 0, None)]})):
+  for split, objects in (('train', train or COCO), ('val', {1000: [(90, 1, 1, 0, 5, 0, None),
+                                                                  (90, 2, 2, 3, 5, 0, None)]})):
     data = instances(objects, categories)
     files[f'annotations/instances_{split}2017.json'] = json.dumps(data)
     archives.write_zip(root / f'{split}2017.zip', {

@@ -24,6 +24,8 @@ def test_images_come_in_the_order_of_their_ids_with_boxes_areas_and_crowds(tmp_p
   np.testing.assert_array_equal(first['area'], [80.5, 400])
   np.testing.assert_array_equal(last['area'], [30])  # of the box, as it has none of its own
   assert empty['boxes'].shape == (0, 4) and first['image'].shape == (20, 30, 3)
+  with_boxes = data.create('coco', 'train_with_boxes', root=tmp_path)
+  assert [one['image_id'] for one in with_boxes] == ['000000000007', '000000000012']
   resized = data.create('coco', 'train', root=tmp_path, size=(10, 15))[1]
   np.testing.assert_allclose(resized['boxes'][0], [0.75, 1, 5.75, 7.125])
 

@@ -149,7 +149,7 @@ def test_official_counts_are_those_of_the_papers():
       'voc': {'train': 10582, 'val': 1449}, 'pascal_context': {'train': 4998, 'val': 5105},
       'ade20k': {'train': 20210, 'val': 2000}, 'imagenet': {'train': 1281167, 'val': 50000},
       'cifar10': {'train': 50000, 'test': 10000}, 'cifar100': {'train': 50000, 'test': 10000},
-      'coco': {'train': 118287, 'val': 5000}}
+      'coco': {'train_with_boxes': 117266, 'train_without_boxes': 1021, 'val': 5000}}
 
 
 def test_missing_archives_are_left_out_only_when_that_is_allowed(dirs, tmp_path, caplog):
@@ -294,24 +294,41 @@ def test_prepared_coco_is_what_its_folder_is(coco, tmp_path):
   manual_dir, data_dir, expected = coco
   for archive in manual_dir.iterdir():
     zipfile.ZipFile(archive).extractall(tmp_path)
+  expected['train_with_boxes'] = [one for one in expected['train'] if one != '000000000003']
   for split, ids in expected.items():
     made, folder = (data.create('coco', split, root=root) for root in (data_dir, tmp_path))
     assert made.classes == folder.classes and len(made.classes) == len(made.palette) == 80
+    last = '000000000003'  # of train, as it has no box
+    ids = sorted(ids, key=lambda one: (one == last, one))
     assert [one['image_id'] for one in pickle.loads(pickle.dumps(made))] == ids
-    for one, other in zip(made, folder, strict=True):
+    for one, other in zip(
+        made, sorted(folder, key=lambda one: ids.index(one['image_id'])), strict=True):
       assert one.keys() == other.keys()
       for name, value in one.items():
         np.testing.assert_array_equal(value, other[name])
         assert getattr(value, 'dtype', str) == getattr(other[name], 'dtype', str)
-  resized = data.create('coco', 'train', root=data_dir, size=(10, 15))[1]
+  resized = data.create('coco', 'train', root=data_dir, size=(10, 15))[0]
   np.testing.assert_allclose(resized['boxes'][0], [0.75, 1, 5.75, 7.125])
   assert 'tensorflow' not in sys.modules
+
+
+def test_train_is_what_there_is_of_images_with_and_without_boxes(tmp_path, caplog):
+  boxed_sets.coco_archives(tmp_path, {9: [(1, 0, 0, 30, 20, 1, 400)]})
+  prepare.prepare('coco', tmp_path, tmp_path / 'data', allow_partial=True)
+  assert [one['image_id'] for one in data.create('coco', 'train', root=tmp_path / 'data')] == [
+      '000000000009']
+  assert 'train_without_boxes has 0 images instead of 1021' in caplog.text
+  with pytest.raises(FileNotFoundError, match='prepared without the split train_without_boxes'):
+    data.create('coco', 'train_without_boxes', root=tmp_path / 'data')
+  with pytest.raises(ValueError, match='Known: train, train_with_boxes, .*val'):
+    data.create('coco', 'test', root=tmp_path / 'data')
 
 
 def test_coco_with_other_categories_or_without_an_image_is_refused(coco, tmp_path):
   manual_dir = tmp_path / 'coco'
   shutil.copytree(coco[0], manual_dir)
-  with pytest.raises(ValueError, match='train has 3 images instead of 118287'):
+  with pytest.raises(ValueError, match='train_with_boxes has 2 images instead of 117266, train_wi'
+                     'thout_boxes has 1 images instead of 1021, val has 1 images instead of 5000'):
     prepare.prepare('coco', manual_dir, tmp_path / 'data')
   archives.write_zip(manual_dir / 'val2017.zip', {'val2017/x.jpg': b''})
   with pytest.raises(FileNotFoundError, match='val2017.zip: lacks 000000001000.jpg'):

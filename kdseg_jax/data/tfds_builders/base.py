@@ -45,6 +45,7 @@ class Builder(tfds.core.ShardBasedBuilder):
   CLASSES: ClassVar[tuple[str, ...]]        # in label order
   PALETTE: ClassVar[np.ndarray]             # (C, 3) uint8
   COUNTS: ClassVar[Mapping[str, int | None]]  # images of each split; None where a rule selects
+  UNIONS: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # splits that are read together, by name
   LABELS: ClassVar[pairs.LabelMap]          # meaning of the labels in the archives
   HAS_BOXES: ClassVar[bool] = False         # in place of labels
   EXAMPLES_PER_SHARD = 256                  # one shard's examples are held in memory

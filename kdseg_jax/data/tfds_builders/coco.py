@@ -15,6 +15,7 @@ from kdseg_jax.data.tfds_builders import base, trees
 from kdseg_jax.errors import UserError
 
 _ANNOTATIONS = 'annotations_trainval2017.zip'
+_WITHOUT_BOXES = 'train_without_boxes'
 
 
 class Example(NamedTuple):
@@ -28,7 +29,8 @@ class Example(NamedTuple):
 class Coco(base.Builder):
   """COCO 2017 (Lin et al., ECCV 2014), 80 classes: `image`, the arrays of boxes, and `image_id`.
 
-  With `allow_partial`, a split, or images of it, may be missing.
+  Images of train with an annotation are a split, those without one another, `train` is both. With
+  `allow_partial`, a split, or images of it, may be missing.
   """
 
   name = 'kdseg_coco'
@@ -50,12 +52,17 @@ class Coco(base.Builder):
       'keyboard', 'cell phone', 'microwave', 'oven', 'toaster', 'sink', 'refrigerator', 'book',
       'clock', 'vase', 'scissors', 'teddy bear', 'hair drier', 'toothbrush')
   PALETTE = boxed.palette(80)
-  COUNTS = {'train': 118_287, 'val': 5_000}
+  COUNTS = {coco.WITH_BOXES: 117_266, _WITHOUT_BOXES: 1_021, 'val': 5_000}
+  UNIONS = {'train': (coco.WITH_BOXES, _WITHOUT_BOXES)}
 
   def find(self, manual_dir):
     annotations = trees.open_tree(manual_dir, _ANNOTATIONS, 'annotations')
-    return {split: self._find(split, manual_dir, annotations) for split in self.COUNTS
-            if not self.allow_partial or trees.has(manual_dir, f'{split}2017.zip', f'{split}2017')}
+    found = {split: self._find(split, manual_dir, annotations) for split in ('train', 'val')
+             if not self.allow_partial or trees.has(manual_dir, f'{split}2017.zip', f'{split}2017')}
+    train = found.pop('train', {})
+    return found | {
+        coco.WITH_BOXES: {image_id: one for image_id, one in train.items() if one.boxes},
+        _WITHOUT_BOXES: {image_id: one for image_id, one in train.items() if not one.boxes}}
 
   def _find(self, split: str, manual_dir: pathlib.Path, annotations: trees.Tree
             ) -> dict[str, Example]:
