@@ -24,14 +24,17 @@ def config_of(name='espnet_c', **fields):
   return config
 
 
-def save(folder, config, *, scores=(0.5,), classes=CLASSES, palette=PALETTE):
-  """Saves checkpoint 1, 2, ... with these scores, and `config.json`; the variables of each."""
+def save(folder, config, *, scores=(0.5,), classes=CLASSES, palette=PALETTE, factor=1):
+  """Saves checkpoint 1, 2, ... with these scores, and `config.json`; the variables of each.
+
+  Parameters are made up, times the step, times the factor.
+  """
   module = create_module(config.student, len(classes))
   made = toys.variables(module, jnp.zeros((1, 64, 64, 3), jnp.uint8))
   checkpointer = Checkpointer(str(folder), metric='mean_iou', keep=len(scores))
   saved = []
   for step, score in enumerate(scores, start=1):
-    variables = {'params': jax.tree.map(lambda x, step=step: x * step, made['params']),
+    variables = {'params': jax.tree.map(lambda x, step=step: x * step * factor, made['params']),
                  'batch_stats': made.get('batch_stats', {})}
     state = TrainState(
         step=np.int32(step), **variables, opt_state=(),
