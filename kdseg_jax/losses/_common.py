@@ -144,16 +144,29 @@ def masked_sum(
   else:
     total = jnp.sum(jnp.where(where, values, 0))
     count = jnp.sum(where, dtype=jnp.int32)  # float32 would lose pixels above 2**24
-  if axis_name is None:
-    return total, count
-  return lax.psum(total, axis_name), lax.psum(count, axis_name)
+  return _over_devices(total, count, axis_name)
 
 
 def masked_mean(
     values: jax.Array, where: jax.Array | None, axis_name: str | None
 ) -> jax.Array:
   """psum(sum) / psum(count): the global mean, also of unequal counts; 0 if nothing counts."""
-  total, count = masked_sum(values, where, axis_name)
+  return _ratio(*masked_sum(values, where, axis_name))
+
+
+def mean_of(total: jax.Array, count: jax.Array | int, axis_name: str | None) -> jax.Array:
+  """As `masked_mean`, of one device's sum and how many it is of."""
+  return _ratio(*_over_devices(total, count, axis_name))
+
+
+def _over_devices(total, count, axis_name):
+  """Both, summed over the devices of `axis_name`."""
+  if axis_name is None:
+    return total, count
+  return lax.psum(total, axis_name), lax.psum(count, axis_name)
+
+
+def _ratio(total, count):
   if isinstance(count, int):
     return total / float(max(count, 1))  # as an int it may exceed int32
   return total / jnp.maximum(count, 1).astype(total.dtype)

@@ -6,17 +6,12 @@ queue (`memory_similarity`).
 
 from __future__ import annotations
 
-import math
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from kdseg_jax.losses import _common, pooling
+from kdseg_jax.losses import _common, _divergences, pooling
 
-# Similarities held at a time where the caller names no block size: 16 MB in float32, of which a
-# handful live at once. Larger blocks are no faster on CPU.
-_BLOCK_ENTRIES = 1 << 22
 _EPS = 1e-8
 
 
@@ -36,13 +31,13 @@ def cross_image_pixel(
   t of unit length. All ordered pairs of images count, i = j included. Student and teacher may have
   different widths. No factor temperature**2.
 
-  The similarities are computed for a block of pixels at a time and again for the gradient, so that
-  peak memory is linear in the number of pixels, not quadratic.
+  The similarities are computed for a block of pixels at a time, and the gradient with the value, so
+  that peak memory is linear in the number of pixels, not quadratic, and nothing is computed twice.
 
   Args:
     student: features `(N, H, W, D)`.
     teacher: features `(N, H, W, E)`; no gradient flows into them.
-    temperature: positive; divides the cosines.
+    temperature: positive; divides the cosines. No gradient flows into it.
     pool: side k of k x k mean pooling with stride k before all else; windows at the bottom and
       right edge may be partial (ceil mode) and divide by their own pixels. None is none.
     axis_name: mapped axis over which the batch is spread: the pairs are those of the images of all
@@ -166,8 +161,8 @@ def memory_similarity(
     where: bool, the leading axes: True where an anchor counts; None counts all. Values at masked
       anchors are irrelevant, even NaN.
     contrast_where: bool `(K,)`: False leaves an embedding out of the softmax, whatever its value.
-    temperature: positive; divides the cosines.
-    kd_temperature: T of the distillation.
+    temperature: positive; divides the cosines. No gradient flows into it.
+    kd_temperature: T of the distillation; none into it.
     axis_name: mapped axis over which the anchors are spread: mean over those of all devices. The
       contrast must be the same on all.
     block_size: anchors whose similarities are computed at a time; None fits them to some 100 MB.
@@ -203,9 +198,11 @@ def memory_similarity(
     contrast_where = _common.as_mask(contrast_where, contrast.shape[:1])
     contrast = jnp.where(contrast_where[:, None], contrast, 0)
   rows = [normalize(x.reshape(-1, x.shape[-1])) for x in rows]
-  values = _divergences(
-      rows, [contrast[None]] * 2, contrast_where, 1 / (temperature * kd_temperature), block_size)
-  return kd_temperature**2 * _common.masked_mean(values, where, axis_name)
+  total = _divergences.total(
+      rows, [contrast[None]] * 2, scale=1 / (temperature * kd_temperature), weights=where,
+      where=contrast_where, learned_columns=False, block_size=block_size)
+  count = len(rows[0]) if where is None else jnp.sum(where, dtype=jnp.int32)
+  return kd_temperature**2 * _common.mean_of(total, count, axis_name)
 
 
 def normalize(x: jax.Array) -> jax.Array:
@@ -229,32 +226,7 @@ def _check_options(temperature, block_size):
 def _mean_over_image_pairs(images, temperature, axis_name, block_size):
   """Mean divergence of the rows of `(N, n, D)` and `(N, n, E)` from those of all images."""
   columns = images if axis_name is None else lax.all_gather(images, axis_name, tiled=True)
-  values = _divergences(
-      [x.reshape(-1, x.shape[-1]) for x in images], columns, None, 1 / temperature, block_size)
-  return _common.masked_mean(values, None, axis_name)
-
-
-def _divergences(rows, columns, where, scale, block_size) -> jax.Array:
-  """KL(teacher || student) of every row's similarities, `(M,)`, averaged over groups of columns.
-
-  Args:
-    rows: of student and teacher, `(M, D)` and `(M, E)`.
-    columns: of student and teacher, `(G, n, D)` and `(G, n, E)`; a softmax is over one group.
-    where: bool `(n,)`, False leaves a column out of the softmax; None is all True.
-    scale: multiplies the dot products.
-    block_size: rows at a time; None chooses.
-  """
-  @jax.checkpoint  # else the similarities of all blocks are kept for the gradient
-  def divergence(row):
-    student, teacher = (log_probabilities(x, y) for x, y in zip(row, columns))
-    return jnp.sum(jnp.exp(teacher) * (teacher - student)) / student.shape[0]
-
-  def log_probabilities(row, columns):
-    logits = scale * _common.products('d,gnd->gn', row, columns)
-    if where is not None:  # finite, so that a softmax over nothing is no NaN
-      logits = jnp.where(where, logits, jnp.finfo(logits.dtype).min)
-    return jax.nn.log_softmax(logits, axis=-1)
-
-  if block_size is None:
-    block_size = max(1, _BLOCK_ENTRIES // math.prod(columns[0].shape[:2]))
-  return lax.map(divergence, tuple(rows), batch_size=min(block_size, rows[0].shape[0]))
+  rows = [x.reshape(-1, x.shape[-1]) for x in images]
+  total = _divergences.total(
+      rows, columns, scale=1 / temperature, learned_columns=True, block_size=block_size)
+  return _common.mean_of(total, len(rows[0]), axis_name)
