@@ -22,7 +22,8 @@ usage: ./launch.sh <command> [options]
   profile --config=configs/<file>.py:<args> --output=<dir> [--teacher=configs/<file>.py:<args>]
                                                    where time and memory of a train step go, and a
                                                    trace for TensorBoard and Perfetto
-  data.check <folder> [--layout=folder|camvid]     every problem of images and labels of your own
+  data.check <folder> [--layout=folder|camvid|class_folder|npz|cifar10|cifar100|voc_boxes|coco]
+                                                   every problem of data of your own
   data.prepare <name> --manual_dir=<archives> --data_dir=<dir>
                                                    a public data set from its downloaded archives
   import --source=<file, address or name> --model=<name> --workdir=<dir>

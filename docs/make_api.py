@@ -1,4 +1,4 @@
-"""Writes api.md, the index of public names: python docs/make_api.py"""
+"""Writes api.md, the index of public names: .venv/bin/python docs/make_api.py"""
 
 import importlib
 import inspect
@@ -18,7 +18,7 @@ _HEAD = '''# Public names
 
 One line each; the docstrings have equations, shapes, defaults, errors and sources. Every name can
 be reached from `import kdseg_jax`, whose parts are imported when they are first asked for. Written
-by `python docs/make_api.py`.
+by `.venv/bin/python docs/make_api.py`.
 '''
 
 

@@ -13,7 +13,7 @@ val are at hand, the second command makes such a folder: the last fifth of every
 becomes val, and val test.
 Commands:
   ./launch.sh study --config=experiments/adaptation_parts.py --workdir=runs/adaptation_parts
-  python -m experiments.adaptation_parts <camvid> <folder>
+  .venv/bin/python -m experiments.adaptation_parts <camvid> <folder>
 Where it differs from the paper: FitNets passes a learned 1x1 convolution, as the widths differ, and
 has the weight of CIRKD's scripts; the student starts from noise; the autoencoder is trained for 100
 steps, more than two epochs of so few images.

@@ -6,7 +6,7 @@ Teacher, student, data and settings, and how learning rates are chosen: those of
 experiments/adaptation_parts.py.
 Commands:
   ./launch.sh study --config=experiments/adaptation_strides.py --workdir=runs/adaptation_strides
-  python -m experiments.adaptation_strides runs/adaptation_strides
+  .venv/bin/python -m experiments.adaptation_strides runs/adaptation_strides
 The second draws the report into tradeoff.png of the work directory.
 """
 

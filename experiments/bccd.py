@@ -4,11 +4,12 @@ GFL with a ResNet-18 of a quarter of the width, from a GFL-MobileNetV2 that star
 weights: the student alone; prediction mimicking; localisation distillation; PKD; CrossKD; knowledge
 review on the pyramid. Everything at 256x320, students from noise. The learning rate of every
 student is chosen by the same rule, see `TUNE`.
-Data, BCCD with its val as test, a fifth of its train as val (the teacher learns from both, as
-trainval), and images and annotations as they are:
+Data, BCCD with its val as test (lists of the names test and trainval are replaced), a fifth of its
+train as val (the teacher learns from both, as trainval), and images and annotations as they are:
   cp -r BCCD bccd && cd bccd/ImageSets/Main
   mv val.txt test.txt && mv train.txt trainval.txt
   awk 'NR % 5 == 1' trainval.txt > val.txt && awk 'NR % 5 != 1' trainval.txt > train.txt
+  cd ../../..
 Command:
   ./launch.sh study --config=experiments/bccd.py --config.data.root=bccd \\
       --config.study.teacher.data.root=bccd --workdir=runs/bccd_study

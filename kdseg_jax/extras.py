@@ -17,4 +17,5 @@ def require(extra: str, module: str, purpose: str) -> None:
   """
   if importlib.util.find_spec(module) is None:
     raise UserError(
-        f"{purpose} needs {module}, which is not installed: pip install 'kdseg_jax[{extra}]'")
+        f"{purpose} needs {module}, which is not installed: install the extra {extra}, "
+        f"in the checkout by pip install '.[{extra}]'")

@@ -1,6 +1,6 @@
 """Benchmarks: one command prints how fast this package is beside eager PyTorch on this machine.
 
-  python -m experiments.benchmarks --output=<folder>
+  .venv/bin/python -m experiments.benchmarks --output=<folder>
 
 prints, and writes as `table.md` and `table.json`, every row of `rows.ROWS`: the median of repeats
 with quartiles, the ratio to the faster of PyTorch's memory layouts, peak memory, and the machine
@@ -12,7 +12,7 @@ PyTorch is no dependency. Its sides are left out where it is missing; they may l
 environment, and on another Python, than jax:
 
   python3.11 -m venv torchenv && torchenv/bin/pip install torch==2.13.0
-  python -m experiments.benchmarks --torch=torchenv/bin/python --output=<folder>
+  .venv/bin/python -m experiments.benchmarks --torch=torchenv/bin/python --output=<folder>
 
 Each side of a row is a process of its own that has imported only its own framework. The command
 runs one call of each in turn, so that a machine that gets slower does so for all of them, and a

@@ -2,8 +2,8 @@
 
 Forward and backward, side by side, on the shapes of DeepLabV3 at output stride 8: what is chosen,
 and what taps and Winograd would gain wherever they can be. Commands:
-  python experiments/benchmarks/convolutions.py --size 64 64 --batch 16 --width 0.25
-  python experiments/benchmarks/convolutions.py --size 128 128 --batch 4 --width 1
+  .venv/bin/python -m experiments.benchmarks.convolutions --size 64 64 --batch 16 --width 0.25
+  .venv/bin/python -m experiments.benchmarks.convolutions --size 128 128 --batch 4 --width 1
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Five sizes over a factor of 16. Time is the median of repeats, memory what the compiled program
 needs for arguments, results and temporaries. The exponent is the slope of a straight line through
 the logarithms; `EXPLAINED` says why it may be above 1.1. Command:
-  python -m experiments.benchmarks.growth --output=<folder>
+  .venv/bin/python -m experiments.benchmarks.growth --output=<folder>
 writes growth.md, growth.json and growth.png there. `--only=cross_image*` measures some; exit status
 1: an exponent above 1.1 is not explained.
 """

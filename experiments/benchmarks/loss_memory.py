@@ -5,7 +5,7 @@ compile and `--repeats` times for the best time. Peak is the process's maximum r
 which the last column but one is what came after jax was loaded and the features were made. CPU
 seconds are those of all threads, which a busy machine does not lengthen.
 Command (results of it: loss_memory.md):
-  python experiments/benchmarks/loss_memory.py
+  .venv/bin/python -m experiments.benchmarks.loss_memory
 """
 
 from __future__ import annotations

@@ -210,7 +210,8 @@ def fill(example: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any
       if len(rows) > shape[0] and name == corners[0]:
         logging.log_first_n(
             logging.WARNING, 'An image has %d boxes, and config.task.max_boxes is %d: %d are left '
-            'out, neither learned nor counted, as are those of other such images.', 1, len(rows),
+            'out, not learned, and where they are detected that counts as wrong, as of other such '
+            'images.', 1, len(rows),
             shape[0], len(rows) - shape[0])
       filled[name] = np.full(shape, field.padding, field.dtype)
       filled[name][:len(rows)] = example[name][rows[:shape[0]]]

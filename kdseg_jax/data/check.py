@@ -227,7 +227,7 @@ def define_flags(options):
 def main(options, arguments):
   """Prints the report; the exit status is 1 if there are problems."""
   if len(arguments) != 1:
-    raise UserError('Give one folder: python -m kdseg_jax.data.check <folder> --layout=folder')
+    raise UserError('Give one folder: data.check <folder> --layout=<layout>, see --help.')
   root, layout = paths.local(arguments[0]), options.layout
   other = next((module for module in _OTHERS if layout in module.LAYOUTS), None)
   report = other.check(root, layout) if other else check(root, layout)

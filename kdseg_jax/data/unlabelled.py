@@ -26,11 +26,13 @@ class Unlabelled:
 
   Raises:
     FileNotFoundError: the folder does not exist or holds no picture.
-    ValueError: a picture of a format that is not read; on reading, a damaged file.
+    ValueError: the fields are boxes; a picture of a format that is not read; on reading, a damaged
+      file.
   """
 
   def __init__(self, folder: str | os.PathLike, *, fields: Mapping[str, Any],
                size: tuple[int, int] | None = None):
+    _check_fields(fields)
     self._paths = files.list_images([folder], subfolders=True)
     self.size, self._fields = tuple(size) if size else None, fields
 
@@ -51,9 +53,13 @@ class WithoutLabels:
   Args:
     source: of labelled examples.
     fields: see `Unlabelled`.
+
+  Raises:
+    ValueError: the fields are boxes.
   """
 
   def __init__(self, source: Any, *, fields: Mapping[str, Any]):
+    _check_fields(fields)
     self._source, self._fields = source, fields
 
   def __len__(self) -> int:
@@ -95,6 +101,12 @@ class Concatenated:
     if index < len(self.first):
       return self.first[index]
     return self.second[index - len(self.first)]
+
+
+def _check_fields(fields):
+  if any(field.geometry == 'boxes' for field in fields.values()):
+    raise UserError('config.data.unlabelled: an image without boxes is one that holds no object, '
+                    'and would be learned as background. Leave it empty for detectors.')
 
 
 def _unknown(fields, size):

@@ -27,7 +27,8 @@ class VocBoxes(boxed.BoxSource):
   its 20 classes in their usual order.
 
   Corners in the files are pixels counted from 1 and inclusive: x1 is xmin - 1 and x2 is xmax, so
-  that xmin 1, xmax W is the whole width (what is counted from 0 shifts by a pixel). Objects marked
+  that xmin 1, xmax W is the whole width (what is counted from 0 shifts by a pixel). A box with
+  equal corners in x or y is left out, as one without an area. Objects marked
   `difficult` become crowds: they are neither learned nor counted. VOC's own evaluation gives such
   an object to one detection, COCO's as many as lie in it.
 
@@ -130,7 +131,12 @@ class Layout:
     if split not in self.splits and not listed.exists():
       raise NotFoundError(f'{listed}: no such file; {self.root} has the splits '
                           f'{", ".join(self.splits) or "of no list"}.')
-    images = {names.composed(path.stem): path for path in files.images_in(folder)}
+    images, twice = {}, {}
+    for path in files.images_in(folder):
+      stem = names.composed(path.stem)
+      if images.setdefault(stem, path) != path:
+        twice[stem] = (f'{path}: has the name of {images[stem]}, and an annotation is of one '
+                       'image. Rename or remove one.')
     paths = {names.composed(path.stem): path for path in annotations.glob('*.xml')}
     problems = files.unreadable_in(folder)
     if listed.exists():
@@ -146,7 +152,7 @@ class Layout:
     if not listed.exists():
       matched = {stem: pair for index, (stem, pair) in enumerate(matched.items())
                  if (index % _VAL_EVERY == 0) == (split == 'val')}
-    return matched, problems + alone
+    return matched, problems + alone + [twice[stem] for stem in matched if stem in twice]
 
   def _read(self, path):
     if path not in self._parsed:

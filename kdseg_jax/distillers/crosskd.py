@@ -48,7 +48,8 @@ def crosskd(
   Args:
     layer: convolutions of the student's towers before the teacher's take over, from 0 (the levels
       of the pyramid) to all of them (4); None is 3, for FCOS teachers 2.
-    teacher_head: 'gfl', 'retinanet', 'fcos' or 'atss'; None is the student's.
+    teacher_head: 'gfl', 'retinanet', 'fcos' or 'atss'; None is the student's. Heads of fewer than
+      3 convolutions need `layer` or `teacher_head`: without both the taps of 2 and 3 are read.
     projection: whether the student's features pass a learned 1x1 convolution, one a branch for all
       levels, before they are aligned: for towers of other widths than the teacher's.
     uniform: all boxes weigh the same, S(r) = 1, as in the paper; the official code weighs them by

@@ -106,9 +106,15 @@ def on_anchors_of(head: str, where: jax.Array, student: str) -> jax.Array:
 
 
 def normalizer_of(teacher: str, targets: Mapping[str, Any]) -> jax.Array:
-  """By what the losses are divided: see `losses.cross_head_classification`."""
-  of_points = teacher == 'fcos' and 'centerness_normalizer' in targets
-  return targets['centerness_normalizer' if of_points else 'normalizer']
+  """By what the losses are divided: see `losses.cross_head_classification`.
+
+  For FCOS the sum of centerness; where no point is positive 1, and not 1e-6 as in the official
+  code, which makes such a step a million times as large.
+  """
+  if teacher != 'fcos' or 'centerness_normalizer' not in targets:
+    return targets['normalizer']
+  centerness = targets['centerness_normalizer']
+  return jnp.where(centerness > 1e-5, centerness, 1)
 
 
 def compare(
@@ -133,17 +139,20 @@ def compare(
     where: `(N, P)`, which anchors count.
     normalizer: of all but `cross_head_distribution`, which is a weighted mean.
     uniform: of `losses.score_weights`.
-    weights: `Weights`; official are those of the teacher's head.
+    weights: `Weights`; official are those of the teacher's head, of `losses.giou` 1.
     axis_name: mesh axis over which the batch is spread.
   """
+  heads = {student.head, teacher.head}
+  distributions = heads == {'gfl'} and student.reg.shape == teacher.reg.shape
   official = _WEIGHTS[teacher.head]
+  if teacher.head == 'gfl' and not distributions:
+    official = official[0], _WEIGHTS['atss'][1]  # of GIoU, which takes the place of its own loss
   cls_weight, box_weight = (
       default if given is None else given for given, default in zip(weights, official))
   scores = losses.score_weights(teacher.cls, where, uniform=uniform)
   cls = losses.cross_head_classification(
       student.cls, teacher.cls, weights=where, normalizer=normalizer, axis_name=axis_name)
-  heads = {student.head, teacher.head}
-  if heads == {'gfl'} and student.reg.shape == teacher.reg.shape:
+  if distributions:
     boxes = losses.cross_head_distribution(
         student.reg, teacher.reg, weights=scores, axis_name=axis_name)
   else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from jax import lax
+
 from kdseg_jax import losses, names
 from kdseg_jax.distillers import core, dense_predictions
 from kdseg_jax.distillers.declaration import Term
@@ -12,6 +14,7 @@ from kdseg_jax.losses import dense_boxes
 # Name of a region -> the target that is its mask.
 _REGIONS = {'all': 'counts', 'positive': 'positive', 'inside': 'inside', 'valuable': 'valuable'}
 _OUTPUTS = ('cls', 'reg')
+_IMAGES_OF_A_SUM = 2  # of a device in the official code, whose mean over devices is learned
 
 
 def prediction_mimicking(
@@ -26,7 +29,8 @@ def prediction_mimicking(
   """Distillation of a dense detector's outputs: `crosskd` on the student's own head.
 
   The losses of `crosskd`, without centerness, between the student's own outputs and the teacher's.
-  Of unlike heads with as many anchors the boxes are decoded and compared by `losses.giou`.
+  Of unlike heads with as many anchors the boxes are decoded and compared by `losses.giou`, whose
+  weight is 1.
 
   Args:
     region: anchors that are compared: 'all' that count, 'positive' ones, those with the centre
@@ -90,7 +94,8 @@ def localization_distillation(
   """Localization distillation (Zheng et al., CVPR 2022) of GFL heads.
 
   `losses.localization_distillation` of the distributions of the sides, weighted by the highest
-  class probability of the student.
+  class probability of the student: the sum over two images, whatever the batch. The official code
+  sums over the images of a device, usually two, and takes the mean over devices.
 
   Args:
     temperature: divides the logits of both.
@@ -123,10 +128,13 @@ def localization_distillation(
 
   def loss(state, inputs):
     student = dense_predictions.predictions('gfl', inputs.student)
+    images = len(student.cls)
+    if axis_name is not None:
+      images = lax.psum(images, axis_name)
     weights = losses.score_weights(student.cls, inputs.targets[_REGIONS[region]])
     value = losses.localization_distillation(
         student.reg, dense_boxes.join(inputs.teacher['reg'], 1), temperature=temperature,
-        weights=weights, axis_name=axis_name)
+        weights=weights, normalizer=images / _IMAGES_OF_A_SUM, axis_name=axis_name)
     return value, (state.memory, {})
 
   return core.Distiller(

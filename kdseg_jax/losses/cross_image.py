@@ -197,11 +197,12 @@ def memory_similarity(
   if contrast_where is not None:
     contrast_where = _common.as_mask(contrast_where, contrast.shape[:1])
     contrast = jnp.where(contrast_where[:, None], contrast, 0)
-  rows = [normalize(x.reshape(-1, x.shape[-1])) for x in rows]
+  student, teacher = (normalize(x.reshape(-1, x.shape[-1])) for x in rows)
   total = _divergences.total(
-      rows, [contrast[None]] * 2, scale=1 / (temperature * kd_temperature), weights=where,
+      (student, teacher), (contrast[None],) * 2,
+      scale=1 / (temperature * kd_temperature), weights=where,
       where=contrast_where, learned_columns=False, block_size=block_size)
-  count = len(rows[0]) if where is None else jnp.sum(where, dtype=jnp.int32)
+  count = len(student) if where is None else jnp.sum(where, dtype=jnp.int32)
   return kd_temperature**2 * _common.mean_of(total, count, axis_name)
 
 

@@ -7,7 +7,8 @@ warm-up, 800 steps of 8 images, gradients clipped to norm 10; with init the runn
 the backbone stay.
 Data: BCCD (github.com/Shenggan/BCCD_Dataset; 3 classes, 640x480) or any JPEGImages/, Annotations/
 and ImageSets/Main/<split>.txt, in --config.data.root or $KDSEG_DATA; see
-kdseg_jax/data/voc_boxes.py. Check them first: python -m kdseg_jax.data.check <folder>
+kdseg_jax/data/voc_boxes.py. Check them first:
+  ./launch.sh data.check <folder> --layout=voc_boxes
 Commands:
   export KDSEG_DATA=<folder>
   ./launch.sh train --config=configs/bccd.py:role=teacher,init=imagenet --workdir=runs/bccd_teacher

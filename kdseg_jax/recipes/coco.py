@@ -133,12 +133,13 @@ def _set_student(config, name, arg):
 def _set_schedule(config, epochs, epoch):
   """Epochs of so many steps, an evaluation after each."""
   steps = epochs * epoch
+  warmup = min(WARMUP, steps // 4)  # of a small folder of one's own
   # Milestones are shares of what comes after the warm-up.
-  shares = [(after * epochs * epoch // 12 - WARMUP) / (steps - WARMUP) for after in (8, 11)]
+  shares = [(after * epochs * epoch // 12 - warmup) / (steps - warmup) for after in (8, 11)]
   config.train.update(steps=steps, batch_size=BATCH)
   config.optimizer.update(
       learning_rate=0.01, momentum=0.9, weight_decay=1e-4, decay='all', schedule='steps',
-      factor=0.1, milestones=tuple(shares), warmup_steps=WARMUP, warmup_factor=1e-3)
+      factor=0.1, milestones=tuple(shares), warmup_steps=warmup, warmup_factor=1e-3)
   config.eval.update(every_steps=epoch, batch_size=8, canvas=CANVAS, sides=SIDES)
   config.checkpoint.every_steps = epoch
 

@@ -3,7 +3,7 @@
 Settings: SGD, poly schedule and augmentation of CIRKD (CVPR 2022).
 Data: images/train/ labels/train/ images/val/ labels/val/, or images/ and labels/ with train.txt and
 val.txt, and classes.txt, in --config.data.root or $KDSEG_DATA; see kdseg_jax/data/folder.py. Check
-them first: python -m kdseg_jax.data.check <folder>
+them first: ./launch.sh data.check <folder>
 More images without labels: --config.data.unlabelled=<folder>.
 Commands:
   export KDSEG_DATA=<folder>

@@ -98,6 +98,17 @@ def test_settings_are_those_of_the_scripts(arg):
                              atol=1e-8)
 
 
+@pytest.mark.parametrize('images', [20, 300, 900])
+def test_small_folders_have_a_shorter_warmup(images):
+  config = coco.get_config(f'images={images}')
+  steps = 12 * -(-images // 16)
+  rate = create_schedule(config.optimizer, config.train.steps)
+  assert config.train.steps == steps and config.optimizer.warmup_steps == min(500, steps // 4)
+  np.testing.assert_allclose(
+      [rate(steps * 8 // 12 - 1), rate(steps * 8 // 12), rate(steps - 1)], [1e-2, 1e-3, 1e-4],
+      rtol=1e-5)
+
+
 @pytest.mark.parametrize('head', SUPPRESSION)
 def test_models_are_those_of_the_scripts(head):
   config = coco.get_config(f'head={head},method=crosskd')

@@ -36,15 +36,24 @@ def test_every_pixel_is_ignored(photos):
 
 def test_fields_of_any_task_are_their_padding(photos):
   fields = {
-      'boxes': tasks.Field(shape=lambda size: (3, 4), dtype=np.float32, padding=0.5),
+      'pose': tasks.Field(shape=lambda size: (3, 4), dtype=np.float32, padding=0.5),
       'depth': tasks.Field(shape=lambda size: size, dtype=np.int16, padding=-7, geometry='map')}
-  labelled = [{'image': np.zeros((5, 6, 3), np.uint8), 'image_id': 'a', 'label': 1, 'boxes': 2}]
+  labelled = [{'image': np.zeros((5, 6, 3), np.uint8), 'image_id': 'a', 'label': 1, 'pose': 2}]
   for source in (data.Unlabelled(photos, fields=fields, size=(5, 6)),
                  data.WithoutLabels(labelled, fields=fields)):
     example = source[0]
-    assert example.keys() == {'image', 'image_id', 'boxes', 'depth'}
-    np.testing.assert_array_equal(example['boxes'], np.full((3, 4), 0.5, np.float32), strict=True)
+    assert example.keys() == {'image', 'image_id', 'pose', 'depth'}
+    np.testing.assert_array_equal(example['pose'], np.full((3, 4), 0.5, np.float32), strict=True)
     np.testing.assert_array_equal(example['depth'], np.full((5, 6), -7, np.int16), strict=True)
+
+
+def test_images_without_boxes_would_be_background_and_are_refused(photos):
+  config = common.detection()
+  config.data.update(name='scenes_detection', train_limit=4, unlabelled='rest')
+  for unlabelled in ('rest', str(photos)):
+    config.data.unlabelled = unlabelled
+    with pytest.raises(ValueError, match='config.data.unlabelled: .* learned as background'):
+      experiment.create_train_source(config)
 
 
 @pytest.mark.parametrize('unlabelled', ['rest', 'folder'])

@@ -137,6 +137,14 @@ def test_images_and_annotations_that_do_not_match_are_named(tmp_path):
     data.create('voc_boxes', 'train', root=tmp_path)
 
 
+def test_two_images_of_one_name_are_refused(tmp_path):
+  boxed_sets.voc(tmp_path)
+  (tmp_path / 'JPEGImages/b.png').write_bytes(boxed_sets.jpeg(0))
+  with pytest.raises(ValueError, match='b.png: has the name of .*b.jpg, and an annotation is of o'):
+    data.create('voc_boxes', 'train', root=tmp_path)
+  data.create('voc_boxes', 'val', root=tmp_path)
+
+
 @pytest.mark.parametrize('orientation,message', [
     (3, 'EXIF data turn or mirror it .orientation 3., and its annotation .*c.xml may have been'),
     (6, r'c.xml: was made for an image of \(20, 30\)')])

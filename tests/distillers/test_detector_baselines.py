@@ -1,5 +1,7 @@
 """What cross-head distillation is compared with."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,6 +71,27 @@ def test_mimicking_of_unlike_heads():
     distillers.prediction_mimicking(region='al')
 
 
+def test_without_its_own_loss_boxes_have_the_weight_of_giou():
+  inputs = inputs_of()
+  taps = inputs.student | {'reg': [x[..., :4] for x in inputs.student['reg']]}
+  student, teacher = (dense_predictions.predictions(head, x) for head, x in (
+      ('atss', taps), ('gfl', inputs.teacher)))
+  where = inputs.targets['counts']
+  terms = dense_predictions.compare(
+      student, teacher, where=where, normalizer=5.0, uniform=True,
+      weights=dense_predictions.Weights(), axis_name=None)
+  np.testing.assert_allclose(terms['boxes'], losses.giou(
+      student.boxes, teacher.boxes, weights=where, normalizer=5.0), rtol=1e-6)
+
+
+def test_a_batch_without_a_positive_point_is_divided_by_one():
+  targets = lambda centerness: {'normalizer': jnp.float32(2),
+                                'centerness_normalizer': jnp.float32(centerness)}
+  assert dense_predictions.normalizer_of('fcos', targets(1e-6)) == 1  # of heads.FCOS
+  assert dense_predictions.normalizer_of('fcos', targets(0.25)) == 0.25
+  assert dense_predictions.normalizer_of('atss', targets(1e-6)) == 2
+
+
 def test_localization_distillation():
   inputs = inputs_of()
   reg, wanted = (flat(taps['reg']) for taps in (inputs.student, inputs.teacher))
@@ -77,6 +100,11 @@ def test_localization_distillation():
   np.testing.assert_allclose(
       value(distillers.localization_distillation(), inputs)[0],
       losses.localization_distillation(reg, wanted, weights=weights), rtol=1e-5)
+  twice = lambda x: jnp.concatenate([x, x]) if x.shape[:1] == (IMAGES,) else x
+  batch = dataclasses.replace(inputs, **{name: jax.tree.map(twice, getattr(inputs, name))
+                                         for name in ('student', 'teacher', 'targets')})
+  np.testing.assert_allclose(*(value(distillers.localization_distillation(), x)[0]
+                               for x in (inputs, batch)), rtol=1e-5)
   with pytest.raises(UserError, match='distributions of two GFL heads'):
     value(distillers.localization_distillation(), inputs_of(numbers={'reg': 12}))
 

@@ -22,7 +22,7 @@ METHODS = {
 def root(tmp_path):
   """Boxes in the splits that the commands in the docstring of experiments/bccd.py make."""
   boxed_sets.voc(tmp_path / 'BCCD')
-  command = re.search(r'\n  (cp -r .*\n.*\n.*\n)', bccd.__doc__)[1].replace('\n', ' && ')
+  command = re.search(r'\n  (cp -r .*\n.*\n.*\n.*\n)', bccd.__doc__)[1].replace('\n', ' && ')
   subprocess.run(command + 'true', shell=True, check=True, cwd=tmp_path)
   return tmp_path / 'bccd'
 

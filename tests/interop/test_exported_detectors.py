@@ -121,6 +121,16 @@ def test_what_has_no_names_of_pytorch_or_other_tasks_are_refused(detector, tmp_p
   assert not list(tmp_path.iterdir())
 
 
+def test_without_a_canvas_its_size_must_be_given(tmp_path):
+  workdirs.save(tmp_path / 'run', config_of('gfl', **{'eval.canvas': ()}))
+  model = load(tmp_path / 'run')
+  with pytest.raises(UserError, match='names no size of images .*give --size='):
+    exporting.export(model, str(tmp_path / 'out'), OPTIONS)
+  assert not (tmp_path / 'out').exists()
+  exporting.export(model, str(tmp_path / 'out'), OPTIONS._replace(size=CANVAS))
+  assert kdseg_jax.load(tmp_path / 'out').predict(image_of(*CANVAS))
+
+
 @pytest.mark.slow
 def test_a_whole_detector_by_mmdetections_names_and_back(tmp_path, capsys):
   from kdseg_jax import export

@@ -126,8 +126,12 @@ def _first_that_works(model, options, write):
   """
   usual = model.views.crop or model.views.canvas or tuple(
       model.config.data.size or model.config.augmentation.crop)
-  # The anchors of a detector are those of one size.
-  size = usual if model.task.name == manifest.DETECTION and not options.size else options.size
+  size = options.size
+  if model.task.name == manifest.DETECTION and not size:  # the anchors are those of one size
+    if not (model.views.canvas or model.config.data.size):
+      raise UserError('The config of this detector names no size of images (eval.canvas, '
+                      'data.size); give --size=<height>,<width>, multiples of 32.')
+    size = usual
   *tried, last = attempts(size, usual)
   for sizes in tried:
     try:

@@ -15,7 +15,13 @@ from kdseg_jax.losses.boxes import box_overlaps
 from kdseg_jax.models import DETECTORS
 from kdseg_jax.tasks.base import Field, Outputs
 from kdseg_jax.tasks.detection import heads
-from kdseg_jax.tasks.detection.task import DetectionTask, FoundBoxes, check_views, sizes_of
+from kdseg_jax.tasks.detection.task import (
+  DetectionTask,
+  FoundBoxes,
+  check_views,
+  counted_sizes,
+  sizes_of,
+)
 
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
 CONFLICT = 0.5  # discrepancy of positions whose distances have a mean of their own
@@ -157,6 +163,8 @@ class Conflict:
       raw, teacher = (apply_frozen(module, own, batch)[0] for module, own in zip(
           (model, self._teacher.module), variables, strict=True))
       targets = self._task.loss(raw, batch)[1][0]
+      counted = head.counted(head.shapes(raw), counted_sizes(batch['mask']), len(batch['mask']))
+      targets['counts'] &= counted  # FCOS learns from all of the padding
       sums = _conflict(head, raw, of_teacher, teacher, targets, batch['index'] >= 0)
       return head.detections(raw, sizes=sizes_of(batch['mask'])), sums
     return score

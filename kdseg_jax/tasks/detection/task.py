@@ -104,8 +104,7 @@ class DetectionTask:
     head = self.dense_head()
     truth = heads.GroundTruth(batch['boxes'], jnp.maximum(batch['classes'], 0),
                               (batch['classes'] >= 0) & ~batch['crowd'])
-    sizes = -(-sizes_of(batch['mask']) // _COUNTED_TO) * _COUNTED_TO
-    return head.loss(_raw(taps), truth, sizes=sizes, axis_name=axis_name)
+    return head.loss(_raw(taps), truth, sizes=counted_sizes(batch['mask']), axis_name=axis_name)
 
   def scorer(self, model: Any, views: Inference = WHOLE_IMAGE) -> Callable:
     """`(variables, batch) -> suppression.Detections` in pixels of the batch's images.
@@ -219,6 +218,11 @@ def sizes_of(mask: jax.Array) -> jax.Array:
   """`(N, 2)` height and width of images without their padding."""
   return jnp.stack([jnp.sum(jnp.any(mask, axis=3 - axis), axis=1, dtype=jnp.int32)
                     for axis in (1, 2)], axis=1)
+
+
+def counted_sizes(mask: jax.Array) -> jax.Array:
+  """`(N, 2)` height and width of the part of images whose anchors learn, see `loss`."""
+  return -(-sizes_of(mask) // _COUNTED_TO) * _COUNTED_TO
 
 
 def seen(images: np.ndarray, views: Inference, size: Any = (), multiple: int = 1

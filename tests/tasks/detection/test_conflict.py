@@ -157,6 +157,22 @@ def test_it_is_the_same_on_eight_devices_and_ap_is_that_of_the_student(student, 
   np.testing.assert_equal(alone(variables, source), found[0])
 
 
+def test_padding_is_left_out_of_every_head():
+  source, positions = fitted.Fitted(Mixed(3), (128, 128)), []
+  for head in ('fcos', 'gfl'):
+    model = Tiny(10, head)
+    evaluator = evaluation.Evaluator(
+        conflict.Conflict(tasks.of(config_of(head), 10), teacher_of(head)), model,
+        parallel.create_mesh(jax.devices()[:1]), batch_size=3)
+    variables = toys.variables(model, jnp.zeros((1, 64, 64, 3)))
+    found = evaluator((variables, teacher_of(head).variables), source)['conflict']
+    positions.append(found['positive'] + found['background'])
+  # 128x128, 77x128 and 128x53, of which 96 rows and 64 columns count, in levels of 8 to 128.
+  whole = 16 * 16 + 8 * 8 + 4 * 4 + 2 * 2 + 1
+  assert positions == [whole + (12 * 16 + 6 * 8 + 3 * 4 + 2 * 2 + 1)
+                       + (16 * 8 + 8 * 4 + 4 * 2 + 2 + 1)] * 2
+
+
 def test_a_student_that_is_its_teacher_is_as_far_from_the_target():
   task, teacher = tasks.of(config_of('atss'), 10), teacher_of('atss')
   evaluator = evaluation.Evaluator(
