@@ -54,7 +54,13 @@ def pool(x: jax.Array, window: tuple[int, int], kind: str) -> jax.Array:
 
 
 def _first_max(x: jax.Array, axis: int) -> jax.Array:
-  """Maximum along an axis; the gradient goes to the first of equal ones, as in PyTorch."""
-  first = jnp.argmax(x, axis=axis, keepdims=True)
-  chosen = lax.broadcasted_iota(first.dtype, x.shape, axis) == first
-  return jnp.sum(jnp.where(chosen, x, 0), axis=axis)
+  """Maximum along an axis, NaN if one is; its gradient is that of the first of equal ones.
+
+  Without argmax, which XLA's CPU backend reduces one number at a time.
+  """
+  largest = jnp.max(lax.stop_gradient(x), axis=axis, keepdims=True)
+  index = lax.broadcasted_iota(jnp.int32, x.shape, axis)
+  first = jnp.min(jnp.where(x == largest, index, x.shape[axis]), axis=axis, keepdims=True)
+  chosen = jnp.sum(jnp.where(index == first, x, 0), axis=axis)
+  largest = jnp.squeeze(largest, axis)
+  return jnp.where(jnp.isnan(largest), largest, chosen)

@@ -29,6 +29,29 @@ def test_of_equal_maxima_the_first_takes_the_gradient():
       gradient(x)[0, ..., 0], [[1, 0, 1, 0], [0, 0, 0, 0]])
 
 
+@pytest.mark.parametrize('seed', range(3))
+def test_maxima_and_their_gradient_are_those_of_argmax(seed):
+  x = np.random.default_rng(seed).integers(-2, 2, (2, 7, 5, 3)).astype(np.float32)  # many equal
+  x[seed % 2, 2:] = -np.inf
+  expected, values = np.zeros_like(x), []
+  for n, i, j, c in np.ndindex(2, 3, 3, 3):
+    tile = x[n, 3 * i:3 * i + 3, 2 * j:2 * j + 2, c]
+    row, column = np.unravel_index(np.argmax(tile), tile.shape)
+    expected[n, 3 * i + row, 2 * j + column, c] = len(values)
+    values.append(tile.max())
+  pooled, pullback = jax.vjp(lambda x: pooling.pool(x, (3, 2), 'max'), jnp.asarray(x))
+  np.testing.assert_array_equal(pooled.ravel(), values)
+  finite = np.isfinite(x)
+  np.testing.assert_array_equal(
+      np.where(finite, pullback(jnp.arange(54.).reshape(pooled.shape))[0], 0),
+      np.where(finite, expected, 0))
+
+
+def test_a_nan_is_the_maximum():
+  x = jnp.array([[1., jnp.nan, 3., 2.]]).reshape(1, 1, 4, 1)
+  np.testing.assert_array_equal(pool_nodes(x, (1, 2), 'max').ravel(), [np.nan, 3])
+
+
 def test_window_is_a_side_or_two():
   assert pooling.window_of('pool', None) == (1, 1)
   assert pooling.window_of('pool', 3) == (3, 3)
