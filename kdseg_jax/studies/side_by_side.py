@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
+from absl import logging
 from ml_collections import ConfigDict
 
 from kdseg_jax import compiling, parallel, paths, references
@@ -210,6 +211,8 @@ def _advance(cohorts, workdir, stop):
   names_of_taps = tuple(dict.fromkeys(name for cohort in cohorts for name in cohort.taps))
   teacher = _TeacherPass(cohorts, names_of_taps, workdir)
   batches = training_batches(first.experiment, 'train', start=start)
+  progress = _Progress(sum(len(cohort.runs) for cohort in cohorts), start, steps,
+                       first.experiment.config.log.every_steps)
   for step in tqdm.tqdm(range(start + 1, steps + 1), initial=start, total=steps, desc='study',
                         disable=None, leave=False):
     active = [cohort for cohort in cohorts if cohort.done == step - 1]
@@ -218,7 +221,26 @@ def _advance(cohorts, workdir, stop):
     stopping = stop.agree(first.runs[0].checkpointer.reached_preemption, step)
     if any([cohort.advance(batch, taps, stopping=stopping) for cohort in active]):
       break
+    progress(step)
   teacher.write_cost()
+
+
+class _Progress:
+  """Says in the log how far runs side by side are, and when they will be there."""
+
+  def __init__(self, runs: int, start: int, steps: int, every: int):
+    self._runs, self._start, self._steps, self._every = runs, start + 1, steps, every
+    self._since = time.perf_counter()
+
+  def __call__(self, step: int) -> None:
+    now = time.perf_counter()
+    if step == self._start:  # which compiles, and tells nothing of the others
+      self._since = now
+    elif self._every and step % self._every == 0 and step < self._steps:
+      seconds = (now - self._since) / (step - self._start)
+      logging.info('Study: step %d of %d of %d runs side by side, %.2f s for a step of all; about '
+                   '%.0f min left.', step, self._steps, self._runs, seconds,
+                   seconds * (self._steps - step) / 60)
 
 
 class _TeacherPass:

@@ -1,5 +1,6 @@
 """Students side by side: each ends as its own run would, however the study was interrupted."""
 
+import itertools
 import json
 import logging
 import os
@@ -333,6 +334,21 @@ def test_students_of_other_images_read_batches_of_their_own(study, teacher, tmp_
   differs = [name for name, value in saved(study, 'pairwise', 0).items()
              if not np.array_equal(value, saved(tmp_path, 'more', 0)[name])]
   assert any('params' in name for name in differs)
+
+
+def test_the_log_says_how_far_the_runs_are(monkeypatch, caplog):
+  before = absl_logging.get_verbosity()
+  absl_logging.set_verbosity(absl_logging.INFO)
+  caplog.set_level(logging.INFO, logger='absl')
+  now = itertools.count(step=1.5)
+  monkeypatch.setattr(side_by_side.time, 'perf_counter', lambda: 50 * next(now))
+  progress = side_by_side._Progress(runs=6, start=2, steps=8, every=2)
+  for step in range(3, 9):
+    progress(step)
+  absl_logging.set_verbosity(before)
+  assert [record.getMessage() for record in caplog.records] == [
+      'Study: step 4 of 8 of 6 runs side by side, 75.00 s for a step of all; about 5 min left.',
+      'Study: step 6 of 8 of 6 runs side by side, 75.00 s for a step of all; about 2 min left.']
 
 
 def test_a_line_of_the_log_says_which_student_and_seed(teacher, tmp_path, caplog):
