@@ -29,15 +29,15 @@ def total(
     columns: tuple[jax.Array, jax.Array],
     *,
     scale: jax.Array | float,
-    weights: jax.Array | None = None,
     where: jax.Array | None = None,
     learned_columns: bool,
     block_size: int | None = None,
 ) -> jax.Array:
-  """Weighted sum over rows of KL(teacher || student), averaged over groups of columns.
+  """Sum over rows of KL(teacher || student), averaged over groups of columns.
 
-  `sum over rows r of weights[r] / G * sum over groups g of KL(p_t[r, g] || p_s[r, g])`,
-  `p_s[r, g] = softmax over n of (scale * row_s[r] . column_s[g, n])`, p_t likewise.
+  `sum over rows r of 1 / G * sum over groups g of KL(p_t[r, g] || p_s[r, g])`,
+  `p_s[r, g] = softmax over n of (scale * row_s[r] . column_s[g, n])`, p_t likewise. Rows that are 0
+  in both add 0, with zero gradient.
 
   The gradient, `p_s - p_t` times columns and rows, is found in the same pass over the similarities
   as the value, so that they are neither kept nor computed twice. There is no forward-mode
@@ -47,7 +47,6 @@ def total(
     rows: of student and teacher, `(M, D)` and `(M, E)`; the teacher's receive no gradient.
     columns: of student and teacher, `(G, n, D)` and `(G, n, E)`; likewise.
     scale: of the dot products; receives no gradient.
-    weights: `(M,)`, of rows, without gradient; None is 1.
     where: bool `(n,)`, False leaves a column out of the softmax; None is all True.
     learned_columns: False where the student's columns need no gradient: they receive none.
     block_size: rows at a time; None chooses.
@@ -60,42 +59,37 @@ def total(
     entries = _BLOCK_ENTRIES_CPU if jax.default_backend() == 'cpu' else _BLOCK_ENTRIES
     block_size = max(1, entries // math.prod(columns[0].shape[:2]))
   scale = lax.stop_gradient(scale)
-  if weights is None:
-    weights = jnp.ones(student.shape[:1], student.dtype)
   return _total(_Plan(min(block_size, len(student)), learned_columns), scale * student,
-                columns[0], scale * teacher, columns[1], weights.astype(student.dtype), where)
+                columns[0], scale * teacher, columns[1], where)
 
 
-def _value(plan, student, columns, teacher, teacher_columns, weights, where):
+def _value(plan, student, columns, teacher, teacher_columns, where):
   """The sum alone."""
   log_probabilities = _log_probabilities(columns, teacher_columns, where)
 
   def block(_, part):
-    own, their, weight = part
-    return None, _divergence(*log_probabilities(own, their), weight)
+    return None, _divergence(*log_probabilities(*part))
 
-  _, values = lax.scan(block, None, _blocks(plan, student, teacher, weights))
+  _, values = lax.scan(block, None, _blocks(plan, student, teacher))
   return jnp.sum(values)
 
 
-def _value_and_gradients(plan, student, columns, teacher, teacher_columns, weights, where):
+def _value_and_gradients(plan, student, columns, teacher, teacher_columns, where):
   """The sum, and its gradients with respect to the student's rows and columns."""
   log_probabilities = _log_probabilities(columns, teacher_columns, where)
   flat = columns.reshape(-1, columns.shape[-1])
 
   def block(columns_gradient, part):
-    own, their, weight = part
-    logs = log_probabilities(own, their)
-    difference = (jnp.exp(logs[0]) - jnp.exp(logs[1])) * (weight / len(columns))[:, None, None]
+    own, logs = part[0], log_probabilities(*part)
+    difference = (jnp.exp(logs[0]) - jnp.exp(logs[1])) / len(columns)
     difference = difference.reshape(len(own), -1)
     if plan.learned_columns:  # transposed, as the other order would transpose every difference
       columns_gradient += _common.products('md,mk->dk', own, difference)
     gradient = _common.products('mk,kd->md', difference, flat)
-    return columns_gradient, (_divergence(*logs, weight), gradient)
+    return columns_gradient, (_divergence(*logs), gradient)
 
   start = lax.full_like(flat.T, 0) if plan.learned_columns else None
-  columns_gradient, (values, gradients) = lax.scan(
-      block, start, _blocks(plan, student, teacher, weights))
+  columns_gradient, (values, gradients) = lax.scan(block, start, _blocks(plan, student, teacher))
   gradients = gradients.reshape(-1, student.shape[-1])[:len(student)]
   if plan.learned_columns:
     columns_gradient = columns_gradient.T.reshape(columns.shape)
@@ -106,7 +100,7 @@ def _scaled_gradients(plan, gradients, cotangent):
   del plan
   rows, columns = gradients
   scaled = None if columns is None else cotangent * columns
-  return cotangent * rows, scaled, None, None, None, None
+  return cotangent * rows, scaled, None, None, None
 
 
 _total = functools.partial(jax.custom_vjp, nondiff_argnums=(0,))(_value)
@@ -138,7 +132,6 @@ def _log_probabilities(columns, teacher_columns, where):
   return lambda *rows: tuple(map(log_softmax, rows, transposed))
 
 
-def _divergence(student, teacher, weight):
-  """Weighted sum over rows of the mean KL over groups, of log-probabilities `(M, G, n)`."""
-  divergences = jnp.sum(jnp.exp(teacher) * (teacher - student), axis=(1, 2))
-  return jnp.sum(weight * divergences) / student.shape[1]
+def _divergence(student, teacher):
+  """Sum over rows of the mean KL over groups, of log-probabilities `(M, G, n)`."""
+  return jnp.sum(jnp.exp(teacher) * (teacher - student)) / student.shape[1]

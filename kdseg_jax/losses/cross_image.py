@@ -200,7 +200,7 @@ def memory_similarity(
   student, teacher = (normalize(x.reshape(-1, x.shape[-1])) for x in rows)
   total = _divergences.total(
       (student, teacher), (contrast[None],) * 2,
-      scale=1 / (temperature * kd_temperature), weights=where,
+      scale=1 / (temperature * kd_temperature),
       where=contrast_where, learned_columns=False, block_size=block_size)
   count = len(student) if where is None else jnp.sum(where, dtype=jnp.int32)
   return kd_temperature**2 * _common.mean_of(total, count, axis_name)
