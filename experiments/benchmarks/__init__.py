@@ -26,6 +26,7 @@ compared.
   our_*.py      our sides;  torch_*.py  PyTorch's, the only files that import it
   host.py       sides without a device: input pipeline, evaluation, prediction, cold starts
   growth.py     how time and memory of each loss grow with pixels and queue, as a command of its own
+  results/      what was measured, and why not more
   convolutions.py, side_by_side.py, loss_memory.py  what the lowerings of a convolution gain, and a
                 study, and the peak of memory of two losses under stated limits
 """

@@ -30,7 +30,15 @@ SIDES, QUADRATIC_SIDES = (32, 48, 64, 96, 128), (16, 24, 32, 48, 64)
 SAMPLES = (1_024, 2_048, 4_096, 8_192, 16_384)
 LARGEST = 1.1
 # Loss: why an exponent may be above 1.1.
+_CACHES = ('the work is linear; the arrays of the smallest maps fit the caches, those of the '
+           'largest do not.')
 EXPLAINED = {
+    ('cross_image_pixel', 'pixels', 'memory'):
+        'a block holds all pairs of up to 1,024 pixels, and from there on as many whatever their '
+        'number.',
+    **{(loss, 'pixels', 'time'): _CACHES for loss in (
+        'cross_entropy', 'ohem_cross_entropy', 'intra_class_variation', 'feature_adaptation',
+        'quality_focal', 'cross_head_classification')},
     ('cross_image_pixel', 'pixels', 'time'):
         'compares every pixel with every other: the pairs grow with the square of the pixels.',
 }
@@ -125,7 +133,7 @@ def draw(found: list[Growth]) -> np.ndarray:
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
-  figure = Figure(figsize=(12, 7), layout='constrained', dpi=120)
+  figure = Figure(figsize=(15, 7), layout='constrained', dpi=120)
   panels = figure.subplots(1, 2)
   for axes, of, scale, unit in zip(panels, ('time', 'memory'), (1e3, 1e-6), ('ms', 'MB')):
     for number, growth in enumerate(found):
@@ -137,7 +145,8 @@ def draw(found: list[Growth]) -> np.ndarray:
     axes.set_xlabel('pixels, anchors or remembered embeddings')
     axes.set_ylabel(f'{of}, {unit}')
     axes.grid(alpha=0.3, which='both')
-    axes.legend(fontsize=6, title='exponents', title_fontsize=7)
+    axes.legend(fontsize=6, title='exponents', title_fontsize=7, loc='upper left',
+                bbox_to_anchor=(1, 1))
   canvas = FigureCanvasAgg(figure)
   canvas.draw()
   return np.asarray(canvas.buffer_rgba())[..., :3]

@@ -27,10 +27,12 @@ Array = jax.Array
 _MAX_VALID_SHARE = 0.6
 
 # Winograd's products win on CPU between as many channels, on maps of at most so many pixels (larger
-# ones leave the caches), with as many tiles a batch, and where their multiply-adds are at most this
-# share of the plain ones: 4/9 where tiles and phases fit the map. Measured alike on jax 0.10, 0.12.
+# ones leave the caches, which many channels outweigh), with as many tiles a batch, and where their
+# multiply-adds are at most this share of the plain ones: 4/9 where tiles and phases fit the map.
+# Measured alike on jax 0.10, 0.12.
 _WINOGRAD_MIN_CHANNELS = 64
 _WINOGRAD_MAX_PIXELS = 32 * 32
+_WINOGRAD_WIDE, _WINOGRAD_MAX_PIXELS_WIDE = 256, 128 * 128
 _WINOGRAD_MIN_TILES = 64
 _WINOGRAD_MAX_SHARE = 0.65
 
@@ -80,7 +82,9 @@ def _is_for_winograd(x_shape, kernel_shape, geometry, dtype):
   pixels = math.prod(size)
   tiles = winograd.tiles_of(size, geometry.dilation)
   images = x_shape[0] if isinstance(x_shape[0], int) else 1
-  return (pixels <= _WINOGRAD_MAX_PIXELS and images * tiles >= _WINOGRAD_MIN_TILES
+  is_wide = min(kernel_shape[2:]) >= _WINOGRAD_WIDE
+  most = _WINOGRAD_MAX_PIXELS_WIDE if is_wide else _WINOGRAD_MAX_PIXELS
+  return (pixels <= most and images * tiles >= _WINOGRAD_MIN_TILES
           and 16 * tiles <= _WINOGRAD_MAX_SHARE * 9 * pixels)
 
 
