@@ -3,6 +3,7 @@
 GFL with a ResNet-18 of a quarter of the width on 300 scenes, from one of half the width that has
 learned from all of them: the students of experiments/bccd.py. The learning rate of every student is
 chosen by the same rule, see `TUNE`. A student takes minutes on a CPU.
+No result is committed yet.
 Command:
   ./launch.sh study --config=experiments/scenes_detection.py --workdir=runs/scenes_detection_study
 """

@@ -30,8 +30,8 @@ SIDES, QUADRATIC_SIDES = (32, 48, 64, 96, 128), (16, 24, 32, 48, 64)
 SAMPLES = (1_024, 2_048, 4_096, 8_192, 16_384)
 LARGEST = 1.1
 # Loss: why an exponent may be above 1.1.
-_CACHES = ('the work is linear; the arrays of the smallest maps fit the caches, those of the '
-           'largest do not.')
+_CACHES = ('the work is linear; likely because the arrays of the smallest maps fit the caches and '
+           'those of the largest do not.')
 EXPLAINED = {
     ('cross_image_pixel', 'pixels', 'memory'):
         'a block holds all pairs of up to 1,024 pixels, and from there on as many whatever their '

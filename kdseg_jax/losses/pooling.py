@@ -56,7 +56,7 @@ def pool(x: jax.Array, window: tuple[int, int], kind: str) -> jax.Array:
 def _first_max(x: jax.Array, axis: int) -> jax.Array:
   """Maximum along an axis, NaN if one is; its gradient is that of the first of equal ones.
 
-  Without argmax, which XLA's CPU backend reduces one number at a time.
+  Without argmax, which takes twice as long on CPU.
   """
   largest = jnp.max(lax.stop_gradient(x), axis=axis, keepdims=True)
   index = lax.broadcasted_iota(jnp.int32, x.shape, axis)

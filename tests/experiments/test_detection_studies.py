@@ -42,6 +42,9 @@ def test_students_are_tuned_and_learn_by_the_methods_of_detectors(study, root):
           for name in study_plan.student_names(config)} == METHODS
   tuning.check(config)
   assert config.study.tune.split == 'val' and config.eval.split == 'test'
+  teacher = config.study.teacher
+  if study == 'bccd':  # a checkpoint that is the best on test would be chosen on it
+    assert teacher.eval.split == 'test' and teacher.eval.every_steps == teacher.train.steps
   assert config.train.steps == 400 < config.study.teacher.train.steps
   assert students.pkd.distill.pkd.taps == ('p3', 'p4', 'p5', 'p6', 'p7')
   assert students.review.distill.review.student_taps == students.pkd.distill.pkd.taps
