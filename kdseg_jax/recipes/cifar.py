@@ -68,6 +68,7 @@ def study_parts(data, images, steps, runlocal):
   """`(config, config of the teacher, fields of the term review)` of a study of knowledge review.
 
   `steps` are a student's, of which the weight grows over the recipe's share; 0 are the recipe's.
+  The teacher is that of its last step: the best would be chosen on the images of the test.
   """
   shared = f'data={data},images={images},runlocal={runlocal}'
   config = get_config(shared)
@@ -77,7 +78,9 @@ def study_parts(data, images, steps, runlocal):
   if steps:
     fields['warmup_steps'] = review.warmup_steps * steps // config.train.steps
     config.train.steps = steps
-  return config, get_config(f'role=teacher,{shared}'), fields
+  teacher = get_config(f'role=teacher,{shared}')
+  teacher.eval.every_steps = teacher.train.steps
+  return config, teacher, fields
 
 
 def _choose_taps(config, stages):
