@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import pathlib
 
 from kdseg_jax.errors import UserError
+
+_CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def require(extra: str, module: str, purpose: str) -> None:
@@ -16,6 +19,7 @@ def require(extra: str, module: str, purpose: str) -> None:
     purpose: what needs it, for the message.
   """
   if importlib.util.find_spec(module) is None:
+    is_checkout = (_CHECKOUT / 'pyproject.toml').is_file()
     raise UserError(
-        f"{purpose} needs {module}, which is not installed: install the extra {extra}, "
-        f"in the checkout by pip install '.[{extra}]'")
+        f"{purpose} needs {module}, which is not installed: "
+        f"pip install '{_CHECKOUT if is_checkout else 'kdseg_jax'}[{extra}]'")

@@ -128,5 +128,5 @@ def test_a_cut_connection_is_resumed_by_the_client(server):
 def test_without_the_extra_the_message_says_how_to_get_it(monkeypatch):
   monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
   monkeypatch.setattr(download.extras.importlib.util, 'find_spec', lambda name: None)
-  with pytest.raises(UserError, match=r"hf:a/b needs huggingface_hub.*install '\.\[hub\]'"):
+  with pytest.raises(UserError, match=r"hf:a/b needs huggingface_hub.*install '.+\[hub\]'"):
     download.fetch_hf('a/b')
