@@ -1,6 +1,7 @@
 """The message where a package of an extra is missing names the command that works there."""
 
 import pytest
+
 from kdseg_jax import extras
 from kdseg_jax.errors import UserError
 
