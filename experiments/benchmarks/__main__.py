@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator, Sequence
 
 from experiments import benchmarks
-from experiments.benchmarks import interleave, machine, rows, table
+from experiments.benchmarks import interleave, machine, rows, table, worker
+
+# All sides are on the device at once: none may take its memory before it needs it.
+_ENVIRONMENT = {'cpu': {'JAX_PLATFORMS': 'cpu'},
+                'gpu': {'JAX_PLATFORMS': 'cuda', 'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}}
 
 
 def main():
@@ -17,30 +22,45 @@ def main():
   parser.add_argument('--output', help='folder of table.md and table.json; other rows stay there')
   parser.add_argument('--only', action='append', default=[], help='pattern of names, as loss/*')
   parser.add_argument('--repeats', type=int, default=15, help='calls of each side that count')
+  parser.add_argument('--together', type=int, default=1, help='rows whose processes start and '
+                      'compile at once: for machines of many cores, with memory for all')
   parser.add_argument('--torch', default=sys.executable, help='a Python that imports PyTorch')
   parser.add_argument('--camvid', default='', help='folder of CamVid, for the input pipeline')
+  parser.add_argument('--device', choices=worker.DEVICES, default=worker.DEVICES[0],
+                      help='what it runs on, which has rows of its own')
   parser.add_argument('--list', action='store_true', help='names the rows and ends')
   args = parser.parse_args()
-  found = rows.chosen(args.only)
+  found = rows.chosen(args.only, args.device)
   if args.list or not found:
-    print('\n'.join(f'{row.name:34} {row.what}' for row in (found or rows.ROWS)))
+    print('\n'.join(f'{row.name:34} {row.what}' for row in (found or rows.ROWS[args.device])))
     return 0 if found else f'ERROR: --only={args.only} fits none of these rows.'
-  measured_on = machine.describe(args.torch)
+  measured_on = machine.describe(args.torch, args.device)
   results, text = {}, ''
-  for row in found:
-    if row.needs_data and not args.camvid:
+  for start in range(0, len(found), args.together):
+    group = [row for row in found[start:start + args.together] if not row.needs_data or args.camvid]
+    for row in set(found[start:start + args.together]) - set(group):
       print(f'{row.name}: left out without --camvid=<folder>.', file=sys.stderr)
-      continue
-    sides = sides_of(row, args, has_torch=measured_on['torch'] is not None)
-    repeats = min(args.repeats, row.most or args.repeats)
-    results[row.name] = table.result(row, interleave.measure(sides, repeats=repeats))
-    ratio = results[row.name].get('ratio')
-    print(f'{row.name}: {"no ratio" if ratio is None else f"{ratio:.2f}"}', file=sys.stderr,
-          flush=True)
+    for row, measured in measure(group, args, has_torch=measured_on['torch'] is not None):
+      results[row.name] = table.result(row, measured)
+      ratio = results[row.name].get('ratio')
+      print(f'{row.name}: {"no ratio" if ratio is None else f"{ratio:.2f}"}', file=sys.stderr,
+            flush=True)
     if args.output:
       text = table.write(args.output, measured_on, results)
   print(text or table.markdown(measured_on, results))
   return 0
+
+
+def measure(group: Sequence[rows.Row], args: argparse.Namespace, *, has_torch: bool
+            ) -> Iterator[tuple[rows.Row, dict[str, interleave.Measured]]]:
+  """The rows, each with what was found of its sides, all in turns with each other."""
+  sides = {(row.name, name): side for row in group
+           for name, side in sides_of(row, args, has_torch=has_torch).items()}
+  found = interleave.measure(
+      sides, repeats=min([args.repeats, *(row.most for row in group if row.most)]),
+      environment=_ENVIRONMENT[args.device], at_once=args.together > 1)
+  for row in group:
+    yield row, {side: measured for (name, side), measured in found.items() if name == row.name}
 
 
 def sides_of(row: rows.Row, args: argparse.Namespace, *, has_torch: bool
@@ -53,7 +73,8 @@ def sides_of(row: rows.Row, args: argparse.Namespace, *, has_torch: bool
       continue
     layout = ['--channels_last'] * (name == rows.CHANNELS_LAST)
     sides[name] = interleave.Side(
-        args.torch if is_torch else sys.executable, [work, *layout, f'--data={args.camvid}'])
+        args.torch if is_torch else sys.executable,
+        [work, *layout, f'--data={args.camvid}', f'--device={args.device}'])
   return sides
 
 

@@ -70,7 +70,7 @@ class Growth(NamedTuple):
 
 def losses_and_sizes() -> list[tuple[str, str, tuple[int, ...]]]:
   """What is measured: loss, 'pixels' or 'queue', sides of maps or sizes of the queue."""
-  names = [row.name.removeprefix('loss/') for row in rows.ROWS if row.name.startswith('loss/')]
+  names = [row.name.removeprefix('loss/') for row in rows.chosen(['loss/*'])]
   return [(name, 'pixels', QUADRATIC_SIDES if name == 'cross_image_pixel' else SIDES)
           for name in names if name not in _NOT_GROWN] + [
               ('memory_similarity_pixel', 'queue', SAMPLES)]

@@ -11,6 +11,7 @@ import tempfile
 
 import numpy as np
 
+from experiments.benchmarks import inputs
 from experiments.benchmarks.worker import Work
 
 _EPOCH = 256  # images of a run of the pipeline
@@ -106,9 +107,10 @@ def _model():
   from experiments.benchmarks import our_steps
   from kdseg_jax.inference.model import Model
 
-  module, variables = our_steps.untrained('resnet18', np.zeros((1, 128, 128, 3), np.uint8))
+  what = inputs.Step('forward', 'resnet18', (1, 128, 128), 'float32')
+  module, variables = our_steps.untrained(what, inputs.batch(what.size)[0])
   classes = tuple(f'class {i}' for i in range(11))
-  config = our_steps.create_config('none', 'resnet18', 128)
+  config = our_steps.create_config('none', what)
   config.data.size = ()
   palette = tuple((20 * i, 255 - 20 * i, 128) for i in range(11))
   return Model(module, jax.device_put(variables), classes, config, palette)

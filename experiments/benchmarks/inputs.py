@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 IMAGES, SIDE, CLASSES = 2, 64, 19  # crops of 512x512 at stride 8, of Cityscapes
@@ -10,6 +12,24 @@ LABEL_SCALE = 8
 PIXEL_SAMPLES, REGION_SAMPLES = 216 * CLASSES, 54 * CLASSES  # of CIRKD's 4,096 and 1,024
 SCENES_CLASSES, BATCH = 11, 4  # of the built-in data, which steps are configured for
 ANCHORS, BINS, BOX_CLASSES = 21_824, 17, 80  # of an image of 1024x1024, in five levels
+
+
+class Step(NamedTuple):
+  """What a row of models or steps is of; `size` is `(images, height, width)`."""
+
+  kind: str
+  model: str
+  size: tuple[int, int, int]
+  dtype: str
+
+  @classmethod
+  def parse(cls, name: str) -> Step:
+    """Of `<kind>_<model>_<side of 4 images, or images x height x width>[_bfloat16]`."""
+    words = name.removesuffix('_bfloat16')
+    kind, model, size = words.rsplit('_', 2)
+    sizes = tuple(map(int, size.split('x')))
+    return cls(kind, model, (BATCH, *sizes * 2) if len(sizes) == 1 else sizes,
+               'float32' if words == name else 'bfloat16')
 
 
 def features(channels: int, seed: int, *, images: int = IMAGES, side: int = SIDE) -> np.ndarray:
@@ -24,10 +44,15 @@ def normal(shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 def labels(side: int, *, images: int = IMAGES, classes: int = CLASSES) -> np.ndarray:
   """`(images, side, side)` int32 in blocks of one class, a twentieth of them ignored."""
+  return _labels((images, side, side), classes)
+
+
+def _labels(size, classes):
+  images, height, width = size
   rng = np.random.default_rng(7)
   blocks = rng.integers(0, classes, (images, 16, 16), np.int32)
   blocks[rng.uniform(size=blocks.shape) < 0.05] = 255
-  return np.kron(blocks, np.ones((side // 16, side // 16), np.int32))
+  return np.kron(blocks, np.ones((height // 16, width // 16), np.int32))
 
 
 def boxes(count: int) -> np.ndarray:
@@ -93,10 +118,10 @@ def arrays(name: str, *, images: int = IMAGES, side: int = SIDE, samples: int | 
   return both(TEACHER, TEACHER) | own
 
 
-def batch(side: int) -> tuple[np.ndarray, np.ndarray]:
-  """Images `(BATCH, side, side, 3)` uint8 and labels `(BATCH, side, side)` uint8."""
-  images = np.random.default_rng(3).integers(0, 256, (BATCH, side, side, 3), np.uint8)
-  return images, labels(side, images=BATCH, classes=SCENES_CLASSES).astype(np.uint8)
+def batch(size: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+  """Images `(*size, 3)` uint8 and labels `size` uint8."""
+  images = np.random.default_rng(3).integers(0, 256, (*size, 3), np.uint8)
+  return images, _labels(size, SCENES_CLASSES).astype(np.uint8)
 
 
 def taps(name: str) -> tuple[dict, dict, dict]:

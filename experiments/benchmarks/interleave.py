@@ -50,15 +50,27 @@ class Measured(NamedTuple):
     return low, high
 
 
-def measure(sides: Mapping[str, Side], *, repeats: int) -> dict[str, Measured]:
-  """Runs each side `repeats` times, one call of each in turn; a side that fails is left out."""
+def measure(sides: Mapping[Any, Side], *, repeats: int,
+            environment: Mapping[str, str] | None = None, at_once: bool = False
+            ) -> dict[Any, Measured]:
+  """Runs each side `repeats` times, one call of each in turn; a side that fails is left out.
+
+  Args:
+    sides: by their names.
+    repeats: calls of each.
+    environment: of the processes, beside what this one has.
+    at_once: they start and compile together, not one after the other.
+  """
   with contextlib.ExitStack() as stack:
-    workers = {name: _Worker(side) for name, side in sides.items()}
+    workers = {name: _Worker(side, environment or {}) for name, side in sides.items()}
     for worker in workers.values():
       stack.callback(worker.stop)
+      if at_once:
+        worker.start()
     found = {name: Measured([], [], {}) for name in workers}
-    for name, worker in workers.items():  # one after the other: compiling wants all cores
-      worker.start()
+    for name, worker in workers.items():
+      if not at_once:
+        worker.start()
       _ask(found, name, lambda worker=worker: worker.read())
     for _ in range(repeats):
       for name, worker in workers.items():
@@ -91,11 +103,12 @@ class _Failed(Exception):
 class _Worker:
   """The process of a side."""
 
-  def __init__(self, side: Side):
-    self._side, self._process, self._log = side, None, None
+  def __init__(self, side: Side, environment: Mapping[str, str]):
+    self._side, self._environment, self._process, self._log = side, environment, None, None
 
   def start(self):
-    environment = os.environ | {'PYTHONPATH': str(ROOT)}
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get('PYTHONPATH'))))
+    environment = os.environ | dict(self._environment) | {'PYTHONPATH': path}
     self._log = tempfile.TemporaryFile('w+')  # no pipe, which would be full at some time
     self._process = subprocess.Popen(
         [self._side.python, '-m', 'experiments.benchmarks.worker', *self._side.arguments],

@@ -24,18 +24,18 @@ _NAMES = {'resnet18': 'deeplabv3_resnet18', 'resnet101': 'deeplabv3_resnet101',
 
 
 def create(name, args) -> Work:
-  """`<kind>_<model>_<side of the image>`, of kind forward, step, rate, or a method."""
+  """`inputs.Step`, of kind forward, step, rate, or a method; or `rate_product`."""
   del args
-  if name.startswith('rate_'):
-    return rate(name.removeprefix('rate_'))
-  kind, model, side = name.rsplit('_', 2)
-  return forward(model, int(side)) if kind == 'forward' else step(kind, model, int(side))
+  if name == 'rate_product':
+    return product_rate()
+  what = inputs.Step.parse(name)
+  return {'forward': forward, 'rate': step_rate}.get(what.kind, step)(what)
 
 
-def forward(model, side) -> Work:
+def forward(what) -> Work:
   """A frozen model's pass, of which the logits and the embedding are kept, as a method reads."""
-  images, _ = inputs.batch(side)
-  module, variables = untrained(model, images)
+  images, _ = inputs.batch(what.size)
+  module, variables = untrained(what, images)
   batch = {'image': jax.device_put(images), 'mask': jnp.ones(images.shape[:3], bool),
            'index': jnp.arange(len(images))}
 
@@ -48,19 +48,20 @@ def forward(model, side) -> Work:
               lambda _: {'parameters': _count(variables['params'])})
 
 
-def step(method, model, side) -> Work:
+def step(what) -> Work:
   """A train step with SGD, alone (`step`) or with a method and a frozen ResNet-101."""
-  advance, count, _ = _prepare(method, model, side)
-  return Work(advance, inputs.BATCH, lambda _: {'parameters': count})
+  advance, count, _ = _prepare(what)
+  return Work(advance, what.size[0], lambda _: {'parameters': count})
 
 
-def _prepare(method, model, side):
+def _prepare(what):
   """What takes a run one step further, its student's parameters, and its program."""
-  images, labels = inputs.batch(side)
-  method = 'none' if method == 'step' else method
-  config, teacher = create_config(method, model, side), None
+  images, labels = inputs.batch(what.size)
+  method = 'none' if what.kind in ('step', 'rate') else what.kind
+  config, teacher = create_config(method, what), None
   if method != 'none':
-    config, teacher = profiling.untrained_teacher(config, create_config('none', 'resnet101', side))
+    config, teacher = profiling.untrained_teacher(
+        config, create_config('none', what._replace(model='resnet101')))
   experiment = experiments.create_experiment(config, teacher=teacher)
   state = experiments.initial_state(experiment, preparations.placeholders(experiment))
   batch = {'image': images, 'mask': np.ones(images.shape[:3], bool),
@@ -77,14 +78,13 @@ def _prepare(method, model, side):
   return advance, count, student
 
 
-def operations(model, side) -> float:
+def operations(what) -> float:
   """Operations of a train step's convolutions and dense layers, however they are computed.
 
   2 a multiply-add; forward, and twice that for the gradients of input and kernel; taps on padding
   are not counted, as nothing need be done for them.
   """
-  images, _ = inputs.batch(side)
-  module = models.create(_NAMES[model], inputs.SCENES_CLASSES)
+  module = models.create(_NAMES[what.model], inputs.SCENES_CLASSES)
   found = []
 
   def count(next_function, args, kwargs, context):
@@ -102,19 +102,21 @@ def operations(model, side) -> float:
 
   with nn.intercept_methods(count):
     jax.eval_shape(module.init, {'params': jax.random.key(0)},
-                   jax.ShapeDtypeStruct(images.shape, jnp.uint8))
+                   jax.ShapeDtypeStruct((*what.size, 3), jnp.uint8))
   return 3 * 2 * sum(found)
 
 
-def rate(name) -> Work:
-  """Operations a second: of a step, `<model>_<side>`, or of a matrix `product`."""
-  if name == 'product':
-    side = 2048
-    x = jax.device_put(inputs.normal((side, side), 0))
-    run = jax.jit(jnp.matmul)
-    return Work(lambda: jax.block_until_ready(run(x, x)), 2.0 * side**3)
-  model, side = name.rsplit('_', 1)
-  advance, _, program = _prepare('step', model, int(side))
+def product_rate() -> Work:
+  """Operations a second of a matrix product."""
+  side = 2048
+  x = jax.device_put(inputs.normal((side, side), 0))
+  run = jax.jit(jnp.matmul)
+  return Work(lambda: jax.block_until_ready(run(x, x)), 2.0 * side**3)
+
+
+def step_rate(what) -> Work:
+  """Operations a second of a step."""
+  advance, _, program = _prepare(what)
 
   def facts(_):
     with tempfile.TemporaryDirectory() as folder:
@@ -122,24 +124,25 @@ def rate(name) -> Work:
       return {'operations': {
           found.kind: found.seconds for found in trace.operations(folder, program.hlo())}}
 
-  return Work(advance, operations(model, int(side)), facts)
+  return Work(advance, operations(what), facts)
 
 
-def create_config(method, model, side):
+def create_config(method, what):
   """Of a run on the built-in data."""
+  images, *size = what.size
   config = common.segmentation(method)
-  config.augmentation.update(crop=(side, side), scale=())
-  config.data.size = (side, side)
-  config.train.update(steps=1_000_000, batch_size=inputs.BATCH)
+  config.augmentation.update(crop=tuple(size), scale=())
+  config.data.size = tuple(size)
+  config.train.update(steps=1_000_000, batch_size=images)
   config.optimizer.update(learning_rate=1e-4)
   config.memory_limit_gb = 100.0
-  config.student.update(name=_NAMES[model], aux=False)
+  config.student.update(name=_NAMES[what.model], aux=False, dtype=what.dtype)
   return config
 
 
-def untrained(model, images):
+def untrained(what, images):
   """`(module, variables)` of a model with random weights."""
-  module = models.create(_NAMES[model], inputs.SCENES_CLASSES)
+  module = models.create(_NAMES[what.model], inputs.SCENES_CLASSES, dtype=jnp.dtype(what.dtype))
   init = jax.jit(lambda: module.init({'params': jax.random.key(0)}, images[:1]),
                  compiler_options=parallel.compiler_options(0))
   return module, init()

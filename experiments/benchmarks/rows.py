@@ -122,6 +122,20 @@ _STEPS = [
                                  'product': 'our_steps:rate_product'}, 0.45, 0.7, rate=True),
 ]
 
+_LARGE = '512x1024'
+_ACCELERATOR = [
+    _step(f'{name}_{images}x{_LARGE}{dtype}', f'{what}, {images} images at {_LARGE}'
+          f'{", bfloat16" if dtype else ""}', None, None)
+    for dtype in ('', '_bfloat16')
+    for name, what, images in (
+        ('forward_resnet101', 'DeepLabV3-ResNet-101 forward', 8),
+        ('step_resnet18', 'DeepLabV3-ResNet-18 trained alone', 8),
+        ('kd_resnet18', 'KD of a ResNet-101 into a ResNet-18', 8),
+        ('kd_mobilenetv2', 'KD of a ResNet-101 into a MobileNetV2', 8),
+        ('skd_resnet18', 'whole SKD of a ResNet-101 into a ResNet-18', 8),
+        ('cirkd_resnet18', 'whole CIRKD of a ResNet-101 into a ResNet-18', 2))
+]
+
 _HOST = [
     Row('input/camvid', 'images/s a core, 480x360 to crops of 360x360, against an OpenCV loop',
         {OURS: 'host:input_ours', 'OpenCV': 'host:input_opencv'}, 0.9, rate=True,
@@ -138,10 +152,13 @@ _HOST = [
                          ('runlocal', 'one run of train'))),
 ]
 
-ROWS = (*_LOSSES, *_DISTILLERS, *_STEPS, *_HOST)
+# By the device that they are for.
+ROWS = {'cpu': (*_LOSSES, *_DISTILLERS, *_STEPS, *_HOST),
+        'gpu': tuple(row._replace(reach=None, aim=None, memory=(None, None))
+                     for row in (*_LOSSES, *_DISTILLERS, *_ACCELERATOR))}
 
 
-def chosen(patterns: Sequence[str]) -> list[Row]:
+def chosen(patterns: Sequence[str], device: str = 'cpu') -> list[Row]:
   """The rows whose names fit one of the patterns, as `loss/*`; all of them for none."""
-  return [row for row in ROWS
+  return [row for row in ROWS[device]
           if not patterns or any(fnmatch.fnmatch(row.name, pattern) for pattern in patterns)]

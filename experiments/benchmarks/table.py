@@ -14,6 +14,8 @@ from kdseg_jax.report import tables
 JSON, MARKDOWN = 'table.json', 'table.md'
 _SAME_VALUE = 1e-3  # relative difference of a loss between the sides
 
+_DEVICE_MEMORY = ('Memory is the peak of all that the device held: arrays, weights, programs\' '
+                  'buffers; on our side also what choosing among kernels took.')
 _MEMORY = ('Memory is what the work adds to its process, its program too; of rows model/ and step/ '
            'it is the peak of the whole process. What compiling took is in neither.')
 
@@ -33,6 +35,10 @@ def result(row: rows_of.Row, measured: Mapping[str, Measured]) -> dict[str, Any]
       'same_value': _same(sides[ours], sides[peer])}
 
 
+def _by_name(device):
+  return {row.name: row for row in rows_of.ROWS[device]}
+
+
 def _side(row, found):
   own = {'error': found.error, 'facts': found.facts}
   if found.error or not found.seconds:
@@ -49,8 +55,10 @@ def _ratio(row, ours, peer):
 
 
 def _memory(row, side):
-  """Bytes of the process, or that the work adds to it; None where that is not told."""
+  """Bytes of the device or the process, or that the work adds; None where that is not told."""
   facts = side['facts']
+  if 'device_peak_bytes' in facts:
+    return facts['device_peak_bytes']
   if row.resident:
     return facts['peak_bytes']
   return facts['peak_bytes'] - facts['before_bytes'] if facts.get('before_bytes') else None
@@ -82,7 +90,7 @@ def write(folder: str, machine: dict[str, Any], results: Mapping[str, Any]) -> s
       raise SystemExit(f'ERROR: {path} is of another machine or of other versions. Use another '
                        '--output.')
     before = known['rows']
-  order = [row.name for row in rows_of.ROWS]
+  order = list(_by_name(_device(machine)))
   merged = before | results
   merged = {name: merged[name] for name in sorted(merged, key=order.index)}
   with open(path, 'w') as file:
@@ -95,19 +103,25 @@ def write(folder: str, machine: dict[str, Any], results: Mapping[str, Any]) -> s
 
 def markdown(machine: Mapping[str, Any], results: Mapping[str, Any]) -> str:
   """The table, and what it was measured with."""
-  by_name = {row.name: row for row in rows_of.ROWS}
+  by_name = _by_name(_device(machine))
   versions = ', '.join(f'{name} {version}' for name, version in machine['versions'].items())
-  head = (f'{machine["cores"]} cores ({machine["architecture"]}: '
-          f'{", ".join(machine["flags"]) or "flags unknown"}), {machine["memory_gb"]} GB, '
-          f'{machine["system"]}. Python {machine["python"]}, {versions}; PyTorch '
+  is_device = 'device' in machine
+  head = (f'{machine["device"] + "; " if is_device else ""}{machine["cores"]} cores '
+          f'({machine["architecture"]}: {", ".join(machine["flags"]) or "flags unknown"}), '
+          f'{machine["memory_gb"]} GB, {machine["system"]}. Python {machine["python"]}, {versions}; PyTorch '
           f'{machine["torch"] or "none"}.')
   lines = [_line(by_name[name], found) for name, found in results.items()]
   table = tables.table(
       ['row', 'ours, ms', 'quartiles', 'peer, ms', 'quartiles', 'peer', 'ratio', 'reach', 'aim',
        'memory, MB', 'peer, MB', 'ratio', 'reach', 'repeats'], lines)
   notes = [f'- `{name}`: {found["what"]}.' for name, found in results.items()]
-  return '\n'.join(['# Benchmarks', '', head, '', table, '', _MEMORY, '', *_remarks(results),
-                    'Rows:', '', *notes])
+  return '\n'.join([
+      '# Benchmarks', '', head, '', table, '', _DEVICE_MEMORY if is_device else _MEMORY, '',
+      *_remarks(results), 'Rows:', '', *notes])
+
+
+def _device(machine):
+  return 'gpu' if 'device' in machine else 'cpu'
 
 
 def _line(row, found):

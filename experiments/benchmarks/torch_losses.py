@@ -26,7 +26,7 @@ def create(name, args) -> Work:
 
 def of_numpy(array, channels_last):
   """A tensor; maps `(N, H, W, C)` become `(N, C, H, W)`, contiguous or channels last in memory."""
-  x = torch.from_numpy(array)
+  x = torch.from_numpy(array).to(torch.get_default_device())
   if x.ndim != 4:
     return x.long() if x.dtype == torch.int32 else x
   layout = torch.channels_last if channels_last else torch.contiguous_format

@@ -61,10 +61,11 @@ class SKD(nn.Module):
 
   def __init__(self, batch, classes):
     super().__init__()
-    side = batch['image'].shape[2] // 8
-    self._image = F.interpolate(batch['image'].float() / 64 - 2, side, mode='bilinear',
+    size = [side // 8 for side in batch['image'].shape[2:]]
+    self._image = F.interpolate(batch['image'].float() / 64 - 2, size, mode='bilinear',
                                 align_corners=True)
-    self._critic = [critic(classes + 3, side)]  # in a list: no part of what the student trains
+    # In a list: no part of what the student trains.
+    self._critic = [critic(classes + 3, min(size))]
     self._optimizer = torch.optim.SGD(self.critic.parameters(), lr=1e-4, momentum=0.9)
 
   @property
@@ -112,8 +113,8 @@ class CIRKD(nn.Module):
         'pixel': torch.randn(classes, 20_000, width), 'region': torch.randn(classes, 2_000, width)}
     self._samples = {'pixel': 4_096 // classes + 1, 'region': 1_024 // classes + 1}
     self._pointers = {name: [0] * classes for name in self._queues}
-    side = batch['image'].shape[2] // 8
-    labels = F.interpolate(batch['label'][:, None].float(), side, mode='nearest')[:, 0].long()
+    size = [side // 8 for side in batch['image'].shape[2:]]
+    labels = F.interpolate(batch['label'][:, None].float(), size, mode='nearest')[:, 0].long()
     self._labels = labels.flatten(1)
 
   @torch.no_grad()

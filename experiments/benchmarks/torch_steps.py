@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from experiments.benchmarks import inputs, torch_methods
+from experiments.benchmarks.torch_losses import of_numpy
 from experiments.benchmarks.torch_models import DeepLabV3
 from experiments.benchmarks.worker import Work
 
 
 def create(name, args) -> Work:
-  """`<kind>_<model>_<side of the image>`, of kind forward, step, or a method."""
-  kind, model, side = name.rsplit('_', 2)
+  """`inputs.Step`, of kind forward, step, or a method."""
+  kind, model, size, dtype = inputs.Step.parse(name)
   layout = torch.channels_last if args.channels_last else torch.contiguous_format
   torch.manual_seed(0)
-  images, labels = inputs.batch(int(side))
-  batch = {'image': torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=layout),
-           'label': torch.from_numpy(labels).long()}
-  network = DeepLabV3(model, inputs.SCENES_CLASSES).to(memory_format=layout)
+  images, labels = inputs.batch(size)
+  batch = {'image': of_numpy(images, args.channels_last),
+           'label': of_numpy(labels, args.channels_last).long()}
+  create = lambda model: _Network(DeepLabV3(model, inputs.SCENES_CLASSES), dtype).to(
+      memory_format=layout)
+  network = create(model)
   count = sum(x.numel() for x in network.parameters())
   facts = lambda _: {'parameters': count}
   if kind == 'forward':
@@ -26,9 +30,23 @@ def create(name, args) -> Work:
     return Work(lambda: _forward(network, batch['image']), len(images), facts)
   teacher = None
   if kind != 'step':
-    teacher = DeepLabV3('resnet101', inputs.SCENES_CLASSES).to(memory_format=layout).eval()
+    teacher = create('resnet101').eval()
   method = torch_methods.METHODS[kind](batch, inputs.SCENES_CLASSES) if teacher else None
   return Work(_Step(network, teacher, method, batch), len(images), facts)
+
+
+class _Network(nn.Module):
+  """A network that computes in a dtype, and what it returns in float32."""
+
+  def __init__(self, network, dtype):
+    super().__init__()
+    self.network, self._dtype = network, getattr(torch, dtype)
+
+  def forward(self, image):
+    is_mixed = self._dtype != torch.float32
+    with torch.autocast(image.device.type, self._dtype, enabled=is_mixed):
+      taps = self.network(image)
+    return [x.float() for x in taps]
 
 
 @torch.no_grad()

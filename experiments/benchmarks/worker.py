@@ -3,7 +3,8 @@
 Reads lines on standard input and answers each with one line of JSON: at the start, once the work
 has run twice, with facts of it; to `run` with the seconds of one call; at the end of input with the
 memory of the process: the peak of the calls that counted, what it held before the first of all,
-and the peak with all that came before, compiling too. What libraries print goes to standard error.
+and the peak with all that came before, compiling too; on a GPU with the peak of the device's, of
+all that it held. What libraries print goes to standard error.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+DEVICES = ('cpu', 'gpu')
 
 
 class Work(NamedTuple):
@@ -45,18 +48,24 @@ def main():
   parser.add_argument('side', help='<module of this package>:<name>')
   parser.add_argument('--channels_last', action='store_true', help="PyTorch's layout")
   parser.add_argument('--data', default='', help='folder of CamVid')
+  parser.add_argument('--device', choices=DEVICES, default=DEVICES[0])
   args = parser.parse_args()
   answers = os.fdopen(os.dup(1), 'w', buffering=1)
   os.dup2(2, 1)
   answer = lambda **found: print(json.dumps(found), file=answers)
 
   module, _, name = args.side.partition(':')
+  framework, _, _ = module.partition('_')
+  device = None if args.device == 'cpu' else importlib.import_module(
+      f'{__package__}.{framework}_device')
   work = importlib.import_module(f'{__package__}.{module}').create(name, args)
   before = _resident()  # later there is what jax keeps for the next call
   for _ in range(work.warm):
     result = work.run()
   facts = work.facts(result)
   del result
+  if device:
+    device.start()
   peak_with_start = _peak()
   _resident()  # what compiling has left is given back
   _forget_peak()
@@ -64,10 +73,14 @@ def main():
   for line in sys.stdin:
     assert line.strip() == 'run', line
     start = time.perf_counter(), time.process_time()
-    work.run()
+    result = work.run()
+    if device:
+      device.wait()
+    del result
     answer(seconds=time.perf_counter() - start[0], cpu_seconds=time.process_time() - start[1])
+  found = {} if device is None else {'device_peak_bytes': device.peak_bytes()}
   answer(peak_bytes=_peak(), before_bytes=before,
-         peak_with_start_bytes=max(peak_with_start, _peak()))
+         peak_with_start_bytes=max(peak_with_start, _peak()), **found)
 
 
 def _status(field):

@@ -1,5 +1,6 @@
 """The benchmarks: rows that can be run, sides in turns, what is written of them, growth."""
 
+import itertools
 import json
 import pathlib
 import re
@@ -15,13 +16,13 @@ from kdseg_jax import models
 FOLDER = pathlib.Path(benchmarks.__file__).parent
 MACHINE = {'cores': 2, 'flags': ['avx2'], 'architecture': 'x86_64', 'memory_gb': 8,
            'system': 'Linux', 'python': '3.11', 'versions': {'jax': '0.10.2'}, 'torch': '2.13.0'}
-LOSSES = [row.name.removeprefix('loss/') for row in rows.ROWS if row.name.startswith('loss/')]
+LOSSES = [row.name.removeprefix('loss/') for row in rows.chosen(['loss/*'])]
 
 
 def test_rows_are_named_once_and_their_sides_are_there():
-  names = [row.name for row in rows.ROWS]
-  assert len(set(names)) == len(names)
-  for row in rows.ROWS:
+  for found in rows.ROWS.values():
+    assert len({row.name for row in found}) == len(found)
+  for row in itertools.chain(*rows.ROWS.values()):
     assert len(row.sides) > 1 and row.what, row.name
     for work in row.sides.values():
       assert (FOLDER / f'{work.partition(":")[0]}.py').exists(), work
@@ -37,7 +38,7 @@ def test_only_the_files_of_pytorch_import_it_and_they_import_no_jax():
 
 
 def test_rows_are_chosen_by_patterns():
-  assert rows.chosen([]) == list(rows.ROWS)
+  assert rows.chosen([]) == list(rows.ROWS['cpu'])
   assert [row.name for row in rows.chosen(['step/kd_*', 'loss/giou'])] == [
       'loss/giou', 'step/kd_resnet18_128', 'step/kd_mobilenetv2_128']
 
@@ -53,7 +54,16 @@ def test_every_loss_is_computed_of_its_arrays(name):
 def test_operations_are_those_of_the_layers_without_padding():
   module = models.create('deeplabv3_resnet18', inputs.SCENES_CLASSES)
   of_papers = 6 * inputs.BATCH * models.complexity(module, (128, 128)).macs
-  assert 0.5 < our_steps.operations('resnet18', 128) / of_papers < 1  # the pyramid reads padding
+  what = inputs.Step.parse('rate_resnet18_128')
+  assert 0.5 < our_steps.operations(what) / of_papers < 1  # the pyramid reads padding
+
+
+def test_a_step_is_named_by_what_it_is_of():
+  assert inputs.Step.parse('kd_resnet18_128') == ('kd', 'resnet18', (4, 128, 128), 'float32')
+  assert inputs.Step.parse('forward_resnet101_8x512x1024_bfloat16') == (
+      'forward', 'resnet101', (8, 512, 1024), 'bfloat16')
+  images, labels = inputs.batch((2, 32, 64))
+  assert (images.shape, labels.shape) == ((2, 32, 64, 3), (2, 32, 64))
 
 
 def measured(seconds, **facts):
@@ -80,6 +90,15 @@ def test_memory_is_of_a_call_or_of_the_process():
   sides = {rows.OURS: measured([1.0], peak_bytes=4e6), rows.TORCH: measured([1.0], peak_bytes=2e6)}
   assert table.result(row(), sides)['memory_ratio'] == 3
   assert table.result(row(resident=True), sides)['memory_ratio'] == 2
+
+
+def test_memory_of_a_device_is_what_it_held_at_most():
+  sides = {rows.OURS: measured([1.0], device_peak_bytes=6e6),
+           rows.TORCH: measured([1.0], device_peak_bytes=2e6)}
+  found = table.result(row(), sides)
+  assert found['memory_ratio'] == 3
+  text = table.markdown(MACHINE | {'device': 'An accelerator'}, {'loss/giou': found})
+  assert 'An accelerator; 2 cores' in text and 'peak of all that the device held' in text
 
 
 def test_a_rate_is_of_what_is_done_in_the_time_of_its_clock():
