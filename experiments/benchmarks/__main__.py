@@ -36,10 +36,12 @@ def main():
     return 0 if found else f'ERROR: --only={args.only} fits none of these rows.'
   measured_on = machine.describe(args.torch, args.device)
   results, text = {}, ''
-  for start in range(0, len(found), args.together):
-    group = [row for row in found[start:start + args.together] if not row.needs_data or args.camvid]
-    for row in set(found[start:start + args.together]) - set(group):
+  for row in found:
+    if row.needs_data and not args.camvid:
       print(f'{row.name}: left out without --camvid=<folder>.', file=sys.stderr)
+  found = [row for row in found if not row.needs_data or args.camvid]
+  for start in range(0, len(found), args.together):
+    group = found[start:start + args.together]
     for row, measured in measure(group, args, has_torch=measured_on['torch'] is not None):
       results[row.name] = table.result(row, measured)
       ratio = results[row.name].get('ratio')
