@@ -108,8 +108,8 @@ def markdown(machine: Mapping[str, Any], results: Mapping[str, Any]) -> str:
   is_device = 'device' in machine
   head = (f'{machine["device"] + "; " if is_device else ""}{machine["cores"]} cores '
           f'({machine["architecture"]}: {", ".join(machine["flags"]) or "flags unknown"}), '
-          f'{machine["memory_gb"]} GB, {machine["system"]}. Python {machine["python"]}, {versions}; '
-          f'PyTorch {machine["torch"] or "none"}.')
+          f'{machine["memory_gb"]} GB, {machine["system"]}. Python {machine["python"]}, {versions}'
+          f'; PyTorch {machine["torch"] or "none"}.')
   lines = [_line(by_name[name], found) for name, found in results.items()]
   table = tables.table(
       ['row', 'ours, ms', 'quartiles', 'peer, ms', 'quartiles', 'peer', 'ratio', 'reach', 'aim',
