@@ -6,7 +6,8 @@ prints, and writes as `table.md` and `table.json`, every row of `rows.ROWS`: the
 with quartiles, the ratio to the faster of PyTorch's memory layouts, peak memory, and the machine
 (CPU flags and cores), versions and options that they were measured with. Run it on a machine that
 does nothing else. In parts: `--only='loss/*'` (repeatable), whose results join those that the
-folder holds already; `--list` names the rows. `--repeats=3` tries it.
+folder holds already; `--list` names the rows. `--repeats=3` tries it. `--device=gpu` has rows of its
+own, among them steps at 512x1024 in float32 and bfloat16.
 
 PyTorch is no dependency. Its sides are left out where it is missing; they may live in another
 environment, and on another Python, than jax:
@@ -23,6 +24,7 @@ compared.
   worker.py     one side of a row, in its own process; interleave.py  takes them in turns
   machine.py    machine and versions;  table.py  the Markdown and JSON
   inputs.py     the numbers that both sides read, in numpy
+  *_device.py   a GPU, as each framework sees it
   our_*.py      our sides;  torch_*.py  PyTorch's, the only files that import it
   host.py       sides without a device: input pipeline, evaluation, prediction, cold starts
   growth.py     how time and memory of each loss grow with pixels and queue, as a command of its own

@@ -23,7 +23,7 @@ def main():
   parser.add_argument('--only', action='append', default=[], help='pattern of names, as loss/*')
   parser.add_argument('--repeats', type=int, default=15, help='calls of each side that count')
   parser.add_argument('--together', type=int, default=1, help='rows whose processes start and '
-                      'compile at once: for machines of many cores, with memory for all')
+                      'compile at once: for losses on machines of many cores')
   parser.add_argument('--torch', default=sys.executable, help='a Python that imports PyTorch')
   parser.add_argument('--camvid', default='', help='folder of CamVid, for the input pipeline')
   parser.add_argument('--device', choices=worker.DEVICES, default=worker.DEVICES[0],

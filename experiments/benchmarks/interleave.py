@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import statistics
 import subprocess
 import tempfile
@@ -13,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+# What jax writes after the error, and lines without words.
+_NO_REASON = re.compile(r'\W*$|For simplicity, JAX has removed')
 
 
 class Side(NamedTuple):
@@ -133,8 +136,8 @@ class _Worker:
       return json.loads(line)
     status = self._process.wait()
     self._log.seek(0)
-    lines = self._log.read().split('\n')
-    raise _Failed(next((line for line in reversed(lines) if line), f'exit status {status}'))
+    lines = [line for line in self._log.read().split('\n') if not _NO_REASON.match(line)]
+    raise _Failed(lines[-1] if lines else f'exit status {status}')
 
   def stop(self):
     if self._process is not None:

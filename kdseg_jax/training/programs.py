@@ -64,7 +64,7 @@ def teacher_variables(experiment: Experiment, requires: Requires) -> PyTree:
   """The teacher's variables for the passes of a run; {} without teacher.
 
   On CPU its BatchNorms are folded, once, unless it is to normalise by the batch: the pass takes a
-  fifth less time there. On accelerators that was not measured, and they stay as they are.
+  fifth less time there. On accelerators folding was not measured, and they stay as they are.
   """
   teacher = experiment.teacher
   if teacher is None:

@@ -144,6 +144,15 @@ def test_sides_are_measured_in_turns_each_in_a_process():
   assert 'nowhere' in found['missing'].error and not found['missing'].seconds
 
 
+def test_the_error_of_a_side_is_not_what_jax_writes_after_it(tmp_path):
+  program = tmp_path / 'program'
+  program.write_text('#!/bin/sh\nprintf "ValueError: no memory\\n-----\\n'
+                     'For simplicity, JAX has removed its internal frames\\n" >&2; exit 1\n')
+  program.chmod(0o755)
+  found = interleave.measure({'ours': interleave.Side(str(program), [])}, repeats=2, at_once=True)
+  assert found['ours'].error == 'ValueError: no memory'
+
+
 def test_growth_is_the_slope_of_the_logarithms():
   sizes = [100, 200, 400]
   square = growth.Growth('giou', 'pixels', sizes, [x**2 for x in sizes], [5 * x for x in sizes])
