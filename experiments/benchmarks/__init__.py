@@ -6,8 +6,8 @@ prints, and writes as `table.md` and `table.json`, every row of `rows.ROWS`: the
 with quartiles, the ratio to the faster of PyTorch's memory layouts, peak memory, and the machine
 (CPU flags and cores), versions and options that they were measured with. Run it on a machine that
 does nothing else. In parts: `--only='loss/*'` (repeatable), whose results join those that the
-folder holds already; `--list` names the rows. `--repeats=3` tries it. `--device=gpu` has rows of its
-own, among them steps at 512x1024 in float32 and bfloat16.
+folder holds already; `--list` names the rows. `--repeats=3` tries it. `--device=gpu` has rows of
+its own, among them steps at 512x1024 in float32 and bfloat16.
 
 PyTorch is no dependency. Its sides are left out where it is missing; they may live in another
 environment, and on another Python, than jax:
