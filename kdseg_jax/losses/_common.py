@@ -177,23 +177,32 @@ def products(equation: str, *arrays: jax.Array) -> jax.Array:
   return jnp.einsum(equation, *arrays, precision=lax.Precision.HIGHEST)
 
 
+def length_of(x: jax.Array, axis: int = -1) -> tuple[jax.Array, jax.Array]:
+  """`(|x|, is_zero)` along an axis that is kept; what is 0 has length 1, a constant.
+
+  The root has no gradient at 0. Lengths whose square the dtype cannot hold count as 0.
+  """
+  squared = jnp.sum(x * x, axis=axis, keepdims=True)
+  is_zero = squared < jnp.finfo(x.dtype).tiny
+  return jnp.sqrt(jnp.where(is_zero, 1, squared)), is_zero
+
+
 def safe_normalize(
-    x: jax.Array, *, eps: float, norm: str = 'add_eps', norm_gradient: bool = True
+    x: jax.Array, *, eps: float, norm: str = 'add_eps', norm_gradient: bool = True, axis: int = -1
 ) -> jax.Array:
-  """Rows of unit length along the last axis; a zero row stays 0, with zero gradient.
+  """Vectors of unit length along an axis; a zero vector stays 0, with zero gradient.
 
   `x / (|x| + eps)` ('add_eps') or `x / max(|x|, eps)` ('clamp'). The derivative at exactly 0 would
   be 1 / eps, a spike of 1e8 on features that a ReLU has switched off: it is taken as 0.
 
   Args:
-    x: floats `(..., D)`.
-    eps: positive; bounds the gradient of short rows.
+    x: floats.
+    eps: positive; bounds the gradient of short vectors.
     norm: how eps guards the norm, see above.
     norm_gradient: False treats the norm as a constant in the gradient.
+    axis: along which the vectors lie.
   """
-  squared = jnp.sum(x * x, axis=-1, keepdims=True)
-  is_zero = squared < jnp.finfo(x.dtype).tiny
-  length = jnp.sqrt(jnp.where(is_zero, 1, squared))
+  length, is_zero = length_of(x, axis)
   if not norm_gradient:
     length = lax.stop_gradient(length)
   divisor = length + eps if norm == 'add_eps' else jnp.maximum(length, eps)

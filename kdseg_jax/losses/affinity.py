@@ -55,7 +55,7 @@ def pairwise_affinity(
       pixel. Partial windows at the bottom and right edge are kept (ceil mode). Not the number of
       nodes; for the paper's share of the map see `scaled_node_size`.
     pool: 'max', or 'mean' (edge windows divide by their own pixels). Of equal maxima the first
-      in row order takes the gradient.
+      in row order takes the gradient; max has no forward-mode derivative.
     norm_gradient: False treats the norm of a node as a constant in the gradient.
     norm: 'add_eps' is `x / (|x| + eps)`, 'clamp' is `x / max(|x|, eps)`. A zero node normalises to
       0 with zero gradient.

@@ -119,8 +119,9 @@ def channel_mse(
   as of `cross_image_channel`; its official weight is 100.
   """
   _check_same_shape('channel_mse', student, teacher)
+  # Not `channel_vectors`: their transposes cost as much as all else.
   student, teacher = (
-      channel_vectors(x, pool=pool) for x in (student, lax.stop_gradient(teacher)))
+      _unit_columns(x, pool) for x in (student, lax.stop_gradient(teacher)))
   return _common.masked_mean((student - teacher)**2, None, axis_name)
 
 
@@ -130,9 +131,14 @@ def channel_vectors(features: jax.Array, *, pool: int | None = 4) -> jax.Array:
   `P = ceil(H / pool) * ceil(W / pool)`: k x k mean pooling first, as in `cross_image_pixel`; None
   is none.
   """
+  return jnp.swapaxes(_unit_columns(features, pool), 1, 2)
+
+
+def _unit_columns(features, pool):
+  """`channel_vectors` as columns, `(N, P, C)`."""
   [features] = _common.as_float(features)
   pooled = pooling.pool(features, pooling.window_of('pool', pool), 'mean')
-  return normalize(jnp.swapaxes(pooled.reshape(pooled.shape[0], -1, pooled.shape[-1]), 1, 2))
+  return normalize(pooled.reshape(pooled.shape[0], -1, pooled.shape[-1]), axis=1)
 
 
 def memory_similarity(
@@ -206,9 +212,9 @@ def memory_similarity(
   return kd_temperature**2 * _common.mean_of(total, count, axis_name)
 
 
-def normalize(x: jax.Array) -> jax.Array:
-  """Rows of unit length, as embeddings are compared and remembered; a zero row stays 0."""
-  return _common.safe_normalize(x, eps=_EPS, norm='clamp')
+def normalize(x: jax.Array, axis: int = -1) -> jax.Array:
+  """Vectors of unit length, as embeddings are compared and remembered; a zero one stays 0."""
+  return _common.safe_normalize(x, eps=_EPS, norm='clamp', axis=axis)
 
 
 def _check_same_shape(name, student, teacher):
