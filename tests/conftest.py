@@ -1,15 +1,9 @@
-"""Every test sees 8 virtual CPU devices; fast tests come first.
-
-KDSEG_TEST_PLATFORM=cuda,cpu runs on a GPU what needs one device, products in full precision.
-"""
+"""Every test sees 8 virtual CPU devices; fast tests come first."""
 
 import os
 
 # Must be set before jax is imported anywhere.
-PLATFORM = os.environ.get('KDSEG_TEST_PLATFORM', 'cpu')
-os.environ['JAX_PLATFORMS'] = PLATFORM
-if PLATFORM != 'cpu':
-  os.environ['JAX_DEFAULT_MATMUL_PRECISION'] = 'highest'
+os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = (
     os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8')
 

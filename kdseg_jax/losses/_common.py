@@ -180,7 +180,7 @@ def products(equation: str, *arrays: jax.Array) -> jax.Array:
 def length_of(x: jax.Array, axis: int = -1) -> tuple[jax.Array, jax.Array]:
   """`(|x|, is_zero)` along an axis that is kept; what is 0 has length 1, a constant.
 
-  The root has no gradient at 0. Lengths whose square the dtype cannot hold count as 0.
+  The root has no gradient at 0. A square below the smallest normal number of the dtype counts as 0.
   """
   squared = jnp.sum(x * x, axis=axis, keepdims=True)
   is_zero = squared < jnp.finfo(x.dtype).tiny
