@@ -21,4 +21,4 @@ def test_message_has_the_command_of_a_checkout_or_of_an_installed_package(
 
 
 def test_a_module_that_is_there_is_no_error():
-  extras.require('data', 'numpy', 'A public data set')
+  assert extras.require('data', 'numpy', 'A public data set') is None

@@ -119,7 +119,7 @@ def channel_mse(
   as of `cross_image_channel`; its official weight is 100.
   """
   _check_same_shape('channel_mse', student, teacher)
-  # Not `channel_vectors`: their transposes cost as much as all else.
+  # Not `channel_vectors`: their transposes would cost nearly as much as all else.
   student, teacher = (
       _unit_columns(x, pool) for x in (student, lax.stop_gradient(teacher)))
   return _common.masked_mean((student - teacher)**2, None, axis_name)
