@@ -267,7 +267,8 @@ def _candidates(anchors, level_sizes, boxes, where, top_k):
   if sum(level_sizes) != len(anchors):
     raise ValueError(f'{len(anchors)} anchors, but levels of {tuple(level_sizes)}.')
   offsets = box_coding.centers(boxes)[:, None] - box_coding.centers(anchors)
-  distances = jnp.sqrt(jnp.sum(offsets**2, axis=-1))
+  # Not as a sum over the last axis, which takes several times as long on CPU for two numbers.
+  distances = jnp.sqrt(offsets[..., 0]**2 + offsets[..., 1]**2)
   if where is not None:
     distances = jnp.where(where, distances, jnp.inf)
   nearest, start = [], 0
