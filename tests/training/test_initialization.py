@@ -61,6 +61,23 @@ def save(workdir, classes, **student):
   return state.deployed
 
 
+def test_of_several_checkpoints_the_best_is_taken(tmp_path):
+  saved, classes = config_of(), ['a', 'b', 'c']
+  checkpointer = Checkpointer(str(tmp_path), metric='mean_iou')
+  for step, mean_iou in ((3, 0.5), (7, 0.4)):
+    saved.seed = step
+    _, state = build(saved, classes)
+    meta = {'classes': classes, 'config': config_files.to_dict(saved)}
+    checkpointer.save(step, state, meta, metrics={'mean_iou': mean_iou})
+    if step == 3:
+      best = state.params
+  checkpointer.close()
+  config = config_of()
+  config.student.init = str(tmp_path)
+  state = load_initial_weights(*build(config, classes))
+  jax.tree.map(np.testing.assert_array_equal, state.params, best)
+
+
 @pytest.fixture(scope='module')
 def source(tmp_path_factory):
   """A work directory of another run, with 3 classes, and its weights."""
