@@ -89,6 +89,24 @@ def test_costs_are_those_of_the_median_step():
   assert set(study._training_cost([], {}).values()) == {None}
 
 
+def test_every_model_has_an_inference_cost_of_its_own_and_equal_ones_share_it(
+    monkeypatch, tmp_path):
+  config = scenes_core.get_config('runlocal')
+  config.study.update(baseline='alone')
+  config.study.students = {'alone': {}, 'same': {}, 'wide': {'student': {'width': 0.5}}}
+  measured = []
+  monkeypatch.setattr(study, 'inference_cost', lambda config, folder, allow_imports: (
+      measured.append(folder) or config.student.width))
+  monkeypatch.setattr(study, 'read_rows', lambda folder: [])
+  monkeypatch.setattr(study.study_report, 'build', lambda students, **_: students)
+  found = study.make_report(config, str(tmp_path))
+  width = config.student.width
+  assert width != 0.5 and {name: one['inference'] for name, one in found.items()} == {
+      'alone': width, 'same': width, 'wide': 0.5}
+  seed = config.study.seeds[0]
+  assert measured == [student_workdir(str(tmp_path), name, seed) for name in ('alone', 'wide')]
+
+
 @pytest.mark.parametrize('arguments,message', [
     (['--config=configs/quickstart.py'], '--config must be a study'),
     (['--config=experiments/scenes_core.py:runlocal', '--config.study.baseline=alne'],

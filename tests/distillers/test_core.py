@@ -165,8 +165,11 @@ def test_requirements_of_a_combination_are_the_union():
       distillers.Requires(**kwargs), lambda inputs: jnp.float32(0))
   method = distillers.combine({
       'a': (1.0, part(student=('x', 'y'), teacher=('x',))),
-      'b': (1.0, part(student=('y', 'z'), targets=('w',), teacher_head=True))})
-  assert method.requires == distillers.Requires(('x', 'y', 'z'), ('x',), ('w',), True)
+      'b': (1.0, part(student=('y', 'z'), targets=('w',), teacher_head=True,
+                     teacher_batch_statistics=True))})
+  assert method.requires == distillers.Requires(('x', 'y', 'z'), ('x',), ('w',), True, True)
+  plain = distillers.combine({'a': (1.0, part(student=('x',)))}).requires
+  assert not plain.teacher_head and not plain.teacher_batch_statistics
 
 
 @pytest.mark.parametrize('weight', ['1', None])

@@ -200,6 +200,13 @@ def test_towers_of_another_width_need_a_projection():
       'cls': kernel, 'reg': kernel}
 
 
+def test_the_projections_of_both_branches_start_unlike():
+  method = distillers.crosskd(projection=True)
+  params = method.init(
+      jax.random.key(0), only_required(method, make_shapes('gfl', 'gfl', 16))).params
+  assert not np.any(params['cls']['kernel'] == params['reg']['kernel'])
+
+
 @pytest.mark.parametrize('layer', range(4))
 def test_any_layer_may_be_the_last_of_the_student(layer):
   method = distillers.crosskd(layer=layer)
