@@ -109,6 +109,18 @@ def test_localization_distillation():
     value(distillers.localization_distillation(), inputs_of(numbers={'reg': 12}))
 
 
+@pytest.mark.parametrize('factory', [
+    distillers.localization_distillation, distillers.prediction_mimicking])
+def test_the_images_of_all_devices_count(factory):
+  inputs = inputs_of()
+  of_images = lambda x: jnp.shape(x)[:1] == (IMAGES,)
+  parts = jax.tree.map(lambda x: x[:, None] if of_images(x) else x, inputs)
+  axes = jax.tree.map(lambda x: 0 if of_images(x) else None, inputs)
+  each = jax.vmap(lambda part: value(factory(axis_name='devices'), part)[0], (axes,),
+                  axis_name='devices')(parts)
+  np.testing.assert_allclose(each, jnp.full(IMAGES, value(factory(), inputs)[0]), rtol=1e-5)
+
+
 def test_features_of_the_pyramid():
   inputs = inputs_of()
   np.testing.assert_allclose(value(distillers.pkd(), inputs)[0], losses.pearson_features(
