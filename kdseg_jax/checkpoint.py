@@ -102,7 +102,7 @@ class Checkpointer:
 
   def save(self, step: int, state: Any, meta: dict, metrics: dict | None = None) -> None:
     """Starts writing a `TrainState`, in place of one of this step; returns once it is copied."""
-    model, training = _split(state)
+    model, training = _split(jax.tree.map(_one_copy, state))
     with self._library('written', step):
       if step in self._manager.all_steps():
         self._manager.wait_until_finished()
@@ -276,6 +276,15 @@ def _split(state):
   average = training.pop('average')
   model = average or {name: training.pop(name) for name in ('params', 'batch_stats')}
   return model, training
+
+
+def _one_copy(array):
+  """That of the first device of what all devices of the only process hold.
+
+  Orbax would let each device write a slice, for which a program is compiled for every shape.
+  """
+  alone = isinstance(array, jax.Array) and array.is_fully_replicated and jax.process_count() == 1
+  return array.addressable_data(0) if alone else array
 
 
 def _join(kind, model, training):

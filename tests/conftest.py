@@ -24,13 +24,34 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile('same')
 
 
+def pytest_addoption(parser):
+  parser.addoption('--first-cases', action='store_true',
+                   help='only the first case of every parametrized test')
+
+
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
   """Slow tests run last; slow too is what is asked again of pmap, which wraps shard_map."""
   for item in items:
     if hasattr(item, 'callspec') and item.callspec.params.get('mode') == 'pmap':
       item.add_marker(pytest.mark.slow)
-  items.sort(key=lambda item: item.get_closest_marker('slow') is not None)
+  items.sort(key=is_slow)
+  if config.getoption('first_cases'):
+    chosen = first_cases(items)
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in chosen])
+    items[:] = chosen.values()
+
+
+def is_slow(item):
+  return item.get_closest_marker('slow') is not None
+
+
+def first_cases(items):
+  """Of the cases of a test the first, by their names; fast ones are before slow ones."""
+  firsts = {}
+  for item in items:
+    firsts.setdefault(item.nodeid.partition('[')[0], item)
+  return {item.nodeid: item for item in firsts.values()}
 
 
 @pytest.fixture(scope='module')

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from kdseg_jax import checkpoint
+from kdseg_jax import checkpoint, parallel
 from kdseg_jax.checkpoint import Checkpointer, CheckpointError, describe_differences
 from kdseg_jax.distillers import DistillerState
 from kdseg_jax.training.state import Optimizers, TrainState
@@ -222,11 +222,29 @@ def test_a_long_list_of_differences_is_cut_and_counted():
   assert describe_differences(saved, saved) == ''
 
 
-def test_values_are_those_of_the_time_of_saving(tmp_path):
+def test_what_all_devices_hold_is_saved_without_compiling_and_comes_back_to_all(tmp_path, caplog):
+  """Orbax would slice it, one slice a device, and compile each."""
+  state = parallel.replicate(state_of(7, width=104), parallel.create_mesh())
+  checkpointer = Checkpointer(tmp_path, metric='mean_iou')
+  with jax.log_compiles(), caplog.at_level(logging.DEBUG, 'jax'):
+    checkpointer.save(7, state, {})
+    checkpointer.close()
+  assert not [r.getMessage() for r in caplog.records if 'ompil' in r.getMessage()]
+  restored = Checkpointer(tmp_path).restore(7, state)
+  bits = lambda state: state._replace(rng=jax.random.key_data(state.rng))
+  for got, want in zip(*(jax.tree.leaves(bits(x)) for x in (restored, state)), strict=True):
+    assert got.sharding.is_equivalent_to(want.sharding, want.ndim)
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize('on_all_devices', [False, True])
+def test_values_are_those_of_the_time_of_saving(on_all_devices, tmp_path):
   """Saving is asynchronous; the buffers that the next step is given must not be read late."""
   add = jax.jit(lambda state: state._replace(params=jax.tree.map(lambda x: x + 1, state.params)),
                 donate_argnums=0)
   state = state_of(0, width=100_000)
+  if on_all_devices:
+    state = parallel.replicate(state, parallel.create_mesh())
   checkpointer = Checkpointer(tmp_path, metric='mean_iou')
   checkpointer.save(1, state, {})
   for _ in range(20):
