@@ -2,20 +2,19 @@
 
 import os
 
+from tests import compilation
+
 # Must be set before jax is imported anywhere.
 os.environ['JAX_PLATFORMS'] = 'cpu'
-os.environ['XLA_FLAGS'] = (
-    os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8')
+os.environ |= compilation.ENVIRONMENT | {'XLA_FLAGS': ' '.join([
+    os.environ.get('XLA_FLAGS', ''), compilation.XLA_FLAGS,
+    '--xla_force_host_platform_device_count=8'])}
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from tests import toys  # noqa: E402
-
-# LLVM's optimisations are left out, and with them half of what the tests' time is spent on, for
-# slower code that runs a few times: XLA's own passes, fusion among them, are the same.
-jax.config.update('jax_disable_most_optimizations', True)
 
 # The same examples at every run, however busy the machine is.
 hypothesis.settings.register_profile(
@@ -56,7 +55,7 @@ def first_cases(items):
 
 @pytest.fixture(scope='module')
 def optimizations():
-  """For programs that run longer than they compile, or whose rounding is compared."""
+  """LLVM's, for programs that run longer than they compile, or whose rounding is compared."""
   jax.config.update('jax_disable_most_optimizations', False)
   yield
   jax.config.update('jax_disable_most_optimizations', True)

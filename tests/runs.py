@@ -13,11 +13,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from tests import compilation
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 # One device and one compilation cache for all processes of a test session, for speed.
-ENVIRONMENT = os.environ | {
-    'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '', 'PYTHONPATH': str(ROOT),
+ENVIRONMENT = os.environ | compilation.ENVIRONMENT | {
+    'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT),
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1'}
 

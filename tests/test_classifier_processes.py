@@ -1,4 +1,4 @@
-"""Processes that distil a classifier by review: killed, resumed, evaluated, studied."""
+"""Processes that distil a classifier by review: killed, resumed, evaluated."""
 
 import json
 import signal
@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from kdseg_jax.data import files
-from kdseg_jax.studies.plan import student_workdir
 from tests import runs
 from tests.data import classified_sets
 
@@ -15,17 +14,6 @@ pytestmark = pytest.mark.slow
 
 STEPS = 12
 RECIPE = '--config=configs/cifar.py:data=npz,images=16,runlocal'
-STUDY = f'''
-from kdseg_jax.recipes import cifar, common
-def get_config(arg=None):
-  config, teacher, review = cifar.study_parts('npz', 16, {STEPS}, True)
-  common.study(
-      config, title='Review', description='', seeds=(0, 1), teacher=teacher, students={{
-          'alone': {{}}, 'review': {{'method': 'review', 'distill': {{'review': review}}}}}})
-  common.runlocal(config).train.steps = {STEPS}
-  config.checkpoint.every_steps = 3
-  return config
-'''
 
 
 @pytest.fixture(scope='module')
@@ -58,10 +46,10 @@ def assert_same_state(got, want):
     np.testing.assert_array_equal(got[name], want[name], err_msg=name)
 
 
-def kill_at_step(step, workdir, *arguments, cache, of=None):
-  """Starts a program and kills it once the run in a folder, `of`, has logged a step."""
+def kill_at_step(step, workdir, *arguments, cache):
+  """Starts a program and kills it once its run has logged a step."""
   process = runs.start(*arguments, f'--workdir={workdir}', cache=cache)
-  runs.wait_for_step(process, of or workdir, step)
+  runs.wait_for_step(process, workdir, step)
   process.kill()  # SIGKILL: nothing can be tidied up
   process.communicate()
   assert process.returncode == -signal.SIGKILL
@@ -93,27 +81,3 @@ def test_it_is_evaluated_and_predicts(uninterrupted, root, cache, tmp_path):
   probabilities = [row['probability'] for row in rows]
   assert probabilities == sorted(probabilities, reverse=True) and sum(probabilities) <= 1
   assert files.read_image(tmp_path / 'pictures' / 'photo.png').shape[1] > 16  # with its classes
-
-
-def test_a_killed_study_goes_on_and_reports_top1(root, cache, tmp_path):
-  config = tmp_path / 'study.py'
-  config.write_text(STUDY)
-  arguments = ('study', f'--config={config}', f'--config.data.root={root}',
-               f'--config.study.teacher.data.root={root}')
-  whole, cut = tmp_path / 'whole', tmp_path / 'cut'
-  runs.run(*arguments, f'--workdir={whole}', cache=cache)
-  kill_at_step(5, cut, *arguments, cache=cache, of=student_workdir(str(cut), 'review', 0))
-  assert not (cut / 'report.json').exists()
-  runs.run(*arguments, f'--workdir={cut}', cache=cache)
-  reports = [json.loads((workdir / 'report.json').read_text()) for workdir in (whole, cut)]
-  for name in ('alone', 'review'):
-    for seed in (0, 1):
-      assert_same_state(*(runs.saved(student_workdir(str(workdir), name, seed))
-                          for workdir in (cut, whole)))
-    values = reports[0]['students'][name]['top1_of_seeds']
-    assert values == reports[1]['students'][name]['top1_of_seeds'] and len(values) == 2
-    assert reports[0]['students'][name]['top1'] == pytest.approx(np.mean(values))
-  paired = reports[0]['students']['review']['paired']
-  low, high = paired['interval']
-  assert low <= paired['difference'] <= high
-  assert '| review' in (cut / 'report.md').read_text()

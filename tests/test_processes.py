@@ -13,11 +13,14 @@ from tests.test_study import PRELUDE
 STUDY = ('study', '--config=experiments/scenes_core.py:runlocal',
          '--config.train.steps=6', '--config.eval.every_steps=3',
          '--config.checkpoint.every_steps=2')
+TWO_DEVICES = """
+import os
+os.environ['XLA_FLAGS'] += ' --xla_force_host_platform_device_count=2'
+"""
 JOIN = """
 import jax
 jax.distributed.initialize('localhost:{port}', num_processes=2, process_id={process})
 """
-
 
 EVALUATION = """
 import json
@@ -76,11 +79,10 @@ raise SystemExit
 
 def found_by_one_and_by_two(code, cache):
   """What a prelude prints after 'FOUND': of one process of two devices, and of two processes."""
-  two_devices = "import os\nos.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=2'\n"
   with socket.socket() as free:
     free.bind(('localhost', 0))
     port = free.getsockname()[1]
-  preludes = [two_devices, *(JOIN.format(port=port, process=process) for process in (0, 1))]
+  preludes = [TWO_DEVICES, *(JOIN.format(port=port, process=process) for process in (0, 1))]
   processes = [runs.start('study', cache=cache, prelude=prelude + code) for prelude in preludes]
   outputs = [process.communicate(timeout=300)[0] for process in processes]
   assert [process.returncode for process in processes] == [0] * 3, '\n'.join(outputs)
@@ -113,8 +115,7 @@ def results(workdir):
 
 @pytest.mark.slow
 def test_a_study_on_two_processes_equals_one_on_two_devices(cache, tmp_path):
-  two_devices = "import os\nos.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=2'\n"
-  runs.run(*STUDY, f'--workdir={tmp_path / "one"}', cache=cache, prelude=two_devices + PRELUDE)
+  runs.run(*STUDY, f'--workdir={tmp_path / "one"}', cache=cache, prelude=TWO_DEVICES + PRELUDE)
   with socket.socket() as free:
     free.bind(('localhost', 0))
     port = free.getsockname()[1]

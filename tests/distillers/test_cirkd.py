@@ -197,8 +197,7 @@ def three_steps(devices, mode):
 
 
 @pytest.fixture(scope='module')
-def one_device(optimizations):
-  """Compiled in full, as programs are: the rounding of sums is compared with that of eight."""
+def one_device():
   return three_steps(1, 'shard_map')
 
 

@@ -169,7 +169,10 @@ def subject_of(terms):
   return _made[repr(terms)]
 
 
-@pytest.fixture(params=[name for name in SUBJECTS if name not in METHODS] + SLOW_METHODS)
+TERMS = [name for name in SUBJECTS if name not in METHODS]
+
+
+@pytest.fixture(params=TERMS + SLOW_METHODS)
 def subject(request):
   return subject_of(SUBJECTS[request.param])
 
@@ -218,7 +221,9 @@ def test_steps_are_compiled_once(subject):
 
 
 @pytest.mark.slow
-def test_values_are_the_same_without_compilation(subject):
+@pytest.mark.parametrize('name', TERMS)
+def test_values_are_the_same_without_compilation(name):
+  subject = subject_of(SUBJECTS[name])
   memory, results = objectives_of(subject.distiller, gradients=False)(
       {}, subject.state(), batch_of())
   compiled_memory, compiled = subject.results

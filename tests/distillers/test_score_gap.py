@@ -11,7 +11,7 @@ import pytest
 from kdseg_jax import distillers
 from kdseg_jax.distillers import core
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('optimizations')]
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize('term,options,grows', [

@@ -311,8 +311,9 @@ def test_every_head_overfits_eight_scenes(head, tmp_path):
   config.checkpoint.every_steps = 0
   config.optimizer.update(name='adamw', learning_rate=2e-3, clip_norm=10.0)
   built = experiment.create_experiment(config)
-  # Evaluated on the scenes that it learns from.
-  built = built._replace(evaluation_source=built.train_source)
+  # Evaluated on the scenes that it learns from; on one device, which takes half the time of eight.
+  built = built._replace(evaluation_source=built.train_source,
+                         mesh=parallel.create_mesh(jax.devices()[:1]))
   step, state = programs.train_step_of(built), experiment.initial_state(built)
   batches = run.training_batches(built, 'train', start=0)
   for _ in range(config.train.steps):
