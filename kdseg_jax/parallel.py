@@ -73,11 +73,24 @@ class Program:
   Args:
     mapped: the jitted map of the step.
     place: puts one numpy array of the batch on the devices.
+    placed: one ShapeDtypeStruct of the global batch as it will be there.
+    mesh: of the devices.
   """
 
-  def __init__(self, mapped: Callable, place: Callable):
-    self._mapped, self._place = mapped, place
+  def __init__(self, mapped: Callable, place: Callable, placed: Callable, mesh: Mesh):
+    self._mapped, self._place, self._placed, self._mesh = mapped, place, placed, mesh
     self._lowered = {}
+
+  def trace(self, constants: PyTree, state: PyTree, batch: PyTree) -> None:
+    """Traces the step for arguments of these shapes; a call with such does not trace it again.
+
+    Args:
+      constants: as the program is called with, of arrays or ShapeDtypeStructs.
+      state: likewise.
+      batch: the global batch, likewise.
+    """
+    constants, state = with_sharding((constants, state), self._mesh)
+    jax.eval_shape(self._mapped, constants, state, jax.tree.map(self._placed, batch))
 
   def place(self, batch: PyTree) -> PyTree:
     """The batch on the devices, for several programs of the same mesh and mode to read."""
@@ -145,7 +158,9 @@ def data_parallel(
                       out_specs=jax.tree.map(lambda x: P(AXIS) if x else P(), sharded)),
         donate_argnums=donate, compiler_options=compiler_options(compile_level))
     sharding = NamedSharding(mesh, P(AXIS))
-    return Program(mapped, lambda x: jax.make_array_from_process_local_data(sharding, x))
+    placed = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    return Program(
+        mapped, lambda x: jax.make_array_from_process_local_data(sharding, x), placed, mesh)
   if mode == 'pmap':
     mapped = jax.pmap(
         step, axis_name=AXIS, in_axes=(None, None, 0),
@@ -155,8 +170,10 @@ def data_parallel(
     # Under pmap the devices are an axis of their own; put there once, not at every call.
     sharding = NamedSharding(mesh, P(AXIS))
     split = lambda x: np.reshape(x, (local, x.shape[0] // local, *x.shape[1:]))
+    placed = lambda x: jax.ShapeDtypeStruct(
+        (mesh.size, x.shape[0] // mesh.size, *x.shape[1:]), x.dtype)
     return Program(
-        mapped, lambda x: jax.make_array_from_process_local_data(sharding, split(x)))
+        mapped, lambda x: jax.make_array_from_process_local_data(sharding, split(x)), placed, mesh)
   raise UserError(f'config.parallel={mode!r} is unknown; expected one of {MODES}.')
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from absl import logging
 from ml_collections import ConfigDict
 
-from kdseg_jax import distillers, paths
+from kdseg_jax import distillers, parallel, paths
 from kdseg_jax.training import experiment as experiments
 from kdseg_jax.training import preparations, programs, shapes, workdirs
 from kdseg_jax.training.data_check import check_data
@@ -50,12 +50,12 @@ def train(config: ConfigDict, workdir: str, *,
     config = config.copy_and_resolve_references().unlock()
     config.teacher.checkpoint, config.teacher.config = folder, ConfigDict()
   with StopSignal() as stop:
-    run = start(config, workdir, stop, allow_class_names=allow_class_names,
-                allow_imports=allow_imports)
+    run, student = start(config, workdir, stop, allow_class_names=allow_class_names,
+                         allow_imports=allow_imports)
     try:
       run.catch_up()
       if not stop():
-        advance(run, programs.train_step_of(run.experiment), stop)
+        advance(run, programs.train_step_of(run.experiment, student), stop)
       if stop():
         return None
       return run.metrics or run.evaluate()  # none yet where it was resumed after the last step
@@ -90,11 +90,16 @@ def _lacks_teacher(config):
 
 
 def start(config: ConfigDict, workdir: str, stop: StopSignal, *,
-          allow_class_names: bool = False, allow_imports: Sequence[str] = ()) -> Run:
-  """The run of a config, from its newest checkpoint, or fresh with what its method prepares."""
+          allow_class_names: bool = False, allow_imports: Sequence[str] = ()
+          ) -> tuple[Run, parallel.Program]:
+  """The run of a config and the program of its steps.
+
+  The run is from its newest checkpoint, or fresh with what its method prepares.
+  """
   experiment = experiments.create_experiment(
       config, allow_class_names=allow_class_names, allow_imports=allow_imports)
-  shapes.check_step(experiment)
+  student = programs.student_program(experiment)
+  shapes.check_step(experiment, student)
   create = functools.partial(
       experiments.make_initial_state(experiment), experiments.run_key(config))
   check_data(experiment, workdir, stop)
@@ -105,4 +110,4 @@ def start(config: ConfigDict, workdir: str, stop: StopSignal, *,
     run.teacher_metrics = measure_teacher(experiment, run.workdir, stop)
     preparations.give(run, run.workdir, create, stop)
     stack.pop_all()  # from here on the caller closes it
-  return run
+  return run, student

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax
 
 from kdseg_jax import parallel
 from kdseg_jax.distillers import Requires
+from kdseg_jax.inference.model import abstract_variables
 from kdseg_jax.models.folding import fold
 from kdseg_jax.parallel import Program
 from kdseg_jax.training.experiment import Experiment
@@ -75,10 +77,21 @@ def teacher_variables(experiment: Experiment, requires: Requires) -> PyTree:
   return fold(teacher.module, teacher.variables)
 
 
+def abstract_teacher_variables(experiment: Experiment, requires: Requires) -> PyTree:
+  """`teacher_variables` as ShapeDtypeStructs, of a teacher that need not be trained yet."""
+  teacher = experiment.teacher
+  if teacher is None:
+    return {}
+  return jax.eval_shape(
+      lambda variables: teacher_variables(experiment._replace(
+          teacher=dataclasses.replace(teacher, variables=variables)), requires),
+      abstract_variables(teacher.module))
+
+
 def train_step_of(experiment: Experiment, student: Program | None = None) -> Callable:
   """`(state, batch) -> (state, metrics)`: one program, or two for `config.train.split_teacher`.
 
-  `student` is its `student_program`, for those who ask that what it costs.
+  `student` is its `student_program`, where there is one already.
   """
   variables = teacher_variables(experiment, experiment.distiller.requires)
   split = experiment.config.train.split_teacher and experiment.teacher is not None

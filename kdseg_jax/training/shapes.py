@@ -3,44 +3,49 @@
 from __future__ import annotations
 
 import jax
-from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from kdseg_jax import parallel
 from kdseg_jax.distillers import DistillInputs, core, label
 from kdseg_jax.errors import UserError
-from kdseg_jax.inference.model import Model, abstract_variables
+from kdseg_jax.inference.model import Model
 from kdseg_jax.training import experiment as experiments
 from kdseg_jax.training import preparations, programs
 from kdseg_jax.training.experiment import Experiment
 
 
-def check_step(experiment: Experiment) -> None:
+def check_step(experiment: Experiment, student: parallel.Program | None = None) -> None:
   """Shapes all that a step keeps and computes, as it will be mapped over the devices.
+
+  Args:
+    experiment: the run's parts.
+    student: its `student_program`, if there is one; it is then not traced again to be compiled.
 
   Raises:
     UserError: a term cannot be computed for these models and this crop; names the term, and the
       fields that mend it where strides differ.
   """
   inputs = experiments.abstract_inputs(experiment)
-  teacher = abstract_variables(experiment.teacher.module) if experiment.teacher else {}
   try:
-    create, given = experiments.state_creator(experiment, inputs), []
-    steps = [(programs.train_step(experiment), create, given)]
     preparation = experiment.distiller.prepare
     if preparation is not None:
       fit = preparations.Fit.of(experiment, preparation, inputs)
-      steps.insert(0, (fit.step, fit.create, []))
-      given.append(core.abstract_prepared(experiment.distiller, inputs))
-    for step, create, given in steps:
-      state = jax.eval_shape(create, jax.random.key(0), *given)
-      jax.eval_shape(
-          jax.shard_map(step, mesh=experiment.mesh, in_specs=(P(), P(), P(parallel.AXIS)),
-                        out_specs=P()), teacher, state, inputs.batch)
+      _trace(experiment, programs.donating(experiment, fit.step), preparation.requires, inputs,
+             fit.create)
+    prepared = core.abstract_prepared(experiment.distiller, inputs)
+    _trace(experiment, student or programs.student_program(experiment),
+           experiment.distiller.requires, inputs, experiments.state_creator(experiment, inputs),
+           prepared)
   except ValueError as error:
     if not (isinstance(error, UserError) or hasattr(error, 'part')):
       raise  # of no term: a bug
     raise UserError(_explain(experiment, inputs, str(error))) from error
+
+
+def _trace(experiment, program, requires, inputs, create, *given):
+  state = jax.eval_shape(create, jax.random.key(0), *given)
+  teacher = programs.abstract_teacher_variables(experiment, requires)
+  program.trace(teacher, state, inputs.batch)
 
 
 def check_study(config: ConfigDict, runs: dict[str, ConfigDict]) -> None:

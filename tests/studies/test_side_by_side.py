@@ -144,8 +144,8 @@ def test_students_at_different_steps_wait_for_the_ones_behind(study, teacher, tm
     config = study_plan.student_config(study_of(teacher), 'alone', seed).unlock()
     folder = study_plan.student_workdir(str(tmp_path), 'alone', seed)
     with StopSignal() as stop:
-      run = loop.start(config, folder, stop)
-      loop.advance(run, loop.programs.train_step_of(run.experiment),
+      run, student = loop.start(config, folder, stop)
+      loop.advance(run, loop.programs.train_step_of(run.experiment, student),
                    stop_after(stop, steps))
       run.close()
   assert side_by_side.train(study_of(teacher, ('alone',)), str(tmp_path))

@@ -215,11 +215,23 @@ def test_nan_in_the_loss_stops_at_once_and_names_step_terms_and_checkpoint(
   assert Checkpointer(tmp_path).latest_step() == 2
 
 
+@pytest.mark.parametrize('method', ['none', 'pixelwise'])
+def test_a_step_is_checked_and_compiled_by_one_trace(method, teacher, tmp_path, monkeypatch):
+  """Tracing takes seconds, a quarter of the start of a run whose programs are kept."""
+  original, traces = loop.programs.make_train_step, []
+  def counted(*parts, **options):
+    step = original(*parts, **options)
+    return lambda *given: (traces.append(given), step(*given))[1]
+  monkeypatch.setattr(loop.programs, 'make_train_step', counted)
+  loop.train(config_of(method, teacher if method != 'none' else None), str(tmp_path))
+  assert len(traces) == 1
+
+
 @pytest.mark.parametrize('value', [math.nan, math.inf, -math.inf])
 def test_any_metric_that_is_not_finite_stops(value, tmp_path, monkeypatch):
   step = lambda state, batch: (state._replace(step=state.step + 1),
                                {'loss': jnp.float32(1), 'task/term': jnp.float32(value)})
-  monkeypatch.setattr(loop.programs, 'train_step_of', lambda experiment: step)
+  monkeypatch.setattr(loop.programs, 'train_step_of', lambda *_: step)
   with pytest.raises(Diverged, match='train step 1: not finite: task/term;'):
     loop.train(config_of(), str(tmp_path))
 

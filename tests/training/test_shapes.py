@@ -95,7 +95,7 @@ def test_a_run_is_refused_before_its_teacher_is_measured_or_anything_is_compiled
   monkeypatch.setattr(models, 'create', lambda **_: Strided(stride=4))
   monkeypatch.setattr(experiments, 'load_teacher', lambda *_, **__: teacher)
   for module, name in ((loop, 'measure_teacher'), (run, 'measure_teacher'),
-                       (jax, 'jit'), (parallel, 'data_parallel')):
+                       (experiments, 'compiled_once'), (parallel.Program, '__call__')):
     monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail('too late'))
   with pytest.raises(UserError, match='config.distill.pairwise: '):
     loop.train(config, str(tmp_path / 'work'))
