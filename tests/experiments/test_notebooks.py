@@ -138,6 +138,12 @@ def results(notebook):
   return [[float(row[column].rstrip(' %')) for row in rows[2:]] for column in (2, 3, 4)]
 
 
+def combined(notebook):
+  """Of every term of the combination: its value at the first and the last step."""
+  return {name: (float(first), float(last)) for name, first, last in re.findall(
+      r'\| (\S+) +\| +(\S+) \| +(\S+) \|', printed(notebook, 'combine'))}
+
+
 @pytest.mark.slow
 def test_losses_in_ten_minutes_runs_and_shows_what_it_says(tmp_path, monkeypatch):
   monkeypatch.setenv('JUPYTER_DATA_DIR', str(tmp_path))  # no kernels of the user's own
@@ -145,6 +151,8 @@ def test_losses_in_ten_minutes_runs_and_shows_what_it_says(tmp_path, monkeypatch
   miou = results(read(name))[0]
   assert miou[0] > 25  # the teacher can tell digits apart: blind guesses reach 9
   assert miou[2] > miou[1]
+  first, last = combined(read(name))['loss']
+  assert last < first
   notebook = execute(in_short(read(name)), tmp_path)
   assert outputs(notebook) == outputs(read(name))  # in particular no warnings
 
@@ -159,8 +167,6 @@ def test_losses_in_ten_minutes_runs_and_shows_what_it_says(tmp_path, monkeypatch
   assert heat_maps.shape[1] > 3 * heat_maps.shape[0] and heat_maps.std() > 20
   assert picture(notebook, 'predictions').std() > 20
 
-  terms = {name.strip(): (float(first), float(last)) for name, first, last in re.findall(
-      r'\| (\S+) +\| +(\S+) \| +(\S+) \|', printed(notebook, 'combine'))}
+  terms = combined(notebook)
   assert terms['pairwise/weighted'][0] == 0 < terms['pairwise/weighted'][1]  # its schedule
   assert terms['pixelwise/weighted'][0] == pytest.approx(10 * terms['pixelwise/raw'][0], abs=1e-3)
-  assert terms['loss'][1] < terms['loss'][0]
