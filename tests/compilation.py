@@ -2,8 +2,8 @@
 
 import importlib.metadata
 
-# XLA's own passes, fusion among them, are the same. Half of what compiling takes without LLVM's
-# optimisations is spent on its newer emitters of loops. Versions without the older ones stop at
+# XLA's own passes, fusion among them, are the same. About half of what compiling a step takes
+# without LLVM's optimisations is spent on its newer emitters of loops. Versions without the older ones stop at
 # the flag.
 _JAXLIB = tuple(map(int, importlib.metadata.version('jaxlib').split('.')[:2]))
 XLA_FLAGS = '--xla_cpu_use_fusion_emitters=false' if _JAXLIB < (0, 11) else ''
