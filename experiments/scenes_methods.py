@@ -1,4 +1,4 @@
-"""Every method on the built-in scenes, one seed: a smoke test, no comparison.
+"""Every method of segmentation on the built-in scenes, one seed: a smoke test, no comparison.
 
 One seed and 400 steps show that each method trains and what it costs; its interval cannot be known.
 Command, after experiments/scenes_core.py has trained the teacher:
@@ -7,10 +7,14 @@ Command, after experiments/scenes_core.py has trained the teacher:
 No result is committed: it would show nothing.
 """
 
+from kdseg_jax.distillers.crosskd import TERMS as CROSSKD
+from kdseg_jax.distillers.detector_baselines import TERMS as DETECTOR_BASELINES
 from kdseg_jax.distillers.methods import METHODS
 from kdseg_jax.recipes import common, quickstart
 
 JOINED = 'skd+channel_wise'
+# Nothing, a block around another method, and what reads a detector.
+LEFT_OUT = {'none', 'context', *CROSSKD, *DETECTOR_BASELINES}
 
 
 def get_config(arg=None):
@@ -18,8 +22,7 @@ def get_config(arg=None):
   arg = common.parse_arg(arg, steps=400, runlocal=False)
   config = quickstart.get_config('role=student')
   config.train.steps = arg.steps
-  # Those without a term of their own: nothing, and a block around another method.
-  methods = [name for name in METHODS if name not in ('none', 'context')] + [JOINED]
+  methods = [name for name in METHODS if name not in LEFT_OUT] + [JOINED]
   common.study(
       config, title='Every method on the built-in scenes (smoke test)', seeds=(0,),
       description=f'One seed, {arg.steps} steps: this shows that every method runs and what it '

@@ -144,7 +144,7 @@ def wants_help(argv: list[str]) -> bool:
 
 def help_text(argv: list[str], doc: str, define: Callable[[flags.FlagValues], None],
               shared: tuple[str, ...], config: str | None) -> str:
-  """The help of a program: its own options in a line each, or all of them for `--helpfull`.
+  """The help of a program: its own options, or all of them for `--helpfull`.
 
   Args:
     argv: the command line.
@@ -167,14 +167,19 @@ def help_text(argv: list[str], doc: str, define: Callable[[flags.FlagValues], No
                      for name, text in sorted(own.items()))
   else:
     width = max(map(len, own)) + 2
-    body = '\n'.join(
-        f'  --{name:{width}}' + textwrap.shorten(text, 96 - width, placeholder=' ...')
-        for name, text in own.items())
+    body = '\n'.join(_option_text(name, text, width) for name, text in own.items())
   also = ' '.join(f'--{name}' for name in shared)
   fields = '' if config is None else (
       'Every field of the config can be overridden: --config.train.steps=1000. --print_config '
       'shows them all.\n')
   return f'{doc}\n\n{body}\n\n{fields}Also: {also} --helpfull (every option)'
+
+
+def _option_text(name, text, width):
+  """An option and what it does, in lines of 100; absl lists choices as one word, <a|b>."""
+  return textwrap.fill(
+      text.replace('|', ' | '), 100, initial_indent=f'  --{name:{width}}',
+      subsequent_indent=' ' * (width + 4), break_on_hyphens=False, break_long_words=False)
 
 
 def _add_flags_of_libraries(options):

@@ -61,15 +61,17 @@ def test_print_config_shows_every_field_sorted_with_overrides_and_does_nothing(c
 
 
 @pytest.mark.parametrize('name', cli.PROGRAMS)
-def test_help_is_short_and_names_every_option_of_the_program(name, capsys):
+def test_help_is_short_and_explains_every_option_of_the_program(name, capsys):
   start = module_of(name).PROGRAM
   status, output = runs.run_here(capsys, start, '--help')
   own = flags.FlagValues()
   start.define_flags(own)
-  assert status == 0 and len(output.splitlines()) <= 20
+  assert status == 0 and len(output.splitlines()) <= 40
   assert max(map(len, output.splitlines())) <= 104
+  words = ' '.join(output.split())
   for flag in own:
     assert f'\n  --{flag} ' in output, flag
+    assert ' '.join(own[flag].help.replace('|', ' | ').split()) in words, flag
   assert '--helpfull' in output and ('--print_config' in output) == (start.config is not None)
   assert '--verbosity' not in output
   assert '--verbosity' in runs.run_here(capsys, start, '--helpfull')[1]

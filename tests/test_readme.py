@@ -46,7 +46,7 @@ def test_python_blocks_of_the_readme_run(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(models, 'create', lambda name, num_classes, axis_name, **_: toys.Model(
       num_classes, axis_name))
-  workdirs.save(tmp_path / 'runs' / 'student', workdirs.config_of())
+  workdirs.save(tmp_path / 'runs/quickstart/distilled', workdirs.config_of())
   photo = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
   PIL.Image.fromarray(photo).save('photo.jpg')
   names = reader()

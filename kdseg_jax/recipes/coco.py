@@ -12,7 +12,7 @@ Pairs (head=, backbone=; teacher -> student):
   gfl (the default): resnet101, 2x with shorter sides of 480 to 800 -> resnet50, 1x; resnet50, 1x ->
     resnet18, 1x.
   retinanet: resnet101 -> resnet50, 2x; resnet50,schedule=1x -> resnet18 and (not published; its
-    head is recollected) mobilenetv2, 1x. P6 is of P5 in students that are distilled, and of the
+    head is not documented) mobilenetv2, 1x. P6 is of P5 in students that are distilled, and of the
     last stage in teachers and alone, as in the code: --config.student.extra_convs=on_input.
   atss: resnet101 -> resnet50, 1x.
   fcos: resnet101 -> resnet50, 2x with shorter sides of 640 or 800; a third of the rate for 500

@@ -29,7 +29,7 @@ Knowledge adaptation, teacher and student, without COCO before:
       --config.data.root=<data> --config.teacher.checkpoint=runs/adaptation_teacher \\
       --workdir=runs/adapted
 Expected: SKD and CIRKD report no figure of this data set at these settings; knowledge adaptation
-does, in tables that are not at hand.
+does, which is not given here.
 Every figure needs ImageNet weights, for teacher and student: init=imagenet (torchvision's; those of
 the papers have another stem, see papers.py). Not run at full size yet. model=<name> takes another
 student, or teacher. Images are evaluated whole, each at

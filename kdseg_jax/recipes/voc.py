@@ -41,8 +41,8 @@ two images of each of 8 devices, ours among all 16.
 Both memory weights are the 0.01 of CIRKD's scripts for this data set, and 0.1 at settings=cirkd_v2,
 as in those of its second version. There the teacher has 77.8, and the students are MobileNetV3,
 which is not here.
-At settings=adaptation: the student alone 70.6, with FitNets 71.3, adapted 72.5, as recollected of
-the paper, unverified.
+At settings=adaptation: the student alone 70.6, with FitNets 71.3, adapted 72.5; not checked
+against the paper.
 Every figure needs ImageNet weights, for teacher and student: init=imagenet (torchvision's; those of
 the papers have another stem, see papers.py). Not run at full size yet. model=<name> takes another
 student, or teacher. Images are evaluated whole, each at

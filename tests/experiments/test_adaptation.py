@@ -10,25 +10,18 @@ import pytest
 from experiments import adaptation_parts, adaptation_strides
 from kdseg_jax import data, distillers
 from kdseg_jax.data import files
-from kdseg_jax.inference.model import create_module
 from kdseg_jax.studies import tuning
 from tests.data import archives
+from tests.experiments import abstract
 
 STUDIES = {'parts': adaptation_parts, 'strides': adaptation_strides}
-
-
-def taps(model, size=(64, 96)):
-  built = create_module(model, 11)
-  image = jnp.zeros((2, *size, 3), jnp.uint8)
-  variables = jax.eval_shape(lambda: built.init({'params': jax.random.key(0)}, image[:1]))
-  return jax.eval_shape(lambda v: built.apply(v, image)[1], variables)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('study', STUDIES)
 def test_every_student_can_learn_of_the_teacher(study):
   config = STUDIES[study].get_config('runlocal')
-  teacher, of_students = taps(config.study.teacher.student), {}
+  teacher, of_students = abstract.taps(config.study.teacher.student, 11), {}
   assert config.study.baseline in config.study.students
   for name in config.study.order:
     own = config.study.students[name]
@@ -36,7 +29,7 @@ def test_every_student_can_learn_of_the_teacher(study):
     student.update(own.get('student', {}))
     model = student.to_json()
     if model not in of_students:
-      of_students[model] = taps(student)
+      of_students[model] = abstract.taps(student, 11)
     method = distillers.create(own.distill.to_dict())
     inputs = distillers.DistillInputs(
         of_students[model], teacher, batch={'mask': jax.ShapeDtypeStruct((2, 64, 96), bool)},
