@@ -12,6 +12,7 @@ from kdseg_jax.data import files, metadata, pairs, palettes
 from kdseg_jax.errors import NotFoundError, UserError
 
 NO_CLASS = -1  # of padding
+_LARGEST = float(np.finfo(np.float32).max)
 _MOST_OUTSIDE = 1.0  # pixels that a box may lie outside, as rounding gives them; cut off
 
 Size = tuple[int, int]
@@ -66,6 +67,11 @@ class Found(NamedTuple):
   degenerate: list[str]
   problems: list[str]
 
+  @classmethod
+  def of(cls, images: list[Annotated], degenerate: list[str], problems: list[str]) -> Found:
+    """With a problem more where the boxes of the whole split are no pixels."""
+    return cls(images, degenerate, problems + _shares(images))
+
 
 class BoxSource:
   """Examples of annotated images.
@@ -88,8 +94,8 @@ class BoxSource:
       `Fitted` keeps their shape.
 
   Raises:
-    UserError: there are problems; on reading, a damaged file, one of another size than it was
-      annotated for, or an EXIF orientation.
+    UserError: there are problems, such as boxes in shares of their images; on reading, a damaged
+      file, one of another size than it was annotated for, or an EXIF orientation.
     NotFoundError: there is no image.
   """
 
@@ -166,8 +172,8 @@ def gather(boxes: Iterable[Box], size: Size) -> tuple[dict[str, np.ndarray], lis
   for box in boxes:
     corners = np.array(box.corners, np.float64)
     inside = np.clip(corners, 0, end)
-    if not np.isfinite([*corners, 0 if box.area is None else box.area]).all():
-      problems.append(f'{box.place}: holds a number that is not finite.')
+    if not (np.abs([*corners, box.area or 0]) <= _LARGEST).all():  # neither is NaN
+      problems.append(f'{box.place}: holds a number that is not finite, or too large.')
     elif (corners[2:] <= corners[:2]).any():
       degenerate.append(f'{box.place}: x {corners[0]:g} to {corners[2]:g}, y {corners[1]:g} to '
                         f'{corners[3]:g}.')
@@ -187,32 +193,58 @@ def gather(boxes: Iterable[Box], size: Size) -> tuple[dict[str, np.ndarray], lis
           'area': np.array(area, np.float32)}, degenerate, problems
 
 
+def _shares(images):
+  """A line if no box of a split starts beyond the first pixel or is larger than one."""
+  boxes = np.concatenate([np.zeros((0, 4)), *(one.boxes for one in images)])
+  # YOLO's centres, taken for corners, end beyond 1; rounding may end there too.
+  if not len(boxes) or boxes[:, :2].max() > 1 or (boxes[:, 2:] - boxes[:, :2]).max() > 1 + 1e-6:
+    return []
+  first = next(one for one in images if len(one.boxes))
+  return [f'{first.place}: its coordinates, and those of all {len(boxes)} boxes of the split, look '
+          'like shares of the image, 0 to 1; expected pixels. Multiply x by the width of each '
+          'image and y by its height.']
+
+
 def corner_fields(fields: Mapping[str, Any]) -> list[str]:
   """The names of the fields that are boxes, `(M, 4)`; see `tasks.Field`."""
   return [name for name, field in fields.items()
           if field.geometry == 'boxes' and len(field.shape((1, 1))) == 2]
 
 
-def fill(example: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+def fill(example: Mapping[str, Any], fields: Mapping[str, Any], *, evaluated: str = ''
+         ) -> dict[str, Any]:
   """An example with as many boxes as its fields hold, filled up with their padding.
 
-  Boxes without an area are left out, and what is too many, the last ones, with a warning.
+  Boxes without an area are left out, and what is too many with a warning: first what is not
+  learned, crowds and difficult objects, then others, the last ones first.
+
+  Args:
+    example: what a source gives.
+    fields: of the task.
+    evaluated: name of an image that a model is evaluated on.
+
+  Raises:
+    UserError: an image that is evaluated has too many boxes: finding them would count as wrong.
   """
   corners = corner_fields(fields)
   if not corners:
     return dict(example)
   boxes = example[corners[0]]
   rows = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
+  most = fields[corners[0]].shape(example['image'].shape[:2])[0]
+  if len(rows) > most and evaluated:
+    raise UserError(f'{evaluated}: has {len(rows)} boxes, and what is found of those beyond '
+                    f'config.task.max_boxes={most} would count as wrong. Set it to more.')
+  if len(rows) > most:
+    logging.log_first_n(
+        logging.WARNING, 'An image has %d boxes, and config.task.max_boxes is %d: %d are left out '
+        'and not learned, as of other such images.', 1, len(rows), most, len(rows) - most)
+    crowd = example.get('crowd', np.zeros(len(boxes), bool))
+    rows = np.sort(rows[np.argsort(crowd[rows], kind='stable')[:most]])
   filled = dict(example)
   for name, field in fields.items():
     if field.geometry == 'boxes':
       shape = field.shape(example['image'].shape[:2])
-      if len(rows) > shape[0] and name == corners[0]:
-        logging.log_first_n(
-            logging.WARNING, 'An image has %d boxes, and config.task.max_boxes is %d: %d are left '
-            'out, not learned, and where they are detected that counts as wrong, as of other such '
-            'images.', 1, len(rows),
-            shape[0], len(rows) - shape[0])
       filled[name] = np.full(shape, field.padding, field.dtype)
-      filled[name][:len(rows)] = example[name][rows[:shape[0]]]
+      filled[name][:len(rows)] = example[name][rows]
   return filled

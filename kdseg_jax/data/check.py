@@ -3,13 +3,14 @@
 python -m kdseg_jax.data.check <folder> --layout=folder
 
 Prints sizes, the share of each class and of ignored pixels, and all problems: files that cannot be
-read or do not match, a class without a pixel in train, a split without a labelled pixel, palettes
-that differ. Of images with one class each (--layout=class_folder, npz, cifar10 or cifar100) it
+read or do not match, a class without a pixel in train, a split without a labelled pixel, a picture
+in two splits or twice in one, palettes that differ or give the colours of the list of classes to
+other classes. Of images with one class each (--layout=class_folder, npz, cifar10 or cifar100) it
 prints how many each class has, and warns of images of the same bytes in two splits or classes. Of
 boxes (--layout=voc_boxes or coco) it prints the number of each class and size, crowds and boxes
-without an area; problems are those outside their image, a class without a box in train, and
-pictures that are in two splits. Exit status 0 if there is no problem, 1 if there are some, 2 if the
-data cannot be checked at all.
+without an area; problems are those outside their image, or all in shares of it, a class without a
+box in train, and pictures that are in two splits. Exit status 0 if there is no problem, 1 if there
+are some, 2 if the data cannot be checked at all.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from kdseg_jax.report import tables
 Color = class_list.Color
 
 _LAYOUTS = {'folder': folder, 'camvid': camvid}
+_MOST_SHOWN = 4  # labels of another class's colour
 _OTHERS: tuple[Any, ...] = (check_classes, check_boxes)  # data without label maps
 
 
@@ -83,22 +85,31 @@ def check(root: str | pathlib.Path, layout: str = 'folder') -> Report:
     except (ValueError, OSError) as error:
       problems.append(str(error))
   try:
-    classes, _, label_map = module.find_classes(root)
+    classes = module.find_classes(root)
   except (ValueError, OSError) as error:
     problems.append(str(error))
-    classes, label_map = (), pairs.LabelMap.identity(files.IGNORE_LABEL)  # any label will do
+    any_label = pairs.LabelMap.identity(files.IGNORE_LABEL)
+    classes = class_list.ClassList((), (), any_label)
   colors = Colors()
+  digests: dict[str, dict[bytes, pathlib.Path]] = {}
   for split, split_pairs in found.items():
     with concurrent.futures.ThreadPoolExecutor() as pool:
       results = list(tqdm.tqdm(
-          pool.map(lambda pair: _examine(pair, label_map), split_pairs), desc=split,
+          pool.map(lambda pair: _examine(pair, classes.label_map), split_pairs), desc=split,
           total=len(split_pairs), unit='image', disable=None))
     splits[split] = _summarize(results)
     problems += [problem for result in results for problem in result['problems']]
     for pair, result in zip(split_pairs, results, strict=True):
       colors.add(pair.label, result['colors'])
-    problems += _lacking(split, splits[split], classes)
-  return Report(classes, splits, list(dict.fromkeys(problems + colors.problems())))
+    problems += _lacking(split, splits[split], classes.names)
+    known = {path for others in digests.values() for path in others.values()}  # in two lists
+    digests[split], twice = check_boxes.distinct(
+        [(pair.image, result['digest']) for pair, result in zip(split_pairs, results)
+         if result['digest'] and pair.image not in known], split)
+    problems += twice
+  problems += (check_boxes.in_two_splits(digests) + colors.problems()
+               + colors.of_other_classes(classes))
+  return Report(classes.names, splits, list(dict.fromkeys(problems)))
 
 
 class Colors:
@@ -127,6 +138,26 @@ class Colors:
           'palettes differ, so the label may mean two classes. Give all files one palette.')
     return lines
 
+  def of_other_classes(self, classes: class_list.ClassList) -> list[str]:
+    """A line if labels have the colours that the list gives to other classes, as if swapped."""
+    owners = {color: name for name, color in zip(classes.names, classes.colors) if color}
+    swapped, strange = [], 0
+    for stored, (color, path) in sorted(self._first.items()) if owners else ():
+      index = int(classes.label_map(np.array([[stored]], np.uint8), path)[0, 0])
+      if color in owners and color != classes.colors[index]:
+        swapped.append((color, path, f'label {stored} ({classes.names[index]}) has '
+                        f'{class_list.hexadecimal(color)}, the colour of {owners[color]}'))
+      elif color not in owners and classes.colors[index]:
+        strange += 1
+    # A palette that only happens to share some colours with the list has more of its own.
+    if len({color for color, *_ in swapped}) < 2 or strange >= len(swapped):
+      return []
+    lines = [line for *_, line in swapped[:_MOST_SHOWN]]
+    more = len(swapped) - len(lines)
+    return [f'{swapped[0][1]}: its palette and the list of classes disagree: {"; ".join(lines)}'
+            f'{f", and {more} more" if more else ""}. Put the names into the order of the labels, '
+            'or correct the colours.']
+
 
 def _lacking(split, counts, classes):
   """One line for a split without a labelled pixel, or for train without one of some class."""
@@ -145,13 +176,14 @@ def _lacking(split, counts, classes):
 
 def _examine(pair, label_map) -> dict[str, Any]:
   """Size, pixels of each class, colours of stored labels and problems of an example."""
-  result = {'size': None, 'pixels': np.zeros(256, np.int64), 'stored': np.zeros(256, bool),
-            'colors': {}, 'problems': []}
+  result: dict[str, Any] = {
+      'size': None, 'pixels': np.zeros(256, np.int64), 'stored': np.zeros(256, bool), 'colors': {},
+      'digest': b'', 'problems': []}
   image = label = None
   try:
     content = files.read_bytes(pair.image)
     image = files.decode_image(content, pair.image)
-    result['size'] = image.shape[:2]
+    result['size'], result['digest'] = image.shape[:2], check_boxes.digest_of(content)
   except (ValueError, OSError) as error:
     result['problems'].append(str(error))
   try:

@@ -7,7 +7,7 @@ import concurrent.futures
 import hashlib
 import itertools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -78,13 +78,14 @@ def check(root: str | pathlib.Path, layout: str) -> Report:
     if others != classes:
       problems.append(f'{place.root}: {split} has the classes {", ".join(others)}, and another '
                       f'split {", ".join(classes)}; expected the same in the same order.')
-  splits, digests = {}, {}
+  splits = {}
+  digests: dict[str, dict[bytes, pathlib.Path]] = {}
   for split, (images, _) in found.items():
     problems += images.problems
     digests[split], unreadable = _read(images.images, split)
     problems += unreadable
     splits[split] = _count(images, len(classes))
-  problems += _lacking(splits, classes) + _twice(digests)
+  problems += _lacking(splits, classes) + in_two_splits(digests)
   return Report(classes, splits, list(dict.fromkeys(problems)))
 
 
@@ -118,21 +119,27 @@ def describe(report: Report) -> str:
   return '\n'.join(lines)
 
 
-def _read(images: Sequence[boxed.Annotated], split: str) -> tuple[dict[str, pathlib.Path],
-                                                                  list[str]]:
+def _read(images: Sequence[boxed.Annotated], split: str
+          ) -> tuple[dict[bytes, pathlib.Path], list[str]]:
   """A file of each content, and a line for each image that cannot be read or is another one's."""
   with concurrent.futures.ThreadPoolExecutor() as pool:
     read = list(tqdm.tqdm(pool.map(_digest, images), desc=split, total=len(images), unit='image',
                           disable=None))
-  digests, problems = {}, []
-  for one, (digest, problem) in zip(images, read):
-    if problem:
-      problems.append(problem)
-    elif digest in digests:
-      problems.append(f'{one.image} and {digests[digest]}: the same picture twice in {split}; '
-                      'keep one of them.')
-    else:
-      digests[digest] = one.image
+  digests, twice = distinct(
+      [(one.image, digest) for one, (digest, problem) in zip(images, read) if not problem], split)
+  return digests, [problem for _, problem in read if problem] + twice
+
+
+def distinct(pictures: Iterable[tuple[pathlib.Path, bytes]], split: str
+             ) -> tuple[dict[bytes, pathlib.Path], list[str]]:
+  """The first file of each digest, and a line for each file of a split that is another's."""
+  digests: dict[bytes, pathlib.Path] = {}
+  problems = []
+  for path, digest in pictures:
+    if digest in digests:
+      problems.append(f'{path} and {digests[digest]}: the same picture twice in {split}; keep one '
+                      'of them.')
+    digests.setdefault(digest, path)
   return digests, problems
 
 
@@ -142,8 +149,13 @@ def _digest(one):
     content = files.read_bytes(one.image)
     boxed.read_image(one, content)
   except (ValueError, OSError) as error:
-    return None, str(error)
-  return hashlib.sha256(content).digest(), ''
+    return b'', str(error)
+  return digest_of(content), ''
+
+
+def digest_of(content: bytes) -> bytes:
+  """A number for the content of a file."""
+  return hashlib.sha256(content).digest()
 
 
 def _count(found: boxed.Found, num_classes: int) -> Split:
@@ -176,8 +188,8 @@ def _lacking(splits: Mapping[str, Split], classes: Sequence[str]) -> list[str]:
   return lines
 
 
-def _twice(digests: Mapping[str, Mapping[bytes, pathlib.Path]]) -> list[str]:
-  """Lines for pictures that are in two splits."""
+def in_two_splits(digests: Mapping[str, Mapping[bytes, pathlib.Path]]) -> list[str]:
+  """Lines for pictures that are in two splits, by the files of each digest in each split."""
   lines = []
   for first, second in itertools.combinations(digests, 2):
     shared = [digest for digest in digests[first] if digest in digests[second]]

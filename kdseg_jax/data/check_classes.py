@@ -181,21 +181,23 @@ def _class_folder(root) -> _Found:
   splits = classified.folder_splits(root)
   train = splits.get(_TRAIN)
   problems = [] if train else [f'{root}: has no folder {_TRAIN}, whose folders are the classes.']
-  folders = sorted({path.name for split in ([train] if train else splits.values())
-                    for path in files.subfolders_of(split)})
+  folders = sorted({name for split in ([train] if train else splits.values())
+                    for name in classified.class_folders(split)[0]})
   found = {}
   for split, folder in splits.items():
     found[split] = []
+    of_split, twice = classified.class_folders(folder)
+    problems += twice
     problems += _strays(folder, 'lies beside the folders of the classes; put it into one.')
-    for path in files.subfolders_of(folder):
-      if path.name not in folders:
-        problems.append(f'{path}: is no class, for {train} has no folder {path.name}. Add it '
+    for name, path in of_split.items():
+      if name not in folders:
+        problems.append(f'{path}: is no class, for {train} has no folder {name}. Add it '
                         'there, or remove this one.')
         continue
       problems += files.unreadable_in(path) + [
           f'{inner}: subfolders are not entered; expected pictures only.'
           for inner in files.subfolders_of(path)]
-      found[split] += [(str(picture), folders.index(path.name), _reader(picture))
+      found[split] += [(str(picture), folders.index(name), _reader(picture))
                        for picture in files.images_in(path)]
     if not found[split]:
       problems.append(f'{folder}: holds no picture in a folder of a class.')

@@ -6,6 +6,7 @@ import io
 import os
 import pathlib
 import tarfile
+import zlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -99,7 +100,7 @@ def _contents(root, layout, wanted):
           tar, f'{layout.folder}/{name}', archive))) for name in wanted]
   except UserError:
     raise
-  except (OSError, EOFError, tarfile.TarError) as error:
+  except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
     raise UserError(f'{archive}: cannot be unpacked ({error}). Download it again.') from error
 
 

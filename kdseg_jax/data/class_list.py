@@ -26,8 +26,8 @@ _NUMBERS = r'(?P<color>\d{1,3}\s*[,;\s]\s*\d{1,3}\s*[,;\s]\s*\d{1,3})'
 _FOREIGN = (
     (re.compile(r'__ignore__'), 'is no class but what LabelMe calls "ignore", which is 255 here. '
      'Delete the line; the labels must count from 0 at the line after it'),
-    (re.compile(r'#.*|//.*'), 'is a comment or header of another tool, not a class. Delete the '
-     'line'),
+    (re.compile(r'(#|//|;|%|--|<).*'),
+     'is a comment or header of another tool, not a class. Delete the line'),
     (re.compile(rf'(?P<name>[^:]*\S)\s*:\s*{_NUMBERS}\s*(:.*)?'),
      'has its colour in the form of CVAT. Write "{name}  {color}"'),
     (re.compile(rf'(?P<name>.*[^,;\s])\s*[,;\s]\s*{_NUMBERS}'),
@@ -37,19 +37,26 @@ _FOREIGN = (
     (re.compile(r'(names?|labels?|class(es)?|class[ _]?names?|ids?|idx|index|pixel value|value)'
                 r'\s*([,;\t:=].*|\s+r\s+g\s+b.*)|r[,;\s]+g[,;\s]+b\b.*', re.IGNORECASE),
      'is a header of another tool, not a class. Delete the line'),
-    (re.compile(r'names?|labels?|class(es)?|class[ _]?names?', re.IGNORECASE),
-     'is a header of another tool, not a class. Delete the line'),
-    (re.compile(r'[\[{].*|[\]}],?|- .*|---|".*",?|\'.*\',?'),
+    (re.compile(r'[\[{].*|[\]}],?|- .*|".*",?|\'.*\',?|nc\s*:\s*\d+'),
      'is of a JSON or YAML file. Write the names alone'),
     (re.compile(rf'(?P<name>.*[^,:;\s])\s*\({_NUMBERS}\)'),
      'has its colour as numbers. Write "{name}  {color}"'),
     (re.compile(r'.*[^:\s]\s*(:[:\d,\s]*)?[:,;]'),
      'ends in the separators of another tool. Write the names alone'),
+    (re.compile(r'[,:|].*'), 'begins with the separator of another tool. Write the names alone'),
     (re.compile(r'.*\S\s*=\s*\d+'), 'has a number behind "=". Write the names alone; where labels '
      'are stored as other numbers, "labels: <stored value>=<class>" before the names'),
 )
-_NUMBERED = (re.compile(r'(?P<number>\d+)\s*(?P<mark>[:;,.=)\t]|\s)\s*(?P<name>\S.*)'),
-             re.compile(r'(?P<name>.*[^:;,=\s])\s*(?P<mark>[:;,=\t])\s*(?P<number>\d+)'))
+# The first line of tables: of words such as these alone. One of them may be a class (a train, an
+# object), but for those that a column of names has.
+_HEADER_WORD = re.compile(
+    r'(class|train|label|category|object)?(ids?|idx|index|indices|indexes|nos?|names?)|train'
+    r'|class(es)?|labels?|categor(y|ies)|objects?|colou?rs?|rgb', re.IGNORECASE)
+_NAME_COLUMN = re.compile(
+    r'(class|label|category|object)?names?|class(es)?|labels?|categor(y|ies)', re.IGNORECASE)
+_NEGATED = re.compile(r'no[ _]\w+', re.IGNORECASE)  # as a background is called: no object
+_NUMBERED = (re.compile(r'(?P<number>\d{1,9})\s*(?P<mark>[:;,.=)\t]|\s)\s*(?P<name>\S.*)'),
+             re.compile(r'(?P<name>.*[^:;,=\s])\s*(?P<mark>[:;,=\t]|\s)\s*(?P<number>\d{1,9})'))
 
 
 class ClassList(NamedTuple):
@@ -100,9 +107,10 @@ def read(path: pathlib.Path, *, least: int = 2) -> ClassList:
   for line in before:
     _add_entries(entries, line, path)
   lines = lines[len(before):]
+  _refuse_header(lines, f'{path}: line {len(before) + 1}')
   classes = [_parse(line, f'{path}: line {number}, {line!r},')
              for number, line in enumerate(lines, len(before) + 1)]
-  _refuse_numbers(lines, path)
+  _refuse_numbers([name for name, _ in classes], path)
   for what, values in (('name', [name for name, _ in classes]),
                        ('colour', [hexadecimal(color) for _, color in classes if color])):
     twice = next((value for i, value in enumerate(values) if value in values[:i]), None)
@@ -167,29 +175,47 @@ def _parse(line, where):
   return line, None
 
 
+def _refuse_header(lines, where):
+  """Refuses a list whose first line has the words of a table's header alone."""
+  words = re.split(r'[\s_,;|]+', lines[0]) if lines else []
+  if words and all(map(_HEADER_WORD.fullmatch, words)) and (
+      _NAME_COLUMN.fullmatch(words[0]) if len(words) == 1 else not _NEGATED.fullmatch(lines[0])):
+    raise UserError(f'{where}, {lines[0]!r}, is a header of another tool, not a class. Delete the '
+                    f'line. {_FORM}.')
+
+
 def _refuse_numbers(lines, path):
-  """Refuses a list whose every line begins, or ends, with a number that counts them."""
+  """Refuses a list whose every line, or every one below a header, begins or ends with a number."""
   for pattern in _NUMBERED:
     found = [pattern.fullmatch(line) for line in lines]
-    if len(lines) > 1 and all(found):
-      _refuse_counted(found, lines, path)
+    start = int(bool(found) and not found[0])
+    found = found[start:]
+    if len(found) > 1 and all(found) and _is_numbering(found, is_whole=not start):
+      which = f'lines below {lines[0]!r}' if start else 'lines'
+      raise UserError(
+          f'{path}: its {which} are numbered, from {found[0]["number"]}; expected names alone, '
+          f'such as {found[0]["name"]!r} for {lines[start]!r}: the first line is label 0, the next '
+          '1, and so on. Other numbers go into a line before the names: labels: <stored value>='
+          '<class>, ...')
 
 
-def _refuse_counted(found, lines, path):
+def _is_numbering(found, *, is_whole):
+  """Whether numbers are no part of names; "lane 1" and "lane 2" would be one without theirs."""
   numbers = [int(match['number']) for match in found]
-  if numbers in ([*range(len(lines))], [*range(1, len(lines) + 1)]) or all(
-      match['mark'] in ':;,=)\t' for match in found):
-    raise UserError(
-        f'{path}: its lines are numbered, from {numbers[0]}; expected names alone, such as '
-        f'{found[0]["name"]!r} for {lines[0]!r}: the first line is label 0, the next 1, and so on. '
-        'Other numbers go into a line before the names: labels: <stored value>=<class>, ...')
+  counts = numbers in ([*range(len(found))], [*range(1, len(found) + 1)])
+  marked = all(match['mark'] in ':;,=)\t' for match in found)
+  before = found[0].start('number') == 0
+  if is_whole and (marked or counts and before):
+    return True
+  differ = len({match['name'] for match in found}) == len(found)
+  return differ and (counts or marked or is_whole and before and numbers == sorted(numbers))
 
 
 def _add_entries(entries, line, path):
   for item in line.removeprefix(_MAP).split(','):
     stored, equals, target = (part.strip() for part in item.partition('='))
     if not (equals and stored.isdecimal() and target.isdecimal()
-            and max(int(stored), int(target)) <= 255):
+            and max(len(stored), len(target)) <= 3 and max(int(stored), int(target)) <= 255):
       raise UserError(f'{path}: {line!r} holds {item.strip()!r}; expected <stored value>=<class>, '
                       'both 0 to 255, separated by commas, as in "labels: 255=1, 11=255".')
     if int(stored) in entries:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import zipfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,8 +55,8 @@ class Npz(Arrays):
   """A file of numpy: `<split>_image` `(N, H, W, 3)` uint8 RGB and `<split>_label` `(N,)` integers.
 
   Without splits these are `images` and `labels`: every 10th, the first included, is val and the
-  others are train. `class_names` names the classes in label order; without it they are numbered,
-  and labels must be 0 to C - 1, each of which occurs.
+  others are train. `class_names`, texts or bytes, names the classes in label order, each once;
+  without it they are numbered, and labels must be 0 to C - 1, each of which occurs.
 
   Args:
     split: that the file has.
@@ -83,10 +82,10 @@ class Npz(Arrays):
 class ClassFolder:
   """A folder of pictures for each class: `<root>/<split>/<class>/<picture>`.
 
-  The classes are the folders of `train`, sorted by name; the other splits may have fewer. Where
-  there is no `train`, they are those of the split. The 1,000 synsets of ImageNet (n01440764, ...)
-  have the names of its classes. The `image_id` is `<class>/<stem>`, or `<class>/<picture>` where
-  two pictures of the class have one stem.
+  The classes are the folders of `train`, sorted by name in composed Unicode (NFC); the other splits
+  may have fewer. Where there is no `train`, they are those of the split. The 1,000 synsets of
+  ImageNet (n01440764, ...) have the names of its classes. The `image_id` is `<class>/<stem>`, or
+  `<class>/<picture>` where two pictures of the class have one stem.
 
   Args:
     split: a folder in the root.
@@ -105,7 +104,7 @@ class ClassFolder:
     splits = folder_splits(root)
     names.require(split, splits, f'split of {next(iter(splits.values())).parent}')
     main = splits.get('train', splits[split])
-    self._folders = tuple(path.name for path in files.subfolders_of(main))
+    self._folders = tuple(class_folders(main)[0])
     if not self._folders:
       raise NotFoundError(f'{main}: has no folder of a class; expected <class>/<picture>.')
     self.classes = class_names.of_folders(self._folders)
@@ -120,18 +119,19 @@ class ClassFolder:
     pairs.check_index(index, len(self))
     path, label, name = self._entries[index]
     return {'image': _resized(files.read_image(path), self.size), 'label': np.int32(label),
-            'image_id': f'{path.parent.name}/{name}'}
+            'image_id': f'{self._folders[label]}/{name}'}
 
   def _find(self, folder, main):
     """`(path, label, name)` of the pictures of a split, class by class."""
-    found, problems = [], []
-    for path in files.subfolders_of(folder):
-      names.require(path.name, self._folders, f'class in {folder}; {main} has')
+    found: list[tuple[pathlib.Path, int, str]] = []
+    folders, problems = class_folders(folder)
+    for class_name, path in folders.items():
+      names.require(class_name, self._folders, f'class in {folder}; {main} has')
       pictures = files.images_in(path)
       problems += files.unreadable_in(path)
       if folder == main and not pictures:
         problems.append(f'{path}: holds no picture; fill the folder or remove it.')
-      label, names_of = self._folders.index(path.name), _distinct_names(pictures)
+      label, names_of = self._folders.index(class_name), _distinct_names(pictures)
       found += [(picture, label, name) for picture, name in zip(pictures, names_of)]
     if problems:
       raise UserError('\n'.join(problems[:_SHOWN]) + (
@@ -154,6 +154,20 @@ def folder_splits(root: str | os.PathLike | None) -> dict[str, pathlib.Path]:
   if not splits:
     raise NotFoundError(f'{root}: has no folder; expected <split>/<class>/<picture>.')
   return splits
+
+
+def class_folders(split: pathlib.Path) -> tuple[dict[str, pathlib.Path], list[str]]:
+  """The folders of a split by the names of their classes, sorted, and a line for each name twice.
+
+  Names are compared in composed Unicode, as copies of one folder may be written in either form.
+  """
+  found: dict[str, pathlib.Path] = {}
+  problems = []
+  for path in files.subfolders_of(split):
+    if found.setdefault(names.composed(path.name), path) != path:
+      problems.append(f'{path}: another folder has this name in another form of Unicode, and both '
+                      'are one class. Put their pictures into one.')
+  return dict(sorted(found.items())), problems
 
 
 def npz_splits(root: str | os.PathLike | None) -> list[str]:
@@ -196,8 +210,8 @@ def _resized(image, size):
 def _opened(path):
   try:
     found = np.load(path, allow_pickle=False)
-  except (OSError, ValueError, zipfile.BadZipFile) as error:
-    raise UserError(f'{path}: cannot be read as .npz ({error}).') from error
+  except Exception as error:  # numpy raises whatever the bytes lead it to
+    raise UserError(f'{path}: cannot be read as .npz ({_one_line(error)}).') from error
   if not isinstance(found, np.lib.npyio.NpzFile):
     raise UserError(f'{path}: is a single array; expected .npz with images and labels.')
   return found
@@ -206,9 +220,14 @@ def _opened(path):
 def _read(file, key, path):
   try:
     return file[key]
-  except (OSError, ValueError, zipfile.BadZipFile) as error:
-    raise UserError(f'{path}: {key} cannot be read ({error}); expected an array of numbers or '
-                    'texts.') from error
+  except Exception as error:  # as above
+    raise UserError(f'{path}: {key} cannot be read ({_one_line(error)}); expected an array of '
+                    'numbers or texts. If it is damaged, copy or download the file again.'
+                    ) from error
+
+
+def _one_line(error):
+  return ' '.join(str(error).split()) or type(error).__name__
 
 
 def _splits_of(file):
@@ -237,7 +256,7 @@ def _split_of(file, split, path):
 def _classes_of(file, path):
   """The names of the classes, or their numbers where labels leave none out."""
   if 'class_names' in file.files:
-    return list(map(str, np.ravel(_read(file, 'class_names', path))))
+    return _class_names(_read(file, 'class_names', path), path)
   keys = [f'{split}_label' for split in _splits_of(file)] or ['labels']
   values = np.unique(np.concatenate([
       np.ravel(_read(file, key, path)) for key in keys if key in file.files]))
@@ -246,6 +265,20 @@ def _classes_of(file, path):
     raise UserError(f'{path}: the labels are {shown}; expected 0 to C - 1, each of which occurs, '
                     'or an array class_names with the name of each class in label order.')
   return [f'class {value}' for value in values]
+
+
+def _class_names(array, path):
+  """The names in an array of texts, or of bytes."""
+  try:
+    found = [names.composed(name.decode() if isinstance(name, bytes) else str(name))
+             for name in np.ravel(array)]
+  except UnicodeDecodeError as error:
+    raise UserError(f'{path}: class_names is not UTF-8 text ({error}).') from error
+  twice = sorted({name for name in found if found.count(name) > 1})
+  if twice:
+    raise UserError(f'{path}: class_names holds {", ".join(twice)} more than once; expected one '
+                    'name for each class.')
+  return found
 
 
 def _check_arrays(images, labels, num_classes, where):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
+import reprlib
+import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -85,13 +88,14 @@ class Layout:
       raise NotFoundError(f'{self.root}: has no annotations of {split}; expected one of '
                           f'{", ".join(place.format(split) for place in _ANNOTATIONS)}.')
     instances = parse(files.read_bytes(path), path)
-    folder = self._images(split, instances)
+    folder, find = self._images(split, instances), _Finder().find
     annotated, degenerate, problems = [], [], list(instances.problems)
     for image_id, image in instances.images.items():
       if with_boxes and not image.boxes:
         continue
-      file = folder / image.file
-      if not file.is_file():
+      file = find(folder, image.file)
+      if file is None:
+        file = folder / image.file
         problems.append(f'{file}: no such file, and image {image_id} of {path} is it. Add it, or '
                         'take the image out.')
       arrays, without_area, wrong = boxed.gather(image.boxes, image.size)
@@ -99,7 +103,7 @@ class Layout:
       problems += wrong
       annotated.append(boxed.Annotated(
           file, image_name(image_id), image.size, **arrays, place=f'{path}, image {image_id}'))
-    return boxed.Found(annotated, degenerate, problems), instances.classes
+    return boxed.Found.of(annotated, degenerate, problems), instances.classes
 
   def _annotations(self, split):
     return next((path for path in (self.root / place.format(split) for place in _ANNOTATIONS)
@@ -112,8 +116,30 @@ class Layout:
     if not folders:
       raise NotFoundError(f'{self.root}: has no folder of the images of {split}; expected one of '
                           f'{", ".join(place.format(split) for place in _IMAGES)}.')
-    first = next(iter(instances.images.values()), None)
-    return next((path for path in folders if first and (path / first.file).is_file()), folders[0])
+    first, find = next(iter(instances.images.values()), None), _Finder().find
+    return next((path for path in folders if first and find(path, first.file)), folders[0])
+
+
+class _Finder:
+  """Finds files whose names are written in another form of Unicode than in the JSON."""
+
+  def __init__(self):
+    self._inside: dict[pathlib.Path, dict[str, pathlib.Path]] = {}
+
+  def find(self, folder: pathlib.Path, name: str) -> pathlib.Path | None:
+    """The file of a name in a folder or below it; None if there is none."""
+    path = folder / name
+    if path.is_file():
+      return path
+    path = folder
+    for part in pathlib.PurePath(names.composed(name)).parts:
+      if path not in self._inside:
+        self._inside[path] = {names.composed(inner.name): inner for inner in path.iterdir()
+                              } if path.is_dir() else {}
+      if part not in self._inside[path]:
+        return None
+      path = self._inside[path][part]
+    return path if path.is_file() else None
 
 
 def image_name(image_id: int) -> str:
@@ -148,7 +174,7 @@ def parse(content: bytes, name: object) -> Instances:
   except json.JSONDecodeError as error:
     raise UserError(f'{name}, line {error.lineno}, column {error.colno}: is no whole JSON file '
                     f'({error.msg}). Copy or download it again.') from error
-  except (UnicodeDecodeError, RecursionError) as error:
+  except (ValueError, RecursionError) as error:  # no text, or a number of thousands of digits
     raise UserError(f'{name}: is no JSON file that can be read ({error}).') from error
   if not isinstance(data, dict) or not all(isinstance(data.get(key), list) for key in _NEEDED):
     raise UserError(f'{name}: is no file of instances: expected the lists {", ".join(_NEEDED)}.')
@@ -170,15 +196,15 @@ def _categories(categories, name):
     if not isinstance(one, dict) or not _is_id(one.get('id')) or not isinstance(
         one.get('name'), str):
       raise UserError(f'{name}: categories[{number}] has not both an id and a name.')
-    if one['id'] in found or one['name'] in found.values():
+    class_name = names.composed(one['name'])
+    if one['id'] in found or class_name in found.values():
       raise UserError(f'{name}: the category {one["id"]} {one["name"]!r} has the id or the name of '
                       'another; expected each once.')
-    found[one['id']] = one['name']
+    found[one['id']] = class_name
   if not found:
     raise UserError(f'{name}: has no category.')
   order = sorted(found)
-  return {key: label for label, key in enumerate(order)}, tuple(
-      names.composed(found[key]) for key in order)
+  return {key: label for label, key in enumerate(order)}, tuple(found[key] for key in order)
 
 
 def _images(images, name):
@@ -191,9 +217,9 @@ def _images(images, name):
       problems.append(f'{place} has not both a numeric id and a file_name.')
       continue
     size = one.get('height'), one.get('width')
-    if not all(_is_id(side) and side > 0 for side in size):
-      problems.append(f'{place} (id {one["id"]}) is {size} (height, width); expected whole numbers '
-                      'of pixels.')
+    if not all(_is_id(side) and _is_number(side) and side > 0 for side in size):
+      problems.append(f'{place} (id {one["id"]}) is {reprlib.repr(size)} (height, width); expected '
+                      'whole numbers of pixels.')
     elif one['id'] in found:
       problems.append(f'{place} has the id {one["id"]} of another; expected each once.')
     else:
@@ -213,13 +239,14 @@ def _annotation(annotation: Any, images: Mapping[Any, Image], labels: Mapping[An
                       'file.')
   box, area = annotation.get('bbox'), annotation.get('area')
   if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-    raise UserError(f'{place}: its bbox is {box!r}; expected [x, y, width, height] in pixels.')
+    raise UserError(f'{place}: its bbox is {reprlib.repr(box)}; expected [x, y, width, height] in '
+                    'pixels.')
   if area is not None and not (_is_number(area) and area >= 0):
-    raise UserError(f'{place}: its area is {area!r}; expected a number of pixels.')
+    raise UserError(f'{place}: its area is {reprlib.repr(area)}; expected a number of pixels.')
   crowd = annotation.get('iscrowd', 0)
   if crowd not in (0, 1):
     raise UserError(f'{place}: its iscrowd is {crowd!r}; expected 0 or 1.')
-  x, y, width, height = box
+  x, y, width, height = map(float, box)
   return images[annotation['image_id']], boxed.Box(
       place, labels[annotation['category_id']], (x, y, x + width, y + height), bool(crowd), area)
 
@@ -229,4 +256,5 @@ def _is_id(value):
 
 
 def _is_number(value):
-  return isinstance(value, (int, float)) and not isinstance(value, bool)
+  """Whether it is one that a float holds, infinity too."""
+  return isinstance(value, float) or _is_id(value) and abs(value) <= sys.float_info.max

@@ -66,8 +66,10 @@ def _runs(counts, size, name):
   """Runs of pixels outside and inside by turns, column after column."""
   if isinstance(counts, str):
     counts = decompress(counts)
-  lengths = np.asarray(counts, np.int64) if all(isinstance(n, int) for n in counts) else None
-  if lengths is None or (lengths < 0).any() or lengths.sum() != size[0] * size[1]:
+  pixels = size[0] * size[1]
+  lengths = np.asarray(counts, np.int64) if isinstance(counts, Sequence) and all(
+      isinstance(n, int) and 0 <= n <= pixels for n in counts) else None
+  if lengths is None or lengths.sum() != pixels:
     raise UserError(f'{name}: its runs of pixels do not fill the {size[0]}x{size[1]} (height x '
                     'width) of its image.')
   inside = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
@@ -78,7 +80,7 @@ def _points(polygon, name):
   """`(n, 2)` of x and y."""
   try:
     points = np.asarray(polygon, np.float64).reshape(-1, 2)
-  except (TypeError, ValueError):
+  except (TypeError, ValueError, OverflowError):
     points = np.zeros((0, 2))
   if len(points) < 3 or not np.isfinite(points).all():
     raise UserError(f'{name}: one of its polygons is no list of three or more points, '

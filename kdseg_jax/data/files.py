@@ -238,13 +238,19 @@ def png_names(paths: Iterable[str | os.PathLike]) -> list[str]:
 
 def images_in(folder: pathlib.Path) -> list[pathlib.Path]:
   """The picture files of a folder in sorted order; hidden files are left out."""
-  return _with_suffix(folder.iterdir(), IMAGE_SUFFIXES)
+  return files_in(folder, IMAGE_SUFFIXES)
 
 
 def unreadable_in(folder: pathlib.Path) -> list[str]:
   """One line for each picture in a folder of a format that is not read."""
   return [f'{path}: pictures of this format are not read; convert it to PNG or JPEG.'
-          for path in _with_suffix(folder.iterdir(), _OTHER_PICTURES)]
+          for path in files_in(folder, _OTHER_PICTURES)]
+
+
+def files_in(folder: pathlib.Path, suffixes: Iterable[str]) -> list[pathlib.Path]:
+  """The files of a folder with one of the suffixes, in any case, sorted; hidden ones left out."""
+  return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes
+                and not _is_hidden(path) and not path.is_dir())
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
@@ -278,11 +284,6 @@ def subfolders_of(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def _is_hidden(path):
   return path.name.startswith('.')
-
-
-def _with_suffix(paths, suffixes):
-  return sorted(path for path in paths if path.suffix.lower() in suffixes
-                and not _is_hidden(path) and not path.is_dir())
 
 
 def _strip(content, name):

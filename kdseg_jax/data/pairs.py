@@ -79,6 +79,11 @@ class PairSource:
   def __len__(self) -> int:
     return len(self._pairs)
 
+  @property
+  def pairs(self) -> list[Pair]:
+    """The files of the examples."""
+    return list(self._pairs)
+
   def __getitem__(self, index: int) -> dict[str, Any]:
     check_index(index, len(self))
     pair = self._pairs[index]

@@ -6,6 +6,7 @@ A folder of pictures, or the examples of a training split that a limit leaves ou
 from __future__ import annotations
 
 import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,6 +36,15 @@ class Unlabelled:
     _check_fields(fields)
     self._paths = files.list_images([folder], subfolders=True)
     self.size, self._fields = tuple(size) if size else None, fields
+
+  def require_none_of(self, paths: Mapping[pathlib.Path, str]) -> None:
+    """Raises UserError if a picture is one of these files: path -> what it is."""
+    known = {os.path.realpath(path): kind for path, kind in paths.items()}
+    for path in self._paths:
+      kind = known.get(os.path.realpath(path))
+      if kind:
+        raise UserError(
+            f'config.data.unlabelled: {path} is {kind}. Name a folder of other pictures.')
 
   def __len__(self) -> int:
     return len(self._paths)

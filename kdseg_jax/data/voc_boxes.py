@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pathlib
 import xml.parsers.expat
@@ -14,6 +15,7 @@ from kdseg_jax.errors import NotFoundError, UserError
 SPLITS = ('train', 'val', 'trainval', 'test')
 _LAYOUT = 'JPEGImages/ Annotations/ and ImageSets/Main/<split>.txt'
 _VAL_EVERY = 10  # as in `folder`
+_SUFFIXES = ('.xml',)
 _CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
 
 
@@ -39,8 +41,9 @@ class VocBoxes(boxed.BoxSource):
 
   Raises:
     UserError: an unknown split, a file of the split that is no XML of this kind, an object without
-      name or corners, a class that `classes.txt` lacks, a box outside its image (all with file and
-      line), an image without annotation; and as `boxed.BoxSource`.
+      name or corners, or whose `difficult` is neither 0 nor 1, a class that `classes.txt` lacks, a
+      box outside its image (all with file and line), an image without annotation; and as
+      `boxed.BoxSource`.
     NotFoundError: a folder, list or image is missing.
   """
 
@@ -103,13 +106,13 @@ class Layout:
       problems += wrong + outside
       degenerate += without_area
       annotated.append(boxed.Annotated(image, stem, size, **arrays, place=str(path)))
-    return boxed.Found(annotated, degenerate, problems), self.classes
+    return boxed.Found.of(annotated, degenerate, problems), self.classes
 
   def _find_classes(self):
     path = self.root / 'classes.txt'
     if path.exists():
       return class_list.read(path, least=1).names
-    for file in sorted((self.root / 'Annotations').glob('*.xml')):
+    for file in files.files_in(self.root / 'Annotations', _SUFFIXES):
       try:
         self._read(file)
       except UserError:  # said with the other problems of its split
@@ -131,13 +134,8 @@ class Layout:
     if split not in self.splits and not listed.exists():
       raise NotFoundError(f'{listed}: no such file; {self.root} has the splits '
                           f'{", ".join(self.splits) or "of no list"}.')
-    images, twice = {}, {}
-    for path in files.images_in(folder):
-      stem = names.composed(path.stem)
-      if images.setdefault(stem, path) != path:
-        twice[stem] = (f'{path}: has the name of {images[stem]}, and an annotation is of one '
-                       'image. Rename or remove one.')
-    paths = {names.composed(path.stem): path for path in annotations.glob('*.xml')}
+    images, twice = _by_stem(files.images_in(folder))
+    paths, more = _by_stem(files.files_in(annotations, _SUFFIXES))
     problems = files.unreadable_in(folder)
     if listed.exists():
       stems = class_list.read_lines(listed)
@@ -152,7 +150,8 @@ class Layout:
     if not listed.exists():
       matched = {stem: pair for index, (stem, pair) in enumerate(matched.items())
                  if (index % _VAL_EVERY == 0) == (split == 'val')}
-    return matched, problems + alone + [twice[stem] for stem in matched if stem in twice]
+    return matched, problems + alone + [
+        lines[stem] for lines in (twice, more) for stem in matched if stem in lines]
 
   def _read(self, path):
     if path not in self._parsed:
@@ -186,7 +185,7 @@ class Layout:
     if x1 < x2 and y1 < y2:  # else it has no area, which is said elsewhere
       x1, y1 = max(x1 - 1, min(x1, 0)), max(y1 - 1, min(y1, 0))
     return boxed.Box(place, self.classes.index(name), (x1, y1, x2, y2),
-                     crowd=values.get('difficult', '0') == '1')
+                     crowd=_is_difficult(values, place))
 
 
 class Item(NamedTuple):
@@ -221,6 +220,9 @@ def parse(content: bytes, name: object) -> Parsed:
   if reader.root != 'annotation':
     raise UserError(f'{name}: is XML of <{reader.root}>; expected <annotation>, as Pascal VOC has.')
   sides = [reader.size.get(side, '') for side in ('height', 'width')]
+  if not all(math.isfinite(float(side)) for side in sides if side.isdecimal()):
+    raise UserError(f'{name}: its <size> has a side of {max(map(len, sides))} digits; expected '
+                    'pixels.')
   size = tuple(int(side) if side.isdecimal() else 0 for side in sides)
   return Parsed(size if all(size) else None, reader.objects)
 
@@ -256,6 +258,24 @@ class _Reader:
     if self._path[1:2] == ['object'] and len(self._path) > 2 and self._path[2] != 'part':
       self.objects[-1].values.setdefault('/'.join(self._path[2:]), text)
     self._path.pop()
+
+
+def _by_stem(paths):
+  """The files by stem, in composed Unicode, and a line for each stem of two."""
+  found, twice = {}, {}
+  for path in paths:
+    stem = names.composed(path.stem)
+    if found.setdefault(stem, path) != path:
+      twice[stem] = (f'{path}: has the name of {found[stem]}, and an annotation is of one image. '
+                     'Rename or remove one.')
+  return found, twice
+
+
+def _is_difficult(values, place):
+  value = values.get('difficult') or '0'
+  if value not in ('0', '1'):
+    raise UserError(f'{place}: its difficult is {value!r}; expected 0 or 1.')
+  return value == '1'
 
 
 def _number(values, key, place):

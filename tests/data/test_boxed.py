@@ -115,10 +115,24 @@ def test_what_is_too_many_is_left_out_with_a_warning(caplog):
   with caplog.at_level(logging.WARNING):
     filled = boxed.fill(example, box_fields(3))
     boxed.fill(example, box_fields(3))
-  np.testing.assert_array_equal(filled['boxes'], example['boxes'][:3])
+  for name in ('boxes', 'classes', 'crowd', 'area'):  # without the crowd
+    np.testing.assert_array_equal(filled[name], example[name][[0, 2, 3]])
+  np.testing.assert_array_equal(boxed.fill(example, box_fields(2))['classes'], [0, 2])
+  everything = boxed.fill(example | {'crowd': np.array([True, True, False, True])}, box_fields(3))
+  np.testing.assert_array_equal(everything['classes'], [0, 1, 2])
   assert caplog.text.count('An image has 4 boxes, and config.task.max_boxes is 3: 1 are left') == 1
   with pytest.raises(UserError, match='max_boxes=0'):
     box_fields(0)
+
+
+def test_an_evaluation_of_images_with_too_many_boxes_is_refused():
+  """What is found of the others would count as wrong: no AP."""
+  source = [colored_example() | {'image_id': 'cells'}]
+  batches = lambda most: pipeline.evaluation_batches(
+      source, batch_size=1, fields=box_fields(most), num_threads=1)
+  with pytest.raises(UserError, match='cells: has 4 boxes, .* beyond config.task.max_boxes=3'):
+    next(iter(batches(3)))
+  assert next(iter(batches(4)))['boxes'].shape == (1, 4, 4)
 
 
 def test_padding_is_filled_again_and_empty_images_are_all_padding():

@@ -76,7 +76,7 @@ def test_every_problem_of_every_file_is_reported(root):
 
 def test_an_image_in_two_lists_and_an_empty_split_are_problems(tmp_path):
   for i in range(3):
-    files.write_png(tmp_path / f'images/{i}.png', np.zeros((4, 4, 3), np.uint8))
+    files.write_png(tmp_path / f'images/{i}.png', np.full((4, 4, 3), i, np.uint8))
     files.write_png(tmp_path / f'labels/{i}.png', np.eye(4, dtype=np.uint8))
   (tmp_path / 'train.txt').write_text('0\n1')
   (tmp_path / 'val.txt').write_text('1\n2')
@@ -207,3 +207,52 @@ def test_palettes_that_differ_where_labels_occur_are_a_problem(root):
     palette_label(root / f'labels/val/{i}.png', np.where(label == 1, 0, label).astype(np.uint8),
                   c1=(0, 0, 200))
   assert check.check(root).problems == []
+
+
+def test_pictures_in_two_splits_or_twice_in_one_are_problems_whatever_their_names(root):
+  shutil.copy(root / 'images/train/0.png', root / 'images/val/2.png')
+  shutil.copy(root / 'images/train/2.png', root / 'images/train/4.png')
+  twice, shared = check.check(root).problems
+  assert twice.startswith(f'{root}/images/train/4.png and {root}/images/train/2.png: the same pict')
+  assert f'train/0.png of train and {root}/images/val/2.png of val are the same picture' in shared
+
+
+RED, GREEN, BLUE = ((200, 0, 0), (0, 200, 0), (0, 0, 200))
+
+
+@pytest.mark.parametrize(('stored', 'is_wrong'), [
+    ((RED, GREEN, BLUE), False), ((GREEN, RED, BLUE), True), ((GREEN, BLUE, RED), True),
+    ((GREEN, BLUE, (9, 9, 9)), True),  # the list lacks the first class
+    (((0, 0, 0), (128, 0, 0), (0, 128, 0)), False),  # the default of some program
+    ((BLUE, (9, 9, 9), (8, 8, 8)), False), ((BLUE, BLUE, BLUE), False)])
+def test_a_palette_with_the_colours_of_other_classes_is_a_problem(root, stored, is_wrong):
+  (root / 'classes.txt').write_text('bg #c80000\nroad  #00c800\ncar  #0000c8')
+  label = np.zeros(archives.SIZE, np.uint8)
+  label[0], label[1], label[2] = 1, 2, 255
+  for path in (root / 'labels').rglob('*.png'):
+    palette_label(path, label, **{f'c{i}': color for i, color in enumerate(stored)})
+  problems = check.check(root).problems
+  assert len(problems) == is_wrong
+  if is_wrong:
+    assert 'test/0.png: its palette and the list of classes disagree: ' in problems[0]
+    assert 'label 0 (bg) has #00c800, the colour of road; label 1 (road) has' in problems[0]
+
+
+def test_the_palette_of_voc_in_labels_of_camvid_is_just_another(tmp_path):
+  archives.camvid(tmp_path)
+  label = np.arange(np.prod(archives.SIZE), dtype=np.uint8).reshape(archives.SIZE) % 12
+  (tmp_path / 'valannot/1.png').write_bytes(archives.palette_png(label))
+  assert check.check(tmp_path, layout='camvid').problems == []
+
+
+def test_colours_are_of_stored_labels_and_only_listed_ones_are_compared(root):
+  (root / 'classes.txt').write_text('labels: 7=1\nbg #c80000\nroad  #00c800\ncar')
+  label = np.zeros(archives.SIZE, np.uint8)
+  label[0], label[1] = 7, 2
+  for path in (root / 'labels').rglob('*.png'):
+    palette_label(path, label, c0=RED, c7=GREEN, c2=BLUE)
+  assert check.check(root).problems == []
+  for path in (root / 'labels').rglob('*.png'):
+    palette_label(path, label, c0=GREEN, c7=RED, c2=BLUE)
+  problem, = check.check(root).problems
+  assert 'label 7 (road) has #c80000, the colour of bg. Put the names' in problem

@@ -1,5 +1,7 @@
 """The check of a folder with boxes counts them and finds every problem."""
 
+import json
+
 import pytest
 
 from kdseg_jax.data import check, check_boxes
@@ -46,6 +48,15 @@ def test_all_problems_of_all_files_are_found(tmp_path):
     assert sum(part in problem for problem in problems) == 1, part
 
 
+def test_boxes_in_shares_of_the_image_are_one_problem_of_a_split(tmp_path):
+  shares = [('dog', .1, .2, .5, .6), ('cat', 0, 0, 1, 1)]
+  boxed_sets.voc(tmp_path, objects={'a': shares, 'b': shares, 'c': [('dog', 1, 1, 9, 9), *shares]},
+                 splits={'train': ['a', 'b'], 'val': ['c']})
+  problem, = check_boxes.check(tmp_path, 'voc_boxes').problems
+  assert problem.startswith(f'{tmp_path}/Annotations/a.xml: its coordinates, and those of all 4 ')
+  assert 'shares of the image, 0 to 1; expected pixels. Multiply x by' in problem
+
+
 def test_pictures_in_two_splits_or_twice_in_one_are_found_whatever_their_names(tmp_path):
   boxed_sets.coco(tmp_path)
   boxed_sets.coco(tmp_path, 'val')
@@ -54,6 +65,15 @@ def test_pictures_in_two_splits_or_twice_in_one_are_found_whatever_their_names(t
   problems = check_boxes.check(tmp_path, 'coco').problems
   assert len(problems) == 4 and 'the same picture twice in train' in problems[0]
   assert sum('results on one split would tell nothing' in problem for problem in problems) == 2
+
+
+def test_a_picture_that_is_two_images_is_found(tmp_path):
+  content = boxed_sets.instances()
+  content['images'][1]['file_name'] = content['images'][0]['file_name']
+  boxed_sets.coco(tmp_path)
+  (tmp_path / 'annotations/instances_train2017.json').write_text(json.dumps(content))
+  problem, = check_boxes.check(tmp_path, 'coco').problems[:1]
+  assert 'the same picture twice in train' in problem
 
 
 def test_splits_of_other_classes_and_empty_ones_are_problems(tmp_path):

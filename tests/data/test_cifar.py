@@ -80,3 +80,26 @@ def test_what_is_missing_is_named(tmp_path):
   archive.write_bytes(b'no archive')
   with pytest.raises(UserError, match='cannot be unpacked'):
     data.create('cifar10', 'test', root=tmp_path)
+
+
+def test_damage_to_the_archive_is_one_error_with_its_name(tmp_path):
+  classified_sets.cifar10(tmp_path / FOLDER)
+  rows = np.arange(40 * 3072, dtype=np.uint32).astype('>u4').view(np.uint8).reshape(-1, 3072)
+  (tmp_path / FOLDER / 'test_batch').write_bytes(  # which can be compressed
+      classified_sets.cifar_batch(rows, np.zeros(len(rows))))
+  archive = tmp_path / 'a.tar.gz'
+  with tarfile.open(archive, 'w:gz') as tar:
+    tar.add(tmp_path / FOLDER / 'batches.meta', f'{FOLDER}/batches.meta')
+    tar.add(tmp_path / FOLDER / 'test_batch', f'{FOLDER}/test_batch')
+  content, refused = archive.read_bytes(), 0
+  for place in (*range(10, 20), *range(20, len(content), len(content) // 20)):
+    changed = bytearray(content)
+    changed[place] ^= 0xff
+    for damaged in (bytes(changed), content[:place]):
+      archive.write_bytes(damaged)
+      try:
+        data.create('cifar10', 'test', root=archive)
+      except UserError as error:
+        assert str(error).startswith(str(archive))
+        refused += 1
+  assert refused > 40

@@ -89,6 +89,31 @@ def test_a_folder_is_read_by_colours_and_label_map(tmp_path):
     ('"road"\n"car"', r"line 1, '\"road\"', is of a JSON"),
     ('road:1\ncar:2', r".*numbered, from 1; expected names alone, such as 'road' for 'road:1'"),
     ('road,0\ncar,1', r".*numbered, from 0"),
+    ('id name\n0 background\n1 road', r"line 1, 'id name', is a header"),
+    ('labels: 255=1\nindex class\n0 background\n1 road', r"line 2, 'index class', is a header"),
+    ('class_id class_name\n0 background\n1 road', r"line 1, 'class_id class_name', is a header"),
+    ('trainId name\nroad\ncar', r"line 1, 'trainId name', is a header"),
+    ('train_id name\nroad\ncar', r"line 1, 'train_id name', is a header"),
+    ('ID NAME COLOR\nroad\ncar', r"line 1, 'ID NAME COLOR', is a header"),
+    ('name color\nroad  #804080\ncar', r"line 1, 'name color', is a header"),
+    ('No,Category\n1,road\n2,car', r"line 1, 'No,Category', is a header"),
+    ('label name\nroad\ncar', r"line 1, 'label name', is a header"),
+    ('label_name\nroad\ncar', r"line 1, 'label_name', is a header"),
+    ('categories\nroad\ncar', r"line 1, 'categories', is a header"),
+    ('nc: 2\nnames: [road, car]', r"line 1, 'nc: 2', is of a JSON or YAML file"),
+    (',name\n0,bg\n1,road', r"line 1, ',name', begins with the separator"),
+    ('| id | name |\n| 0 | bg |', r"line 1, '| id | name |', begins with the separator"),
+    ('; ids\nroad\ncar', r"line 1, '; ids', is a comment"),
+    ('road\n% car\nsky', r"line 2, '% car', is a comment"),
+    ('-- classes\nroad\ncar', r"line 1, '-- classes', is a comment"),
+    ('---\nroad\ncar', r"line 1, '---', is a comment"),
+    ('<classes>\nroad\ncar', r"line 1, '<classes>', is a comment"),
+    ('7 road\n11 sidewalk', r".*numbered, from 7; .*such as 'road' for '7 road'"),
+    ('background 0\nroad 1', r".*numbered, from 0; .*such as 'background' for 'background 0'"),
+    ('sky 1  #0a0b0c\nroad 2', r".*numbered, from 1"),
+    ('Nr Wert\n0 road\n1 car', r"its lines below 'Nr Wert' are numbered, from 0"),
+    ('Wert Nr\nroad 1\ncar 2', r"its lines below 'Wert Nr' are numbered, from 1"),
+    (f'labels: {"9" * 5000}=1\nsky\ncar', r".*holds '9+=1'; expected <stored value>=<class>"),
     ('sky\nlabels: 255=1\ncar', r"line 2, 'labels: 255=1', stands after a name"),
     ('labels: 255\nsky\ncar', r"'labels: 255' holds '255'; expected <stored value>=<class>"),
     ('labels: 256=1\nsky\ncar', r".*holds '256=1'"),
@@ -97,7 +122,7 @@ def test_a_folder_is_read_by_colours_and_label_map(tmp_path):
     ('sky #fff\ncar', r"line 1, 'sky #fff', has the colour #fff; expected #rrggbb"),
     ('sky  #010203\ncar #010203', r"two classes have the colour #010203"),
     ('sky  #010203\nsky', r"two classes have the name sky"),
-    ('labels: 255=1\nsky', r"names 1 classes"),
+    ('labels: 255=1\nsky', r"names 1 classes"), ('labels: 255=1', r"names 0 classes"),
 ])
 def test_lists_of_other_tools_and_mistakes_are_refused_with_the_line(tmp_path, text, message):
   with pytest.raises(UserError, match=rf'classes\.txt: {message}'):
@@ -106,8 +131,19 @@ def test_lists_of_other_tools_and_mistakes_are_refused_with_the_line(tmp_path, t
 
 def test_names_with_numbers_are_names(tmp_path):
   assert read(tmp_path, '2 euro\n50 cent\n1 euro').names == ('2 euro', '50 cent', '1 euro')
+  long = tuple(f'{digit * 5000} x' for digit in '98')
+  assert read(tmp_path, '\n'.join(long)).names == long
   assert read(tmp_path, 'class 0\nclass 1').names == ('class 0', 'class 1')
   assert read(tmp_path, 'area 51\nlevel: 3').names == ('area 51', 'level: 3')
+
+
+@pytest.mark.parametrize('lines', [
+    ('background', 'lane 1', 'lane 2', '2 wheeler'), ('2 wheeler', '4 wheeler'),
+    ('background', '1 euro', '2 euro'), ('lane 0', 'lane 1', 'car 2'), ('2 euro', 'car 5'),
+    ('3 seater', '2 seats'), ('object', 'road'), ('train', 'bus'), ('no_object', 'car'),
+    ('no class', 'car'), ('road', 'label'), ('index', 'thumb'), ('colour chart', 'ruler')])
+def test_real_classes_are_not_taken_for_headers_and_numbers(tmp_path, lines):
+  assert read(tmp_path, '\n'.join(lines)).names == lines
 
 
 def test_a_colour_may_stand_behind_a_separator(tmp_path):

@@ -1,12 +1,13 @@
 """Images with one class each: files of numpy and folders of classes."""
 
 import json
+import unicodedata
 
 import numpy as np
 import pytest
 
 from kdseg_jax import data, predict
-from kdseg_jax.data import class_names
+from kdseg_jax.data import check_classes, class_names
 from kdseg_jax.errors import NotFoundError, UserError
 from kdseg_jax.report import presenters
 from kdseg_jax.tasks import Classification
@@ -151,3 +152,56 @@ def test_problems_of_a_folder_are_listed_and_the_program_that_knows_them_all(tmp
                      ) as error:
     data.create('class_folder', 'train', root=tmp_path)
   assert str(error.value).endswith('data.check <folder> --layout=class_folder names them all.')
+
+
+def test_classes_are_compared_in_composed_unicode(tmp_path):
+  composed, decomposed = (unicodedata.normalize(form, 'caf\xe9') for form in ('NFC', 'NFD'))
+  classified_sets.folder(tmp_path, {'train': {decomposed: ['a.png'], 'caff': ['b.png']},
+                                    'val': {composed: ['c.png']}})
+  train, val = (data.create('class_folder', split, root=tmp_path) for split in ('train', 'val'))
+  assert train.classes == val.classes == ('caff', composed)  # in the order of the composed names
+  assert (val[0]['label'], val[0]['image_id']) == (1, f'{composed}/c')
+  assert train[1]['image_id'] == f'{composed}/a'
+  report = check_classes.check(tmp_path, 'class_folder')
+  assert report.classes == train.classes and report.splits['val'].counts.tolist() == [0, 1]
+  assert not report.problems
+  classified_sets.folder(tmp_path, {'train': {composed: ['d.png']}})
+  with pytest.raises(UserError, match='another folder has this name in another form of Unicode'):
+    data.create('class_folder', 'train', root=tmp_path)
+  problem, = check_classes.check(tmp_path, 'class_folder').problems
+  assert 'another folder has this name in another form of Unicode' in problem
+
+
+@pytest.mark.parametrize('compress', [True, False])
+def test_damage_to_a_file_of_numpy_is_one_error_with_its_name(tmp_path, compress):
+  path, rng = tmp_path / 'a.npz', np.random.default_rng(0)
+  images, labels = classified_sets.arrays(12, 2)
+  (np.savez_compressed if compress else np.savez)(path, images=images, labels=labels)
+  content = path.read_bytes()
+  damaged = [b'', content[:1], content[:len(content) // 2]]
+  for _ in range(150):
+    changed = bytearray(content)
+    place = rng.integers(len(content))
+    changed[place:place + 8] = rng.bytes(8)
+    damaged.append(bytes(changed))
+  refused = 0
+  for one in damaged:
+    path.write_bytes(one)
+    try:
+      data.create('npz', 'train', root=path)
+    except UserError as error:
+      assert str(path) in str(error) and '\n' not in str(error)
+      refused += 1
+  assert refused > 100
+
+
+def test_names_of_classes_may_be_bytes_and_are_told_once(tmp_path):
+  path = classified_sets.npz(
+      tmp_path / 'a.npz', class_names=np.array([b'cat', b'dog', b'c\xc3\xa9']))
+  assert data.create('npz', 'train', root=path).classes == ('cat', 'dog', 'c\xe9')
+  for names, message in ((['x', 'y', 'x'], 'class_names holds x more than once; expected one'),
+                         (['\xe9', 'e\u0301', 'x'], 'class_names holds \xe9 more than once'),
+                         ([b'x', b'y', b'\xff'], 'class_names is not UTF-8 text')):
+    classified_sets.npz(path, class_names=np.array(names))
+    with pytest.raises(UserError, match=f'a.npz: {message}'):
+      data.create('npz', 'train', root=path)

@@ -3,6 +3,7 @@
 import json
 import logging
 import pickle
+import unicodedata
 
 import numpy as np
 import pytest
@@ -52,6 +53,41 @@ def test_boxes_without_an_area_are_left_out_and_a_pixel_outside_is_cut_off(tmp_p
   np.testing.assert_array_equal(source[0]['boxes'], [[0, 0, 30, 20]])
 
 
+@pytest.mark.parametrize('boxes', [
+    [(.1, .2, .5, .6)], [(0, 0, 1, 1), (.75, .5, .25, .125)], [(.5, .5, 1, .9), (.9, .8, .2, .4)]])
+def test_boxes_in_shares_of_the_image_are_refused(tmp_path, boxes):
+  objects = {7: [], 9: [(3, *box, 0, None) for box in boxes]}
+  boxed_sets.coco(tmp_path, objects=objects)
+  with pytest.raises(ValueError, match=r'train2017.json, image 9: its coordinates, and those of al'
+                                       rf'l {len(boxes)} boxes .* shares .*; expected pixels'):
+    data.create('coco', 'train', root=tmp_path)
+  objects[12] = [(1, 4, 4, 2, 1.5, 0, None)]  # so the others are small
+  boxed_sets.coco(tmp_path, objects=objects)
+  assert len(data.create('coco', 'train', root=tmp_path)) == 3
+
+
+@pytest.mark.parametrize('boxes', [[], [(0, 0, 0, 0)], [(20, 9, 1, 1)], [(0, 0, 1.5, 1)]])
+def test_few_and_small_boxes_in_pixels_are_read(tmp_path, boxes):
+  boxed_sets.coco(tmp_path, objects={9: [(3, *box, 0, None) for box in boxes]})
+  assert len(data.create('coco', 'train', root=tmp_path)) == 1
+
+
+@pytest.mark.parametrize('forms', [('NFC', 'NFD'), ('NFD', 'NFC')])
+@pytest.mark.parametrize('folder', ['', 'fa\xe7ades/'])
+def test_names_of_images_are_found_in_any_form_of_unicode(tmp_path, forms, folder):
+  in_json, on_disk = (unicodedata.normalize(form, f'{folder}caf\xe9.jpg') for form in forms)
+  content = boxed_sets.instances(objects={9: [(3, 1, 1, 9, 9, 0, None)]})
+  content['images'][0]['file_name'] = in_json
+  archives.write(tmp_path, {'val.json': json.dumps(content), 'images/val/other.jpg': b'',
+                            f'images/{on_disk}': boxed_sets.jpeg(0)})
+  source = data.create('coco', 'val', root=tmp_path)  # of the first folder that has its images
+  assert source[0]['image'].shape == (20, 30, 3)
+  content['images'][0]['file_name'] = f'{folder}cafe.jpg'
+  (tmp_path / 'val.json').write_text(json.dumps(content))
+  with pytest.raises(ValueError, match='cafe.jpg: no such file, and image 9 of'):
+    data.create('coco', 'val', root=tmp_path)
+
+
 def edited(edit):
   content = boxed_sets.instances()
   edit(content)
@@ -71,6 +107,9 @@ def change(key, **values):
     (edited(lambda content: content['categories'].clear()), 'has no category'),
     (change('categories', name=None), r'categories\[0\] has not both an id and a name'),
     (change('categories', id=1), "the category 1 'cat' has the id or the name of another"),
+    (edited(lambda content: content.update(categories=[
+        {'id': 1, 'name': 'caf\xe9'}, {'id': 3, 'name': 'cafe\u0301'}])),
+     'the category 3 .* has the id or the name of another'),
     (change('images', file_name=4), r'images\[0\] has not both a numeric id and a file_name'),
     (change('images', height=0), r'images\[0\] \(id 7\) is \(0, 30\)'),
     (change('images', id=3), r'images\[1\] has the id 3 of another'),
@@ -82,6 +121,12 @@ def change(key, **values):
     (change('annotations', area=-1), 'annotation 100: its area is -1'),
     (change('annotations', iscrowd='no'), "annotation 100: its iscrowd is 'no'"),
     (change('annotations', bbox=[1, 2, float('inf'), 3]), 'annotation 100: holds a number'),
+    (change('annotations', bbox=[1, 2, 10**400, 3]), r'annotation 100: its bbox is \[1, 2, 10+\.'),
+    (change('annotations', bbox=[1e308, 2, 1e308, 3]), 'annotation 100: holds a number'),
+    (change('annotations', area=10**400), r'annotation 100: its area is 10+\.\.\.0+; expected'),
+    (change('annotations', area=1e300), 'annotation 100: holds a number .* too large'),
+    (change('images', width=10**400), r'images\[0\] \(id 7\) is \(20, 10+\.\.\.0+\) \(height'),
+    (f'{{"images": [{"1" * 5000}]}}', 'train2017.json: is no JSON file that can be read .*digits'),
     (change('annotations', bbox=[25, 2, 10, 3]),
      r'annotation 100: the box reaches from \(25, 2\) to \(35, 5\), outside its image of 30x20'),
     (edited(lambda content: content['annotations'].insert(0, 'x')), 'annotation number 0: is no'),

@@ -76,6 +76,8 @@ def test_compressed_runs():
     ([[1, 2, 3, 4]], 'three or more points'), ([[1, 2, 3, 4, 5, 6, 7]], 'three or more points'),
     ([[1, 2, 3, 4, 5, float('nan')]], 'three or more points'), ([['a'] * 6], 'three or more'),
     ({'counts': [3, 2]}, 'do not fill the 2x3'), ({'counts': [7, -1]}, 'do not fill the 2x3'),
+    ({'counts': [10**30, 6]}, 'do not fill the 2x3'), ({'counts': 6}, 'do not fill the 2x3'),
+    ([[10**400, 2, 3, 4, 5, 6]], 'three or more points'),
     ({'counts': [2.5, 3.5]}, 'do not fill the 2x3'), ({'counts': '5'}, 'do not fill the 2x3')])
 def test_wrong_segmentations(segmentation, message):
   with pytest.raises(ValueError, match=f'annotation 7: .*{message}'):

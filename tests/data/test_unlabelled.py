@@ -4,11 +4,13 @@ import itertools
 import pickle
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from configs import common
 from kdseg_jax import data, tasks
 from kdseg_jax.data import augmentation, pipeline, subset
+from kdseg_jax.errors import UserError
 from kdseg_jax.training import experiment
 from tests.data import archives, classified_sets
 
@@ -100,6 +102,26 @@ def test_training_source_is_followed_by_the_unlabelled_images(photos):
   with pytest.raises(IndexError, match='there are 10005'):
     source[10005]
   assert len(experiment.create_source(config, 'val')) == 250  # evaluation has labelled images only
+
+
+@pytest.mark.parametrize('folder, message', [
+    ('', 'labels/train/.*.png is the label of'), ('labels', 'is the label of'),
+    ('images', 'images/val/.*.png is of the split val, on which the run is evaluated')])
+def test_labels_and_images_of_the_evaluation_are_no_unlabelled_images(folder, message, tmp_path):
+  for split in ('train', 'val'):
+    for kind, shape in (('images', (8, 8, 3)), ('labels', (8, 8))):
+      (tmp_path / kind / split).mkdir(parents=True)
+      for name in 'ab':
+        file = tmp_path / kind / split / f'{name}.png'
+        PIL.Image.fromarray(np.zeros(shape, np.uint8)).save(file)
+  (tmp_path / 'classes.txt').write_text('road\nsky\n')
+  config = common.segmentation()
+  config.data.update(name='folder', root=str(tmp_path), unlabelled=str(tmp_path / folder))
+  config.train.batch_size = 8
+  with pytest.raises(UserError, match=f'config.data.unlabelled: .*{message}'):
+    experiment.create_experiment(config)
+  config.data.unlabelled = str(tmp_path / 'images' / 'train')
+  assert len(experiment.create_experiment(config).train_source) == 4
 
 
 def test_batches_mix_both_in_proportion_and_crop_all_sizes(photos):

@@ -99,6 +99,12 @@ def test_without_a_size_the_image_says_it(tmp_path):
      'c.xml, line 3: holds a number that is not finite'),
     ('<annotation><object><name>cat</name></object></annotation>',
      'c.xml, line 1: the object has no bndbox/xmin'),
+    *((boxed_sets.annotation([('cat', 1, 1, 9, 9), ('cat', 1, 1, 9, 9, value)]),
+       f"c.xml, line 10: its difficult is '{value}'; expected 0 or 1")
+      for value in ('true', 'yes', '1.0', '01')),
+    (boxed_sets.annotation([('cat', .1, .2, .5, .6)]), 'c.xml: its coordinates, .* shares of the'),
+    (boxed_sets.annotation([], ('9' * 5000, 30)), 'c.xml: its <size> has a side of 5000 digits'),
+    (boxed_sets.annotation([], (20, '9' * 400)), 'c.xml: its <size> has a side of 400 digits'),
     (boxed_sets.annotation([('cat', 1, 1, 9, 9), ('cat', 1, 1, 32, 9)]),
      r'c.xml, line 10: the box reaches from \(0, 0\) to \(32, 9\), outside its image of 30x20'),
     (boxed_sets.annotation([('cat', -4, 1, 9, 9)]), r'c.xml, line 3: the box reaches from \(-4, 0'),
@@ -111,6 +117,36 @@ def test_a_wrong_annotation_is_refused_with_its_file_and_line(tmp_path, text, me
   with pytest.raises(ValueError, match=message):
     data.create('voc_boxes', 'val', root=tmp_path)
   assert len(data.create('voc_boxes', 'train', root=tmp_path)) == 3  # whose files are right
+
+
+@pytest.mark.parametrize('value', ['', ' 0 ', None])
+def test_objects_are_not_difficult_unless_it_is_said(tmp_path, value):
+  text = boxed_sets.annotation([('cat', 5, 5, 15, 15, value)])
+  if value is None:
+    text = text.replace('<difficult>None</difficult>', '')
+  boxed_sets.voc(tmp_path)
+  (tmp_path / 'Annotations/c.xml').write_text(text)
+  assert not data.create('voc_boxes', 'val', root=tmp_path)[0]['crowd'].any()
+
+
+def test_hidden_annotations_are_left_out_and_suffixes_may_be_of_any_case(tmp_path):
+  boxed_sets.voc(tmp_path, splits={})
+  (tmp_path / 'Annotations/._a.xml').write_bytes(b'\0\5\x16\7')  # as zips of macOS have them
+  (tmp_path / 'Annotations/c.xml').rename(tmp_path / 'Annotations/c.XML')
+  boxed_sets.archives.write(tmp_path, {'Annotations/d.Xml': boxed_sets.annotation(
+      [('cow', 2, 2, 9, 9)])})
+  (tmp_path / 'Annotations/d.xml').unlink()
+  source = data.create('voc_boxes', 'train', root=tmp_path)
+  assert [one['image_id'] for one in source] == ['b', 'c', 'd']
+  assert source.classes == ('cat', 'cow', 'dog')
+
+
+def test_two_annotations_of_one_name_are_refused(tmp_path):
+  boxed_sets.voc(tmp_path)
+  (tmp_path / 'Annotations/b.XML').write_text(boxed_sets.annotation([]))
+  with pytest.raises(ValueError, match='b.xml: has the name of .*b.XML, and an annotation is of o'):
+    data.create('voc_boxes', 'train', root=tmp_path)
+  data.create('voc_boxes', 'val', root=tmp_path)
 
 
 def test_entities_that_grow_are_refused():
