@@ -2,8 +2,8 @@
 
 A checkpoint has three items: `model` (the params and batch_stats of the student that is to be used:
 its moving average where one is kept), `training` (the rest of `TrainState`, then with the weights
-that are trained) and `meta` (config, classes, position in the data, versions, name of the metric).
-The frozen teacher is never saved with the student.
+that are trained) and `meta` (config, classes, position in the data, versions, name of the metric,
+checksums of all arrays). The frozen teacher is never saved with the student.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import zlib
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
@@ -111,17 +112,18 @@ class Checkpointer:
           step, metrics=metrics, force=True,
           args=ocp.args.Composite(
               model=ocp.args.StandardSave(model), training=ocp.args.StandardSave(training),
-              meta=ocp.args.JsonSave(meta | self._ranked_by())))
+              meta=ocp.args.JsonSave(meta | self._own_meta(model=model, training=training))))
 
-  def _ranked_by(self):
-    return {'metric': self._metric, 'maximize': self._maximize}
+  def _own_meta(self, **items):
+    return {'metric': self._metric, 'maximize': self._maximize,
+            'checksums': {name: _checksums(item) for name, item in items.items()}}
 
   def save_model(self, variables: PyTree, meta: dict) -> None:
     """Writes a model that was not trained here, as checkpoint 0: no run can go on from it."""
     with self._library('written', 0):
       self._manager.save(0, force=True, args=ocp.args.Composite(
           model=ocp.args.StandardSave(variables),
-          meta=ocp.args.JsonSave(meta | self._ranked_by())))
+          meta=ocp.args.JsonSave(meta | self._own_meta(model=variables))))
 
   def read_meta(self, step: int) -> dict:
     """The `meta` item of a checkpoint."""
@@ -134,7 +136,7 @@ class Checkpointer:
     own, or a link of an optimiser's chain that has none, may come and go between runs.
 
     Raises:
-      CheckpointError: the saved leaves differ from those of `like`; says which.
+      CheckpointError: the saved leaves differ from those of `like`, or are damaged; says which.
     """
     model, training = jax.tree.map(ocp.utils.to_shape_dtype_struct, _split(like))
     averaged = 'params' in self._saved(step, 'training')
@@ -150,17 +152,20 @@ class Checkpointer:
     restored = self._restore(
         step, model=ocp.args.StandardRestore(model),
         training=ocp.args.StandardRestore(_rearranged(training, saved, unused)))
+    self._verify(step, restored)
     return _join(type(like), restored['model'], _rearranged(restored['training'], training))
 
   def restore_model(self, step: int, like: PyTree) -> PyTree:
     """`{'params', 'batch_stats'}` of a checkpoint, placed as `like` is.
 
     Raises:
-      CheckpointError: the saved leaves differ from those of `like`; says which.
+      CheckpointError: the saved leaves differ from those of `like`, or are damaged; says which.
     """
     like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     self._check(step, 'model', like)
-    return self._restore(step, model=ocp.args.StandardRestore(like))['model']
+    restored = self._restore(step, model=ocp.args.StandardRestore(like))
+    self._verify(step, restored)
+    return restored['model']
 
   def wait(self) -> None:
     """Waits for what is being written."""
@@ -175,6 +180,18 @@ class Checkpointer:
   def _restore(self, step, **items):
     with self._library('read', step):
       return self._manager.restore(step, args=ocp.args.Composite(**items))
+
+  def _verify(self, step, restored):
+    """Refuses arrays that are not what was saved: the library checks none of its files."""
+    saved = self.read_meta(step).get('checksums', {})  # older checkpoints have none
+    for item, tree in restored.items():
+      known = saved.get(item, {})
+      wrong = [
+          path for path, found in _checksums(tree).items() if known.get(path, found) != found]
+      if wrong:
+        raise CheckpointError(
+            f'{self._path(step)}: cannot be read: {_REASONS["read"]} ({len(wrong)} arrays have '
+            f'another checksum than when saved, as {wrong[0]}.)')
 
   def _saved(self, step, item):
     with self._library('read', step):
@@ -254,6 +271,15 @@ def _leaves(tree):
         keys = [*keys[:depth], siblings.setdefault(key, len(siblings)), *keys[depth + 1:]]
     found['/'.join(map(str, keys))] = leaf
   return found
+
+
+def _checksums(tree):
+  """CRC-32 of the bytes of every array, by path; of a key those of its data."""
+  def of(leaf):
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      leaf = jax.random.key_data(leaf)
+    return zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)).reshape(-1).view(np.uint8))
+  return {path: of(leaf) for path, leaf in _leaves(tree).items()}
 
 
 def _unused(saved, like):

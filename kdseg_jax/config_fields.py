@@ -1,4 +1,4 @@
-"""Fields of a config that hold several values: how many, of which kind."""
+"""What fields of a config may hold: several values, of which kind; numbers, from where to where."""
 
 from __future__ import annotations
 
@@ -95,18 +95,27 @@ _FIELDS = {
                            '(0,1,2)'),
 }
 
+_OPTIMIZERS = ('optimizer', 'critic.optimizer', 'prepare.optimizer')
+_AT_LEAST = {
+    'train.steps': 1, 'train.accumulate': 1, 'prepare.steps': 0, 'critic.steps': 0,
+    'eval.batch_size': 1, 'eval.limit': 0, 'eval.pad_multiple': 1, 'eval.every_steps': 0,
+    'eval.pictures': 0, 'data.train_limit': 0, 'augmentation.pad': 0, 'checkpoint.keep': 1,
+    'checkpoint.every_steps': 0, 'log.every_steps': 0, 'memory_limit_gb': 0,
+    'task.auxiliary_weight': 0} | {f'{section}.power': 0 for section in _OPTIMIZERS}
+_DECAY_RATES = ('train.ema_decay',) + tuple(  # at least 0, less than 1
+    f'{section}.{name}' for section in _OPTIMIZERS for name in ('momentum', 'b1', 'b2'))
+
 
 def check(config: ConfigDict) -> None:
-  """Checks every field that holds several values, and the seeds.
+  """Checks every field that holds several values, the ranges of numbers, and the seeds.
 
   Raises:
     UserError: one value where several are expected, another number of them, or one of another
-      kind; names the field and shows one that works.
+      kind; a number that is not finite, or out of its range; names the field and shows what works.
   """
+  _check_numbers(config)
   for field, values in _FIELDS.items():
-    found, *sections = config, *field.split('.')
-    for section in sections:
-      found = found.get(section) if found is not None else None
+    found = _found(config, field)
     if found is None:  # no study
       continue
     if not _fits(found, values):
@@ -131,6 +140,37 @@ def check(config: ConfigDict) -> None:
   if 'study' in config and len(set(config.study.seeds)) < len(config.study.seeds):
     raise UserError(f'config.study.seeds={tuple(config.study.seeds)}: expected one or more '
                     'different numbers.')
+
+
+def _check_numbers(config):
+  """Refuses numbers that are out of their range, and any that is not finite."""
+  _refuse_not_finite(config.to_dict(), 'config')
+  for field, least in _AT_LEAST.items():
+    value = _found(config, field)
+    if value is not None and value < least:
+      raise UserError(f'config.{field}={value} must be at least {least}.')
+  for field in _DECAY_RATES:
+    value = _found(config, field)
+    if value is not None and not 0 <= value < 1:
+      raise UserError(f'config.{field}={value} must be at least 0 (off) and less than 1.')
+
+
+def _refuse_not_finite(value, field):
+  """Of terms and `options` their factories know better: infinity may be meant."""
+  if isinstance(value, dict):
+    for name, inner in value.items():
+      if name not in ('distill', 'options'):
+        _refuse_not_finite(inner, f'{field}.{name}')
+  elif isinstance(value, float) and not math.isfinite(value):
+    raise UserError(f'{field}={value}: expected a finite number.')
+
+
+def _found(config, field):
+  """The value of a field; None where the config has none."""
+  found = config
+  for name in field.split('.'):
+    found = found.get(name) if found is not None else None
+  return found
 
 
 def _fits(found, values):

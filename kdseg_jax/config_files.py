@@ -19,6 +19,7 @@ from kdseg_jax.errors import NotFoundError, UserError
 
 FILE = 'config.json'
 _KEYS = ('format', 'version')  # beside the fields of the config
+_KINDS = ((dict,), (bool,), (str,), (float, int), (tuple, list))  # in JSON 1.0 may be 1
 
 
 def to_dict(config: ConfigDict) -> dict[str, Any]:
@@ -44,8 +45,12 @@ def from_dict(saved: dict[str, Any], *, where: str) -> ConfigDict:
         f'{where}: is of format {number}, written by kdseg_jax {saved.get("version", "?")}; this '
         f'one is {kdseg_jax.__version__} and reads formats up to {FORMAT}. Update kdseg_jax.')
   fields = {name: value for name, value in saved.items() if name not in _KEYS}
+  defaults = default_config.run().to_dict()
+  _require_kinds(fields, {name: kind for name, kind in defaults.items() if isinstance(kind, dict)},
+                 where)  # migrations look into sections
   for migrate in _MIGRATIONS[number:]:
     fields = migrate(fields)
+  _require_kinds(fields, defaults, where)
   return default_config.fill(ConfigDict(_tuples(fields)))
 
 
@@ -72,6 +77,20 @@ def require_run(workdir: str, option: str) -> None:
   if not os.path.exists(path):
     raise NotFoundError(
         f'{path} is missing: --{option} must be the work directory of a run of `train`.')
+
+
+def _require_kinds(fields, defaults, where, prefix='config.'):
+  """Refuses fields of another kind than their defaults; the options of a task are its own."""
+  for name, default in defaults.items():
+    value = fields.get(name, default)
+    kinds = next((kinds for kinds in _KINDS if isinstance(default, kinds)), None)
+    if kinds is None or value is None:  # of no kind by default, or not set
+      continue
+    if not isinstance(value, kinds):
+      raise UserError(f'{where}: {prefix}{name} is {value!r}, no {kinds[0].__name__} as when it '
+                      'was saved; it is damaged or was edited.')
+    if isinstance(value, dict) and name != 'task':
+      _require_kinds(value, default, where, f'{prefix}{name}.')
 
 
 def _from_0(fields):

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import zlib
 from typing import Any, NamedTuple
 
 import jax
@@ -45,8 +46,51 @@ def test_everything_comes_back_with_its_types(tmp_path):
                        jax.tree.leaves(state_of(7)._replace(rng=0)), strict=True):
     np.testing.assert_array_equal(got, want)
   assert jax.random.normal(restored.rng) == jax.random.normal(jax.random.key(5))
-  assert checkpointer.read_meta(7) == {
-      'config': {'a': [1, 2]}, 'metric': 'mean_iou', 'maximize': True}
+  meta = checkpointer.read_meta(7)
+  checksums = meta.pop('checksums')
+  assert meta == {'config': {'a': [1, 2]}, 'metric': 'mean_iou', 'maximize': True}
+  kernel = np.asarray(state_of(7).params['conv']['kernel']).tobytes()
+  assert checksums['model']['params/conv/kernel'] == zlib.crc32(kernel)
+  assert {'step', 'rng'} < {*checksums['training']}
+
+
+@pytest.mark.parametrize('item', ['model', 'training'])
+def test_one_bit_that_has_changed_on_disk_is_found(item, tmp_path):
+  """The library keeps no checksums of its files, and would give other weights without a word."""
+  state, rng = state_of(7, width=64), np.random.default_rng(0)
+  noise = jnp.asarray(rng.normal(size=(3, 64)), jnp.float32)
+  state = state._replace(params={'conv': {'kernel': noise}}, distiller=state.distiller._replace(
+      memory={'x': {'queue': noise}}))
+  checkpointer = Checkpointer(tmp_path, metric='mean_iou')
+  checkpointer.save(7, state, {})
+  checkpointer.close()
+  files = [path for path in (tmp_path / 'checkpoints' / '7' / item).rglob('*') if path.is_file()]
+  largest = max(files, key=lambda path: path.stat().st_size)
+  original = largest.read_bytes()
+  refused = 0
+  for place in rng.integers(0, len(original), 8):
+    damaged = bytearray(original)
+    damaged[place] ^= 1 << 4
+    largest.write_bytes(damaged)
+    try:
+      restored = Checkpointer(tmp_path).restore(7, state)
+    except CheckpointError as error:
+      assert 'it is damaged or incomplete' in str(error)
+      refused += 1
+    else:  # a byte that nothing is read from
+      assert describe_differences(restored._asdict(), state._asdict()) == ''
+      np.testing.assert_array_equal(restored.params['conv']['kernel'], noise)
+      np.testing.assert_array_equal(restored.distiller.memory['x']['queue'], noise)
+  assert refused
+
+
+def test_checkpoints_from_before_checksums_are_read(tmp_path, monkeypatch):
+  checkpointer = Checkpointer(tmp_path, metric='mean_iou')
+  monkeypatch.setattr(
+      checkpointer, '_own_meta', lambda **_: {'metric': 'mean_iou', 'maximize': True})
+  checkpointer.save(7, state_of(7), {})
+  checkpointer.close()
+  assert Checkpointer(tmp_path).restore(7, state_of()).step == 7
 
 
 def test_a_run_from_before_critics_had_optimisers_of_their_own_goes_on(tmp_path):

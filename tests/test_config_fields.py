@@ -6,6 +6,8 @@ from configs import common, quickstart
 from kdseg_jax import config_fields
 from kdseg_jax.errors import UserError
 
+NAN, INFINITE = float('nan'), float('inf')
+
 
 def checked(field, value):
   config = quickstart.get_config('runlocal')
@@ -43,7 +45,19 @@ def test_sizes_are_two_whole_numbers_of_pixels(field):
     ('study.seeds', [(0,), (3, 1)], [(), 3, (1.5,), (-1,), (1, 1), (2**32,)]),
     ('seed', [0, 2**32 - 1], [-1, 2**32]),
     ('data.seed', [None, 5], [-1, 2**32]),
-    ('augmentation.flip', [0.0, 1.0], [-0.1, 2.0]),
+    ('augmentation.flip', [0.0, 1.0], [-0.1, 2.0, NAN]),
+    ('optimizer.learning_rate', [0.0, 1e9], [NAN, INFINITE]),
+    ('prepare.optimizer.weight_decay', [0.0], [NAN, INFINITE]),
+    ('critic.optimizer.momentum', [0.0, 0.99], [-0.9, 1.0, NAN]),
+    ('optimizer.b2', [0.999], [1.0, -0.1]),
+    ('optimizer.power', [0.0, 2.0], [-1.0]),
+    ('student.width', [0.5], [NAN, INFINITE]),
+    ('teacher.min_metric', [0.0, -1.0], [NAN]),
+    ('task.auxiliary_weight', [0.0], [-1.0, NAN]),
+    ('memory_limit_gb', [0.0, 8.0], [-1.0, NAN]),
+    ('eval.limit', [0, 5], [-5]), ('eval.pad_multiple', [1], [0, -8]),
+    ('eval.pictures', [0], [-1]), ('log.every_steps', [0], [-5]),
+    ('eval.every_steps', [0], [-5]), ('checkpoint.every_steps', [0], [-5]),
 ])
 def test_what_a_field_may_hold(field, right, wrong):
   for value in right:
@@ -51,6 +65,12 @@ def test_what_a_field_may_hold(field, right, wrong):
   for value in wrong:
     with pytest.raises(UserError, match=f'config.{field}='):
       checked(field, value)
+
+
+def test_infinity_may_be_meant_where_a_factory_knows():
+  config = quickstart.get_config('method=kd,runlocal').unlock()
+  config.distill.kd.limit = config.student.options.limit = INFINITE
+  config_fields.check(config)
 
 
 def test_a_single_value_is_shown_as_it_was_typed():

@@ -33,6 +33,19 @@ def test_a_config_without_a_number_is_a_students_and_gets_the_fields_that_came_l
   assert loaded.eval.window == () and loaded.eval.scales == common.segmentation().eval.scales
 
 
+@pytest.mark.parametrize('edit, field', [
+    ({'task': 3}, 'task'), ({'student': 'x'}, 'student'), ({'eval': []}, 'eval'),
+    ({'student': {'width': 'a'}}, 'student.width'), ({'student': {'aux': 3}}, 'student.aux'),
+    ({'student': {'name': 4}}, 'student.name'),
+    ({'augmentation': {'crop': 4}}, 'augmentation.crop'),
+    ({'seed': 'x'}, 'seed')])
+def test_an_edited_field_of_another_kind_is_named(edit, field, tmp_path):
+  for number in (1, config_files.FORMAT):
+    write(tmp_path, {'format': number} | edit)
+    with pytest.raises(UserError, match=f'config.json: config.{field} is .* damaged or was edited'):
+      config_files.read(str(tmp_path))
+
+
 def test_a_method_that_is_not_known_any_more_is_no_obstacle(tmp_path):
   saved = config_files.to_dict(quickstart.get_config('method=kd'))
   gone = {'factory': 'gone.losses:gone_term', 'weight': 3.0, 'own': [1, 2]}

@@ -168,6 +168,9 @@ def restore(path: str | os.PathLike, *, checkpoint: str | int = 'best',
   step = _number(checkpointer, workdir, checkpoint)
   meta = checkpointer.read_meta(step)
   where = f'checkpoint {step} of {workdir}'
+  for name in ('config', 'classes'):
+    if name not in meta:
+      raise CheckpointError(f'{where}: has no {name}; it is damaged or was edited.')
   config = config_files.from_dict(meta['config'], where=where)
   for section in ('student', 'task'):
     references.require_permission(

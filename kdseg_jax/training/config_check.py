@@ -16,12 +16,6 @@ from kdseg_jax.interop import pretrained
 from kdseg_jax.models import CLASSIFIERS, backbone_of
 
 ROLES = ('student', 'teacher')
-# The least that these fields can be.
-_AT_LEAST = {
-    'train.steps': 1, 'train.accumulate': 1, 'prepare.steps': 0, 'critic.steps': 0,
-    'eval.batch_size': 1, 'data.train_limit': 0,
-    'augmentation.pad': 0, 'eval.limit': 0, 'eval.pad_multiple': 1, 'checkpoint.keep': 1,
-}
 
 
 def check_config(config: ConfigDict, mesh: Mesh) -> None:
@@ -44,10 +38,6 @@ def check_config(config: ConfigDict, mesh: Mesh) -> None:
     raise UserError(
         f'config.student.name={name} gives every pixel a class, and the labels are of images: '
         'classification needs a classifier, a backbone alone, as resnet18 or cifar_resnet20.')
-  for field, least in _AT_LEAST.items():
-    value = functools.reduce(getattr, field.split('.'), config)
-    if value < least:
-      raise UserError(f'config.{field}={value} must be at least {least}.')
   parallel.check_batch_size(config.train.batch_size, mesh, 'train.batch_size')
   if config.train.batch_size // mesh.size % config.train.accumulate:
     raise UserError(
@@ -61,9 +51,6 @@ def check_config(config: ConfigDict, mesh: Mesh) -> None:
   if config.parallel == 'pmap' and jax.process_count() > 1:
     raise UserError('config.parallel=pmap runs in one process only: its arrays cannot be saved by '
                     'several. Use shard_map.')
-  if not 0 <= config.train.ema_decay < 1:
-    raise UserError(f'config.train.ema_decay={config.train.ema_decay} must be at least 0 (off) '
-                    'and less than 1.')
   if pretrained.is_name(config.student.init):
     _check_published(config.student)
 

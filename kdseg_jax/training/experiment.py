@@ -101,6 +101,8 @@ def create_train_source(config: ConfigDict) -> Any:
   else:
     unlabelled = data.Unlabelled(
         config.data.unlabelled, size=tuple(config.data.size) or None, fields=fields)
+    unlabelled.require_none_of({pair.label: f'the label of {pair.image}'
+                                for pair in getattr(everything, 'pairs', ())})
   return data.Concatenated(source, unlabelled, share=config.data.unlabelled_share)
 
 
@@ -140,6 +142,7 @@ def create_experiment(config: ConfigDict, *, teacher: Model | None = None,
   num_classes = len(train_source.classes)
   task = create_task(config, num_classes)
   _check_fields(task, train_source, config.data.name)
+  _check_unlabelled(config, train_source, evaluation_source)
   distiller = distillers.create(config.distill.to_dict(), axis_name=parallel.AXIS)
   needs_teacher = bool(distiller.requires.teacher or distiller.requires.teacher_head)
   if needs_teacher and not config.teacher.checkpoint:
@@ -189,6 +192,16 @@ def _check_teacher_head(distill, student, teacher):
           f'config.distill.{term}.teacher_head={options.teacher_head} takes the head of the '
           f'teacher for {taken}, and it is {kind}. Set --config.distill.{term}.teacher_head='
           f'{kind}.')
+
+
+def _check_unlabelled(config, train_source, evaluation_source):
+  """Refuses images without labels that the run is evaluated on, where both are of files."""
+  unlabelled = getattr(train_source, 'second', None)
+  if isinstance(unlabelled, data.Unlabelled):
+    split = config.eval.split
+    unlabelled.require_none_of({
+        path: f'of the split {split}, on which the run is evaluated'
+        for pair in getattr(evaluation_source, 'pairs', ()) for path in pair})
 
 
 def _check_fields(task, source, name):

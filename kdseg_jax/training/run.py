@@ -26,7 +26,7 @@ from kdseg_jax.report import presenters
 from kdseg_jax.training.experiment import Experiment
 from kdseg_jax.training.initialization import load_initial_weights
 from kdseg_jax.training.preemption import StopSignal
-from kdseg_jax.training.state import TrainState
+from kdseg_jax.training.state import TrainState, not_finite
 from kdseg_jax.training.writers import MetricWriter, StepTimer
 
 PHASES = ('prepare', 'train')  # sections of the config with the number of their steps
@@ -34,6 +34,7 @@ PHASES = ('prepare', 'train')  # sections of the config with the number of their
 _SHAPING = tuple(f'config.{field}' for field in (
     'student', 'distill', 'optimizer', 'critic', 'train.ema_decay',
     'train.freeze', 'task', 'augmentation.crop', 'data.name', 'data.root'))
+_MOST_NAMED = 8
 
 
 class Diverged(UserError, FloatingPointError):
@@ -152,7 +153,7 @@ class Run:
       True if the run stops here: `stopping`, or it was told to during the evaluation.
 
     Raises:
-      Diverged: a metric of this step or the one before is not finite.
+      Diverged: a metric of this step or the one before, or a weight, is not finite.
     """
     self._check()  # the step before, while this one runs
     self._unchecked = (step, metrics)
@@ -160,6 +161,9 @@ class Run:
     due = self.due(step, stopping=stopping)
     if any(due):  # nothing of a step that diverged is kept
       self._check()
+    if due.reads_state:  # the metrics of a step tell nothing of its own update
+      self._require_finite(step, not_finite(
+          {'params': self.state.params, 'batch_stats': self.state.batch_stats}))
     if due.log:
       self._log(step)
     try:
@@ -216,16 +220,22 @@ class Run:
       return
     (step, metrics), self._unchecked = self._unchecked, None
     metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    bad = sorted(name for name, value in metrics.items() if not np.isfinite(value))
-    if bad:
-      latest = self.checkpointer.latest_step()
-      kept = (f'no checkpoint was saved before in {self.workdir}' if latest is None else
-              f'the last good checkpoint is {latest} in {self.workdir}')
-      section = '' if self.phase == 'train' else f'{self.phase}.'
-      raise Diverged(
-          f'{self.phase} step {step}: not finite: {", ".join(bad)}; {kept}. Try a smaller learning '
-          f'rate, a warm-up, or config.{section}optimizer.clip_norm.', self.workdir)
+    self._require_finite(step, not_finite(metrics))
     self._window.append(metrics)
+
+  def _require_finite(self, step, bad):
+    """Raises Diverged if anything of a step is not finite."""
+    if not bad:
+      return
+    latest = self.checkpointer.latest_step()
+    kept = (f'no checkpoint was saved before in {self.workdir}' if latest is None else
+            f'the last good checkpoint is {latest} in {self.workdir}')
+    section = '' if self.phase == 'train' else f'{self.phase}.'
+    more = f' and {len(bad) - _MOST_NAMED} more' if len(bad) > _MOST_NAMED else ''
+    raise Diverged(
+        f'{self.phase} step {step}: not finite: {", ".join(bad[:_MOST_NAMED])}{more}; {kept}. Try '
+        f'a smaller learning rate, a warm-up, or config.{section}optimizer.clip_norm.',
+        self.workdir)
 
   def _log(self, step):
     mean = {name: float(np.mean([m[name] for m in self._window])) for name in self._window[0]}

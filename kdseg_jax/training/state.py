@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from kdseg_jax import distillers
@@ -53,6 +54,14 @@ class TrainState(NamedTuple):
   def deployed(self) -> PyTree:
     """`{'params', 'batch_stats'}` to be evaluated and used: the average where one is kept."""
     return self.average or {'params': self.params, 'batch_stats': self.batch_stats}
+
+
+def not_finite(tree: PyTree) -> list[str]:
+  """The paths of the leaves that hold NaN or infinity, sorted."""
+  return sorted(
+      jax.tree_util.keystr(path, simple=True, separator='/')
+      for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
+      if not np.isfinite(leaf).all())
 
 
 def move_average(average: PyTree, latest: PyTree, updates: jax.Array, decay: float) -> PyTree:

@@ -68,6 +68,15 @@ def test_the_number_of_a_checkpoint_may_count_other_steps_too(workdir, monkeypat
   assert (model.step, model.train_step) == (3, 1)
 
 
+@pytest.mark.parametrize('entry', ['config', 'classes'])
+def test_a_checkpoint_without_what_describes_it_is_refused(entry, workdir, monkeypatch):
+  read = Checkpointer.read_meta
+  monkeypatch.setattr(Checkpointer, 'read_meta', lambda self, step: {
+      name: value for name, value in read(self, step).items() if name != entry})
+  with pytest.raises(CheckpointError, match=f'checkpoint . of .* has no {entry}; it is damaged'):
+    kdseg_jax.load(workdir)
+
+
 def test_what_a_model_knows(workdir):
   model = kdseg_jax.load(workdir)
   assert model.classes == workdirs.CLASSES and model.palette == workdirs.PALETTE

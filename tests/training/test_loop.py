@@ -11,10 +11,10 @@ import pytest
 
 from configs import common, quickstart
 from kdseg_jax import parallel
-from kdseg_jax.checkpoint import Checkpointer
+from kdseg_jax.checkpoint import Checkpointer, has_checkpoint
 from kdseg_jax.data import scenes
 from kdseg_jax.inference.evaluation import Evaluator
-from kdseg_jax.training import experiment, loop
+from kdseg_jax.training import experiment, loop, programs
 from kdseg_jax.training.preemption import StopSignal
 from kdseg_jax.training.run import Diverged, TeacherTooWeak, training_batches
 from tests import runs
@@ -213,6 +213,21 @@ def test_nan_in_the_loss_stops_at_once_and_names_step_terms_and_checkpoint(
   with pytest.raises(Diverged, match=r'the last good checkpoint is 2 in'):
     loop.train(config, str(tmp_path))
   assert Checkpointer(tmp_path).latest_step() == 2
+
+
+def test_weights_that_the_last_update_makes_not_finite_are_not_saved(tmp_path, monkeypatch):
+  """The loss of the step is that of the weights before it."""
+  original = programs.train_step_of
+  def exploding(*parts):
+    step = original(*parts)
+    def stepped(state, batch):
+      state, metrics = step(state, batch)
+      return state._replace(params=jax.tree.map(lambda x: x * jnp.nan, state.params)), metrics
+    return stepped
+  monkeypatch.setattr(loop.programs, 'train_step_of', exploding)
+  with pytest.raises(Diverged, match='train step 1: not finite: params/.*no checkpoint was saved'):
+    loop.train(config_of(steps=1), str(tmp_path))
+  assert not has_checkpoint(str(tmp_path))
 
 
 @pytest.mark.parametrize('method', ['none', 'pixelwise'])
