@@ -201,6 +201,7 @@ def _define_config(argv, options, config):
     workdir = paths.local(_take('workdir', argv)[0])
     config_files.require_run(workdir, 'workdir')
     value = config_files.read(workdir)
+    _refuse_fields_of_the_model(overrides, workdir)
     _set_names(argv, value)
   else:
     if overrides:
@@ -216,6 +217,14 @@ def _define_config(argv, options, config):
   except (flags.Error, TypeError, ValueError) as error:  # of an override
     raise UserError(_of_flags(error)) from error
   return argv
+
+
+def _refuse_fields_of_the_model(overrides, workdir):
+  """A trained model is built as its checkpoint says: an override would change nothing, silently."""
+  for item in overrides:
+    if str(_override(item)).startswith('student.'):
+      raise UserError(f'--config.{_override(item)}: has no effect, as the model is that of the '
+                      f'checkpoints of {workdir}. Leave it out, or train with it.')
 
 
 def _check_overrides(overrides, config):

@@ -31,6 +31,8 @@ from kdseg_jax.report.affinity import AffinityWriter
 from kdseg_jax.report.base import Example
 from kdseg_jax.training import experiment
 
+_FOLDERS = ('labels', 'overlays', 'strips', 'pictures', 'affinities')  # of results
+
 
 def define_flags(options):
   """What is predicted, what it is compared with, and where the pictures go."""
@@ -85,7 +87,7 @@ def _predict_with_export(options, arguments, left_out):
   if not options.output:
     raise UserError('--output is missing: give the folder of the results.')
   source = _create_source(options, arguments, left_out)
-  paths.check_folder(options.output, 'output')
+  _check_output(options.output, source)
   model = exported.load(options.exported)
   task = model.description['task']
   references.require_permission(
@@ -109,7 +111,7 @@ def _predict(options, arguments, workdir, left_out):
   views = create_inference(options.config)
   source = _create_source(options, arguments, left_out)
   main_name = next(name for name, path in named.items() if program.same_folder(path, workdir))
-  paths.check_folder(output, 'output')
+  _check_output(output, [] if options.split else source)
   found = _load_models(options, named, main_name, views)
   if options.split:
     _require_same_classes(source.classes, found[main_name], f'the data ({options.split})',
@@ -124,6 +126,20 @@ def _predict(options, arguments, workdir, left_out):
         output, main=main_name, titles=titles, strips=bool(options.compare or options.split),
         legend=options.legend)
     _write(writer, found, _predicted, examples)
+
+
+def _check_output(output, pictures):
+  """Refuses a folder of results in which pictures or labels of the user's would be replaced."""
+  paths.check_folder(output, 'output')
+  for name in ('images', 'classes.txt'):
+    if os.path.exists(os.path.join(output, name)):
+      raise UserError(f'--output={output}: holds {name}, as a data set does, whose labels could be '
+                      'replaced by what is predicted. Give another folder.')
+  written = {os.path.realpath(os.path.join(output, name)) for name in _FOLDERS}
+  for path in pictures:
+    if os.path.dirname(os.path.realpath(path)) in written:
+      raise UserError(f'--output={output}: {path} could be replaced by what is predicted of it. '
+                      'Give another folder.')
 
 
 def _pixel(texts):

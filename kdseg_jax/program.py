@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import os
 import platform
 import re
@@ -47,6 +48,9 @@ class Program(NamedTuple):
       argv: the command line, the program's name first; None is that of the process.
     """
     argv = list(sys.argv if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+      if isinstance(stream, io.TextIOWrapper):  # names of files need not be text
+        stream.reconfigure(errors='backslashreplace')
     if command_line.wants_help(argv):
       print(command_line.help_text(argv, self.main.__globals__['__doc__'], self._define_flags,
                                    self._shared, self.config))

@@ -13,7 +13,7 @@ from absl import flags
 from kdseg_jax import cli, command_line, paths, program
 from kdseg_jax.errors import UserError
 from kdseg_jax.training.preemption import StopSignal
-from tests import runs
+from tests import runs, workdirs
 
 QUICKSTART = '--config=configs/quickstart.py:runlocal'
 
@@ -75,6 +75,17 @@ def test_help_is_short_and_explains_every_option_of_the_program(name, capsys):
   assert '--helpfull' in output and ('--print_config' in output) == (start.config is not None)
   assert '--verbosity' not in output
   assert '--verbosity' in runs.run_here(capsys, start, '--helpfull')[1]
+
+
+@pytest.mark.parametrize('name', ['evaluate', 'predict'])
+def test_fields_of_a_trained_model_are_refused(name, tmp_path):
+  """They would change nothing: a comparison of strides would find none to matter."""
+  workdirs.save(tmp_path, workdirs.config_of())
+  for override in ('--config.student.output_stride=16', '--noconfig.student.aux'):
+    with pytest.raises(UserError, match=r'config.student.\w+: has no effect.* that of the check'):
+      parsed(f'--workdir={tmp_path}', override, name=name)
+  options, _ = parsed(f'--workdir={tmp_path}', '--config.eval.limit=3', name=name)
+  assert options.config.eval.limit == 3
 
 
 def test_kdseg_lists_its_programs_without_importing_them():

@@ -6,11 +6,12 @@ import pathlib
 import shutil
 
 import numpy as np
+import PIL.Image
 import pytest
 
-from kdseg_jax import data, train
+from kdseg_jax import data, predict, train
 from kdseg_jax.data import files, palettes, prepare
-from tests import runs
+from tests import runs, workdirs
 from tests.data import archives
 
 RECIPES = sorted(path.name for path in (runs.ROOT / 'configs').glob('*.py')
@@ -269,6 +270,22 @@ def test_evaluate_and_predict_want_a_trained_work_directory(cache, tmp_path):
     output = runs.run(program, f'--workdir={tmp_path / "nowhere"}', '--config.eval.flip=True',
                       cache=cache, status=2)
     assert 'must be the work directory of a run of `train`' in output
+
+
+@pytest.mark.parametrize('output, message', [
+    ('set', 'holds images, as a data set does'), ('.', 'labels/a.png could be replaced')])
+def test_predict_replaces_no_labels_of_the_user(output, message, capsys, monkeypatch, tmp_path):
+  workdirs.save(tmp_path / 'work', workdirs.config_of())
+  monkeypatch.chdir(tmp_path)
+  for folder in ('set/images', 'set/labels', 'labels'):
+    pathlib.Path(folder).mkdir(parents=True)
+    PIL.Image.fromarray(np.full((8, 8, 3), 77, np.uint8)).save(f'{folder}/a.png')
+  before = pathlib.Path('set/labels/a.png').read_bytes()
+  status, text = runs.run_here(capsys, predict.PROGRAM, '--workdir=work', f'--output={output}',
+                               'set/images' if output == 'set' else 'labels')
+  assert status == 2 and message in text and 'Give another folder.' in text
+  assert pathlib.Path('set/labels/a.png').read_bytes() == before
+  assert not pathlib.Path('overlays').exists()
 
 
 def test_every_recipe_says_its_command():

@@ -140,7 +140,7 @@ class Exported:
     batch, scale = seen(images, views, self.description['resize'] or ())
     shown = np.where(batch['mask'][..., None], batch['image'], self._mean())
     found = jax.tree.map(np.asarray, self._suppressed(self._jitted(shown), batch['mask']))
-    return of_images(found, scale)
+    return of_images(found, scale, images.shape[1:3])
 
   @functools.cached_property
   def _suppressed(self):

@@ -45,11 +45,13 @@ class BoxCheck(DataCheck):
     return bool(total[:-2].all())
 
   def check_evaluation(self, total: np.ndarray, split: str) -> None:
-    """UserError if there is no box; a class without one, and too many boxes, are warnings."""
+    """UserError if there is no box, or if boxes are too many; a class without is a warning."""
     if not total[:-2].any():
       raise UserError(f'{split}: none of its images has a box that counts, so that nothing can be '
                       'evaluated. See python -m kdseg_jax.data.check.')
-    self._warn_of_too_many(total, split)
+    if total[-1]:
+      raise UserError(f'{split}: {self._too_many(total)}, and what is found of these would count '
+                      'as wrong. Set config.task.max_boxes to more.')
     if not total[:-2].all():
       logging.warning('%s has no box of %s: metrics are of the other classes alone.', split,
                       self._absent(total))
@@ -60,8 +62,10 @@ class BoxCheck(DataCheck):
 
     With a teacher, whose scores can be learned from, the former is a warning too.
     """
-    self._warn_of_too_many(total, split if read == length else f'{split} ({read} of its {length} '
-                           'images were read)')
+    if total[-1]:
+      where = split if read == length else f'{split} ({read} of its {length} images were read)'
+      logging.warning('%s: %s, and are not learned. Set config.task.max_boxes to more.', where,
+                      self._too_many(total))
     if total[:-2].all():
       return
     if read == length and not total[:-2].any():
@@ -74,12 +78,9 @@ class BoxCheck(DataCheck):
       where = 'has no box' if read == length else f'has, in {read} of its {length} images, no box'
       logging.warning('%s %s of %s: it cannot be learned.', split, where, self._absent(total))
 
-  def _warn_of_too_many(self, total, split):
+  def _too_many(self, total):
     beyond, images = total[-2:]
-    if beyond:
-      logging.warning('%s: %d images have more than %d boxes: %d are left out, neither learned nor '
-                      'counted. Set config.task.max_boxes to more.', split, images,
-                      self._max_boxes, beyond)
+    return f'{images} images have more than {self._max_boxes} boxes: {beyond} are left out'
 
   def _absent(self, total):
     """The classes without a box, in words."""

@@ -215,7 +215,28 @@ def test_predictions_without_a_canvas_are_at_the_sides_and_padded():
   detect = detection.predictor(Spy(), Inference(sides=(30, 60)), multiple=32)
   [found] = detect(variables, image[None], scores=True)
   assert seen == [((1, 32, 64, 3), (1, 32, 64))]  # 30x50
-  assert (found.boxes <= np.add([80, 48] * 2, 1e-3)).all()
+  assert (found.boxes <= [80, 48] * 2).all()
+
+
+def test_a_canvas_is_padded_as_it_is_evaluated():
+  images, views = np.zeros((1, 60, 90, 3), np.uint8), Inference(canvas=(100, 150))
+  batch, _ = task.seen(images, views, multiple=32)
+  fitted_batch = next(evaluation.pipeline.evaluation_batches(
+      data.Fitted(Mixed(), (100, 150)), batch_size=1, multiple=32,
+      fields=tasks.of(config_of(), 10).fields))
+  assert batch['image'].shape == fitted_batch['image'].shape == (1, 128, 160, 3)
+
+
+def test_boxes_that_are_scaled_back_stay_in_the_image():
+  """A corner at the edge of what was seen comes back up to 6e-5 pixels beyond it."""
+  for width in range(20, 700):
+    scale = np.float32([min(320 / width, 256 / 480)] * 2)
+    shown = np.floor(np.float32([width, 480]) * scale + 0.5)
+    found = task.suppression.Detections(
+        np.float32([[[0, 0, *shown]]]), np.float32([[0.5]]), np.int32([[0]]))
+    scale = np.float32([shown[0] / width, shown[1] / 480])
+    [back] = task.of_images(found, scale, (480, width))
+    assert (back.boxes <= np.float32([width, 480] * 2)).all()
 
 
 def test_perfect_boxes_score_one_in_any_order_of_batches_and_crowds_do_not_count():

@@ -136,7 +136,8 @@ class DetectionTask:
     def predict(variables, images, *, scores):
       del scores  # they cost nothing here
       batch, scale = seen(images, views, size, multiple)
-      return of_images(jax.tree.map(np.asarray, detect(variables, batch)), scale)
+      found = jax.tree.map(np.asarray, detect(variables, batch))
+      return of_images(found, scale, images.shape[1:3])
     return predict
 
   def outputs(self, scores: suppression.Detections, batch: Mapping[str, Any]) -> Outputs:
@@ -233,7 +234,7 @@ def seen(images: np.ndarray, views: Inference, size: Any = (), multiple: int = 1
     images: `(N, H, W, 3)` uint8.
     views: what is seen of them: whole, or fitted into a canvas or sides.
     size: (height, width) to which they are resized before; () is their own.
-    multiple: of which their size becomes a multiple by padding, without a canvas.
+    multiple: of which their size, or that of the canvas, becomes a multiple by padding.
   """
   own: Any = images.shape[1:3]
   shown: Any = tuple(size) or own
@@ -244,16 +245,25 @@ def seen(images: np.ndarray, views: Inference, size: Any = (), multiple: int = 1
   if views.is_fitted:
     shown = fitted.fitted_size(shown, canvas, sides)
   resized = [files.resize_image(image, shown) for image in images]
-  canvas = canvas or tuple(side + -side % multiple for side in shown)
+  canvas = tuple(side + -side % multiple for side in canvas or shown)
   placed, masks = zip(*(fitted.on_canvas(image, canvas) for image in resized), strict=True)
   batch = {'image': np.stack(placed), 'mask': np.stack(masks),
            'index': np.arange(len(images), dtype=np.int32)}
   return batch, np.array([shown[1] / own[1], shown[0] / own[0]], np.float32)
 
 
-def of_images(found: suppression.Detections, scale: np.ndarray) -> list[Detections]:
-  """What was detected in each image, in its own pixels; `scale` of `seen`."""
-  return [Detections(boxes[kept] / np.tile(scale, 2), classes[kept], values[kept])
+def of_images(found: suppression.Detections, scale: np.ndarray, size: tuple[int, int]
+              ) -> list[Detections]:
+  """What was detected in each image, in its own pixels.
+
+  Args:
+    found: in the pixels of what the model saw.
+    scale: of `seen`.
+    size: (height, width) of the images, beyond which a division can round a corner.
+  """
+  corners = np.float32((size[1], size[0]) * 2)
+  return [Detections(np.minimum(boxes[kept] / np.tile(scale, 2), corners), classes[kept],
+                     values[kept])
           for boxes, values, classes, kept in zip(*found, found.valid, strict=True)]
 
 
