@@ -49,8 +49,8 @@ On test at settings=cirkd_v2, teacher 78.3, DeepLabV3-ResNet18: method=none 73.6
 75.6, the queue and the pairs (of one image a device) as in (c).
 On val at settings=skd, teacher 78.3, PSPNet-ResNet18: method=none 69.1; skd_journal 74.1, with
 --config.distill.holistic.weight=0 71.8, and --config.distill.pairwise.weight=0 besides 70.5.
-On test at settings=adaptation: the student alone 70.2, adapted 72.7; on val about 71 (from reviews of
-the paper, not checked against its tables). With train_on=coarse val has coarse labels too.
+On test at settings=adaptation: the student alone 70.2, adapted 72.7; on val about 71 (from reviews
+of the paper, not checked against its tables). With train_on=coarse val has coarse labels too.
 Every figure needs ImageNet weights, for teacher and student: init=imagenet (torchvision's; those of
 the papers have another stem, see papers.py). Not run at full size yet. model=<name> takes another
 student, or teacher.

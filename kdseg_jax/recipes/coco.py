@@ -57,8 +57,10 @@ GFL 44.9, 40.2, 43.7, 43.9; RetinaNet 38.9, 37.4, 39.7, 39.8; FCOS 40.8, 38.5, 4
 42.1 (mimicking 39.7), from RetinaNet 41.2 (30.3); MobileNetV2 30.9, pkd 33.2, crosskd 34.1.
 Not run at full size.
 Deviates: all images are put on one canvas of 1344x1344, in evaluation too, where that code pads
-each batch to its largest image, and GroupNorm sees the padding. Less of it, with smaller upright
-images: --config.augmentation.crop='(800,1344)' --config.eval.canvas='(800,1344)'; none but to
+each batch to its largest image. What sees padding there sees more of it here (half of the positions
+of an image of 480x640): GroupNorm; the statistics of crosskd and pkd, and the maps of review; FCOS,
+whose focal loss and terms of crosskd count it. Less of it, with smaller upright images:
+--config.augmentation.crop='(800,1344)' --config.eval.canvas='(800,1344)'; none but to
 multiples of 32, as imported models are evaluated above, with a program a size:
 --config.eval.canvas='()' --config.eval.pad_multiple=32. Images are shrunk by area, there
 bilinearly. The Swin-T teacher is not here.
