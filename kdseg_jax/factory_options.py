@@ -8,6 +8,7 @@ tuple of these; or that have no default.
 from __future__ import annotations
 
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,6 +19,7 @@ from kdseg_jax.errors import UserError
 
 _NO_DEFAULT = inspect.Parameter.empty
 _BY_NAME = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_MAY_BE_NEGATIVE = ('ignore_label',)  # -1 is no class
 
 
 def parameters_of(factory: Callable) -> dict[str, inspect.Parameter]:
@@ -33,6 +35,12 @@ def first_of(factory: Callable) -> str | None:
         inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return name if positional and parameter.default is _NO_DEFAULT else None
   return None
+
+
+def is_ours(factory: Callable) -> bool:
+  """Whether a factory is of this package."""
+  module = getattr(getattr(factory, 'func', factory), '__module__', None) or ''
+  return module.partition('.')[0] == __name__.partition('.')[0]
 
 
 def options_of(factory: Callable, *, ours: Collection[str | None] = ()) -> dict[str, Any]:
@@ -62,7 +70,8 @@ def check(given: Mapping[str, Any], factory: Callable, *, where: str,
 
   Raises:
     UserError: an unknown option (names the nearest), one of another type than its annotation or
-      default, or one without default that is missing.
+      default, one that is not finite unless its default is infinite, a negative one of a factory of
+      ours unless its default is negative, or one without default that is missing.
   """
   known = options_of(factory, ours=ours)
   hints, parameters = _hints(factory), parameters_of(factory)
@@ -76,10 +85,33 @@ def check(given: Mapping[str, Any], factory: Callable, *, where: str,
     if hint is not _NO_DEFAULT and not _fits(value, hint):
       raise UserError(f'{where}.{name}={value!r}: is of type {type(value).__name__}; expected '
                       f'{_described(hint)}.')
+    _check_numbers(f'{where}.{name}', value, known[name], may_be_negative=(
+        name in _MAY_BE_NEGATIVE or not is_ours(factory)))
   for name in known:
     if parameters[name].default is _NO_DEFAULT and given.get(name) is None:
       raise UserError(f'{where}.{name} has no value, and the factory has no default for it. Set '
                       f'{where}.{name}.')
+
+
+def _check_numbers(field, value, default, *, may_be_negative):
+  """Raises UserError where a number cannot be meant, which its type does not tell."""
+  numbers, defaults = _numbers(value), _numbers(default)
+  if any(map(_is_not_finite, numbers)) and not any(map(_is_not_finite, defaults)):
+    raise UserError(f'{field}={value!r}: is not finite; expected a finite number.')
+  may_be_negative = may_be_negative or any(number < 0 for number in defaults)
+  if any(number < 0 for number in numbers) and not may_be_negative:
+    raise UserError(f'{field}={value!r}: is negative; expected 0 or more.')
+
+
+def _numbers(value):
+  """The numbers of an option."""
+  if isinstance(value, (tuple, list)):
+    return [number for item in value for number in _numbers(item)]
+  return [value] if isinstance(value, (int, float)) else []
+
+
+def _is_not_finite(number):
+  return isinstance(number, float) and not math.isfinite(number)
 
 
 def _is_plain(value):

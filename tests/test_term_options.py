@@ -1,7 +1,7 @@
 """Every option of every term changes the loss, a gradient or the state: none goes nowhere.
 
 A new term is here by being declared, an option by being in its factory's signature. Another value
-is found by the type of the default, or in `OTHER`.
+is found by the type of the default, or in `OTHER`. Numbers that no option can be are refused.
 """
 
 import functools
@@ -14,8 +14,9 @@ import numpy as np
 import optax
 import pytest
 
-from kdseg_jax import distillers, tasks
+from kdseg_jax import distillers, factory_options, tasks
 from kdseg_jax.distillers import methods
+from kdseg_jax.errors import UserError
 from kdseg_jax.training.state import Optimizers, create_state
 from kdseg_jax.training.step import make_prepare_step, make_train_step
 from tests import toys
@@ -252,3 +253,76 @@ def test_what_is_remembered_depends_on_the_options_too(term, option, part):
   programs = [program(term, tuple(items.items()), True, memory_only=True) for items in (
       base, base | {option: value})]
   assert programs[0] != programs[1], f'{term}.{option}={value!r} changes nothing'
+
+
+NUMBERS = [(term, option) for term, option in CASES if option in ('weight', 'warmup_steps') or (
+    isinstance(lookup(OTHER, term, option, distillers.terms_of(term)[term][option]), (int, float))
+    and not isinstance(distillers.terms_of(term)[term][option], bool))]
+# Of which there is at least one.
+COUNTS = [('memory', option) for option in (
+    'pixel_slots', 'region_slots', 'pixel_samples', 'region_samples', 'pixels_per_class',
+    'anchors_per_image')] + [
+        ('channels', 'slots'), ('channels', 'samples'), ('channels', 'pool'),
+        ('cross_image', 'pool'), ('pairwise', 'node_size'), ('review', 'channels'),
+        ('feature_adaptation', 'channels'), ('affinity_adaptation', 'channels')]
+
+
+def created(term, **options):
+  """What `create` makes of a term, with something to wrap."""
+  terms = distillers.terms_of('fitnets') if term in WRAPPERS else {}
+  return distillers.create(terms | {term: distillers.terms_of(term)[term] | options})
+
+
+@pytest.mark.parametrize('term,option', NUMBERS)
+def test_a_number_that_an_option_cannot_be_is_refused_by_name(term, option):
+  values = (-1, float('nan'), float('inf'), -float('inf'), True)
+  for value in values[1:] if option == 'ignore_label' else values:
+    if value is True and option == 'projection':
+      continue
+    with pytest.raises(UserError, match=f'config.distill.{term}.{option}={value}: '):
+      created(term, **{option: value})
+
+
+@pytest.mark.parametrize('term,option', COUNTS)
+def test_a_count_is_at_least_one(term, option):
+  with pytest.raises(UserError, match=f'{term}: {option}=0; expected 1 or more'):
+    created(term, **{option: 0})
+  created(term, **{option: 1})
+
+
+@pytest.mark.parametrize('term,option,value', [
+    ('memory', 'pixel_weight', float('nan')), ('decoupled', 'alpha', float('nan')),
+    ('memory', 'pixels_per_class', -1), ('kd', 'weight', -1.0), ('review', 'levels', (4, -1))])
+def test_so_is_one_of_a_run_that_only_checks_them(term, option, value):
+  terms = {term: distillers.terms_of(term)[term] | {option: value}}
+  with pytest.raises(UserError, match=rf'config.distill.{term}.{option}=.* is n|a finite one'):
+    methods.check(terms)
+
+
+def test_what_is_zero_or_no_class_is_taken():
+  for term, option, value in (
+      ('memory', 'ignore_label', -1), ('decoupled', 'alpha', 0.0), ('pairwise', 'neighbourhood', 0),
+      ('holistic', 'critic_b1', 0.0), ('kd', 'weight', 0), ('crosskd', 'layer', 0),
+      ('memory', 'pixel_weight', 0.0), ('channels', 'pool', None)):
+    created(term, **{option: value})
+
+
+def foreign(*, slope: float = 1.0, least: float = -2.0, most: float = float('inf')):
+  """A factory from elsewhere."""
+  return distillers.stateless(distillers.Requires(), lambda inputs: jnp.float32(slope))
+
+
+def test_terms_from_elsewhere_may_be_negative_but_not_undefined():
+  fields = {'factory': f'{__name__}:foreign', 'weight': -1.0}
+  methods.check({'mine': fields | {'slope': -1.0, 'least': -3.0, 'most': float('inf')}})
+  for option, value in (('slope', float('inf')), ('least', float('nan')), ('weight', float('nan'))):
+    with pytest.raises(UserError, match=f'config.distill.mine.{option}={value}'):
+      methods.check({'mine': fields | {option: value}})
+
+
+def test_of_our_own_what_is_negative_by_default_may_be():
+  ours = lambda *, least=-2.0, rate=1.0: None
+  ours.__module__ = methods.__name__
+  factory_options.check({'least': -3.0}, ours, where='here')
+  with pytest.raises(UserError, match='here.rate=-3.0: is negative; expected 0 or more'):
+    factory_options.check({'rate': -3.0}, ours, where='here')

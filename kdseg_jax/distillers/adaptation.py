@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from kdseg_jax import losses
-from kdseg_jax.distillers import core
+from kdseg_jax.distillers import core, ranges
 from kdseg_jax.distillers.declaration import Term, declare
 from kdseg_jax.errors import UserError
 from kdseg_jax.models import adapters
@@ -33,10 +33,8 @@ class _Coder(NamedTuple):
         len(self.strides) != adapters.LAYERS or any(stride < 1 for stride in self.strides)):
       raise UserError(f'{term}: strides={tuple(self.strides)}; expected three whole numbers from '
                       '1, one a layer of the encoder, or None.')
-    if self.channels is not None and self.channels < 1:
-      raise UserError(f'{term}: channels={self.channels}; expected 1 or more, or None.')
-    if self.alpha < 0:
-      raise UserError(f'{term}: alpha={self.alpha} is negative; expected 0 or more.')
+    ranges.at_least(1, term, channels=self.channels)
+    ranges.at_least(0, term, alpha=self.alpha)
     return self
 
   def options(self, inputs: core.DistillInputs) -> tuple[int, tuple[int, ...]]:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from kdseg_jax import losses
-from kdseg_jax.distillers import core
+from kdseg_jax.distillers import core, ranges
 from kdseg_jax.distillers.declaration import Term, declare
 from kdseg_jax.distillers.logits import kd
 from kdseg_jax.errors import UserError
@@ -72,7 +72,11 @@ def cross_image(
 
   Returns:
     A distiller without state. Student and teacher must have the same output stride.
+
+  Raises:
+    ValueError: pool is below 1.
   """
+  ranges.at_least(1, 'cross_image', pool=pool)
   loss = functools.partial(
       losses.cross_image_pixel, temperature=temperature, pool=pool, axis_name=axis_name)
   return core.comparing(loss, student_tap, teacher_tap)
@@ -172,8 +176,12 @@ def memory(
     statistics. Student and teacher must have the same output stride.
 
   Raises:
-    ValueError: both weights are 0.
+    ValueError: both weights are 0, or a number of embeddings or pixels is below 1.
   """
+  ranges.at_least(
+      1, 'memory', pixel_slots=pixel_slots, region_slots=region_slots, pixel_samples=pixel_samples,
+      region_samples=region_samples, pixels_per_class=pixels_per_class,
+      anchors_per_image=anchors_per_image)
   banks = {name: bank for name, bank in (
       ('pixel', _Bank(pixel_weight, pixel_slots, pixel_samples)),
       ('region', _Bank(region_weight, region_slots, region_samples))) if bank.weight}

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from kdseg_jax import losses
-from kdseg_jax.distillers import core
+from kdseg_jax.distillers import core, ranges
 from kdseg_jax.distillers.cirkd import ProjectionHead, apply_head, init_head
 from kdseg_jax.distillers.declaration import Term, declare
 from kdseg_jax.errors import UserError
@@ -66,8 +66,9 @@ def channels(
     statistics. Student and teacher must have the same output stride.
 
   Raises:
-    ValueError: all weights are 0.
+    ValueError: all weights are 0, or slots, samples or pool is below 1.
   """
+  ranges.at_least(1, 'channels', slots=slots, samples=samples, pool=pool)
   weights = {name: weight for name, weight in (
       ('cross', cross_weight), ('mse', mse_weight), ('memory', memory_weight)) if weight}
   if not weights:

@@ -240,18 +240,17 @@ def combine(parts: Mapping[str, tuple[Weight, Distiller]]) -> Distiller:
     parts: name -> (weight, distiller). A weight is a number or an optax schedule of the step.
 
   Raises:
-    ValueError: a weight is neither a number nor a schedule, or a name is empty or holds '/'. That
-      of a part, later, begins with the part's name.
+    ValueError: a weight is neither a finite number nor a schedule, or a name is empty or holds '/'.
+      That of a part, later, begins with the part's name.
   """
   for name, (weight, _) in parts.items():
     if not name or '/' in name:
       raise UserError(
           f'combine: {name!r} is no name of a part: it must be non-empty, without "/".')
-    if not callable(weight) and not isinstance(
-        weight, (int, float, np.number, np.ndarray, jax.Array)):
+    if not callable(weight) and not _is_weight(weight):
       raise UserError(
-          f'combine: the weight of {name!r} is {weight!r}; expected a number or a schedule, a '
-          'function of the step.')
+          f'combine: the weight of {name!r} is {weight!r}; expected a finite number or a schedule, '
+          'a function of the step.')
   distillers = {name: distiller for name, (_, distiller) in parts.items()}
   critics = {name: d.critic for name, d in distillers.items() if d.critic is not None}
   preparations = {name: d.prepare for name, d in distillers.items() if d.prepare is not None}
@@ -279,6 +278,15 @@ def combine(parts: Mapping[str, tuple[Weight, Distiller]]) -> Distiller:
       loss=loss,
       critic=Critic(critic_loss, parts=critics) if critics else None,
       prepare=_combine_preparations(preparations) if preparations else None)
+
+
+def _is_weight(weight):
+  """Whether it is one finite number, or may be: the value of a traced one is not known."""
+  if isinstance(weight, bool) or not isinstance(
+      weight, (int, float, np.number, np.ndarray, jax.Array)):
+    return False
+  return np.shape(weight) == () and (
+      isinstance(weight, jax.core.Tracer) or bool(np.isfinite(weight)))
 
 
 def _combine_preparations(preparations):

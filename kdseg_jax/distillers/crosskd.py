@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from kdseg_jax import losses
-from kdseg_jax.distillers import core, dense_predictions
+from kdseg_jax.distillers import core, dense_predictions, ranges
 from kdseg_jax.distillers.declaration import Term, declare
 from kdseg_jax.errors import UserError
 from kdseg_jax.losses import dense_boxes
@@ -70,8 +70,7 @@ def crosskd(
   `CrossKDRetinaNet`, `CrossKDFCOS`.
   """
   dense_predictions.check_head_name('crosskd', teacher_head)
-  if layer is not None and layer < 0:
-    raise UserError(f'crosskd: layer={layer}; expected a number of convolutions, 0 or more.')
+  ranges.at_least(0, 'crosskd', layer=layer)
 
   def heads_of(inputs):
     student = dense_predictions.head_of_targets(inputs.targets)

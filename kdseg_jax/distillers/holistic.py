@@ -8,7 +8,7 @@ import optax
 from jax import lax
 
 from kdseg_jax import losses
-from kdseg_jax.distillers import core, resizing
+from kdseg_jax.distillers import core, ranges, resizing
 from kdseg_jax.distillers.declaration import Term, declare
 from kdseg_jax.errors import UserError
 from kdseg_jax.models import normalization
@@ -86,16 +86,20 @@ def holistic(
     `gradient_penalty`, both unweighted.
 
   Raises:
-    ValueError: an unknown loss, or a negative weight, learning rate or number of steps.
+    ValueError: an unknown loss, a negative weight, learning rate or number of steps, a width that
+      is not positive, or a decay of Adam outside [0, 1).
   """
   if critic_loss not in _CRITIC_LOSSES:
     raise UserError(
         f'critic_loss={critic_loss!r} is unknown; expected one of {tuple(_CRITIC_LOSSES)}.')
-  for name, value in (('gradient_penalty_weight', gradient_penalty_weight),
-                      ('critic_weight', critic_weight), ('critic_steps', critic_steps),
-                      ('critic_learning_rate', critic_learning_rate)):
-    if value is not None and value < 0:
-      raise UserError(f'{name}={value} is negative; expected 0 or more.')
+  ranges.at_least(
+      0, 'holistic', gradient_penalty_weight=gradient_penalty_weight, critic_weight=critic_weight,
+      critic_learning_rate=critic_learning_rate, critic_steps=critic_steps)
+  if not width > 0:
+    raise UserError(f'holistic: width={width}; expected more than 0.')
+  for name, value in (('critic_b1', critic_b1), ('critic_b2', critic_b2)):
+    if not 0 <= value < 1:
+      raise UserError(f'holistic: {name}={value}; expected 0 or more, and less than 1.')
   critic = Critic(width, input_norm, axis_name)
 
   def view(logits, batch):

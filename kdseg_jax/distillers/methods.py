@@ -147,7 +147,10 @@ def check(terms: Mapping[str, Mapping[str, Any]]) -> None:
     factory_options.check(given, factory, where=where, ours=_ours(factory))
     weight, warmup_steps = options.get('weight'), options.get('warmup_steps', 0)
     if not _is_number(weight):
-      raise UserError(f'{where}.weight={weight!r}: expected a number.')
+      raise UserError(f'{where}.weight={weight!r}: expected a number, a finite one.')
+    if options['weight'] < 0 and factory_options.is_ours(factory):
+      raise UserError(f'{where}.weight={weight!r}: is negative, which teaches the opposite; '
+                      'expected 0 or more.')
     if isinstance(warmup_steps, bool) or not isinstance(warmup_steps, int) or warmup_steps < 0:
       raise UserError(f'{where}.warmup_steps={warmup_steps!r}: expected a whole number, 0 or more.')
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from kdseg_jax import losses, names
-from kdseg_jax.distillers import core, resizing
+from kdseg_jax.distillers import core, ranges, resizing
 from kdseg_jax.distillers.declaration import Term, declare
 from kdseg_jax.errors import UserError
 from kdseg_jax.models.fusion import FORMS, Review
@@ -64,8 +64,7 @@ def review(
   names.require(form, FORMS, 'form of review')
   if any(level < 1 for level in levels):
     raise UserError(f'review: levels={tuple(levels)}; expected whole numbers from 1, or ().')
-  if channels is not None and channels < 1:
-    raise UserError(f'review: channels={channels}; expected 1 or more, or None.')
+  ranges.at_least(1, 'review', channels=channels)
   if not student_taps or len(student_taps) != len(teacher_taps):
     raise UserError(
         f'review: student_taps={tuple(student_taps)} and teacher_taps={tuple(teacher_taps)}; '

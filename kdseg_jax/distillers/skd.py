@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kdseg_jax import losses
-from kdseg_jax.distillers import core, resizing
+from kdseg_jax.distillers import core, ranges, resizing
 from kdseg_jax.distillers.declaration import Term, declare
 from kdseg_jax.distillers.holistic import holistic
 
@@ -107,7 +107,12 @@ def pairwise(
 
   Returns:
     A distiller without state. Student and teacher must have the same output stride.
+
+  Raises:
+    ValueError: node_size is below 1.
   """
+  ranges.at_least(1, 'pairwise', node_size=node_size)
+
   def loss(student, teacher):
     nodes = node_size
     if nodes is None and node_scale is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,13 +11,38 @@ from jax import lax
 
 NORMS = ('add_eps', 'clamp')
 _STRIDES = (2, 4, 8, 16, 32)  # of maps against labels
+_SLACK = 1e-4  # that rounding may take an overlap, or half precision a probability, beyond 1
 
 
-def as_float(*arrays) -> list[jax.Array]:
-  """The arrays in float32, or in float64 if one of them is: reductions in less lose digits."""
+def as_numbers(*arrays) -> list[jax.Array]:
+  """The arrays in float32, or in float64 if one of them is: reductions in less lose digits.
+
+  ValueError if one is complex.
+  """
   converted = [jnp.asarray(x) for x in arrays]
   dtype = jnp.promote_types(jnp.float32, jnp.result_type(*converted))
+  if not jnp.issubdtype(dtype, jnp.floating):
+    raise ValueError(f'Expected real numbers, got {dtype}.')
   return [x.astype(dtype) for x in converted]
+
+
+def as_float(loss: str, *arrays) -> list[jax.Array]:
+  """As `as_numbers`, of floats of any width alone, or ValueError: integers have no gradient."""
+  for dtype in (jnp.asarray(x).dtype for x in arrays):
+    if not jnp.issubdtype(dtype, jnp.floating):
+      raise ValueError(
+          f'{loss} takes logits, features or scores of a float dtype, got {dtype}. Give what the '
+          'model computes, not labels or images.')
+  return as_numbers(*arrays)
+
+
+def as_filled(loss: str, *arrays) -> list[jax.Array]:
+  """As `as_float`, of arrays that have elements, or ValueError: nothing is learned from none."""
+  found = as_float(loss, *arrays)
+  for x in found:
+    if 0 in x.shape:
+      raise ValueError(f'{loss} takes arrays that have elements, got shape {x.shape}.')
+  return found
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -25,16 +52,55 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def check_positive(name: str, value) -> None:
-  """Raises ValueError if `value` is a plain number that is not positive; tracers pass."""
-  if isinstance(value, (int, float, np.number)) and not value > 0:
-    raise ValueError(f'{name}={value} must be positive.')
+  """Raises ValueError unless `value` is one finite number above 0; the value of tracers passes."""
+  number = _number_of(name, value)
+  if number is not None and not 0 < number < math.inf:
+    raise ValueError(f'{name}={value} must be positive{" and finite" * (number == math.inf)}.')
+
+
+def check_range(name: str, value, low: float, high: float = math.inf) -> None:
+  """As `check_positive`, of a finite number in [low, high]."""
+  number = _number_of(name, value)
+  if number is not None and not (low <= number <= high and number < math.inf):
+    end = f'{high})' if high == math.inf else f'{high}]'
+    raise ValueError(f'{name}={value} must be in [{low}, {end}.')
+
+
+def _number_of(name, value):
+  """The number that `value` is, None if it is traced; ValueError if it is none or several."""
+  if isinstance(value, (int, float)) and not isinstance(value, bool):
+    return value
+  traced = isinstance(value, jax.core.Tracer)
+  array = value if traced else np.asarray(value)
+  real = any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.integer, jnp.floating))
+  if array.shape != () or not real:
+    raise ValueError(f'{name}={value!r} must be a number.')
+  return None if traced else float(array)
+
+
+def check_probabilities(loss: str, values: jax.Array) -> None:
+  """Raises ValueError if targets, where they are known, leave [0, 1]; tracers pass."""
+  if isinstance(values, jax.core.Tracer):
+    return
+  known = np.asarray(values)
+  if np.any((known < -_SLACK) | (known > 1 + _SLACK)):
+    raise ValueError(
+        f'{loss} takes targets in [0, 1], got {known.min():g} to {known.max():g}. Of logits take '
+        'the sigmoid, of class numbers jax.nn.one_hot.')
 
 
 def as_mask(where, shape: tuple[int, ...]) -> jax.Array:
-  """`where` as bool, or ValueError unless it has exactly this shape."""
+  """`where` as bool, or ValueError unless it has exactly this shape.
+
+  It is bool, or, where its values are known, all of them are 0 or 1.
+  """
   where = jnp.asarray(where)
   if where.shape != shape:
     raise ValueError(f'where must have the leading axes {shape}, got {where.shape}.')
+  if where.dtype != bool and (
+      isinstance(where, jax.core.Tracer) or not np.isin(np.asarray(where), (0, 1)).all()):
+    raise ValueError(f'where must be bool, got {where.dtype}: a mask has no weights. Compare what '
+                     'it is made of, as in labels != 255.')
   return where.astype(bool)
 
 
@@ -105,7 +171,7 @@ def as_maps(
     same_width: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
   """Floats, the teacher stopped, and the mask, or ValueError unless all fit each other."""
-  student, teacher = as_float(student, lax.stop_gradient(teacher))
+  student, teacher = as_filled(loss, student, lax.stop_gradient(teacher))
   if student.shape[:-1] != teacher.shape[:-1] or student.ndim < 2:
     raise ValueError(
         f'{loss} takes features (N, H, W, C) of the same N, H and W, got student {student.shape} '
@@ -235,12 +301,15 @@ def where_weighted(weights, *arrays: jax.Array) -> list[jax.Array]:
 def weighted_sum(values: jax.Array, weights, normalizer, axis_name: str | None) -> jax.Array:
   """`sum(weights * values) / normalizer` over one device or all devices of `axis_name`.
 
-  A traced normalizer of 0 counts as 1: nothing has a weight then, and the sum is 0.
+  A normalizer that is an array of 0 counts as 1: nothing has a weight then, and the sum is 0.
 
   Raises:
-    ValueError: the normalizer is a plain number that is not positive.
+    ValueError: the normalizer is a plain number that is not positive, or a negative array.
   """
-  check_positive('normalizer', normalizer)
+  if not isinstance(normalizer, (np.ndarray, jax.Array)):
+    check_positive('normalizer', normalizer)
+  elif (_number_of('normalizer', normalizer) or 0) < 0:
+    raise ValueError(f'normalizer={normalizer} must be positive.')
   if weights is not None:
     values = values * jnp.asarray(weights).astype(values.dtype)
   total = jnp.sum(values)

@@ -46,11 +46,11 @@ def autoencoder_reconstruction(
   released. The paper prints alpha = 10e-7 and names no reduction: 1e-7, the mean and the sum are
   the choice made here, as in the third-party code of torchdistill.
   """
-  if isinstance(alpha, (int, float)) and alpha < 0:
-    raise ValueError(f'alpha={alpha} is negative; expected 0 or more.')
+  _common.check_range('alpha', alpha, 0)
   reconstruction, features, where = _common.as_maps(
       'autoencoder_reconstruction', reconstruction, features, where, same_width=True)
-  code, reconstruction, features = _common.as_float(code, reconstruction, features)
+  code, reconstruction, features = _common.as_filled(
+      'autoencoder_reconstruction', code, reconstruction, features)
   if code.ndim != features.ndim or code.shape[0] != features.shape[0]:
     raise ValueError(
         'autoencoder_reconstruction takes features (N, H, W, C) and their code (N, h, w, D), got '
@@ -102,8 +102,7 @@ def feature_adaptation(
   q = 2) takes the length of a whole map instead of a pixel's, and the mean over channels too.
   """
   for name, value in (('p', p), ('q', q)):
-    if not value >= 1:
-      raise ValueError(f'{name}={value}: expected a norm, 1 or more.')
+    _common.check_range(name, value, 1)
   student, code, where = _common.as_maps(
       'feature_adaptation', student, code, where, same_width=True)
   if where is not None:

@@ -82,7 +82,8 @@ def pairwise_affinity(
   _common.check_positive('eps', eps)
   if neighbourhood is not None and neighbourhood < 0:
     raise ValueError(f'neighbourhood={neighbourhood} must be at least 0, or None for all pairs.')
-  student, teacher = _common.as_float(student, lax.stop_gradient(teacher))
+  student, teacher = _common.as_filled(
+      'pairwise_affinity', student, lax.stop_gradient(teacher))
   if student.ndim != 4 or teacher.ndim != 4 or student.shape[:3] != teacher.shape[:3]:
     raise ValueError(
         'pairwise_affinity takes features (N, H, W, C) of the same N, H and W, got student '

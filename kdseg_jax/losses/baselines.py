@@ -125,7 +125,8 @@ def channel_wise(
   eq. 4. Official codes take the log of a softmax, which can be -inf; here it is a log-softmax.
   """
   _common.check_positive('temperature', temperature)
-  _common.check_positive('official_channel_count', official_channel_count)
+  if official_channel_count is not None:
+    _common.check_positive('official_channel_count', official_channel_count)
   student, teacher, where = _common.as_maps(
       'channel_wise', student, teacher, where, same_width=True)
   counts = None
@@ -139,7 +140,9 @@ def channel_wise(
   student, teacher = (x.reshape(x.shape[0], -1, x.shape[-1]) for x in (student, teacher))
   values = _divergence_over_pixels(student, teacher, temperature)
   loss = temperature**2 * _common.masked_mean(values, counts, axis_name)
-  return loss * (student.shape[-1] / (official_channel_count or student.shape[-1]))
+  if official_channel_count is None:
+    return loss
+  return loss * (student.shape[-1] / official_channel_count)
 
 
 def _divergence_over_pixels(student, teacher, temperature):
@@ -201,7 +204,7 @@ def decoupled_kd(
   """
   _common.check_positive('temperature', temperature)
   labels = _common.as_labels('decoupled_kd', labels)
-  student, teacher = _common.as_float(student, lax.stop_gradient(teacher))
+  student, teacher = _common.as_filled('decoupled_kd', student, lax.stop_gradient(teacher))
   if student.shape != teacher.shape or student.shape[:-1] != labels.shape:
     raise ValueError(
         'decoupled_kd takes logits (..., C) of student and teacher and labels (...), got '

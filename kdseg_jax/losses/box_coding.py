@@ -102,7 +102,7 @@ def encode_distances(
 
   Reference: mmdetection's `DistancePointBBoxCoder`.
   """
-  points, boxes = _common.as_float(points, boxes)
+  points, boxes = _common.as_numbers(points, boxes)
   distances = jnp.concatenate([points - boxes[..., :2], boxes[..., 2:] - points], axis=-1)
   return distances if largest is None else jnp.clip(distances, 0, largest)
 
@@ -120,7 +120,7 @@ def decode_distances(
   Returns:
     `(..., 4)`.
   """
-  points, distances = _common.as_float(points, distances)
+  points, distances = _common.as_numbers(points, distances)
   boxes = jnp.concatenate([points - distances[..., :2], points + distances[..., 2:]], axis=-1)
   return clip(boxes, size)
 
@@ -146,7 +146,7 @@ def encode_deltas(
   Reference: Girshick et al., "Rich feature hierarchies" (CVPR 2014); mmdetection's
   `DeltaXYWHBBoxCoder`.
   """
-  anchors, boxes = _common.as_float(anchors, boxes)
+  anchors, boxes = _common.as_numbers(anchors, boxes)
   anchor_center, anchor_side = _center_and_side(anchors)
   center, side = _center_and_side(boxes)
   deltas = jnp.concatenate(
@@ -174,7 +174,7 @@ def decode_deltas(
   Returns:
     `(..., 4)`.
   """
-  anchors, deltas = _common.as_float(anchors, deltas)
+  anchors, deltas = _common.as_numbers(anchors, deltas)
   deltas = deltas * jnp.asarray(stds, deltas.dtype) + jnp.asarray(means, deltas.dtype)
   anchor_center, anchor_side = _center_and_side(anchors)
   center = anchor_center + anchor_side * deltas[..., :2]
@@ -207,7 +207,7 @@ def by_side(logits: jax.Array) -> jax.Array:
   Raises:
     ValueError: the last axis is no multiple of 4.
   """
-  [logits] = _common.as_float(logits)
+  [logits] = _common.as_float('A distribution of sides', logits)
   if logits.shape[-1] % 4:
     raise ValueError(f'Distributions of sides are (..., 4 * bins), got {logits.shape}.')
   return logits.reshape(*logits.shape[:-1], 4, logits.shape[-1] // 4)

@@ -35,7 +35,7 @@ def box_overlaps(a: jax.Array, b: jax.Array, *, form: str = 'iou') -> jax.Array:
   (`bbox_overlaps`), whose DIoU adds its epsilon instead.
   """
   _common.check_choice('form', form, FORMS)
-  a, b = _common.as_float(a, b)
+  a, b = _common.as_numbers(a, b)
   for boxes in (a, b):
     if boxes.shape[-1:] != (4,):
       raise ValueError(f'Boxes are (..., 4), got {boxes.shape}.')
@@ -84,7 +84,7 @@ def giou(
     target: boxes of the same shape and unit, e.g. of the ground truth or of the teacher; no
       gradient flows into them.
     weights: `(...)`, not negative; values at weight 0 are irrelevant, even NaN. None is 1.
-    normalizer: number or scalar, that of the whole batch; a traced 0, where nothing counts, is
+    normalizer: number or scalar, that of the whole batch; an array of 0, where nothing counts, is
       taken as 1.
     axis_name: mapped axis over which the batch is spread: the sum is that of all devices.
 
@@ -139,7 +139,7 @@ def iou_log(
 
 
 def _box_loss(of_each, name, predicted, target, weights, normalizer, axis_name):
-  predicted, target = _common.as_float(predicted, lax.stop_gradient(target))
+  predicted, target = _common.as_numbers(predicted, lax.stop_gradient(target))
   if predicted.shape != target.shape:
     raise ValueError(f'{name} takes boxes (..., 4) of the same shape, got {predicted.shape} and '
                      f'{target.shape}.')

@@ -119,7 +119,8 @@ def cross_head_classification(
   Reference: Wang et al., "CrossKD" (CVPR 2024), section 3.3; official `KDQualityFocalLoss`.
   """
   _common.check_choice('form', form, FORMS)
-  scores = jax.nn.sigmoid(lax.stop_gradient(_common.as_float(teacher)[0]))
+  scores = jax.nn.sigmoid(lax.stop_gradient(
+      _common.as_float('cross_head_classification', teacher)[0]))
   if form == 'quality_focal':
     return detection.quality_focal(cross_head, scores, beta=beta, weights=weights,
                                    normalizer=normalizer, axis_name=axis_name)
@@ -231,7 +232,7 @@ def score_weights(
 
   Reference: Wang et al., "CrossKD" (CVPR 2024), eq. 3 and 4.
   """
-  [logits] = _common.as_float(lax.stop_gradient(logits))
+  [logits] = _common.as_float('score_weights', lax.stop_gradient(logits))
   highest = jnp.max(logits, axis=-1)
   weights = jnp.ones_like(highest) if uniform else jax.nn.sigmoid(highest)
   return weights if where is None else jnp.where(

@@ -43,7 +43,8 @@ def quality_focal(
     float32 scalar (float64 for float64 logits).
 
   Raises:
-    ValueError: shapes do not fit, or beta or normalizer is a number that is not positive.
+    ValueError: shapes do not fit, beta or normalizer is a number that is not positive, or scores
+      are known to leave [0, 1].
 
   Reference: Li et al., "Generalized Focal Loss" (NeurIPS 2020), eq. 5; Wang et al., "CrossKD"
   (CVPR 2024); mmdetection's `QualityFocalLoss` and CrossKD's `KDQualityFocalLoss`, whose plain mean
@@ -51,6 +52,7 @@ def quality_focal(
   """
   _common.check_positive('beta', beta)
   logits, scores = _pair('quality_focal', logits, scores, weights)
+  _common.check_probabilities('quality_focal', scores)
   distance = jnp.abs(jax.nn.sigmoid(logits) - scores)
   values = jnp.sum(_power(distance, beta) * cross_entropy_with_logits(logits, scores), axis=-1)
   return _common.weighted_sum(values, weights, normalizer, axis_name)
@@ -85,12 +87,15 @@ def sigmoid_focal(
     float32 scalar (float64 for float64 logits).
 
   Raises:
-    ValueError: shapes do not fit, or gamma or normalizer is a number that is not positive.
+    ValueError: shapes do not fit, gamma or normalizer is a number that is not positive, alpha is
+      not in [0, 1], or targets are known to leave it.
 
   Reference: Lin et al., "Focal Loss for Dense Object Detection" (ICCV 2017), eq. 5.
   """
   _common.check_positive('gamma', gamma)
+  _common.check_range('alpha', alpha, 0, 1)
   logits, targets = _pair('sigmoid_focal', logits, targets, weights)
+  _common.check_probabilities('sigmoid_focal', targets)
   probability = jax.nn.sigmoid(logits)
   wrong = (1 - probability) * targets + probability * (1 - targets)
   balance = alpha * targets + (1 - alpha) * (1 - targets)
@@ -127,7 +132,7 @@ def distribution_focal(
   Reference: Li et al., "Generalized Focal Loss" (NeurIPS 2020), eq. 6. The official code indexes
   beyond the last bin for y = bins - 1.
   """
-  logits, targets = _common.as_float(logits, lax.stop_gradient(targets))
+  logits, targets = _float_and_numbers('distribution_focal', logits, targets)
   if logits.ndim < 1 or logits.shape[:-1] != targets.shape:
     raise ValueError('distribution_focal takes logits (..., bins) and targets (...), got '
                      f'{logits.shape} and {targets.shape}.')
@@ -173,6 +178,7 @@ def distribution_kl(
   """
   _common.check_positive('temperature', temperature)
   _common.check_choice('reduction', reduction, REDUCTIONS)
+  [teacher] = _common.as_float('distribution_kl', teacher)
   student, teacher = _pair('distribution_kl', student, teacher, weights)
   student, teacher = (jax.nn.log_softmax(x / temperature) for x in (student, teacher))
   terms = jnp.exp(teacher) * jnp.where(jnp.isneginf(teacher), 0, teacher - student)
@@ -203,13 +209,15 @@ def binary_cross_entropy(
     float32 scalar (float64 for float64 logits).
 
   Raises:
-    ValueError: shapes do not fit, or the normalizer is a number that is not positive.
+    ValueError: shapes do not fit, the normalizer is a number that is not positive, or targets are
+      known to leave [0, 1].
 
   Reference: centerness in Tian et al., "FCOS" (ICCV 2019), eq. 3.
   """
   logits, targets = _pair('binary_cross_entropy', logits, targets, None)
   logits, targets = (_common.where_weighted(weights, x[..., None])[0][..., 0]
                      for x in (logits, targets))
+  _common.check_probabilities('binary_cross_entropy', targets)
   return _common.weighted_sum(
       cross_entropy_with_logits(logits, targets), weights, normalizer, axis_name)
 
@@ -240,10 +248,12 @@ def smooth_l1(
     float32 scalar (float64 for float64 numbers).
 
   Raises:
-    ValueError: shapes do not fit, or the normalizer is a number that is not positive.
+    ValueError: shapes do not fit, the normalizer is a number that is not positive, or beta is
+      negative.
 
   Reference: Girshick, "Fast R-CNN" (ICCV 2015), eq. 3, there with beta = 1.
   """
+  _common.check_range('beta', beta, 0)
   predicted, target = _pair('smooth_l1', predicted, target, weights)
   difference = jnp.abs(predicted - target)
   if beta:
@@ -262,11 +272,18 @@ def cross_entropy_with_logits(logits: jax.Array, targets: jax.Array) -> jax.Arra
 
 def _pair(name, logits, targets, weights):
   """Floats, the targets stopped, both 0 at weight 0, or ValueError unless the shapes fit."""
-  logits, targets = _common.as_float(logits, lax.stop_gradient(targets))
+  logits, targets = _float_and_numbers(name, logits, targets)
   if logits.shape != targets.shape:
     raise ValueError(f'{name} takes two arrays of the same shape, got {logits.shape} and '
                      f'{targets.shape}.')
   return _common.where_weighted(weights, logits, targets)
+
+
+def _float_and_numbers(name, logits, targets):
+  """Both as floats, the targets stopped: these may be 0 and 1 of any dtype, the logits not."""
+  [logits] = _common.as_float(name, logits)
+  logits, targets = _common.as_numbers(logits, lax.stop_gradient(targets))
+  return logits, targets
 
 
 def _power(x, exponent):

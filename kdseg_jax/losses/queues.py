@@ -66,8 +66,8 @@ def push(queue: Queue, embeddings: jax.Array, classes: jax.Array, where: jax.Arr
     raise ValueError(
         f'push takes embeddings (M, {dim}), classes (M,) and where (M,), got {embeddings.shape}, '
         f'{classes.shape} and {where.shape}.')
-  classes = _common.as_labels('push', classes)
-  member = where[:, None].astype(bool) & (classes[:, None] == jnp.arange(count))  # (M, C)
+  classes, where = _common.as_labels('push', classes), _common.as_mask(where, classes.shape)
+  member = where[:, None] & (classes[:, None] == jnp.arange(count))  # (M, C)
   pushed = jnp.sum(member, axis=0, dtype=jnp.int32)
   rank = jnp.sum(jnp.where(member, jnp.cumsum(member, axis=0, dtype=jnp.int32) - 1, 0), axis=1)
   kept = jnp.any(member & (rank[:, None] >= pushed - size), axis=1)

@@ -101,10 +101,9 @@ def ohem_cross_entropy(
   later copies forget the threshold where min_kept is 0. The auxiliary head keeps the plain
   cross-entropy in SKD's.
   """
-  for name, value, low, high in (('threshold', threshold, 0, 1), ('min_kept', min_kept, 0, np.inf),
-                                 ('threshold_stride', threshold_stride, 1, np.inf)):
-    if isinstance(value, (int, float, np.number)) and not low <= value <= high:
-      raise ValueError(f'{name}={value} must be in [{low}, {high}].')
+  _common.check_range('threshold', threshold, 0, 1)
+  _common.check_range('min_kept', min_kept, 0)
+  _common.check_range('threshold_stride', threshold_stride, 1)
   logits, labels, valid = _at_label_size(
       'ohem_cross_entropy', logits, labels, ignore_label, align_corners)
   values = _values(logits, labels, valid)
@@ -125,7 +124,7 @@ def ohem_cross_entropy(
 def _at_label_size(name, logits, labels, ignore_label, align_corners):
   """Logits in float32, upsampled to the labels; labels as int32; which pixels are valid."""
   labels = _common.as_labels(name, labels)
-  [logits] = _common.as_float(logits)
+  [logits] = _common.as_filled(name, logits)
   _common.check_classes(name, logits.shape)
   if logits.shape[:-1] != labels.shape:
     if logits.ndim != 4 or labels.ndim != 3 or logits.shape[0] != labels.shape[0]:

@@ -180,7 +180,7 @@ def test_a_preparation_reads_shapes_of_the_student_alone():
     ({'strides': (2, 2)}, r'strides=\(2, 2\); expected three whole numbers'),
     ({'strides': (2, 0, 1)}, r'strides=\(2, 0, 1\); expected three'),
     ({'channels': 0}, 'channels=0; expected 1 or more'),
-    ({'alpha': -0.1}, 'alpha=-0.1 is negative')])
+    ({'alpha': -0.1}, 'alpha=-0.1; expected 0 or more')])
 def test_options_out_of_their_range_are_refused(term, options, message):
   with pytest.raises(ValueError, match=f'{term}: {message}'):
     TERMS[term](**options)

@@ -172,10 +172,17 @@ def test_requirements_of_a_combination_are_the_union():
   assert not plain.teacher_head and not plain.teacher_batch_statistics
 
 
-@pytest.mark.parametrize('weight', ['1', None])
-def test_a_weight_of_another_type_is_refused(weight):
-  with pytest.raises(ValueError, match="weight of 'a'"):
+@pytest.mark.parametrize('weight', [
+    '1', None, True, np.nan, np.inf, jnp.float32(jnp.nan), np.array(np.inf), np.ones(1)])
+def test_what_is_no_finite_number_is_no_weight(weight):
+  with pytest.raises(ValueError, match="weight of 'a'.*expected a finite number or a schedule"):
     distillers.combine({'a': (weight, projected())})
+
+
+def test_a_weight_may_be_any_scalar_negative_or_traced():
+  for weight in (1, -0.5, np.float32(2), np.array(2.), jnp.bfloat16(2), lambda step: 0.1 * step):
+    distillers.combine({'a': (weight, projected())})
+  jax.eval_shape(lambda weight: distillers.combine({'a': (weight, projected())}) and 0, 1.0)
 
 
 @pytest.mark.parametrize('name', ['', 'a/b'])

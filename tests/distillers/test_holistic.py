@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from kdseg_jax import distillers, losses, parallel, tasks
+from kdseg_jax.errors import UserError
 from kdseg_jax.models import normalization
 from kdseg_jax.models.critic import Critic
 from kdseg_jax.training.state import Optimizers, create_state
@@ -179,9 +180,15 @@ def test_skd_is_its_three_terms_with_the_weights_of_the_paper():
 def test_wrong_options_and_a_batch_without_images_are_refused():
   with pytest.raises(ValueError, match="critic_loss='wgan' is unknown; expected one of"):
     distillers.holistic(critic_loss='wgan')
-  for name in ('gradient_penalty_weight', 'critic_learning_rate', 'critic_steps'):
-    with pytest.raises(ValueError, match=f'{name}=-1 is negative'):
+  for name in ('gradient_penalty_weight', 'critic_weight', 'critic_learning_rate', 'critic_steps'):
+    with pytest.raises(ValueError, match=f'holistic: {name}=-1; expected 0 or more'):
       distillers.holistic(**{name: -1})
+  for name, value, expected in (
+      ('critic_weight', np.nan, '0 or more'), ('width', 0.0, 'more than 0'),
+      ('width', -1.0, 'more than 0'), ('critic_b1', 1.0, '.*less than 1'),
+      ('critic_b2', -0.1, '0 or more, and less')):
+    with pytest.raises(UserError, match=f'holistic: {name}={value}; expected {expected}'):
+      distillers.holistic(**{name: value})
   inputs = dataclasses.replace(inputs_of(), batch={'index': 0})
   with pytest.raises(ValueError, match=r"reads batch\['image'\]; the batch has \['index'\]"):
     distillers.holistic().init(jax.random.key(0), inputs)

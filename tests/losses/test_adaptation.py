@@ -171,12 +171,15 @@ def test_the_reconstruction_is_no_less_than_the_error_and_grows_with_the_code(ps
 
 
 @pytest.mark.parametrize('call, message', [
-    (lambda: losses.feature_adaptation(features(0), features(1), p=0.5), 'p=0.5: expected a norm'),
-    (lambda: losses.feature_adaptation(features(0), features(1), q=0), 'q=0: expected a norm'),
+    (lambda: losses.feature_adaptation(features(0), features(1), p=0.5), r'p=0.5 must be in \[1'),
+    (lambda: losses.feature_adaptation(features(0), features(1), q=0), 'q=0 must be in'),
     (lambda: losses.feature_adaptation(features(0), features(1, (2, 4, 4, 6))), 'same N, H and W'),
     (lambda: losses.feature_adaptation(features(0), features(1, (2, 4, 5, 3))), 'same width'),
     (lambda: losses.autoencoder_reconstruction(
-        features(0), features(1), features(2), alpha=-1.0), 'alpha=-1.0 is negative'),
+        features(0), features(1), features(2), alpha=-1.0), 'alpha=-1.0 must be in'),
+    (lambda: losses.autoencoder_reconstruction(
+        features(0), features(1), features(2), alpha=np.nan), 'alpha=nan must be in'),
+    (lambda: losses.feature_adaptation(features(0), features(1), p=np.inf), 'p=inf must be in'),
     (lambda: losses.autoencoder_reconstruction(
         features(0), features(1, (2, 4, 5, 3)), features(2)), 'same width'),
     (lambda: losses.autoencoder_reconstruction(

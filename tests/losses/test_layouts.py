@@ -1,4 +1,7 @@
-"""Channels first, one class, labels of floats: refused wherever shapes and dtypes can tell."""
+"""Channels first, one class, no pixel, logits of integers, labels of floats: refused.
+
+Wherever shapes and dtypes can tell.
+"""
 
 import math
 
@@ -142,6 +145,80 @@ def test_maps_of_two_widths_with_channels_first_are_told_so(name):
   with pytest.raises(ValueError) as error:
     OF_PAIRS[name](zeros(2, 8, 12, 5), zeros(2, 4, 6, 5))
   assert 'moveaxis' not in str(error.value)
+
+
+def of_one(loss):
+  """A loss of one array, where it is of a student's and a teacher's."""
+  return lambda x: loss(x, x)
+
+
+# Every loss, of one array of logits, features or scores.
+OF_ONE = {
+    **{name: of_one(loss) for name, loss in OF_PAIRS.items()}, **OF_CLASSES,
+    'wasserstein_critic': of_one(losses.wasserstein_critic),
+    'wasserstein_generator': losses.wasserstein_generator,
+    'hinge_critic': of_one(losses.hinge_critic),
+    'feature_adaptation': of_one(losses.feature_adaptation),
+    'autoencoder_reconstruction': lambda x: losses.autoencoder_reconstruction(x, x, x),
+    'pearson_features': of_one(losses.pearson_features),
+}
+# Those of detectors too, whose anchors may be none.
+OF_LOGITS = OF_ONE | {
+    'quality_focal': lambda x: losses.quality_focal(x, zeros(*x.shape)),
+    'sigmoid_focal': lambda x: losses.sigmoid_focal(x, labels_of(x.shape)),
+    'distribution_focal': lambda x: losses.distribution_focal(x, zeros(*x.shape[:-1])),
+    'distribution_kl': of_one(losses.distribution_kl),
+    'binary_cross_entropy': lambda x: losses.binary_cross_entropy(x, zeros(*x.shape)),
+    'cross_head_classification': of_one(losses.cross_head_classification),
+    'cross_head_distribution': of_one(losses.cross_head_distribution),
+    'localization_distillation': of_one(losses.localization_distillation),
+    'score_weights': losses.score_weights,
+    'integral': losses.integral,
+}
+
+
+@pytest.mark.parametrize('loss', OF_LOGITS.values(), ids=OF_LOGITS)
+def test_what_is_no_float_is_refused(loss):
+  for dtype in ('int32', 'uint8', 'bool', 'complex64'):
+    with pytest.raises(ValueError, match=f'takes logits.*of a float dtype, got {dtype}'):
+      jax.eval_shape(loss, jnp.zeros((2, 8, 8, 4), dtype))
+  for dtype in ('float16', 'bfloat16', 'float32'):
+    assert jax.eval_shape(loss, jnp.zeros((2, 8, 8, 4), dtype)).dtype == jnp.float32
+  assert jax.eval_shape(lambda: loss(zeros(2, 8, 8, 4, dtype=np.float64))).dtype == jnp.float32
+
+
+@pytest.mark.parametrize('loss', [losses.distribution_kl, losses.cross_head_classification,
+                                  losses.localization_distillation, losses.pixelwise_kl])
+def test_a_teacher_of_integers_is_refused(loss):
+  with pytest.raises(ValueError, match='float dtype, got int32'):
+    loss(zeros(2, 8), zeros(2, 8, dtype=np.int32))
+
+
+@pytest.mark.parametrize('loss', OF_ONE.values(), ids=OF_ONE)
+@pytest.mark.parametrize('shape', [(2, 0, 0, 4), (2, 8, 0, 4), (0, 8, 8, 4)])
+def test_what_has_no_elements_is_refused(loss, shape):
+  with pytest.raises(ValueError, match='have elements'):
+    loss(zeros(*shape))
+
+
+@pytest.mark.parametrize('loss', [losses.cross_entropy, losses.ohem_cross_entropy])
+def test_no_pixel_cannot_be_resized_to_the_labels(loss):
+  with pytest.raises(ValueError, match=r'have elements, got shape \(2, 0, 0, 3\)'):
+    loss(zeros(2, 0, 0, 3), labels_of((2, 8, 8)))
+
+
+def test_detectors_may_have_no_anchor_and_targets_and_boxes_of_integers():
+  assert losses.quality_focal(zeros(0, 3), zeros(0, 3)) == 0
+  assert losses.giou(zeros(0, 4), zeros(0, 4)) == 0
+  one_hot = np.eye(3, dtype=np.float32)
+  logits = np.float32([[1, -2, 0.5], [0, 1, 2], [-1, 0, 3]])
+  for dtype in ('uint8', 'bool', 'int32'):
+    np.testing.assert_array_equal(losses.sigmoid_focal(logits, one_hot.astype(dtype)),
+                                  losses.sigmoid_focal(logits, one_hot))
+  boxes = np.array([[0, 0, 4, 4]])
+  assert losses.box_overlaps(boxes, boxes + [0, 0, 0, 4]) == 0.5
+  with pytest.raises(ValueError, match='real numbers, got complex64'):
+    losses.box_overlaps(boxes * 1j, boxes)
 
 
 @pytest.mark.parametrize('loss', [

@@ -261,7 +261,7 @@ def of_images(found: suppression.Detections, scale: np.ndarray, size: tuple[int,
     scale: of `seen`.
     size: (height, width) of the images, beyond which a division can round a corner.
   """
-  corners = np.float32((size[1], size[0]) * 2)
+  corners = np.array((size[1], size[0]) * 2, np.float32)
   return [Detections(np.minimum(boxes[kept] / np.tile(scale, 2), corners), classes[kept],
                      values[kept])
           for boxes, values, classes, kept in zip(*found, found.valid, strict=True)]
