@@ -64,14 +64,16 @@ def test_one_bit_that_has_changed_on_disk_is_found(item, tmp_path):
   checkpointer = Checkpointer(tmp_path, metric='mean_iou')
   checkpointer.save(7, state, {})
   checkpointer.close()
-  files = [path for path in (tmp_path / 'checkpoints' / '7' / item).rglob('*') if path.is_file()]
-  largest = max(files, key=lambda path: path.stat().st_size)
-  original = largest.read_bytes()
+  files = {path: path.read_bytes() for path in (tmp_path / 'checkpoints' / '7' / item).rglob('*')
+           if path.is_file()}
+  size = max(map(len, files.values()))
   refused = 0
-  for place in rng.integers(0, len(original), 8):
-    damaged = bytearray(original)
-    damaged[place] ^= 1 << 4
-    largest.write_bytes(damaged)
+  for place in rng.integers(0, size, 8):
+    for path, content in files.items():
+      if len(content) == size:  # the arrays, of which there may be a copy that is not read
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << 4
+        path.write_bytes(damaged)
     try:
       restored = Checkpointer(tmp_path).restore(7, state)
     except CheckpointError as error:
