@@ -182,7 +182,7 @@ class Checkpointer:
       return self._manager.restore(step, args=ocp.args.Composite(**items))
 
   def _verify(self, step, restored):
-    """Refuses arrays that are not what was saved: the library checks none of its files."""
+    """Refuses arrays that are not what was saved: the library checks its index alone."""
     saved = self.read_meta(step).get('checksums', {})  # older checkpoints have none
     for item, tree in restored.items():
       known = saved.get(item, {})

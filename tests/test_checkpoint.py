@@ -56,9 +56,9 @@ def test_everything_comes_back_with_its_types(tmp_path):
 
 @pytest.mark.parametrize('item', ['model', 'training'])
 def test_one_bit_that_has_changed_on_disk_is_found(item, tmp_path):
-  """The library keeps no checksums of its files, and would give other weights without a word."""
-  state, rng = state_of(7, width=64), np.random.default_rng(0)
-  noise = jnp.asarray(rng.normal(size=(3, 64)), jnp.float32)
+  """The library has checksums of its index alone, and gives other weights without a word."""
+  state, rng = state_of(7, width=4096), np.random.default_rng(0)  # small ones lie in its index
+  noise = jnp.asarray(rng.normal(size=(3, 4096)), jnp.float32)
   state = state._replace(params={'conv': {'kernel': noise}}, distiller=state.distiller._replace(
       memory={'x': {'queue': noise}}))
   checkpointer = Checkpointer(tmp_path, metric='mean_iou')
