@@ -18,7 +18,7 @@ Command:
 from kdseg_jax.recipes import bccd, common
 
 TUNE = {
-    'field': 'optimizer.learning_rate', 'grid': (2e-3, 4e-3, 8e-3), 'extend': 4, 'split': 'val',
+    'field': 'optimizer.learning_rate', 'grid': (4e-3, 8e-3, 16e-3), 'extend': 4, 'split': 'val',
     'seeds': (1_000,), 'data_seed': 1_000}
 FUSED_CHANNELS = 64  # of knowledge review, whose 256 are wider than teacher and student
 NAMES = {
@@ -28,7 +28,7 @@ NAMES = {
 
 def get_config(arg=None):
   """Arguments: steps=<of a student>, seeds=<how many>, runlocal."""
-  arg = common.parse_arg(arg, steps=500, seeds=3, runlocal=False)
+  arg = common.parse_arg(arg, steps=400, seeds=3, runlocal=False)
   teacher = bccd.get_config('role=teacher,init=imagenet')
   teacher.data.train_split = 'trainval'
   teacher.eval.update(split='test', every_steps=teacher.train.steps)  # its last step, not its best
