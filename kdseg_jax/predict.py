@@ -131,10 +131,10 @@ def _predict(options, arguments, workdir, left_out):
 def _check_output(output, pictures):
   """Refuses a folder of results in which pictures or labels of the user's would be replaced."""
   paths.check_folder(output, 'output')
-  for name in ('images', 'classes.txt'):
-    if os.path.exists(os.path.join(output, name)):
-      raise UserError(f'--output={output}: holds {name}, as a data set does, whose labels could be '
-                      'replaced by what is predicted. Give another folder.')
+  inside = lambda name: os.path.exists(os.path.join(output, name))
+  if inside('labels') and (inside('images') or inside('classes.txt')):
+    raise UserError(f'--output={output}: holds images and labels, as a data set does, and these '
+                    'labels could be replaced by what is predicted. Give another folder.')
   written = {os.path.realpath(os.path.join(output, name)) for name in _FOLDERS}
   for path in pictures:
     if os.path.dirname(os.path.realpath(path)) in written:

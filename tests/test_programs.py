@@ -273,7 +273,7 @@ def test_evaluate_and_predict_want_a_trained_work_directory(cache, tmp_path):
 
 
 @pytest.mark.parametrize('output, message', [
-    ('set', 'holds images, as a data set does'), ('.', 'labels/a.png could be replaced')])
+    ('set', 'holds images and labels, as a data set'), ('.', 'labels/a.png could be replaced')])
 def test_predict_replaces_no_labels_of_the_user(output, message, capsys, monkeypatch, tmp_path):
   workdirs.save(tmp_path / 'work', workdirs.config_of())
   monkeypatch.chdir(tmp_path)

@@ -211,7 +211,20 @@ def corner_fields(fields: Mapping[str, Any]) -> list[str]:
           if field.geometry == 'boxes' and len(field.shape((1, 1))) == 2]
 
 
-def fill(example: Mapping[str, Any], fields: Mapping[str, Any], *, evaluated: str = ''
+def _warn_of_learned(*numbers):
+  logging.log_first_n(
+      logging.WARNING, 'An image has %d boxes, and config.task.max_boxes is %d: %d are left out '
+      'and not learned, as of other such images.', 1, *numbers)
+
+
+def _warn_of_evaluated(*numbers):
+  logging.log_first_n(
+      logging.WARNING, 'An image has %d boxes, and config.task.max_boxes is %d: %d are left out, '
+      'and where they are found that counts as wrong, as of other such images: AP is too low. Set '
+      'it to more.', 1, *numbers)
+
+
+def fill(example: Mapping[str, Any], fields: Mapping[str, Any], *, evaluated: bool = False
          ) -> dict[str, Any]:
   """An example with as many boxes as its fields hold, filled up with their padding.
 
@@ -221,10 +234,7 @@ def fill(example: Mapping[str, Any], fields: Mapping[str, Any], *, evaluated: st
   Args:
     example: what a source gives.
     fields: of the task.
-    evaluated: name of an image that a model is evaluated on.
-
-  Raises:
-    UserError: an image that is evaluated has too many boxes: finding them would count as wrong.
+    evaluated: whether a model is evaluated on it, which the warning then speaks of.
   """
   corners = corner_fields(fields)
   if not corners:
@@ -232,13 +242,10 @@ def fill(example: Mapping[str, Any], fields: Mapping[str, Any], *, evaluated: st
   boxes = example[corners[0]]
   rows = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
   most = fields[corners[0]].shape(example['image'].shape[:2])[0]
-  if len(rows) > most and evaluated:
-    raise UserError(f'{evaluated}: has {len(rows)} boxes, and what is found of those beyond '
-                    f'config.task.max_boxes={most} would count as wrong. Set it to more.')
   if len(rows) > most:
-    logging.log_first_n(
-        logging.WARNING, 'An image has %d boxes, and config.task.max_boxes is %d: %d are left out '
-        'and not learned, as of other such images.', 1, len(rows), most, len(rows) - most)
+    # Each is said once.
+    warn = _warn_of_evaluated if evaluated else _warn_of_learned
+    warn(len(rows), most, len(rows) - most)
     crowd = example.get('crowd', np.zeros(len(boxes), bool))
     rows = np.sort(rows[np.argsort(crowd[rows], kind='stable')[:most]])
   filled = dict(example)

@@ -216,7 +216,7 @@ def _whole(index, example, fields, multiple):
   maps = {name: field.padding for name, field in fields.items() if field.geometry == 'map'}
   example = boxed.fill({'image': example['image'], 'mask': mask, 'index': np.int32(index)} | {
       name: example[name] for name in fields}, fields,
-      evaluated=str(example.get('image_id', f'image {index}')))
+      evaluated=True)
   return example | {name: pad_to_multiple(example[name], multiple, value)
                     for name, value in ({'image': 0, 'mask': False} | maps).items()}
 

@@ -2,9 +2,9 @@
 
 Conventions of all: channels last, student first and teacher second, no gradient into the teacher,
 `where=` masks in those that name it, `axis_name=` for a batch that is spread over devices. They
-need jax alone and work under jit, grad, vmap, remat, shard_map and pmap. Logits, features and
-scores are floats of any width and not empty, masks are bool, options are finite numbers: what is
-otherwise is a ValueError wherever shapes, dtypes and values that are known tell.
+need jax alone and work under jit, grad, vmap, remat, shard_map and pmap. Logits and scores are
+floats of any width, features real numbers, neither empty; masks are bool, options finite numbers:
+what is otherwise is a ValueError wherever shapes, dtypes and values that are known tell.
 """
 
 from kdseg_jax.losses import queues

@@ -31,18 +31,22 @@ def as_float(loss: str, *arrays) -> list[jax.Array]:
   for dtype in (jnp.asarray(x).dtype for x in arrays):
     if not jnp.issubdtype(dtype, jnp.floating):
       raise ValueError(
-          f'{loss} takes logits, features or scores of a float dtype, got {dtype}. Give what the '
-          'model computes, not labels or images.')
+          f'{loss} takes logits or scores of a float dtype, got {dtype}. Give what the model '
+          'computes, not labels or masks.')
   return as_numbers(*arrays)
 
 
-def as_filled(loss: str, *arrays) -> list[jax.Array]:
-  """As `as_float`, of arrays that have elements, or ValueError: nothing is learned from none."""
-  found = as_float(loss, *arrays)
-  for x in found:
-    if 0 in x.shape:
-      raise ValueError(f'{loss} takes arrays that have elements, got shape {x.shape}.')
-  return found
+def as_features(loss: str, *arrays) -> list[jax.Array]:
+  """As `as_numbers`, of arrays that have elements, or ValueError: nothing is learned from none."""
+  for shape in map(np.shape, arrays):
+    if 0 in shape:
+      raise ValueError(f'{loss} takes arrays that have elements, got shape {shape}.')
+  return as_numbers(*arrays)
+
+
+def as_logits(loss: str, *arrays) -> list[jax.Array]:
+  """As `as_features` of `as_float`."""
+  return as_features(loss, *as_float(loss, *arrays))
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -171,7 +175,7 @@ def as_maps(
     same_width: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
   """Floats, the teacher stopped, and the mask, or ValueError unless all fit each other."""
-  student, teacher = as_filled(loss, student, lax.stop_gradient(teacher))
+  student, teacher = as_features(loss, student, lax.stop_gradient(teacher))
   if student.shape[:-1] != teacher.shape[:-1] or student.ndim < 2:
     raise ValueError(
         f'{loss} takes features (N, H, W, C) of the same N, H and W, got student {student.shape} '

@@ -49,7 +49,7 @@ def autoencoder_reconstruction(
   _common.check_range('alpha', alpha, 0)
   reconstruction, features, where = _common.as_maps(
       'autoencoder_reconstruction', reconstruction, features, where, same_width=True)
-  code, reconstruction, features = _common.as_filled(
+  code, reconstruction, features = _common.as_features(
       'autoencoder_reconstruction', code, reconstruction, features)
   if code.ndim != features.ndim or code.shape[0] != features.shape[0]:
     raise ValueError(

@@ -82,7 +82,7 @@ def pairwise_affinity(
   _common.check_positive('eps', eps)
   if neighbourhood is not None and neighbourhood < 0:
     raise ValueError(f'neighbourhood={neighbourhood} must be at least 0, or None for all pairs.')
-  student, teacher = _common.as_filled(
+  student, teacher = _common.as_features(
       'pairwise_affinity', student, lax.stop_gradient(teacher))
   if student.ndim != 4 or teacher.ndim != 4 or student.shape[:3] != teacher.shape[:3]:
     raise ValueError(

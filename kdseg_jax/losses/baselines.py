@@ -204,7 +204,7 @@ def decoupled_kd(
   """
   _common.check_positive('temperature', temperature)
   labels = _common.as_labels('decoupled_kd', labels)
-  student, teacher = _common.as_filled('decoupled_kd', student, lax.stop_gradient(teacher))
+  student, teacher = _common.as_logits('decoupled_kd', student, lax.stop_gradient(teacher))
   if student.shape != teacher.shape or student.shape[:-1] != labels.shape:
     raise ValueError(
         'decoupled_kd takes logits (..., C) of student and teacher and labels (...), got '

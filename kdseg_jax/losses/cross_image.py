@@ -58,7 +58,7 @@ def cross_image_pixel(
   256 x 256 features on.
   """
   _check_options(temperature, block_size)
-  student, teacher = _common.as_filled('cross_image_pixel', student, lax.stop_gradient(teacher))
+  student, teacher = _common.as_features('cross_image_pixel', student, lax.stop_gradient(teacher))
   if student.ndim != 4 or teacher.ndim != 4 or student.shape[:3] != teacher.shape[:3]:
     raise ValueError(
         'cross_image_pixel takes features (N, H, W, C) of the same N, H and W, got student '
@@ -136,7 +136,7 @@ def channel_vectors(features: jax.Array, *, pool: int | None = 4) -> jax.Array:
 
 def _unit_columns(features, pool):
   """`channel_vectors` as columns, `(N, P, C)`."""
-  [features] = _common.as_filled('A loss of channels', features)
+  [features] = _common.as_features('A loss of channels', features)
   pooled = pooling.pool(features, pooling.window_of('pool', pool), 'mean')
   return normalize(pooled.reshape(pooled.shape[0], -1, pooled.shape[-1]), axis=1)
 
@@ -186,7 +186,7 @@ def memory_similarity(
   """
   _check_options(temperature, block_size)
   _common.check_positive('kd_temperature', kd_temperature)
-  student, teacher, contrast = _common.as_filled(
+  student, teacher, contrast = _common.as_features(
       'memory_similarity', student, lax.stop_gradient(teacher), lax.stop_gradient(contrast))
   if student.shape != teacher.shape or contrast.ndim != 2 or (
       student.shape[-1:] != contrast.shape[1:]):

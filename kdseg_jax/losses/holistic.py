@@ -32,7 +32,7 @@ def wasserstein_critic(
   section 3.2, holistic distillation, where it is to be maximised with the opposite sign;
   Gulrajani et al., "Improved Training of Wasserstein GANs" (2017), eq. 3. Official: SKD.
   """
-  real_scores, fake_scores = _common.as_filled('wasserstein_critic', real_scores, fake_scores)
+  real_scores, fake_scores = _common.as_logits('wasserstein_critic', real_scores, fake_scores)
   mean = lambda scores: _common.masked_mean(scores, None, axis_name)
   return mean(fake_scores) - mean(real_scores)
 
@@ -51,7 +51,7 @@ def wasserstein_generator(
 
   Reference: as `wasserstein_critic`. It is also the adversary of `hinge_critic`.
   """
-  [fake_scores] = _common.as_filled('wasserstein_generator', fake_scores)
+  [fake_scores] = _common.as_logits('wasserstein_generator', fake_scores)
   return -_common.masked_mean(fake_scores, None, axis_name)
 
 
@@ -71,7 +71,7 @@ def hinge_critic(
   Reference: Zhang et al., "Self-Attention Generative Adversarial Networks" (2019), eq. 4. It is
   the critic of the adversarial baselines in CIRKD's official code, and an option of SKD's.
   """
-  real_scores, fake_scores = _common.as_filled('hinge_critic', real_scores, fake_scores)
+  real_scores, fake_scores = _common.as_logits('hinge_critic', real_scores, fake_scores)
   mean = lambda scores: _common.masked_mean(jax.nn.relu(scores), None, axis_name)
   return mean(1 - real_scores) + mean(1 + fake_scores)
 
@@ -113,7 +113,7 @@ def gradient_penalty(
   Reference: Gulrajani et al., "Improved Training of Wasserstein GANs" (2017), eq. 3, with weight
   10; used by SKD (CVPR 2019). The official code multiplies by the weight and is otherwise equal.
   """
-  real, fake, alpha = _common.as_filled(
+  real, fake, alpha = _common.as_features(
       'gradient_penalty', *map(lax.stop_gradient, (real, fake, alpha)))
   if real.shape != fake.shape or alpha.shape != real.shape[:1]:
     raise ValueError(

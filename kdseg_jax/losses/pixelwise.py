@@ -58,7 +58,7 @@ def pixelwise_kl(
   _common.check_choice('form', form, FORMS)
   _common.check_choice('reduction', reduction, REDUCTIONS)
   _common.check_positive('temperature', temperature)
-  student, teacher = _common.as_filled('pixelwise_kl', student, lax.stop_gradient(teacher))
+  student, teacher = _common.as_logits('pixelwise_kl', student, lax.stop_gradient(teacher))
   if student.shape != teacher.shape:
     raise ValueError(
         'pixelwise_kl takes student and teacher logits of the same shape, got '

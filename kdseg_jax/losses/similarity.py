@@ -49,7 +49,7 @@ def intra_class_variation(
   the same but for features that are exactly 0 there.
   """
   labels = _common.as_labels('intra_class_variation', labels)
-  student, teacher = _common.as_filled(
+  student, teacher = _common.as_features(
       'intra_class_variation', student, lax.stop_gradient(teacher))
   if (student.ndim != 4 or student.shape[:-1] != teacher.shape[:-1] or labels.ndim != 3
       or labels.shape[0] != student.shape[0]):
@@ -120,7 +120,7 @@ def double_similarity_pixel(
     raise ValueError(
         'double_similarity_pixel takes as many taps of the student as of the teacher, at least 2, '
         f'got {len(student_taps)} and {len(teacher_taps)}.')
-  everything = _common.as_filled(
+  everything = _common.as_features(
       'double_similarity_pixel', *student_taps, *map(lax.stop_gradient, teacher_taps))
   shapes = [x.shape for x in everything]
   if len({shape[:-1] for shape in shapes}) > 1 or len(shapes[0]) < 2:
@@ -165,7 +165,7 @@ def double_similarity_category(
   their own pixels) and T are those of CIRKD's code.
   """
   _common.check_positive('temperature', temperature)
-  student, teacher = _common.as_filled(
+  student, teacher = _common.as_logits(
       'double_similarity_category', student, lax.stop_gradient(teacher))
   if student.shape != teacher.shape or student.ndim != 4:
     raise ValueError(

@@ -124,7 +124,7 @@ def ohem_cross_entropy(
 def _at_label_size(name, logits, labels, ignore_label, align_corners):
   """Logits in float32, upsampled to the labels; labels as int32; which pixels are valid."""
   labels = _common.as_labels(name, labels)
-  [logits] = _common.as_filled(name, logits)
+  [logits] = _common.as_logits(name, logits)
   _common.check_classes(name, logits.shape)
   if logits.shape[:-1] != labels.shape:
     if logits.ndim != 4 or labels.ndim != 3 or logits.shape[0] != labels.shape[0]:

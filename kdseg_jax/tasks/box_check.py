@@ -45,13 +45,13 @@ class BoxCheck(DataCheck):
     return bool(total[:-2].all())
 
   def check_evaluation(self, total: np.ndarray, split: str) -> None:
-    """UserError if there is no box, or if boxes are too many; a class without is a warning."""
+    """UserError if there is no box; a class without one, and too many boxes, are warnings."""
     if not total[:-2].any():
       raise UserError(f'{split}: none of its images has a box that counts, so that nothing can be '
                       'evaluated. See python -m kdseg_jax.data.check.')
     if total[-1]:
-      raise UserError(f'{split}: {self._too_many(total)}, and what is found of these would count '
-                      'as wrong. Set config.task.max_boxes to more.')
+      logging.warning('%s: %s, and what is found of these counts as wrong: AP is too low. Set '
+                      'config.task.max_boxes to more.', split, self._too_many(total))
     if not total[:-2].all():
       logging.warning('%s has no box of %s: metrics are of the other classes alone.', split,
                       self._absent(total))

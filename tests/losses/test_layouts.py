@@ -162,8 +162,10 @@ OF_ONE = {
     'autoencoder_reconstruction': lambda x: losses.autoencoder_reconstruction(x, x, x),
     'pearson_features': of_one(losses.pearson_features),
 }
-# Those of detectors too, whose anchors may be none.
-OF_LOGITS = OF_ONE | {
+# Every loss of logits or scores; of detectors too, whose anchors may be none.
+OF_LOGITS = OF_CLASSES | {
+    name: OF_ONE[name] for name in ('wasserstein_critic', 'wasserstein_generator', 'hinge_critic')
+} | {
     'quality_focal': lambda x: losses.quality_focal(x, zeros(*x.shape)),
     'sigmoid_focal': lambda x: losses.sigmoid_focal(x, labels_of(x.shape)),
     'distribution_focal': lambda x: losses.distribution_focal(x, zeros(*x.shape[:-1])),
@@ -180,7 +182,7 @@ OF_LOGITS = OF_ONE | {
 @pytest.mark.parametrize('loss', OF_LOGITS.values(), ids=OF_LOGITS)
 def test_what_is_no_float_is_refused(loss):
   for dtype in ('int32', 'uint8', 'bool', 'complex64'):
-    with pytest.raises(ValueError, match=f'takes logits.*of a float dtype, got {dtype}'):
+    with pytest.raises(ValueError, match=f'takes logits or scores of a float dtype, got {dtype}'):
       jax.eval_shape(loss, jnp.zeros((2, 8, 8, 4), dtype))
   for dtype in ('float16', 'bfloat16', 'float32'):
     assert jax.eval_shape(loss, jnp.zeros((2, 8, 8, 4), dtype)).dtype == jnp.float32
@@ -192,6 +194,14 @@ def test_what_is_no_float_is_refused(loss):
 def test_a_teacher_of_integers_is_refused(loss):
   with pytest.raises(ValueError, match='float dtype, got int32'):
     loss(zeros(2, 8), zeros(2, 8, dtype=np.int32))
+
+
+@pytest.mark.parametrize('name', sorted(OF_ONE.keys() - OF_LOGITS.keys()))
+def test_features_are_real_numbers(name):
+  for dtype in ('int32', 'bfloat16', 'float32'):
+    assert jax.eval_shape(OF_ONE[name], jnp.zeros((2, 8, 8, 4), dtype)).dtype == jnp.float32
+  with pytest.raises(ValueError, match='Expected real numbers, got complex64'):
+    jax.eval_shape(OF_ONE[name], jnp.zeros((2, 8, 8, 4), 'complex64'))
 
 
 @pytest.mark.parametrize('loss', OF_ONE.values(), ids=OF_ONE)
