@@ -3,14 +3,14 @@
 python -m kdseg_jax.data.check <folder> --layout=folder
 
 Prints sizes, the share of each class and of ignored pixels, and all problems: files that cannot be
-read or do not match, a class without a pixel in train, a split without a labelled pixel, a picture
-in two splits or twice in one, palettes that differ or give the colours of the list of classes to
-other classes. Of images with one class each (--layout=class_folder, npz, cifar10 or cifar100) it
-prints how many each class has, and warns of images of the same bytes in two splits or classes. Of
-boxes (--layout=voc_boxes or coco) it prints the number of each class and size, crowds and boxes
-without an area; problems are those outside their image, or all in shares of it, a class without a
-box in train, and pictures that are in two splits. Exit status 0 if there is no problem, 1 if there
-are some, 2 if the data cannot be checked at all.
+read or do not match, a class without a pixel in train, a split without a labelled pixel, palettes
+that differ or give the colours of the list of classes to other classes. It warns of pictures of the
+same bytes in two splits or twice in one. Of images with one class each (--layout=class_folder, npz,
+cifar10 or cifar100) it prints how many each class has, and warns of images of the same bytes in two
+splits or classes. Of boxes (--layout=voc_boxes or coco) it prints the number of each class and
+size, crowds and boxes without an area; problems are those outside their image, or all in shares of it, a
+class without a box in train, and pictures that are in two splits. Exit status 0 if there is no
+problem, 1 if there are some, 2 if the data cannot be checked at all.
 """
 
 from __future__ import annotations
@@ -56,11 +56,12 @@ class Split(NamedTuple):
 
 
 class Report(NamedTuple):
-  """Result of a check: the classes (empty if they cannot be told), each split, the problems."""
+  """The classes (empty if they cannot be told), each split, what is wrong, and what to know."""
 
   classes: tuple[str, ...]
   splits: dict[str, Split]
   problems: list[str]
+  warnings: list[str]
 
 
 def check(root: str | pathlib.Path, layout: str = 'folder') -> Report:
@@ -92,6 +93,7 @@ def check(root: str | pathlib.Path, layout: str = 'folder') -> Report:
     classes = class_list.ClassList((), (), any_label)
   colors = Colors()
   digests: dict[str, dict[bytes, pathlib.Path]] = {}
+  warnings: list[str] = []
   for split, split_pairs in found.items():
     with concurrent.futures.ThreadPoolExecutor() as pool:
       results = list(tqdm.tqdm(
@@ -106,10 +108,10 @@ def check(root: str | pathlib.Path, layout: str = 'folder') -> Report:
     digests[split], twice = check_boxes.distinct(
         [(pair.image, result['digest']) for pair, result in zip(split_pairs, results)
          if result['digest'] and pair.image not in known], split)
-    problems += twice
-  problems += (check_boxes.in_two_splits(digests) + colors.problems()
-               + colors.of_other_classes(classes))
-  return Report(classes.names, splits, list(dict.fromkeys(problems)))
+    warnings += twice
+  problems += colors.problems() + colors.of_other_classes(classes)
+  warnings += check_boxes.in_two_splits(digests)
+  return Report(classes.names, splits, list(dict.fromkeys(problems)), warnings)
 
 
 class Colors:
@@ -237,6 +239,7 @@ def describe(report: Report) -> str:
     absent = [label for index, label in enumerate(report.classes) if not split.occurrences[index]]
     if absent and name != 'train':  # there it is a problem
       lines.append(f'Note: {name} has no pixel of {", ".join(absent)}.')
+  lines += [f'Warning: {warning}' for warning in report.warnings]
   lines += [f'- {problem}' for problem in report.problems]
   lines.append(f'{len(report.problems)} problem{"" if len(report.problems) == 1 else "s"}.')
   return '\n'.join(lines)
