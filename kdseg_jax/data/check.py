@@ -8,9 +8,9 @@ that differ or give the colours of the list of classes to other classes. It warn
 same bytes in two splits or twice in one. Of images with one class each (--layout=class_folder, npz,
 cifar10 or cifar100) it prints how many each class has, and warns of images of the same bytes in two
 splits or classes. Of boxes (--layout=voc_boxes or coco) it prints the number of each class and
-size, crowds and boxes without an area; problems are those outside their image, or all in shares of it, a
-class without a box in train, and pictures that are in two splits. Exit status 0 if there is no
-problem, 1 if there are some, 2 if the data cannot be checked at all.
+size, crowds and boxes without an area; problems are those outside their image, or all in shares of
+it, a class without a box in train, and pictures that are in two splits. Exit status 0 if there is
+no problem, 1 if there are some, 2 if the data cannot be checked at all.
 """
 
 from __future__ import annotations
