@@ -106,6 +106,14 @@ _DECAY_RATES = ('train.ema_decay',) + tuple(  # at least 0, less than 1
     f'{section}.{name}' for section in _OPTIMIZERS for name in ('momentum', 'b1', 'b2'))
 
 
+def value_of(config: ConfigDict, field: str) -> Any:
+  """The value of a field by its path, None where there is no such field."""
+  found: Any = config
+  for name in field.split('.'):
+    found = None if found is None else found.get(name)
+  return found
+
+
 def check(config: ConfigDict) -> None:
   """Checks every field that holds several values, the ranges of numbers, and the seeds.
 
@@ -115,7 +123,7 @@ def check(config: ConfigDict) -> None:
   """
   _check_numbers(config)
   for field, values in _FIELDS.items():
-    found = _found(config, field)
+    found = value_of(config, field)
     if found is None:  # no study
       continue
     if not _fits(found, values):
@@ -146,11 +154,11 @@ def _check_numbers(config):
   """Refuses numbers that are out of their range, and any that is not finite."""
   _refuse_not_finite(config.to_dict(), 'config')
   for field, least in _AT_LEAST.items():
-    value = _found(config, field)
+    value = value_of(config, field)
     if value is not None and value < least:
       raise UserError(f'config.{field}={value} must be at least {least}.')
   for field in _DECAY_RATES:
-    value = _found(config, field)
+    value = value_of(config, field)
     if value is not None and not 0 <= value < 1:
       raise UserError(f'config.{field}={value} must be at least 0 (off) and less than 1.')
 
@@ -163,14 +171,6 @@ def _refuse_not_finite(value, field):
         _refuse_not_finite(inner, f'{field}.{name}')
   elif isinstance(value, float) and not math.isfinite(value):
     raise UserError(f'{field}={value}: expected a finite number.')
-
-
-def _found(config, field):
-  """The value of a field; None where the config has none."""
-  found = config
-  for name in field.split('.'):
-    found = found.get(name) if found is not None else None
-  return found
 
 
 def _fits(found, values):

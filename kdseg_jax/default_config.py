@@ -5,7 +5,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from kdseg_jax import distillers, outside, references, tasks
+from kdseg_jax import config_fields, distillers, outside, references, tasks
 from kdseg_jax.distillers import methods
 from kdseg_jax.models import normalization
 
@@ -202,7 +202,7 @@ def complete(config: ConfigDict) -> ConfigDict:
   So each can be overridden by its field. What is named by `module:attribute` is imported.
   """
   for field in NAMES:
-    name = _value(config, field)
+    name = config_fields.value_of(config, field)
     if name is not None and references.is_reference(name):
       set_name(config, field, name)
   with config.unlocked():
@@ -232,13 +232,6 @@ def set_name(config: ConfigDict, field: str, reference: str) -> None:
     options = outside.options_of(NAMES[field], reference)
     given = section.options.to_dict() if known and 'options' in section else {}
     section.name, section.options = reference, with_placeholders(options | given)
-
-
-def _value(config, field):
-  """The value of a field, None where there is no such field."""
-  for name in field.split('.'):
-    config = None if config is None else config.get(name)
-  return config
 
 
 def _add_missing(config, defaults):

@@ -180,9 +180,10 @@ def test_what_is_no_finite_number_is_no_weight(weight):
 
 
 def test_a_weight_may_be_any_scalar_negative_or_traced():
+  of = lambda weight: set(distillers.combine({'a': (weight, projected())}).requires.student)
   for weight in (1, -0.5, np.float32(2), np.array(2.), jnp.bfloat16(2), lambda step: 0.1 * step):
-    distillers.combine({'a': (weight, projected())})
-  jax.eval_shape(lambda weight: distillers.combine({'a': (weight, projected())}) and 0, 1.0)
+    assert of(weight) == set(projected().requires.student)
+  assert jax.eval_shape(lambda weight: weight * len(of(weight)), 1.0).shape == ()
 
 
 @pytest.mark.parametrize('name', ['', 'a/b'])
