@@ -34,7 +34,7 @@ PHASES = ('prepare', 'train')  # sections of the config with the number of their
 _SHAPING = tuple(f'config.{field}' for field in (
     'student', 'distill', 'optimizer', 'critic', 'train.ema_decay',
     'train.freeze', 'task', 'augmentation.crop', 'data.name', 'data.root'))
-_MOST_NAMED = 8
+_MOST_NAMED = 8  # weights
 
 
 class Diverged(UserError, FloatingPointError):
@@ -163,7 +163,7 @@ class Run:
       self._check()
     if due.reads_state:  # the metrics of a step tell nothing of its own update
       self._require_finite(step, not_finite(
-          {'params': self.state.params, 'batch_stats': self.state.batch_stats}))
+          {'params': self.state.params, 'batch_stats': self.state.batch_stats})[:_MOST_NAMED])
     if due.log:
       self._log(step)
     try:
@@ -231,11 +231,9 @@ class Run:
     kept = (f'no checkpoint was saved before in {self.workdir}' if latest is None else
             f'the last good checkpoint is {latest} in {self.workdir}')
     section = '' if self.phase == 'train' else f'{self.phase}.'
-    more = f' and {len(bad) - _MOST_NAMED} more' if len(bad) > _MOST_NAMED else ''
     raise Diverged(
-        f'{self.phase} step {step}: not finite: {", ".join(bad[:_MOST_NAMED])}{more}; {kept}. Try '
-        f'a smaller learning rate, a warm-up, or config.{section}optimizer.clip_norm.',
-        self.workdir)
+        f'{self.phase} step {step}: not finite: {", ".join(bad)}; {kept}. Try a smaller learning '
+        f'rate, a warm-up, or config.{section}optimizer.clip_norm.', self.workdir)
 
   def _log(self, step):
     mean = {name: float(np.mean([m[name] for m in self._window])) for name in self._window[0]}
