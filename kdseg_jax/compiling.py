@@ -71,6 +71,25 @@ def announced(what: str, program: Callable, *arguments: Any) -> Any:
   return result
 
 
+class Announced:
+  """A program's calls, of which those are `announced` that compile: one for each size of images.
+
+  Args:
+    what: that is compiled, e.g. 'the train step'.
+  """
+
+  def __init__(self, what: str):
+    self._what, self._known = what, set()
+
+  def __call__(self, size: tuple[int, ...], program: Callable, *arguments: Any) -> Any:
+    """`program(*arguments)` for images of (height, width)."""
+    if size in self._known:
+      return program(*arguments)
+    another = f' for images of {size[0]}x{size[1]}' if self._known else ''
+    self._known.add(size)
+    return announced(f'{self._what}{another}', program, *arguments)
+
+
 def _kind_of_cpu():
   """The architecture, and a checksum of the instructions that the CPU knows where that is told."""
   try:

@@ -79,6 +79,25 @@ def require_run(workdir: str, option: str) -> None:
         f'{path} is missing: --{option} must be the work directory of a run of `train`.')
 
 
+def changes(before: dict, now: dict, prefix: str = 'config.') -> list[str]:
+  """'config.<field> is ... now and was ...' for every field that differs.
+
+  A whole section that only one of them has, as a term, is one line.
+  """
+  found = []
+  for name in sorted(before.keys() | now.keys()):
+    field, old, new = f'{prefix}{name}', before.get(name), now.get(name)
+    if isinstance(old, dict) and isinstance(new, dict):
+      found += changes(old, new, f'{field}.')
+    elif isinstance(new, dict) and old is None:
+      found.append(f'{field} is there now and was not')
+    elif isinstance(old, dict) and new is None:
+      found.append(f'{field} is not there now and was')
+    elif old != new:
+      found.append(f'{field} is {new!r} now and was {old!r}')
+  return found
+
+
 def _require_kinds(fields, defaults, where, prefix='config.'):
   """Refuses fields of another kind than their defaults; the options of a task are its own."""
   for name, default in defaults.items():

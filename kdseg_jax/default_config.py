@@ -60,6 +60,9 @@ def run(task: str = 'segmentation', method: str = 'none', role: str = 'student')
           'options': {},               # of module:attribute
           'root': '',                  # folder of the data set; empty is $KDSEG_DATA
           'size': (),                  # (height, width) of resized whole images; () is their own
+          # Crop and canvas are turned for images higher than wide, and a training batch holds
+          # images of one orientation: two programs, and less padding. Of boxes.
+          'by_orientation': False,
           'train_split': 'train',
           'train_limit': 0,            # examples of it, spread evenly; 0 is all
           'seed': placeholder(int),    # of order and augmentation; None is config.seed

@@ -44,6 +44,15 @@ def test_a_first_call_says_before_that_it_compiles_and_afterwards_how_long_it_to
   assert 'Compiled the train step, and ran it once, in ' in caplog.records[1].getMessage()
 
 
+def test_calls_are_announced_that_are_the_first_of_their_size(caplog):
+  call = compiling.Announced('the train step')
+  for size in ((8, 9), (8, 9), (9, 8), (8, 9), (9, 8)):
+    assert call(size, lambda x: x + 1, jnp.ones(())) == 2
+  assert [text for text in caplog.messages if text.startswith('Compiling')] == [
+      'Compiling the train step; this takes a while ...',
+      'Compiling the train step for images of 9x8; this takes a while ...']
+
+
 def warnings(caplog):
   return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
 

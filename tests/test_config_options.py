@@ -19,7 +19,7 @@ from kdseg_jax import data, default_config, distillers, parallel, tasks
 from kdseg_jax.inference import evaluation
 from kdseg_jax.training import experiment, loop, preparations, programs, run
 from tests import toys
-from tests.data import archives
+from tests.data import archives, boxed_sets
 
 
 class Model(nn.Module):
@@ -44,6 +44,7 @@ def small_parts(monkeypatch, tmp_path):
                                  else original(config, classes)))
   archives.folder(tmp_path / 'a', size=(36, 48))
   archives.folder(tmp_path / 'b', size=(40, 48))
+  boxed_sets.voc(tmp_path / 'boxes', upright='c')
 
 
 def config_of(field=None, value=None, **beside):
@@ -314,6 +315,10 @@ CASES = [  # field, another value, where it is seen, fields beside it
         'data.name': 'tests.mylab.parts:Stripes', 'data.size': ()}),
     ('data.root', 'b', batches, FOLDER), ('data.root', 'b', evaluation_of, FOLDER),
     ('data.size', (40, 40), batches, {}), ('data.size', (40, 40), evaluation_of, {}),
+    ('data.by_orientation', True, batches, {
+        'data.name': 'tests.mylab.parts:Turned', 'data.size': (), 'augmentation.crop': (16, 24)}),
+    ('data.by_orientation', True, evaluated, {
+        'data.name': 'voc_boxes', 'data.root': 'boxes', 'data.size': (), 'eval.canvas': (32, 64)}),
     ('data.train_split', 'val', batches, {}), ('data.train_limit', 3, batches, {}),
     ('data.seed', 5, batches, {}),
     ('data.unlabelled', 'b/images/train', batches, {'data.train_limit': 3}),

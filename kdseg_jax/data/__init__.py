@@ -4,7 +4,8 @@ A source has `classes` (names in label order), `palette` `(C, 3)` uint8, `len(so
 `source[i]`, a dict of `image` `(H, W, 3)` uint8 RGB, `label`, `image_id` str, and what else it
 knows. The label is `(H, W)` uint8 with 255 = ignore, or one int32 of an image with one class;
 images with boxes have `boxes`, `classes`, `crowd`, `area` and `scale` instead, see
-`boxed.BoxSource`. It can be pickled and read by many threads at once.
+`boxed.BoxSource`. It can be pickled and read by many threads at once. With `size_of(index)`, the
+(height, width) of an image before it is read, batches may be of one orientation.
 """
 
 from __future__ import annotations

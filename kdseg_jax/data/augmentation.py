@@ -32,6 +32,7 @@ class Augmentation:
 
   Attributes:
     crop: (height, width) of the result.
+    by_orientation: whether the crop is turned, to (width, height), for images higher than wide.
     scale: lowest and highest factor of the size, drawn evenly; None keeps the size. Bilinear for
       the image, nearest pixel for a map.
     flip: probability of the mirror image.
@@ -54,6 +55,7 @@ class Augmentation:
   pad: int = 0
   resized_crop: tuple[float, float] | None = None
   resize: tuple[tuple[int, int], ...] | None = None
+  by_orientation: bool = False
   fields: Mapping[str, Any] = dataclasses.field(kw_only=True)
 
   def __post_init__(self):
@@ -79,8 +81,12 @@ class Augmentation:
 
   def __call__(self, example: Mapping[str, Any], rng: np.random.Generator) -> Example:
     example = {name: example[name] for name in ('image', *self.fields)}
+    options = self
+    if self.by_orientation:
+      options = dataclasses.replace(
+          self, crop=fitted.turned(self.crop, like=example['image'].shape[:2]))
     for operation in OPERATIONS.values():
-      example = operation(example, rng, self)
+      example = operation(example, rng, options)
     return example
 
   @property

@@ -118,6 +118,10 @@ class BoxSource:
   def __len__(self) -> int:
     return len(self._images)
 
+  def size_of(self, index: int) -> Size:
+    """(height, width) of an example, without reading it."""
+    return self.size or self._images[index].size
+
   def __getitem__(self, index: int) -> dict[str, Any]:
     pairs.check_index(index, len(self))
     one = self._images[index]

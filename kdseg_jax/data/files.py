@@ -70,6 +70,14 @@ def decode_image(content: bytes, name: Any) -> np.ndarray:
   return _turned(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), stripped.orientation)
 
 
+def image_size(content: bytes, name: Any) -> tuple[int, int]:
+  """(height, width) that `decode_image` gives, of the head of a file; errors call it `name`."""
+  stripped = _strip(content, name)
+  with _open(stripped.content, name) as header:
+    size = header.size
+  return size if stripped.orientation > 4 else size[::-1]
+
+
 def read_label(path: str | os.PathLike) -> np.ndarray:
   """Reads a label PNG: the stored indices, whether it is grey or has a palette.
 

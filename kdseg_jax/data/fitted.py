@@ -14,6 +14,19 @@ from kdseg_jax.errors import UserError
 Size = tuple[int, int]
 
 
+def is_upright(size: Size) -> bool:
+  """Whether an image of (height, width) is higher than wide."""
+  return size[0] > size[1]
+
+
+def turned(canvas: Size, *, like: Size) -> Size:
+  """(height, width) of a canvas for an image of a size: its sides change places if it is upright.
+
+  A canvas is written for images that are not, wider than high or square.
+  """
+  return canvas[::-1] if is_upright(like) else canvas
+
+
 def fitted_size(size: Size, canvas: Size | None, sides: Size | None = None) -> Size:
   """(height, width) of an image, its shape kept, that is as large as it may be.
 
@@ -74,29 +87,52 @@ class Fitted:
     canvas: (height, width), a multiple of the model's largest stride, usually 32; None pads
       nothing, and images keep the sizes that `sides` gives them.
     sides: see `fitted_size`.
+    by_orientation: whether the canvas is `turned` for upright images: there are two sizes.
 
   Raises:
-    UserError: a size is not positive, or there is none.
+    UserError: a size is not positive, or there is none; `by_orientation` without a canvas.
   """
 
-  def __init__(self, source: Any, canvas: Size | None, sides: Size | None = None):
+  def __init__(self, source: Any, canvas: Size | None, sides: Size | None = None, *,
+               by_orientation: bool = False):
     check_sizes(canvas, sides)
-    self._source, self.size = source, tuple(canvas) if canvas else None
-    self._sides = tuple(sides) if sides else None
+    if by_orientation and canvas is None:
+      raise UserError('by_orientation turns a canvas, and there is none.')
+    self._source, self._canvas = source, tuple(canvas) if canvas else None
+    self.size = None if by_orientation else self._canvas
+    self._sides, self._by_orientation = tuple(sides) if sides else None, by_orientation
     self.classes, self.palette = source.classes, source.palette
     self.is_generated = getattr(source, 'is_generated', False)
 
   def __len__(self) -> int:
     return len(self._source)
 
+  @property
+  def size_of(self) -> Any:
+    """Function of an index, the (height, width) of that example; None where it is not known."""
+    size_of = getattr(self._source, 'size_of', None)
+    if size_of is None:
+      return None
+
+    def fitted_to(index):
+      size = size_of(index)
+      return self._canvas_of(size) or fitted_size(size, None, self._sides)
+    return fitted_to
+
+  def _canvas_of(self, size):
+    """The canvas of an image of a size, or None."""
+    return turned(self._canvas, like=size) if self._by_orientation else self._canvas
+
   def __getitem__(self, index: int) -> dict[str, Any]:
     pairs.check_index(index, len(self))
     example = self._source[index]
     if 'boxes' not in example:
-      raise UserError(f'config.eval.canvas={self.size or ()} and sides={self._sides or ()} are for '
-                      f'images with boxes, and example {index} has none. Leave both ().')
-    example = resize(example, fitted_size(example['image'].shape[:2], self.size, self._sides))
-    image, mask = on_canvas(example['image'], self.size or example['image'].shape[:2])
+      raise UserError(f'config.eval.canvas={self._canvas or ()} and sides={self._sides or ()} are '
+                      f'for images with boxes, and example {index} has none. Leave both ().')
+    size = example['image'].shape[:2]
+    canvas = self._canvas_of(size)
+    example = resize(example, fitted_size(size, canvas, self._sides))
+    image, mask = on_canvas(example['image'], canvas or example['image'].shape[:2])
     return example | {'image': image, 'mask': mask}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from kdseg_jax.data import boxed
+from kdseg_jax.data import boxed, streams
 from kdseg_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -22,23 +22,23 @@ _THREADS = min(16, os.cpu_count() or 1)
 
 def train_batches(source: Any, *, batch_size: int, seed: int,
                   augmentation: Callable[[Mapping[str, Any], np.random.Generator], dict[str, Any]],
-                  start: int = 0, process_index: int = 0, process_count: int = 1,
-                  num_threads: int = _THREADS) -> Iterator[Batch]:
+                  by_orientation: bool = False, start: int = 0, process_index: int = 0,
+                  process_count: int = 1, num_threads: int = _THREADS) -> Iterator[Batch]:
   """Endless shuffled, augmented batches; batch k is a function of (seed, k) alone.
 
   The source is shuffled anew in each epoch; batches run on over the ends of epochs. Process p of P
   gets examples kB + pB/P to kB + (p+1)B/P - 1 of the stream for batch k of B examples, so that the
   processes' parts, put one after the other, are the batch of one process.
 
-  A source of two with a share (`data.Concatenated`) is shuffled part by part: `round(share * B)`
-  examples of every batch, spread evenly over it, come from the second, the others from the first.
+  What a batch holds of a source of two, and of images of two orientations, `streams.shuffled` says.
 
   Args:
     source: where examples come from, see the module.
     batch_size: B, of all processes together.
     seed: 0 to 2**32 - 1.
     augmentation: function of (example, generator) that returns `image`, `mask` and the fields, of
-      one shape for all examples; see `Augmentation`.
+      one shape for all examples of a batch; see `Augmentation`.
+    by_orientation: whether a batch holds images of one orientation.
     start: number of the first batch; no earlier one is computed.
     process_index: p.
     process_count: P.
@@ -49,10 +49,12 @@ def train_batches(source: Any, *, batch_size: int, seed: int,
     int32, the example's number in the stream, and the fields, as `label` `(b, h, w)` uint8.
 
   Raises:
-    ValueError: the source is empty or the batch cannot be shared by the processes.
+    ValueError: the source is empty, the batch cannot be shared by the processes, or as
+      `streams.shuffled`.
   """
   share = _share(source, batch_size, process_index, process_count)
-  dataset = _shuffled(source, batch_size, seed)
+  dataset = streams.shuffled(source, batch_size=batch_size, seed=seed,
+                             by_orientation=by_orientation, num_threads=num_threads)
   dataset = dataset.random_map(augmentation).map_with_index(
       lambda index, example: example | {'index': np.int32(index)})
   # Batch j of this size is the part of process j % P in batch j // P.
@@ -140,52 +142,6 @@ def pad_to_multiple(array: np.ndarray, multiple: int, value: int) -> np.ndarray:
   if not any(after for _, after in widths):
     return array
   return np.pad(array, widths + [(0, 0)] * (array.ndim - 2), constant_values=value)
-
-
-def _shuffled(source, batch_size, seed):
-  """The endless stream of examples, batch after batch."""
-  if getattr(source, 'share', None) is None:
-    return grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-  return grain.MapDataset.source(_Mixture(source, batch_size, seed)).seed(seed)
-
-
-def unlabelled_places(share: float, batch_size: int) -> np.ndarray:
-  """Which examples of a batch are of the second source, bool `(batch_size,)`.
-
-  `round(share * batch_size)` of them, so placed that each contiguous part of a batch, and so each
-  device, has about as many.
-
-  Raises:
-    UserError: that leaves none of one source.
-  """
-  second = round(share * batch_size)
-  if not 0 < second < batch_size:
-    raise UserError(
-        f'config.data.unlabelled_share={share} of batches of {batch_size} examples leaves '
-        f'{second} unlabelled and {batch_size - second} labelled; expected one of each at least.')
-  return np.diff(np.arange(batch_size + 1) * second // batch_size).astype(bool)
-
-
-class _Mixture:
-  """The stream of two sources of which each batch holds a share; a source again."""
-
-  def __init__(self, source, batch_size, seed):
-    self._batch_size, self._is_second = batch_size, unlabelled_places(source.share, batch_size)
-    before = np.cumsum(self._is_second) - self._is_second  # of the second, before each example
-    self._rank = np.where(self._is_second, before, np.arange(batch_size) - before)
-    second = int(self._is_second.sum())
-    self._counts = batch_size - second, second
-    # Seeds of their own: equal ones would shuffle sources of one length alike.
-    self._streams = [grain.MapDataset.source(part).seed(seed + i).shuffle().repeat()
-                     for i, part in enumerate((source.first, source.second))]
-
-  def __len__(self):
-    return min(map(len, self._streams))
-
-  def __getitem__(self, index):
-    batch, place = divmod(int(index), self._batch_size)
-    part = int(self._is_second[place])
-    return self._streams[part][batch * self._counts[part] + int(self._rank[place])]
 
 
 def _share(source, batch_size, process_index, process_count):

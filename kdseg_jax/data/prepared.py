@@ -100,13 +100,21 @@ class BoxRecords:
   def __len__(self) -> int:
     return len(self._records)
 
+  def size_of(self, index: int) -> boxed.Size:
+    """(height, width) of an example; its record is read, its image is not decoded."""
+    return self.size or files.image_size(*self._image(index, self._records[index]))
+
   def __getitem__(self, index: int) -> dict[str, Any]:
     pairs.check_index(index, len(self))
     record = self._records[index]
     image_id = record['image_id'].decode()
-    image = files.decode_image(record['image'], f'{self._where}, example {index} ({image_id})')
+    image = files.decode_image(*self._image(index, record))
     return boxed.example(image, {name: record[name] for name in (
         'boxes', 'classes', 'crowd', 'area')}, image_id, self.size)
+
+  def _image(self, index, record):
+    """The file of an image, and its name for errors."""
+    return record['image'], f'{self._where}, example {index} ({record["image_id"].decode()})'
 
 
 def create_prepared(name: str, split: str, *, root: str | os.PathLike | None = None,

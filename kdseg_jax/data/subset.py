@@ -34,6 +34,12 @@ class Subset:
     """Of the source: whether no file of the user's is read."""
     return getattr(self._source, 'is_generated', False)
 
+  @property
+  def size_of(self) -> Any:
+    """Of the source: function of an index, the (height, width) of that example; None without."""
+    size_of = getattr(self._source, 'size_of', None)
+    return size_of and (lambda index: size_of(self._indices[index]))
+
   def __len__(self) -> int:
     return len(self._indices)
 

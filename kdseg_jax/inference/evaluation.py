@@ -154,10 +154,13 @@ def _of_all_devices(outputs, index, axis_name):
 
 
 def sizes_of_all(source: Any) -> list[tuple[int, int]]:
-  """(height, width) of every image of a source, of which each process reads its part."""
+  """(height, width) of every image; of a source that does not tell, each process reads its part."""
   size = getattr(source, 'size', None)
   if size:
     return [tuple(size)] * len(source)
+  size_of = getattr(source, 'size_of', None)
+  if size_of is not None:
+    return [tuple(size_of(index)) for index in range(len(source))]
   index, count = jax.process_index(), jax.process_count()
   own = np.zeros((-(-len(source) // count), 2), np.int32)
   found = pipeline.read_sizes(source, start=index, step=count)

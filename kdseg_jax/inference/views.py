@@ -36,6 +36,7 @@ class Inference:
       `data.Fitted`; () is each at its own size.
     sides: shorter and longer side of the image, at most, to which it is resized, its shape kept, of
       detectors; () is as large as the canvas permits, or its own size without one.
+    by_orientation: whether the canvas is turned for images higher than wide.
 
   Raises:
     ValueError: a field cannot be used; says which and what was expected.
@@ -49,6 +50,7 @@ class Inference:
   crop: tuple[int, ...] = ()
   canvas: tuple[int, ...] = ()
   sides: tuple[int, ...] = ()
+  by_orientation: bool = False
 
   def __post_init__(self):
     if self.window and not (len(self.window) == 2 and all(
@@ -96,7 +98,8 @@ class Inference:
     parts += [] if self.scales == (1.0,) else ['scales ' + ' '.join(map(str, self.scales))]
     parts += [] if not self.crop else [
         f'the centre {self.crop[0]}x{self.crop[1]} at a shorter side of {self.short_side}']
-    parts += [] if not self.canvas else [f'fitted into {self.canvas[0]}x{self.canvas[1]}']
+    turned = f', or {self.canvas[1]}x{self.canvas[0]} if upright' if self.by_orientation else ''
+    parts += [] if not self.canvas else [f'fitted into {self.canvas[0]}x{self.canvas[1]}{turned}']
     parts += [] if not self.sides else [f'sides up to {self.sides[0]} and {self.sides[1]}']
     return ', '.join(parts + ['flip'] * self.flip) or 'whole images'
 
@@ -115,7 +118,8 @@ def create_inference(config: ConfigDict) -> Inference:
       window=tuple(config.eval.window), overlap=config.eval.overlap,
       scales=tuple(config.eval.scales), flip=config.eval.flip,
       short_side=config.eval.short_side, crop=tuple(config.eval.crop),
-      canvas=tuple(config.eval.canvas), sides=tuple(config.eval.sides))
+      canvas=tuple(config.eval.canvas), sides=tuple(config.eval.sides),
+      by_orientation=config.data.by_orientation and bool(config.eval.canvas))
   if config.data.size:
     inference.check_size(tuple(config.data.size))
   return inference

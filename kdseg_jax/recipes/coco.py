@@ -56,14 +56,16 @@ GFL 44.9, 40.2, 43.7, 43.9; RetinaNet 38.9, 37.4, 39.7, 39.8; FCOS 40.8, 38.5, 4
 4 38.2, 38.3, 38.6, 38.7, 38.2, localization_distillation 37.8, pkd 38.0; GFL-ResNet50 from ATSS
 42.1 (mimicking 39.7), from RetinaNet 41.2 (30.3); MobileNetV2 30.9, pkd 33.2, crosskd 34.1.
 Not run at full size.
-Deviates: all images are put on one canvas of 1344x1344, in evaluation too, where that code pads
-each batch to its largest image. What sees padding there sees more of it here (half of the positions
-of an image of 480x640): GroupNorm; the statistics of crosskd and pkd, and the maps of review; FCOS,
-whose focal loss and terms of crosskd count it. Less of it, with smaller upright images:
---config.augmentation.crop='(800,1344)' --config.eval.canvas='(800,1344)'; none but to
-multiples of 32, as imported models are evaluated above, with a program a size:
---config.eval.canvas='()' --config.eval.pad_multiple=32. Images are shrunk by area, there
-bilinearly. The Swin-T teacher is not here.
+Deviates: images are put on a canvas of 800x1344, upright ones of 1344x800, in evaluation too. That
+code has batches of one orientation too, of the images of each of 8 GPUs by itself, but pads each to
+its largest image. What sees padding there sees more of it here (a fifth of the positions of an
+image of 480x640): GroupNorm; the statistics of crosskd and pkd, and the maps of review; FCOS, whose
+focal loss and terms of crosskd count it. In evaluation none but to multiples of 32, as imported
+models are evaluated above, with a program a size:
+--config.eval.canvas='()' --config.eval.pad_multiple=32. One program, and more padding:
+--config.data.by_orientation=False --config.augmentation.crop='(1344,1344)'
+--config.eval.canvas='(1344,1344)'. Images are shrunk by area, there bilinearly. The Swin-T teacher
+is not here.
 """
 
 from kdseg_jax import models, names
@@ -72,7 +74,8 @@ from kdseg_jax.interop import pretrained
 from kdseg_jax.models import detectors
 from kdseg_jax.recipes import common
 
-BATCH, WARMUP, SIDES, CANVAS = 16, 500, (800, 1333), (1344, 1344)
+# The canvas is `SIDES` to multiples of 32.
+BATCH, WARMUP, SIDES, CANVAS = 16, 500, (800, 1333), (800, 1344)
 EPOCHS = {'1x': 12, '2x': 24}
 _BACKBONES = {'teacher': 'resnet101', 'student': 'resnet50'}
 _TWICE = ('gfl_resnet101', 'retinanet_resnet50', 'retinanet_resnet101')  # and FCOS
@@ -102,7 +105,7 @@ def get_config(arg=None):
   twice = arg.head == 'fcos' or name in _TWICE
   schedule = arg.schedule or ('2x' if twice else '1x')
   names.require(schedule, EPOCHS, 'schedule')
-  config.data.update(name='coco', train_split='train_with_boxes')
+  config.data.update(name='coco', train_split='train_with_boxes', by_orientation=True)
   config.augmentation.update(crop=CANVAS, flip=0.5, resize=_RESIZE.get(
       name, _RESIZE_FCOS if arg.head == 'fcos' else (SIDES,)))
   _set_student(config, name, arg)

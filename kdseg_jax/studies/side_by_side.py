@@ -83,8 +83,9 @@ class _Cohort:
 
   def __init__(self, runs: list[Run], clocks: list[Stopwatch], program: parallel.Program,
                folder: str, label: str):
-    self.runs, self.program, self._label = runs, program, label
+    self.runs, self.program = runs, program
     self._clocks, self._folder = clocks, folder
+    self._call = compiling.Announced(f'the train step of {label}')
     self.experiment = runs[0].experiment
     self.taps = self.experiment.distiller.requires.teacher
     self._head = programs.head_variables(self.experiment)
@@ -102,12 +103,8 @@ class _Cohort:
     """One step of all runs, and what follows it; True if they stop here."""
     start = time.perf_counter()
     batch = batch | {TEACHER_TAPS: {name: taps[name] for name in self.taps}}
-    if self._cost_written:
-      self._state, metrics = self.program(self._head, self._state, batch)
-    else:
-      self._state, metrics = compiling.announced(
-          f'the train step of {self._label}', self.program, self._head,
-          self._state, batch)
+    self._state, metrics = self._call(
+        batch['image'].shape[-3:-1], self.program, self._head, self._state, batch)
     jax.block_until_ready(metrics)  # the time is to be this student's
     seconds = (time.perf_counter() - start) / len(self.runs)
     if not self._cost_written:
@@ -249,7 +246,7 @@ class _TeacherPass:
   def __init__(self, cohorts, names_of_taps, workdir):
     reading = next((cohort for cohort in cohorts if cohort.taps), None)
     self._path = os.path.join(workdir, 'teacher_cost.json')
-    self._seconds = []
+    self._seconds, self._call = [], compiling.Announced("the teacher's pass")
     if reading is not None:
       requires = reading.experiment.distiller.requires._replace(teacher=names_of_taps)
       self._program = programs.teacher_program(reading.experiment, requires)
@@ -257,10 +254,8 @@ class _TeacherPass:
 
   def __call__(self, batch):
     start = time.perf_counter()
-    arguments = (self._variables, {}, batch)
-    taps = jax.block_until_ready(
-        self._program(*arguments) if self._seconds else
-        compiling.announced("the teacher's pass", self._program, *arguments))
+    taps = jax.block_until_ready(self._call(
+        batch['image'].shape[-3:-1], self._program, self._variables, {}, batch))
     self._seconds.append(time.perf_counter() - start)
     return taps
 

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from kdseg_jax import config_fields, names, parallel, references
-from kdseg_jax.data import pipeline
+from kdseg_jax.data import streams
 from kdseg_jax.distillers import methods
 from kdseg_jax.errors import UserError
 from kdseg_jax.interop import pretrained
@@ -81,7 +81,7 @@ def _check_unlabelled_share(config):
   if not config.data.unlabelled:
     raise UserError(f'config.data.unlabelled_share={share} has no effect without '
                     'config.data.unlabelled: a folder, or rest.')
-  places = pipeline.unlabelled_places(share, config.train.batch_size)
+  places = streams.unlabelled_places(share, config.train.batch_size)
   if any(len(set(places[part::parts])) < 2 for part in range(parts)):
     raise UserError(
         f'config.train.accumulate={parts} would make micro-batches of only labelled or only '

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from kdseg_jax import data, distillers, names, parallel, references, tasks
-from kdseg_jax.data import subset
+from kdseg_jax.data import streams, subset
 from kdseg_jax.distillers import core
 from kdseg_jax.distillers.core import fold_in_name
 from kdseg_jax.errors import UserError
@@ -80,7 +80,8 @@ def create_evaluation_source(config: ConfigDict, split: str) -> Any:
   """The source of a split as models are evaluated on it: resized, padded, cut by `config.eval`."""
   views, source = create_inference(config), create_source(config, split)
   if views.is_fitted:
-    return data.Fitted(source, views.canvas or None, views.sides or None)
+    return data.Fitted(source, views.canvas or None, views.sides or None,
+                       by_orientation=views.by_orientation)
   return data.Centres(source, views.short_side, views.crop) if views.crop else source
 
 
@@ -88,10 +89,13 @@ def create_train_source(config: ConfigDict) -> Any:
   """The training split or a part of it, and the images of `config.data.unlabelled` after it.
 
   Raises:
-    UserError: there are no such images, or their share of a batch is out of range.
+    UserError: there are no such images, their share of a batch is out of range, or
+      `config.data.by_orientation` of data that do not tell sizes.
   """
   everything = create_source(config, config.data.train_split)
   source = subset.spread(everything, config.data.train_limit)
+  if config.data.by_orientation:
+    streams.require_sizes(source)
   if not config.data.unlabelled:
     return source
   fields = create_task(config, len(everything.classes)).fields

@@ -273,7 +273,7 @@ class Run:
         meta['classes'], self.experiment.train_source.classes, found_in=where,
         expected_in='the data', allow=self.experiment.allow_class_names)
     saved = config_files.from_dict(meta['config'], where=where)
-    changes = config_changes(*(json.loads(c.to_json()) for c in (saved, self.config)))
+    changes = config_files.changes(*(json.loads(c.to_json()) for c in (saved, self.config)))
     try:
       state = self.checkpointer.restore(step, like)
     except CheckpointError as error:
@@ -301,14 +301,11 @@ def advance(run: Run, step: Callable, stop: StopSignal) -> None:
     stop: asked after every step.
   """
   start, phase = run.done, run.phase
-  batches = run.batches()
+  batches, call = run.batches(), compiling.Announced(f'the {phase} step')
   with tqdm.tqdm(total=run.steps, initial=start, desc=phase, disable=None, leave=False) as bar:
     for done in range(start + 1, run.steps + 1):
-      if done == start + 1:
-        run.state, metrics = compiling.announced(
-            f'the {phase} step', step, run.state, next(batches))
-      else:
-        run.state, metrics = step(run.state, next(batches))
+      batch = next(batches)
+      run.state, metrics = call(batch['image'].shape[1:3], step, run.state, batch)
       bar.update()
       stopping = stop.agree(run.checkpointer.reached_preemption, done)
       if run.record(done, metrics, stopping=stopping):
@@ -327,7 +324,8 @@ def training_batches(experiment: Experiment, phase: str, *, start: int) -> Itera
           flip=config.augmentation.flip, pad=config.augmentation.pad,
           resized_crop=tuple(config.augmentation.resized_crop) or None,
           resize=tuple(map(tuple, config.augmentation.resize)) or None,
-          fields=experiment.task.fields),
+          by_orientation=config.data.by_orientation, fields=experiment.task.fields),
+      by_orientation=config.data.by_orientation,
       process_index=jax.process_index(), process_count=jax.process_count()))
 
 
@@ -388,25 +386,6 @@ def measure_teacher(experiment: Experiment, workdir: str,
         f'The teacher {teacher.workdir} scores {metric.name} {value:.4f} on {config.eval.split}, '
         f'{side} config.teacher.min_metric={least}. Train it longer, or {change} the limit.')
   return known['metrics']
-
-
-def config_changes(before: dict, now: dict, prefix: str = 'config.') -> list[str]:
-  """'config.<field> is ... now and was ...' for every field that differs.
-
-  A whole section that only one of them has, as a term, is one line.
-  """
-  changes = []
-  for name in sorted(before.keys() | now.keys()):
-    field, old, new = f'{prefix}{name}', before.get(name), now.get(name)
-    if isinstance(old, dict) and isinstance(new, dict):
-      changes += config_changes(old, new, f'{field}.')
-    elif isinstance(new, dict) and old is None:
-      changes.append(f'{field} is there now and was not')
-    elif isinstance(old, dict) and new is None:
-      changes.append(f'{field} is not there now and was')
-    elif old != new:
-      changes.append(f'{field} is {new!r} now and was {old!r}')
-  return changes
 
 
 def _named_seed(name, seed):

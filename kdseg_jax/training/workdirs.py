@@ -11,7 +11,6 @@ from kdseg_jax import config_files
 from kdseg_jax.checkpoint import saved_steps
 from kdseg_jax.data.json_files import read_rows
 from kdseg_jax.errors import UserError
-from kdseg_jax.training.run import config_changes
 
 
 def is_finished(run: ConfigDict, workdir: str) -> bool:
@@ -33,7 +32,7 @@ def changes_of(run: ConfigDict, folder: str) -> list[str]:
     del config['eval']['pictures']
     del config['prepare']['folder']
     config['teacher'] = os.path.realpath(config['teacher']['checkpoint'])
-  return config_changes(before, now)
+  return config_files.changes(before, now)
 
 
 def require_same_config(own: ConfigDict, folder: str) -> None:

@@ -28,6 +28,8 @@ COMMON = {
     'eval.split': 'val', 'train.batch_size': 16,
     'train.accumulate': 1, 'augmentation.flip': 0.5, 'augmentation.scale': (),
     'augmentation.pad': 0, 'augmentation.resized_crop': (), 'eval.sides': (800, 1333),
+    'data.by_orientation': True, 'augmentation.crop': (800, 1344),  # AspectRatioBatchSampler
+    'eval.canvas': (800, 1344),
     'optimizer.name': 'sgd', 'optimizer.learning_rate': 0.01, 'optimizer.momentum': 0.9,
     'optimizer.nesterov': False, 'optimizer.weight_decay': 1e-4, 'optimizer.schedule': 'steps',
     'optimizer.factor': 0.1, 'optimizer.warmup_steps': 500, 'student.width': 1.0,

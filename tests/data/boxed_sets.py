@@ -47,12 +47,13 @@ def annotation(objects, size=SIZE):
   return f'<annotation>\n{sides}{"".join(an_object(*one) for one in objects)}</annotation>\n'
 
 
-def voc(root, splits=None, objects=None):
-  """Writes a folder of Pascal VOC with lists of names."""
+def voc(root, splits=None, objects=None, upright=()):
+  """Writes a folder of Pascal VOC with lists of names; the images named `upright` are."""
   splits = {'train': ['a', 'b', 'd'], 'val': ['c']} if splits is None else splits
   for seed, (name, found) in enumerate((VOC if objects is None else objects).items()):
-    archives.write(root, {f'JPEGImages/{name}.jpg': jpeg(seed),
-                          f'Annotations/{name}.xml': annotation(found)})
+    size = SIZE[::-1] if name in upright else SIZE
+    archives.write(root, {f'JPEGImages/{name}.jpg': jpeg(seed, size),
+                          f'Annotations/{name}.xml': annotation(found, size)})
   archives.write(root, {f'ImageSets/Main/{split}.txt': '\n'.join(names) + '\n'
                         for split, names in splits.items()})
   return root

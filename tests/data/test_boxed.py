@@ -100,6 +100,21 @@ def test_one_of_several_sizes_is_drawn():
     augmentation.Augmentation(crop=(8, 8), resize=((90, 60),), fields=FIELDS)
 
 
+@pytest.mark.parametrize('size,crop', [((40, 60), (48, 96)), ((60, 40), (96, 48)),
+                                       ((50, 50), (48, 96))])
+def test_a_crop_is_turned_for_upright_images_alone(size, crop):
+  options = {'scale': None, 'flip': 0.5, 'resize': ((40, 80), (48, 96)), 'fields': FIELDS}
+  turned = augmentation.Augmentation(crop=(48, 96), by_orientation=True, **options)
+  plain = augmentation.Augmentation(crop=crop, **options)
+  for seed in range(5):
+    example = colored_example(*size, seed=seed)
+    found, expected = (augment(example, np.random.default_rng(seed)) for augment in (turned, plain))
+    assert found['image'].shape == (*crop, 3)
+    for name, value in expected.items():
+      np.testing.assert_array_equal(found[name], value)
+    assert_boxes_on_image(found, 1.51)
+
+
 def test_labels_are_resized_with_the_image():
   label = np.arange(12, dtype=np.uint8).reshape(3, 4)
   augment = augmentation.Augmentation(crop=(8, 8), scale=None, flip=0, resize=((6, 8),),

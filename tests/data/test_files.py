@@ -7,6 +7,8 @@ import PIL.ImageOps
 import pytest
 
 from kdseg_jax.data import files
+from kdseg_jax.errors import UserError
+from tests.data import boxed_sets
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
 LABEL = np.random.default_rng(1).integers(0, 12, (6, 8)).astype(np.uint8)
@@ -48,6 +50,14 @@ def test_every_exif_orientation_is_turned_upright():
     picture.getexif()[0x0112] = orientation
     np.testing.assert_array_equal(
         files._turned(IMAGE, orientation), PIL.ImageOps.exif_transpose(picture))
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_the_size_that_a_head_tells_is_that_of_the_picture(orientation):
+  content = boxed_sets.jpeg(0, (20, 30), orientation)
+  assert files.image_size(content, 'a') == files.decode_image(content, 'a').shape[:2]
+  with pytest.raises(UserError, match='a: cannot be decoded'):
+    files.image_size(content[:5], 'a')
 
 
 def write_png_of_16_bits(path):

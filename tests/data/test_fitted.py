@@ -6,6 +6,7 @@ import pytest
 from kdseg_jax import data
 from kdseg_jax.data import fitted, pipeline
 from kdseg_jax.errors import UserError
+from kdseg_jax.inference import evaluation
 from kdseg_jax.tasks.box_fields import box_fields
 from tests.data import test_boxed
 
@@ -89,9 +90,46 @@ def test_two_processes_read_their_parts_of_it():
       np.testing.assert_array_equal(value, np.concatenate([half[name] for half in halves]))
 
 
+class Told(Mixed):
+  """Images whose sizes are told."""
+
+  def size_of(self, index):
+    return SIZES[index]
+
+
+@pytest.mark.parametrize('sides', [None, (48, 80)])
+def test_a_canvas_is_turned_for_upright_images(sides):
+  source = data.Fitted(Mixed(), (64, 96), sides, by_orientation=True)
+  turned, plain = data.Fitted(Mixed(), (96, 64), sides), data.Fitted(Mixed(), (64, 96), sides)
+  upright = [False, True, False, False, False, True]
+  assert source.size is None and [fitted.is_upright(size) for size in SIZES] == upright
+  for index, example in enumerate(source):
+    for name, value in (turned if upright[index] else plain)[index].items():
+      np.testing.assert_array_equal(example[name], value)
+  batches = list(pipeline.evaluation_batches(source, fields=FIELDS, batch_size=2))
+  assert sorted(batch['image'].shape for batch in batches) == [
+      (2, 64, 96, 3), (2, 64, 96, 3), (2, 96, 64, 3)]
+
+
+@pytest.mark.parametrize('canvas,sides,by_orientation', [
+    ((64, 96), None, False), ((64, 96), (48, 80), True), (None, (48, 80), False)])
+def test_sizes_are_told_before_images_are_read(canvas, sides, by_orientation):
+  source = data.Fitted(Told(), canvas, sides, by_orientation=by_orientation)
+  assert evaluation.sizes_of_all(source) == [
+      example['image'].shape[:2] for example in source]
+  assert data.Fitted(Mixed(), canvas, sides).size_of is None
+  if not source.size:  # of none an image is read
+    unread = Told()
+    unread.__class__ = type('Unread', (Told,), {'__getitem__': None})
+    assert len(evaluation.sizes_of_all(data.Fitted(
+        unread, canvas, sides, by_orientation=by_orientation))) == len(SIZES)
+
+
 def test_some_size_must_be_said():
   with pytest.raises(UserError, match='Neither a canvas nor sides'):
     data.Fitted(Mixed(), None)
+  with pytest.raises(UserError, match='turns a canvas, and there is none'):
+    data.Fitted(Mixed(), None, (48, 80), by_orientation=True)
 
 
 @pytest.mark.parametrize('canvas,sides', [((0, 5), None), ((5,), None), ((5, 5), (9, 5)),

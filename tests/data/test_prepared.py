@@ -301,13 +301,17 @@ def test_prepared_coco_is_what_its_folder_is(coco, tmp_path):
     last = '000000000003'  # of train, as it has no box
     ids = sorted(ids, key=lambda one: (one == last, one))
     assert [one['image_id'] for one in pickle.loads(pickle.dumps(made))] == ids
+    assert [made.size_of(i) for i in range(len(made))] == [
+        one['image'].shape[:2] for one in made]
     for one, other in zip(
         made, sorted(folder, key=lambda one: ids.index(one['image_id'])), strict=True):
       assert one.keys() == other.keys()
       for name, value in one.items():
         np.testing.assert_array_equal(value, other[name])
         assert getattr(value, 'dtype', str) == getattr(other[name], 'dtype', str)
-  resized = data.create('coco', 'train', root=data_dir, size=(10, 15))[0]
+  resized = data.create('coco', 'train', root=data_dir, size=(10, 15))
+  assert resized.size_of(0) == (10, 15)
+  resized = resized[0]
   np.testing.assert_allclose(resized['boxes'][0], [0.75, 1, 5.75, 7.125])
   assert 'tensorflow' not in sys.modules
 

@@ -28,6 +28,16 @@ def test_boxes_are_read_with_their_classes_and_difficult_ones_are_crowds(tmp_pat
   assert empty['boxes'].shape == (0, 4) and empty['classes'].shape == empty['area'].shape == (0,)
 
 
+def test_sizes_are_those_of_the_annotations(tmp_path):
+  root = boxed_sets.voc(tmp_path, objects={name: [('dog', 2, 2, 9, 9)] for name in 'abd'},
+                        splits={'train': 'abd'}, upright='b')
+  source = data.create('voc_boxes', 'train', root=root)
+  sizes = [source.size_of(index) for index in range(3)]
+  assert sizes == [example['image'].shape[:2] for example in source] == [(20, 30), (30, 20),
+                                                                         (20, 30)]
+  assert data.create('voc_boxes', 'train', root=root, size=(7, 5)).size_of(1) == (7, 5)
+
+
 def test_resized_images_take_their_boxes_with_them(tmp_path):
   source = data.create('voc_boxes', 'train', root=boxed_sets.voc(tmp_path), size=(40, 15))
   example = source[0]

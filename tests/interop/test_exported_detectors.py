@@ -64,6 +64,14 @@ def test_an_export_says_what_it_computes(detector):
     assert part in text
 
 
+def test_the_card_says_that_upright_images_had_a_canvas_of_their_own(tmp_path):
+  workdirs.save(tmp_path / 'run', config_of('gfl', **{'data.by_orientation': True}))
+  exporting.export(load(tmp_path / 'run'), str(tmp_path / 'out'), OPTIONS)
+  text = (tmp_path / 'out' / card.FILE).read_text()
+  assert 'higher than wide were fitted into 96x64: this export, of one size, shows them' in text
+  assert '--size=96,64' in text
+
+
 def test_it_predicts_what_the_model_does(detector):
   head, base = detector
   live, exported = load(base / 'run'), kdseg_jax.load(base / 'out')

@@ -1,6 +1,7 @@
 """Detection as a task: loss, boxes in pixels of the image, AP, and through a whole run."""
 
 import json
+import logging
 import types
 
 import jax
@@ -227,6 +228,19 @@ def test_a_canvas_is_padded_as_it_is_evaluated():
   assert batch['image'].shape == fitted_batch['image'].shape == (1, 128, 160, 3)
 
 
+def test_a_canvas_is_turned_for_the_prediction_as_for_the_evaluation():
+  views = Inference(canvas=(64, 96), sides=(40, 80), by_orientation=True)
+  placed = data.Fitted(Mixed(), (64, 96), (40, 80), by_orientation=True)
+  shapes = set()
+  for index, example in enumerate(Mixed()):
+    batch, scale = task.seen(example['image'][None], views)
+    shapes.add(batch['image'].shape[1:3])
+    for name in ('image', 'mask'):
+      np.testing.assert_array_equal(batch[name][0], placed[index][name])
+    np.testing.assert_allclose(scale, placed[index]['scale'])
+  assert shapes == {(64, 96), (96, 64)}
+
+
 def test_boxes_that_are_scaled_back_stay_in_the_image():
   """A corner at the edge of what was seen comes back up to 6e-5 pixels beyond it."""
   for width in range(20, 700):
@@ -280,8 +294,48 @@ def test_a_canvas_is_for_detectors_and_has_no_crop_beside_it():
   assert str(Inference(sides=(30, 40))) == 'sides up to 30 and 40'
   config = config_of(**{'eval.canvas': (32, 48), 'eval.sides': (30, 40)})
   assert str(create_inference(config)) == 'fitted into 32x48, sides up to 30 and 40'
+  config.data.by_orientation = True
+  assert str(create_inference(config)) == (
+      'fitted into 32x48, or 48x32 if upright, sides up to 30 and 40')
+  config.eval.canvas = ()
+  assert not create_inference(config).by_orientation
   with pytest.raises(UserError, match='images with boxes'):
     data.Fitted(_Listed([{'image': np.zeros((8, 8, 3), np.uint8)}]), (32, 32))[0]
+
+
+def stopped_after(steps, patch):
+  """Has the next runs stop there, as by a signal."""
+  patch.setattr(StopSignal, 'agree', lambda self, _, step: (
+      self._stop() if step == steps else None, self())[1])
+
+
+@pytest.mark.slow
+def test_a_run_on_images_of_two_orientations_compiles_twice_and_goes_on(
+    tmp_path, monkeypatch, caplog):
+  boxed_sets.voc(
+      tmp_path / 'data', splits={'train': 'abcd', 'val': 'bca'}, upright='bd',
+      objects={name: [('dog', 2, 2, 9, 9), ('cat', 1, 5, 15, 19)] for name in 'abcd'})
+  config = config_of(**{
+      'data.name': 'voc_boxes', 'data.root': str(tmp_path / 'data'), 'data.by_orientation': True,
+      'augmentation.crop': (32, 64), 'eval.canvas': (32, 64), 'eval.every_steps': 0})
+  with caplog.at_level(logging.INFO):
+    metrics = loop.train(config, str(tmp_path / 'whole'))
+  assert metrics['images'] == 3
+  assert [text.partition(';')[0] for text in caplog.messages if 'Compiling the train' in text] == [
+      'Compiling the train step', 'Compiling the train step for images of 64x32']
+  with monkeypatch.context() as patch:
+    stopped_after(2, patch)
+    assert loop.train(config, str(tmp_path / 'parts')) is None
+  assert loop.train(config, str(tmp_path / 'parts')) == metrics
+  arrays, again = runs.saved(tmp_path / 'whole'), runs.saved(tmp_path / 'parts')
+  for name, value in arrays.items():
+    np.testing.assert_array_equal(again[name], value, err_msg=name)
+
+
+def test_data_that_do_not_tell_their_sizes_are_refused_before_anything_is_made(tmp_path):
+  with pytest.raises(UserError, match='by_orientation=True: this source does not tell the sizes'):
+    loop.train(config_of(**{'data.by_orientation': True}), str(tmp_path / 'run'))
+  assert not (tmp_path / 'run').exists()
 
 
 @pytest.mark.slow
@@ -291,8 +345,7 @@ def test_a_run_is_evaluated_predicts_and_goes_on_where_it_was_stopped(
   metrics = loop.train(config_of(), str(whole))
   assert metrics['images'] == 11 and len(metrics['per_class_AP']) == 10
   with monkeypatch.context() as patch:
-    patch.setattr(StopSignal, 'agree', lambda self, _, step: (
-        self._stop() if step == 3 else None, self())[1])
+    stopped_after(3, patch)
     assert loop.train(config_of(), str(parts)) is None
   loop.train(config_of(), str(parts))
   arrays = runs.saved(whole), runs.saved(parts)

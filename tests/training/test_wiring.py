@@ -215,7 +215,8 @@ def test_a_teacher_is_measured_again_where_anything_of_the_measurement_changed(
   assert measured(None) and not measured(None)
   config = config_of()
   for field in (*leaves(config.eval, 'eval.'), *leaves(config.data, 'data.'), *MEASURED_TOO):
-    views = fitted if field in ('eval.canvas', 'eval.sides') else cut
+    views = fitted if field in (
+        'eval.canvas', 'eval.sides', 'data.by_orientation') else cut
     measured(None, views)
     assert measured(field, views) == (field not in NOT_MEASURED), field
     measured(None)

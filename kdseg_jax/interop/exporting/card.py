@@ -83,6 +83,10 @@ def _images(description):
     height, width = description['canvas']
     rows.append(f'It was evaluated on images that were resized, their shape kept, to fit into '
                 f'{height}x{width}, and padded at the bottom and right.')
+    if description.get('by_orientation'):
+      rows.append(f'Images higher than wide were fitted into {width}x{height}: this export, of one '
+                  'size, shows them smaller. Export a second one for them, --size='
+                  f'{width},{height}.')
   return '\n'.join(rows)
 
 

@@ -45,6 +45,7 @@ def describe(model: Model, kind: str, sizes: Sizes | None) -> dict[str, Any]:
       'resize': list(model.config.data.size) or None,
       'centre': [views.short_side, *views.crop] if views.crop else None,  # of images, see `crops`
       'canvas': list(views.canvas) or None, 'sides': list(views.sides) or None,
+      'by_orientation': views.by_orientation,
       'dtype': student.dtype,
       'source': {'workdir': os.path.basename(model.workdir), 'checkpoint': model.step}}
   if sizes is None:

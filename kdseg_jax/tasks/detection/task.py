@@ -126,7 +126,8 @@ class DetectionTask:
                 multiple: int = 1) -> Callable:
     """`(variables, images, *, scores) -> list[Detections]`, in pixels of the images.
 
-    Of all sizes one program is compiled if `views` has a canvas, else one a size.
+    Of all sizes one program is compiled if `views` has a canvas (two if it is turned), else one a
+    size.
 
     Raises:
       UserError: as `scorer`.
@@ -243,6 +244,8 @@ def seen(images: np.ndarray, views: Inference, size: Any = (), multiple: int = 1
   if size:
     images = np.stack([files.resize_image(image, shown) for image in images])
   if views.is_fitted:
+    if canvas and views.by_orientation:
+      canvas = fitted.turned(canvas, like=shown)
     shown = fitted.fitted_size(shown, canvas, sides)
   resized = [files.resize_image(image, shown) for image in images]
   canvas = tuple(side + -side % multiple for side in canvas or shown)
