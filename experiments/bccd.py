@@ -3,7 +3,7 @@
 GFL with a ResNet-18 of a quarter of the width, from a GFL-MobileNetV2 that starts from ImageNet
 weights: the student alone; prediction mimicking; localisation distillation; PKD; CrossKD; knowledge
 review on the pyramid. Everything at 256x320, students from noise. The learning rate of every
-student is chosen by the same rule, see `TUNE`. No result is committed yet.
+student is chosen by the same rule, see `TUNE`.
 Data, BCCD with its val as test (lists of the names test and trainval are replaced), a fifth of its
 train as val (the teacher learns from both, as trainval), and images and annotations as they are:
   cp -r BCCD bccd && cd bccd/ImageSets/Main
@@ -13,6 +13,7 @@ train as val (the teacher learns from both, as trainval), and images and annotat
 Command:
   ./launch.sh study --config=experiments/bccd.py --config.data.root=bccd \\
       --config.study.teacher.data.root=bccd --workdir=runs/bccd_study
+Results: experiments/bccd.md
 """
 
 from kdseg_jax.recipes import bccd, common

@@ -19,7 +19,8 @@ crosskd features pass the second convolution of the teacher's towers.
 Another head of the teacher: --config.distill.crosskd.teacher_head=<head>.
 head=gfl (the default), retinanet, fcos or atss.
 Reached on val: the teacher with init=imagenet AP 54.0, AP50 86.0, one seed, in 16 minutes on two
-threads of a CPU. Other heads and methods were not run at full size.
+threads of a CPU. Methods, at learning rates of their own: experiments/bccd.md. Other heads were not
+run at full size.
 """
 
 from kdseg_jax import names
