@@ -86,6 +86,19 @@ def test_one_bit_that_has_changed_on_disk_is_found(item, tmp_path):
   assert refused
 
 
+@pytest.mark.parametrize('read', ['restore', 'restore_model'])
+def test_arrays_are_compared_with_their_checksums_whoever_reads_them(read, tmp_path, monkeypatch):
+  checkpointer = Checkpointer(tmp_path, metric='mean_iou')
+  checkpointer.save(7, state_of(7), {})
+  checkpointer.close()
+  like = state_of() if read == 'restore' else {
+      'params': state_of().params, 'batch_stats': state_of().batch_stats}
+  getattr(Checkpointer(tmp_path), read)(7, like)
+  monkeypatch.setattr(checkpoint, '_checksums', lambda tree: {'params/conv/kernel': -1})
+  with pytest.raises(CheckpointError, match='1 arrays have another checksum .*conv/kernel'):
+    getattr(Checkpointer(tmp_path), read)(7, like)
+
+
 def test_checkpoints_from_before_checksums_are_read(tmp_path, monkeypatch):
   checkpointer = Checkpointer(tmp_path, metric='mean_iou')
   monkeypatch.setattr(

@@ -247,3 +247,11 @@ def test_the_first_ctrl_c_is_noted_and_a_second_is_the_systems(capfd, own_ctrl_c
     os.kill(os.getpid(), signal.SIGTERM)
   assert {number: signal.getsignal(number) for number in before} == before
   assert capfd.readouterr().err.count('Ctrl-C again ends at once') == 1
+
+
+def test_several_processes_stop_at_the_step_on_which_they_agree(monkeypatch):
+  before = signal.getsignal(signal.SIGTERM)
+  monkeypatch.setattr('jax.process_count', lambda: 2)
+  with StopSignal() as stop:
+    assert signal.getsignal(signal.SIGTERM) is before  # Orbax hears it
+    assert [stop.agree(lambda step: step == 4, step) for step in (3, 4)] == [False, True] and stop()

@@ -1,9 +1,10 @@
 """Fields of several values: one where several are expected, too many, of another kind."""
 
 import pytest
+from flax import traverse_util
 
 from configs import common, quickstart
-from kdseg_jax import config_fields
+from kdseg_jax import config_fields, default_config
 from kdseg_jax.errors import UserError
 
 NAN, INFINITE = float('nan'), float('inf')
@@ -84,3 +85,19 @@ def test_one_field_chooses_the_size():
   config.augmentation.update(scale=(0.5, 2.0), resized_crop=(0.5, 1.0))
   with pytest.raises(UserError, match='resized_crop=.*both choose a size'):
     config_fields.check(config)
+
+
+# Whole numbers that others check: optimisers, models, the mesh, sources, tasks, views.
+ELSEWHERE = {
+    'optimizer.warmup_steps', 'critic.optimizer.warmup_steps', 'prepare.optimizer.warmup_steps',
+    'student.output_stride', 'train.batch_size', 'train.compile_level', 'data.tfds.num_classes',
+    'task.ohem_min_kept', 'eval.short_side'}
+
+
+def test_no_other_whole_number_may_be_negative():
+  fields = traverse_util.flatten_dict(default_config.segmentation().to_dict(), sep='.')
+  counts = {field for field, value in fields.items() if type(value) is int} - ELSEWHERE
+  assert len(counts) > 12
+  for field in counts:
+    with pytest.raises(UserError, match=f'config.{field}=-1'):
+      checked(field, -1)

@@ -43,8 +43,9 @@ DEFAULTS = {
         'absent_as_zero': False,
     },
     'data': {
-        'name': 'scenes', 'options': {}, 'root': '', 'size': (), 'train_split': 'train',
-        'train_limit': 0, 'seed': None, 'unlabelled': '', 'unlabelled_share': None,
+        'name': 'scenes', 'options': {}, 'root': '', 'size': (), 'by_orientation': False,
+        'train_split': 'train', 'train_limit': 0, 'seed': None, 'unlabelled': '',
+        'unlabelled_share': None,
         'tfds': {'image_key': 'image', 'label_key': 'label', 'num_classes': 0}},
     'augmentation': {
         'crop': (64, 64), 'scale': (0.5, 2.0), 'flip': 0.5, 'pad': 0, 'resized_crop': (),
@@ -187,14 +188,15 @@ def test_the_defaults_of_the_parts_of_models_are_these(part):
 
 
 def test_without_a_config_the_defaults_are_its():
-  evaluation = DEFAULTS['eval']
+  of_data = {'by_orientation': DEFAULTS['data']['by_orientation']}
+  evaluation = DEFAULTS['eval'] | of_data
   task = {'name': 'segmentation'} | fields(tasks.SegmentationTask)
   assert task == DEFAULTS['task']
   views = fields(inference.Inference)
-  assert views == {name: evaluation[name] for name in views} and len(views) == 8
+  assert views == {name: evaluation[name] for name in views} and len(views) == 9
   assert fields(augmentation.Augmentation) == {
       name: DEFAULTS['augmentation'][name] for name in ('scale', 'flip', 'pad')
-  } | {'resized_crop': None, 'resize': None}  # () in a config
+  } | {'resized_crop': None, 'resize': None} | of_data  # () in a config
   weights = {name: parameter.default
              for name, parameter in inspect.signature(distillers.cirkd).parameters.items()}
   assert weights == {

@@ -54,6 +54,16 @@ def test_wrong_pixels_are_refused_and_nothing_is_written(
   assert not list(tmp_path.iterdir())
 
 
+def test_an_image_that_cannot_be_read_is_left_out_and_ends_with_status_1(
+    folders, tmp_path, capsys):
+  (tmp_path / 'cut.png').write_bytes(b'cut short')
+  status, text = runs.run_here(
+      capsys, predict.PROGRAM, f'--workdir={folders / "alone"}', f'--output={tmp_path / "out"}',
+      '--affinity_at=40,9', tmp_path / 'cut.png', folders / 'photo.png')
+  assert status == 1 and '1 were left out:' in text and 'cut.png: cannot be decoded' in text
+  assert [path.name for path in (tmp_path / 'out/affinities').iterdir()] == ['photo.png']
+
+
 def test_an_export_shows_none(tmp_path, capsys):
   status, text = runs.run_here(
       capsys, predict.PROGRAM, '--exported=nowhere', f'--output={tmp_path}', '--affinity_at=1,2',

@@ -9,9 +9,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from kdseg_jax import data, predict, train
+from kdseg_jax import data, evaluate, predict, train
 from kdseg_jax.data import files, palettes, prepare
-from tests import runs, workdirs
+from tests import runs, toys, workdirs
 from tests.data import archives
 
 RECIPES = sorted(path.name for path in (runs.ROOT / 'configs').glob('*.py')
@@ -270,6 +270,22 @@ def test_evaluate_and_predict_want_a_trained_work_directory(cache, tmp_path):
     output = runs.run(program, f'--workdir={tmp_path / "nowhere"}', '--config.eval.flip=True',
                       cache=cache, status=2)
     assert 'must be the work directory of a run of `train`' in output
+
+
+@pytest.mark.parametrize('program, options', [
+    (evaluate, ['--split=val']), (predict, ['--split=val']),
+    (predict, ['--compare=other', 'data/images/val'])])
+def test_other_class_names_are_refused_before_anything_is_predicted(
+    program, options, capsys, monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  toys.replace_models(monkeypatch)
+  archives.folder(tmp_path / 'data', counts=[('val', 1)])
+  config = workdirs.config_of(**{'data.name': 'folder', 'data.root': 'data'})
+  for name, classes in (('work', workdirs.CLASSES), ('other', ('a', 'b', 'c'))):
+    workdirs.save(tmp_path / name, config, classes=classes)
+  status, text = runs.run_here(capsys, program.PROGRAM, '--workdir=work', *options)
+  assert status == 2 and 'have different classes, other names' in text and '0 sky' in text
+  assert not (tmp_path / 'work/predictions').exists()
 
 
 @pytest.mark.parametrize('output, message', [

@@ -89,6 +89,33 @@ def test_costs_are_those_of_the_median_step():
   assert set(study._training_cost([], {}).values()) == {None}
 
 
+def test_a_study_trains_its_teacher_in_its_folder_unless_one_is_given(monkeypatch):
+  trained = []
+  monkeypatch.setattr(study.loop, 'train_teacher', lambda own, folder, **allowed: (
+      trained.append((own.role, folder, allowed)) or len(trained) > 1))
+  config, allowed = scenes_core.get_config('runlocal'), {'allow_class_names': True}
+  assert not study.train_teacher(config, 'work', **allowed)  # told to stop
+  assert trained == [('teacher', 'work/teacher', allowed)]
+  assert config.teacher.checkpoint == 'work/teacher'
+  config.teacher.checkpoint = 'given'
+  assert study.train_teacher(config, 'work', **allowed)
+  assert len(trained) == 1 and config.teacher.checkpoint == 'given'
+
+
+def test_the_teacher_of_a_report_has_the_scores_and_costs_of_its_own_files(monkeypatch, tmp_path):
+  config = scenes_core.get_config('runlocal')
+  config.teacher.checkpoint = 'the teacher'
+  monkeypatch.setattr(study, 'inference_cost', lambda config, folder, allow_imports: folder)
+  assert study.teacher_entry(config, str(tmp_path)) is None
+  for name, content in (
+      ('teacher.json', {'key': {}, 'metrics': {'mean_iou': 0.5}}),
+      ('teacher_cost.json', {'step_seconds': 0.25, 'peak_bytes': 8_000_000})):
+    (tmp_path / name).write_text(json.dumps(content))
+  assert study.teacher_entry(config, str(tmp_path)) == {
+      'mean_iou': 0.5, 'inference': 'the teacher',
+      'training': {'steps_per_second': 4.0, 'peak_megabytes': 8.0, 'extra_params': None}}
+
+
 def test_every_model_has_an_inference_cost_of_its_own_and_equal_ones_share_it(
     monkeypatch, tmp_path):
   config = scenes_core.get_config('runlocal')

@@ -3,6 +3,7 @@
 import pytest
 
 from configs import camvid, cifar, common, folder, quickstart
+from kdseg_jax import config_fields
 
 
 def test_values_take_the_type_of_their_default_and_a_bare_name_is_true():
@@ -58,3 +59,43 @@ def test_runlocal_shrinks_the_queues():
   memory = quickstart.get_config('method=cirkd,runlocal').distill.memory
   assert memory.pixel_slots < quickstart.get_config('method=cirkd').distill.memory.pixel_slots
   assert 'memory' not in quickstart.get_config('runlocal').distill
+
+
+# The recipes that follow no script, as they were run: experiments/*.md and their docstrings.
+CAMVID = {
+    'data.name': 'camvid', 'data.size': (180, 240), 'augmentation.crop': (180, 180),
+    'train.batch_size': 8, 'optimizer.warmup_steps': 100, 'student.name': 'deeplabv3_mobilenetv2'}
+FOLDER = {
+    'data.name': 'folder', 'augmentation.crop': (512, 512), 'train.steps': 20_000,
+    'train.batch_size': 16, 'optimizer.learning_rate': 0.02, 'optimizer.warmup_steps': 500}
+QUICKSTART = {
+    'augmentation.scale': (), 'augmentation.flip': 0.0, 'train.batch_size': 8,
+    'optimizer.name': 'adamw', 'optimizer.weight_decay': 1e-4, 'optimizer.warmup_steps': 50,
+    'eval.split': 'test', 'student.name': 'deeplabv3_resnet18'}
+SETTINGS = [
+    (camvid, 'role=teacher', CAMVID | {
+        'optimizer.learning_rate': 0.03, 'train.steps': 3_000, 'student.width': 1.0,
+        'student.output_stride': 16}),
+    (camvid, 'role=teacher,finetune', CAMVID | {
+        'optimizer.learning_rate': 0.003, 'train.steps': 400, 'student.width': 1.0,
+        'student.output_stride': 8}),
+    (camvid, '', CAMVID | {
+        'optimizer.learning_rate': 0.03, 'train.steps': 3_000, 'student.width': 0.5,
+        'student.output_stride': 8}),
+    (folder, 'role=teacher', FOLDER | {'student.name': 'deeplabv3_resnet50'}),
+    (folder, '', FOLDER | {'student.name': 'deeplabv3_resnet18'}),
+    (quickstart, 'role=teacher', QUICKSTART | {
+        'optimizer.learning_rate': 8e-3, 'train.steps': 5_000, 'student.width': 0.25,
+        'data.train_limit': 0, 'data.unlabelled': ''}),
+    (quickstart, '', QUICKSTART | {
+        'optimizer.learning_rate': 64e-3, 'train.steps': 3_000, 'student.width': 0.125,
+        'data.train_limit': 300, 'data.unlabelled': ''}),
+    (quickstart, 'unlabelled', QUICKSTART | {
+        'optimizer.learning_rate': 16e-3, 'train.steps': 3_000, 'student.width': 0.125,
+        'data.train_limit': 300, 'data.unlabelled': 'rest', 'data.unlabelled_share': 0.5})]
+
+
+@pytest.mark.parametrize('recipe, arg, expected', SETTINGS)
+def test_settings_are_those_with_which_recipes_were_run(recipe, arg, expected):
+  config = recipe.get_config(arg)
+  assert {field: config_fields.value_of(config, field) for field in expected} == expected

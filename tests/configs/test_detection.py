@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdseg_jax import models, recipes
+from kdseg_jax import config_fields, models, recipes
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference.model import create_module
 from kdseg_jax.training import loop
@@ -10,6 +10,24 @@ from tests import runs
 from tests.data import boxed_sets
 
 NAMES = ('scenes_detection', 'bccd')
+# As the docstrings say, and as the figures that they report were reached.
+SETTINGS = {
+    'scenes_detection': {
+        'data.name': 'scenes_detection', 'data.size': (128, 128), 'augmentation.crop': (128, 128),
+        'augmentation.scale': (), 'augmentation.flip': 0.0, 'student.head_channels': 48,
+        'train.steps': 2_000, 'train.batch_size': 16, 'optimizer.name': 'sgd',
+        'optimizer.learning_rate': 0.02, 'optimizer.warmup_steps': 100,
+        'optimizer.clip_norm': 10.0, 'eval.canvas': ()},
+    'bccd': {
+        'data.name': 'voc_boxes', 'data.size': (), 'augmentation.crop': (256, 320),
+        'augmentation.resize': ((256, 320),), 'augmentation.scale': (), 'augmentation.flip': 0.5,
+        'student.head_channels': 64, 'train.steps': 800, 'train.batch_size': 8,
+        'optimizer.name': 'adamw', 'optimizer.learning_rate': 5e-4, 'optimizer.warmup_steps': 50,
+        'optimizer.clip_norm': 10.0, 'eval.canvas': (256, 320)}}
+BACKBONES = {  # and their widths
+    ('scenes_detection', 'teacher'): ('resnet18', 0.5),
+    ('scenes_detection', 'student'): ('resnet18', 0.25),
+    ('bccd', 'teacher'): ('mobilenetv2', 1.0), ('bccd', 'student'): ('resnet18', 0.25)}
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -23,6 +41,17 @@ def test_models_have_the_head_and_the_widths_of_the_recipe(name, role):
     assert module.head.stacked_convs == 2
   with pytest.raises(UserError, match="head of this recipe: 'yolo'"):
     recipes.load(name)('head=yolo')
+
+
+@pytest.mark.parametrize('name, role', BACKBONES)
+@pytest.mark.parametrize('head', ['gfl', 'retinanet'])
+def test_settings_are_those_of_the_docstrings(name, role, head):
+  config, expected = recipes.load(name)(f'role={role},head={head}'), dict(SETTINGS[name])
+  if (name, head) == ('scenes_detection', 'retinanet'):  # without GroupNorm
+    expected['optimizer.learning_rate'] = 0.01
+  backbone, width = BACKBONES[name, role]
+  expected |= {'student.name': f'{head}_{backbone}', 'student.width': width}
+  assert {field: config_fields.value_of(config, field) for field in expected} == expected
 
 
 def test_statistics_are_frozen_where_weights_are_loaded():

@@ -127,6 +127,26 @@ def test_resized_crops_are_windows_of_the_area_and_shape_at_the_size_of_the_crop
   assert result['image'][0, 0, 0] in (17, 18) and result['image'][-1, 0, 0] in (20, 21)
 
 
+def test_windows_are_drawn_as_those_of_torchvision():
+  """Its `RandomResizedCrop.get_params`, number by number, where one of ten windows fits."""
+  (height, width), reached = (20, 30), set()
+  for seed in range(60):
+    top, left = augmentation._window((height, width), np.random.default_rng(seed), (0.3, 1.0))
+    rng = np.random.default_rng(seed)
+    for _ in range(10):
+      area = rng.uniform(0.3, 1.0) * height * width
+      ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+      columns, rows = (int(round(np.sqrt(x))) for x in (area * ratio, area / ratio))
+      if columns <= width and rows <= height:
+        first = rng.integers(0, height - rows + 1), rng.integers(0, width - columns + 1)
+        assert (top.start, left.start, top.stop, left.stop) == (
+            *first, first[0] + rows, first[1] + columns)
+        reached |= {end for end, at in (('bottom', top.stop == height),
+                                        ('right', left.stop == width)) if at}
+        break
+  assert reached == {'bottom', 'right'}
+
+
 def test_what_does_not_move_with_the_image_is_kept():
   fields = tasks.ClassificationTask.fields
   augment = augmentation.Augmentation(crop=(4, 4), flip=1.0, pad=1, fields=fields)

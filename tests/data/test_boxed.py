@@ -16,6 +16,12 @@ FIELDS = box_fields(6)
 COLORS = np.uint8([(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0)])  # by class
 
 
+class Listed(list):
+  """Examples as a source."""
+
+  classes, palette = tuple('abcd'), None
+
+
 def colored_example(height=40, width=60, seed=0):
   """An image whose boxes are filled with the colour of their class, on black."""
   rng = np.random.default_rng(seed)
@@ -90,6 +96,20 @@ def test_scale_leads_back_to_the_image_of_the_file():
                              rtol=1e-5)
 
 
+def test_scale_leads_back_from_an_image_that_its_source_resized():
+  """By one factor of the height and another of the width, and then by one of both."""
+  original = colored_example()
+  arrays = {name: original[name] for name in ('boxes', 'classes', 'crowd', 'area')}
+  example = boxed.example(original['image'], arrays, 'a', (20, 90))
+  augment = lambda **options: augmentation.Augmentation(
+      crop=(100, 150), flip=0, fields=FIELDS, **options)(example, np.random.default_rng(0))
+  for found in (augment(scale=(1.5, 1.5)), augment(scale=None, resize=((30, 120),)),
+                data.Fitted(Listed([example]), (80, 100))[0]):
+    assert (found['scale'] > 1.05 * example['scale']).all()
+    np.testing.assert_allclose((found['boxes'] / np.tile(found['scale'], 2))[:4],
+                               original['boxes'], rtol=1e-5)
+
+
 def test_one_of_several_sizes_is_drawn():
   augment = augmentation.Augmentation(
       crop=(64, 96), scale=None, flip=0, resize=((20, 30), (40, 60), (60, 90)), fields=FIELDS)
@@ -138,6 +158,47 @@ def test_what_is_too_many_is_left_out_with_a_warning(caplog):
   assert caplog.text.count('An image has 4 boxes, and config.task.max_boxes is 3: 1 are left') == 1
   with pytest.raises(UserError, match='max_boxes=0'):
     box_fields(0)
+
+
+def test_the_first_boxes_to_learn_are_kept_whatever_else_is_there():
+  """A box without an area takes the place of none, wherever it stands."""
+  for seed in range(20):
+    rng = np.random.default_rng(seed)
+    corners = rng.integers(0, 9, (9, 2))
+    boxes = np.concatenate([corners, corners + rng.integers(0, 3, (9, 2))], axis=1)
+    example = boxed.example(np.zeros((20, 20, 3), np.uint8), {
+        'boxes': np.float32(boxes), 'classes': np.arange(9), 'area': np.ones(9),
+        'crowd': rng.random(9) < 0.5}, 'a', None)
+    rows = [i for i in range(9) if (boxes[i, 2:] > boxes[i, :2]).all()]
+    most = int(rng.integers(1, 6))
+    first = sorted(sorted(rows, key=lambda i: example['crowd'][i])[:most])  # sorts are stable
+    filled = boxed.fill(example, box_fields(most))
+    np.testing.assert_array_equal(filled['classes'], first + [-1] * (most - len(first)))
+    np.testing.assert_array_equal(filled['boxes'][:len(first)], boxes[first])
+
+
+def test_areas_are_those_of_the_file_else_of_what_lies_in_the_image():
+  box = lambda *corners, **fields: boxed.Box('x', 0, corners, **fields)
+  arrays, degenerate, problems = boxed.gather(
+      [box(-0.5, 0, 10, 20.5), box(1, 1, 5, 5, area=0.0), box(1, 1, 5, 5, area=7.5)], (20, 30))
+  np.testing.assert_array_equal(arrays['area'], [200, 0, 7.5])
+  assert not degenerate and not problems
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_what_exif_data_turn_is_read_only_where_the_size_tells_the_view(orientation):
+  def read(stored, shown):
+    one = boxed.Annotated('a.jpg', 'a', shown, *[None] * 4, place='a.xml')
+    return boxed.read_image(one, boxed_sets.jpeg(0, stored, orientation))
+  oblong = (30, 20) if orientation > 4 else (20, 30)  # as it is stored
+  if orientation in (2, 3, 4):
+    with pytest.raises(UserError, match=f'orientation {orientation}'):
+      read(oblong, (20, 30))
+  else:
+    assert read(oblong, (20, 30)).shape == (20, 30, 3)
+  if orientation > 1:
+    with pytest.raises(UserError, match=f'orientation {orientation}'):
+      read((20, 20), (20, 20))
 
 
 def test_of_an_evaluation_it_is_said_that_too_many_boxes_cost_precision(caplog):

@@ -43,6 +43,30 @@ def test_folders_of_ones_own_have_shorter_names(tmp_path, annotations, images):
     data.create('coco', 'train', root=tmp_path)
 
 
+def test_a_crowd_alone_is_an_annotation_and_what_is_said_to_be_none_is_no_crowd(tmp_path):
+  content = boxed_sets.instances(objects={5: [], 7: [(1, 0, 0, 30, 20, 1, 400)],
+                                          9: [(3, 1, 1, 9, 9, 0, None)]})
+  del content['annotations'][1]['iscrowd']
+  boxed_sets.coco(tmp_path)
+  (tmp_path / 'annotations/instances_train2017.json').write_text(json.dumps(content))
+  for number in (5, 9):
+    (tmp_path / f'train2017/{number:012d}.jpg').write_bytes(boxed_sets.jpeg(number))
+  source = data.create('coco', 'train_with_boxes', root=tmp_path)
+  assert [one['image_id'] for one in source] == ['000000000007', '000000000009']
+  assert [one['crowd'].tolist() for one in source] == [[True], [False]]
+
+
+def test_the_first_annotations_that_exist_are_read(tmp_path):
+  places = ('annotations/instances_val2017.json', 'annotations/instances_val.json',
+            'annotations/val.json', 'val.json')
+  archives.write(tmp_path, {place: json.dumps(boxed_sets.instances(
+      objects={3: []}, categories=[{'id': 1, 'name': place}])) for place in places} | {
+          'images/000000000003.jpg': boxed_sets.jpeg(0)})
+  for place in places:
+    assert data.create('coco', 'val', root=tmp_path).classes == (place,)
+    (tmp_path / place).unlink()
+
+
 def test_boxes_without_an_area_are_left_out_and_a_pixel_outside_is_cut_off(tmp_path, caplog):
   boxed_sets.coco(tmp_path, objects={5: [(1, 3, 3, 0, 9, 0, 0), (1, -0.5, 0, 31, 20.25, 0, 99),
                                          (3, 30, 2, 0.5, 4, 0, None)]})

@@ -34,6 +34,7 @@ class Mixed:
     ((640, 480), (1344, 1344), (800, 1333), (1067, 800)),
     ((640, 480), None, (800, 1333), (1067, 800)),
     ((480, 640), (240, 320), None, (240, 320)), ((480, 640), (320, 320), None, (240, 320)),
+    ((5, 10), (10, 5), None, (3, 5)),  # 2.5 becomes 3
     ((3, 1000), (10, 10), None, (1, 10))])
 def test_sizes_keep_the_shape_and_lie_in_the_canvas(size, canvas, sides, expected):
   assert fitted.fitted_size(size, canvas, sides) == expected
@@ -126,6 +127,7 @@ def test_sizes_are_told_before_images_are_read(canvas, sides, by_orientation):
 
 
 def test_some_size_must_be_said():
+  fitted.check_sizes(None, (48, 48))
   with pytest.raises(UserError, match='Neither a canvas nor sides'):
     data.Fitted(Mixed(), None)
   with pytest.raises(UserError, match='turns a canvas, and there is none'):

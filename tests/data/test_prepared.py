@@ -353,6 +353,16 @@ def test_records_without_ids_are_numbered():
   assert source[0]['image_id'] == '0' and source[0]['image'].shape == (*archives.SIZE, 3)
 
 
+def test_a_class_is_one_of_those_that_there_are():
+  content = archives.image(np.random.default_rng(0))
+  records = [{'image': content, 'label': label} for label in (0, 1, 2, -1)]
+  source = prepared.ClassRecords(records, where='here', classes=('a', 'b'), palette=())
+  assert [int(source[i]['label']) for i in (0, 1)] == [0, 1]
+  for i in (2, 3):
+    with pytest.raises(ValueError, match=f'here, example {i} .* expected a class, 0 to 1'):
+      source[i]
+
+
 @pytest.mark.slow
 def test_program_prepares_and_says_what_is_wrong(dirs, cache, tmp_path):
   options = [f'--manual_dir={dirs["camvid"][0]}', f'--data_dir={tmp_path}']

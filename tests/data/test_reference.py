@@ -3,6 +3,7 @@
 import itertools
 
 import hypothesis
+import jax
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -192,6 +193,19 @@ def test_evaluation_with_a_limit_is_of_the_first_images(limit):
   assert source.reads == set(range(limit or 9))
 
 
+def test_two_processes_share_the_first_images(monkeypatch):
+  source, mesh, found = Coded(9), parallel.create_mesh(), []
+  source.size = (2, 2)
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  for process in (0, 1):
+    monkeypatch.setattr(jax, 'process_index', lambda process=process: process)
+    evaluator = evaluation.Evaluator(
+        tasks.SegmentationTask(20), None, mesh, batch_size=8, limit=5)
+    found += [image[0, 0, 0] for batch in evaluator._batches(source)
+              for image, index in zip(batch['image'], batch['index']) if index >= 0]
+  assert sorted(found) == [0, 1, 2, 3, 4]
+
+
 def test_every_example_of_training_keeps_its_label_and_its_own_draw():
   seen = []
 
@@ -214,11 +228,15 @@ def test_every_example_of_training_keeps_its_label_and_its_own_draw():
 KNOWN_COLORS = {
     'camvid': {'sky': (128, 128, 128), 'building': (128, 0, 0), 'pole': (192, 192, 128),
                'road': (128, 64, 128), 'pavement': (60, 40, 222), 'tree': (128, 128, 0),
-               'car': (64, 0, 128), 'pedestrian': (64, 64, 0), 'bicyclist': (0, 128, 192)},
+               'sign-symbol': (192, 128, 128), 'fence': (64, 64, 128), 'car': (64, 0, 128),
+               'pedestrian': (64, 64, 0), 'bicyclist': (0, 128, 192)},
     'cityscapes': {'road': (128, 64, 128), 'sidewalk': (244, 35, 232), 'building': (70, 70, 70),
-                   'traffic light': (250, 170, 30), 'vegetation': (107, 142, 35),
+                   'wall': (102, 102, 156), 'fence': (190, 153, 153), 'pole': (153, 153, 153),
+                   'traffic light': (250, 170, 30), 'traffic sign': (220, 220, 0),
+                   'vegetation': (107, 142, 35), 'terrain': (152, 251, 152),
                    'sky': (70, 130, 180), 'person': (220, 20, 60), 'rider': (255, 0, 0),
-                   'car': (0, 0, 142), 'train': (0, 80, 100), 'bicycle': (119, 11, 32)},
+                   'car': (0, 0, 142), 'truck': (0, 0, 70), 'bus': (0, 60, 100),
+                   'train': (0, 80, 100), 'motorcycle': (0, 0, 230), 'bicycle': (119, 11, 32)},
     'voc': {'background': (0, 0, 0), 'aeroplane': (128, 0, 0), 'bicycle': (0, 128, 0),
             'bird': (128, 128, 0), 'boat': (0, 0, 128), 'car': (128, 128, 128), 'cat': (64, 0, 0),
             'person': (192, 128, 128), 'train': (128, 192, 0), 'tvmonitor': (0, 64, 128)},
@@ -235,6 +253,19 @@ def test_classes_have_the_colours_of_their_authors(name):
   if name == 'camvid':
     assert camvid.CLASSES == builder.CLASSES
     np.testing.assert_array_equal(camvid.CamVid.palette, builder.PALETTE)
+
+
+# First letters of the classes in the order of their labels, as the authors list them.
+INITIALS = {
+    'ade20k': 'wbsftcrbwgcspedtmpcccwpsshsmrfasfdrwlbrcbbcsccsssfrgpsrcppssrbbbctfbhbcspkcs'
+              'bbahbtlttcasbtadaplbeobbpsvsfccwpssbbwtbmcobfsttmpabldsbshsvttafpcpmbsrgcf',
+    'coco': 'pbcmabttbtfspbbcdhscebzgbuhtsfssskbbsstbwcfksbbasobchpdcccpbdttlmrkcmotsrbcvstht'}
+
+
+def test_classes_have_the_order_of_their_authors():
+  assert {name: ''.join(known[0] for known in BUILDERS[name].CLASSES)
+          for name in INITIALS} == INITIALS
+  assert list(BUILDERS['pascal_context'].CLASSES) == sorted(BUILDERS['pascal_context'].CLASSES)
 
 
 def test_pictures_of_labels_have_the_colours_of_their_classes(tmp_path):

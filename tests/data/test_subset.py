@@ -18,6 +18,9 @@ def test_first_and_spread_take_whole_examples_of_the_source():
   assert len(part) == 4 and part.classes == source.classes
   np.testing.assert_array_equal(part.palette, source.palette)
   np.testing.assert_array_equal(part[1]['image'], source[62]['image'])
+  assert part.is_generated and part.size == (32, 32)
+  plain = subset.first(list(range(5)), 3)
+  assert not plain.is_generated and plain.size is None and plain.size_of is None
 
 
 @pytest.mark.parametrize('take', [subset.first, subset.spread])

@@ -68,6 +68,15 @@ def test_without_lists_every_tenth_is_val(tmp_path):
     data.create('voc_boxes', 'test', root=tmp_path)
 
 
+def test_a_list_of_both_is_a_split_where_there_is_no_other(tmp_path):
+  lists = {'train': ['a'], 'val': ['c'], 'trainval': ['a', 'c']}
+  boxed_sets.voc(tmp_path, splits=lists)
+  assert voc_boxes.Layout(tmp_path).splits == ['train', 'val']
+  for split in ('train', 'val'):
+    (tmp_path / f'ImageSets/Main/{split}.txt').unlink()
+  assert voc_boxes.Layout(tmp_path).splits == ['trainval']
+
+
 def test_boxes_without_an_area_are_left_out_and_counted(tmp_path, caplog):
   boxed_sets.voc(tmp_path, objects={'a': [('dog', 5, 5, 5, 5), ('dog', 1, 1, 9, 9),
                                           ('dog', 9, 1, 3, 5)]}, splits={'train': ['a']})
@@ -117,6 +126,7 @@ def test_without_a_size_the_image_says_it(tmp_path):
     (boxed_sets.annotation([], (20, '9' * 400)), 'c.xml: its <size> has a side of 400 digits'),
     (boxed_sets.annotation([('cat', 1, 1, 9, 9), ('cat', 1, 1, 32, 9)]),
      r'c.xml, line 10: the box reaches from \(0, 0\) to \(32, 9\), outside its image of 30x20'),
+    (boxed_sets.annotation([('cat', 1, -4, 9, 9)]), r'c.xml, line 3: the box reaches from \(0, -4'),
     (boxed_sets.annotation([('cat', -4, 1, 9, 9)]), r'c.xml, line 3: the box reaches from \(-4, 0'),
     (boxed_sets.annotation([('cat', 1, 1, 32, 9)] * 3),
      r'c.xml, line 3: .* \(2 more problems, see python -m kdseg_jax.data.check.\)'),

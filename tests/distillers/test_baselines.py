@@ -1,6 +1,7 @@
 """The baselines' distillers: what they read, their projections, one device against eight."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -169,6 +170,17 @@ def test_decoupled_takes_the_nearest_label_of_each_logit():
   np.testing.assert_array_equal(
       labels, inputs.batch['label'][:, [0, 2, 4, 7, 9]][:, :, [0, 2, 5, 8, 11]])
   np.testing.assert_allclose(value_of(distillers.decoupled(), inputs), 0, atol=1e-6)
+
+
+def test_decoupled_of_images_takes_255_as_a_class_and_leaves_out_those_without_one():
+  logits = np.random.default_rng(0).normal(size=(2, 4, 300)).astype(np.float32)
+  labels = np.array([255, 7, -1, 299], np.int32)
+  inputs = distillers.DistillInputs(
+      {'logits': logits[0]}, {'logits': logits[1]}, {'label': labels}, step=0)
+  known = labels >= 0
+  expected = jax.jit(functools.partial(losses.decoupled_kd, ignore_label=-1))(
+      *logits[:, known], labels[known])
+  np.testing.assert_allclose(value_of(distillers.decoupled(), inputs), expected, rtol=1e-5)
 
 
 def test_without_auxiliary_head_double_similarity_compares_two_taps():

@@ -1,5 +1,6 @@
 """Cross-image relational distillation: official arrays, switches, devices, resumption."""
 
+import dataclasses
 import functools
 import importlib
 import pathlib
@@ -132,11 +133,15 @@ def test_an_all_ignored_batch_gives_zero_with_zero_gradient_and_pushes_nothing()
 
 
 def test_anchors_may_be_drawn_from_the_labelled_pixels():
+  of_all, of_100, of_4 = (jax.jit(distillers.memory(**SMALL, anchors_per_image=count).loss)
+                          for count in (None, 100, 4))
+  inputs = inputs_of(labels_of())
   every, all_drawn, some = (
-      jax.jit(distillers.memory(**SMALL, anchors_per_image=count).loss)(
-          fresh_state(), inputs_of(labels_of()))[0] for count in (None, 100, 4))
+      loss(fresh_state(), inputs)[0] for loss in (of_all, of_100, of_4))
   np.testing.assert_allclose(all_drawn, every, rtol=1e-5)
   assert some != every and 0.5 < some / every < 2
+  later = dataclasses.replace(inputs, batch=inputs.batch | {'index': inputs.batch['index'] + 2})
+  assert of_4(fresh_state(), later)[0] != some  # other examples, which draw for themselves
 
 
 def test_drawn_anchors_belong_to_examples():

@@ -7,12 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from kdseg_jax import distillers
+from kdseg_jax import distillers, losses
 from kdseg_jax.errors import UserError
 from kdseg_jax.models.dense_detector import ATSSHead, FCOSHead, GFLHead, RetinaNetHead
 from kdseg_jax.tasks.detection import heads
 from kdseg_jax.training import step
-from tests import official
+from tests import official, toys
 from tests.models import official_detectors
 
 HEADS = {'gfl': GFLHead, 'retinanet': RetinaNetHead, 'fcos': FCOSHead, 'atss': ATSSHead}
@@ -178,6 +178,42 @@ def test_pairs_of_heads_learn_also_from_levels_of_one_element(student, teacher):
   assert all(metric > 0 for metric in metrics.values())
   assert all(np.isfinite(gradient).all() for gradient in gradients)
   assert np.any(gradients[0]) and not np.any(gradients[-1])  # a map of one element, of one image
+
+
+@pytest.mark.parametrize('head', ['gfl', 'atss'])
+def test_the_terms_are_those_of_what_the_teachers_head_makes_of_the_students_towers(head):
+  rng = np.random.default_rng(0)
+  numbers = {'reg': 4, 'centerness': 1} if head == 'atss' else {}
+  taps = [toys.detector_taps(2, 4, rng, numbers) for _ in range(2)]
+  targets = toys.detector_targets(toys.detector_masks(2, rng))
+  if head == 'atss':
+    targets['centerness_normalizer'] = np.float32(3)
+  method, of_teacher = distillers.crosskd(), toys.detector_head(4, numbers)
+  inputs = only_required(method, distillers.DistillInputs(
+      *taps, targets=targets, rng=jax.random.key(0), teacher_head=of_teacher))
+  _, (_, terms) = method.loss(method.init(inputs.rng, inputs), inputs)
+  towers = ('cls_tower_3', 'reg_tower_3')
+  crossed = of_teacher({name: [losses.cross_head_input(*pair, layer=3) for pair in zip(
+      *(own[name] for own in taps), strict=True)] for name in towers}, 3)
+  flat = lambda maps: np.concatenate([x.reshape(2, -1, x.shape[-1]) for x in maps], axis=1)
+  ours, theirs = ({name: flat(own[name]) for name in ('cls', 'reg')} for own in (crossed, taps[1]))
+  wanted = {'cls': losses.cross_head_classification(
+      ours['cls'], theirs['cls'], weights=targets['counts'], normalizer=5.0)}
+  scores = losses.score_weights(theirs['cls'], targets['counts'])
+  if head == 'gfl':
+    wanted['boxes'] = 4 * losses.cross_head_distribution(
+        ours['reg'], theirs['reg'], weights=scores)
+  else:
+    decoded = [losses.decode_deltas(targets['priors'], x['reg'], stds=(0.1, 0.1, 0.2, 0.2))
+               for x in (ours, theirs)]
+    wanted['boxes'] = losses.giou(*decoded, weights=scores, normalizer=5.0)
+    own = of_teacher({name: taps[1][name] for name in towers}, 3)['centerness']
+    wanted['centerness'] = losses.binary_cross_entropy(
+        flat(crossed['centerness'])[..., 0], jax.nn.sigmoid(flat(own)[..., 0]),
+        weights=targets['positive'], normalizer=5.0)
+  assert terms.keys() == wanted.keys()
+  for name, value in wanted.items():
+    np.testing.assert_allclose(terms[name], value, rtol=1e-4, err_msg=name)
 
 
 def shaped(method, inputs):

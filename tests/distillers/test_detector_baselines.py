@@ -1,6 +1,7 @@
 """What cross-head distillation is compared with."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +85,28 @@ def test_without_its_own_loss_boxes_have_the_weight_of_giou():
       student.boxes, teacher.boxes, weights=where, normalizer=5.0), rtol=1e-6)
 
 
+@pytest.mark.parametrize('head, official', [
+    ('gfl', (1, 4)), ('retinanet', (1, 1)), ('fcos', (0.4, 0.75)), ('atss', (1, 1))])
+def test_each_head_has_its_official_weights_and_loss_of_boxes(head, official):
+  rng, anchors = np.random.default_rng(0), 9 if head == 'retinanet' else 1
+  numbers = {'cls': 4 * anchors, 'reg': {'gfl': 8}.get(head, 4) * anchors}
+  student, teacher = (dense_predictions.predictions(head, taps | {
+      'reg': [4 + x for x in taps['reg']]}) for taps in (
+          toys.detector_taps(IMAGES, WIDTH, rng, numbers) for _ in range(2)))
+  where = rng.random(student.cls.shape[:2]) < 0.5
+  of = lambda **weights: dense_predictions.compare(
+      student, teacher, where=where, normalizer=5.0, uniform=False,
+      weights=dense_predictions.Weights(**weights), axis_name=None)
+  terms, own = of(cls=1.0, boxes=1.0), of()
+  for name, weight in zip(('cls', 'boxes'), official):
+    np.testing.assert_allclose(own[name], weight * terms[name], rtol=1e-6)
+  scores = np.where(where, jax.nn.sigmoid(teacher.cls).max(-1), 0)
+  if head != 'gfl':
+    overlap = losses.iou_log if head == 'fcos' else losses.giou
+    np.testing.assert_allclose(terms['boxes'], overlap(
+        student.boxes, teacher.boxes, weights=scores, normalizer=5.0), rtol=1e-5)
+
+
 def test_a_batch_without_a_positive_point_is_divided_by_one():
   targets = lambda centerness: {'normalizer': jnp.float32(2),
                                 'centerness_normalizer': jnp.float32(centerness)}
@@ -110,15 +133,17 @@ def test_localization_distillation():
 
 
 @pytest.mark.parametrize('factory', [
-    distillers.localization_distillation, distillers.prediction_mimicking])
+    distillers.localization_distillation, distillers.prediction_mimicking, distillers.pkd,
+    functools.partial(distillers.pyramid_fitnets, projection=False), distillers.crosskd])
 def test_the_images_of_all_devices_count(factory):
-  inputs = inputs_of()
+  inputs = dataclasses.replace(inputs_of(), teacher_head=toys.detector_head(WIDTH))
   of_images = lambda x: jnp.shape(x)[:1] == (IMAGES,)
   parts = jax.tree.map(lambda x: x[:, None] if of_images(x) else x, inputs)
   axes = jax.tree.map(lambda x: 0 if of_images(x) else None, inputs)
-  each = jax.vmap(lambda part: value(factory(axis_name='devices'), part)[0], (axes,),
-                  axis_name='devices')(parts)
-  np.testing.assert_allclose(each, jnp.full(IMAGES, value(factory(), inputs)[0]), rtol=1e-5)
+  whole, each = jax.jit(lambda inputs, parts: (value(factory(), inputs)[0], jax.vmap(
+      lambda part: value(factory(axis_name='devices'), part)[0], (axes,),
+      axis_name='devices')(parts)))(inputs, parts)
+  np.testing.assert_allclose(each, np.full(IMAGES, whole), rtol=1e-5)
 
 
 def test_features_of_the_pyramid():

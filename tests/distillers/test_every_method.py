@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from kdseg_jax import distillers, parallel
 from kdseg_jax.checkpoint import Checkpointer
-from kdseg_jax.distillers import methods
+from kdseg_jax.distillers import core, methods
 from kdseg_jax.training.state import Optimizers, create_state
 from tests import toys
 
@@ -257,6 +258,47 @@ def test_losses_and_gradients_are_finite(subject, kind):
       student *= 1e6
       teacher *= 1e6
   assert_finite(subject.run({}, subject.state(), batch))
+
+
+def traced(name, axis_name=None):
+  """`(function, shapes of its arguments)`: all objectives of a term, the preparation's too."""
+  distiller = distillers.create(SUBJECTS[name], axis_name=axis_name)
+  objectives = objectives_of(distiller, axis_name, gradients=False)
+  prepare = distiller.prepare
+
+  def run(state, prepared, batch):
+    inputs = inputs_of(distiller, batch, *state[1:])
+    return objectives({}, state, batch), None if prepare is None else prepare.loss(prepared, inputs)
+
+  def states():
+    key, step = jax.random.key(0), jnp.int32(0)
+    inputs = inputs_of(distiller, batch_of(), key, step)
+    first = core.create_state(distiller, key, inputs, toys.unprepared(distiller, inputs))
+    return (first, key, step), None if prepare is None else prepare.init(key, inputs)
+  return run, (*jax.eval_shape(states), batch_of())
+
+
+@pytest.mark.parametrize('name', TERMS)
+def test_losses_and_memory_are_the_same_on_every_device(name):
+  """Traced alone: the map refuses a result that a lost collective leaves to one device."""
+  run, arguments = traced(name, parallel.AXIS)
+  mapped = jax.shard_map(run, mesh=parallel.create_mesh(),
+                         in_specs=(P(), P(), P(parallel.AXIS)), out_specs=P())
+  (_, results), _ = jax.eval_shape(mapped, *arguments)
+  assert results['loss'].shape == ()
+
+
+@pytest.mark.parametrize('name', TERMS)
+def test_no_two_draws_of_a_loss_share_a_key(name, monkeypatch):
+  _, (state, _, batch) = traced(name)
+  folded, fold = [], core.fold_in_name
+  monkeypatch.setattr(core, 'fold_in_name', lambda key, part: (
+      folded.append((key, part)), fold(key, part))[1])
+  distiller = distillers.create(SUBJECTS[name])
+  jax.eval_shape(lambda state, batch: distiller.loss(
+      state[0], inputs_of(distiller, batch, *state[1:])), state, batch)
+  parts = [(id(key), part) for key, part in folded]
+  assert len(set(parts)) == len(parts), [part for _, part in parts]
 
 
 @pytest.mark.slow

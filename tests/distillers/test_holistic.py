@@ -121,6 +121,19 @@ def test_the_interpolation_is_drawn_for_each_example(wasserstein):
   np.testing.assert_array_equal(draw(inputs.rng, jnp.array([5, 2])), alpha[jnp.array([5, 2])])
 
 
+def test_draws_stay_with_their_example_wherever_it_stands_in_the_batch(wasserstein):
+  state, inputs, objective = wasserstein
+  order = np.array([2, 0, 1])
+  moved = dataclasses.replace(inputs, **{
+      name: jax.tree.map(lambda x: x[order], getattr(inputs, name))
+      for name in ('student', 'teacher', 'batch')})
+  (expected, _), _ = objective(state.critic, state, inputs)
+  (value, _), _ = objective(state.critic, state, moved)
+  np.testing.assert_allclose(value, expected, rtol=1e-9)
+  other = dataclasses.replace(inputs, batch=inputs.batch | {'index': np.array([1, 2, 4], np.int32)})
+  assert abs(objective(state.critic, state, other)[0][0] / expected - 1) > 1e-6
+
+
 def test_the_adversarial_baseline_is_a_hinge_without_image_and_penalty():
   terms = distillers.terms_of('adversarial')
   assert terms['adversarial']['weight'] == 0.001 and terms['adversarial']['critic_weight'] == 0.1

@@ -163,6 +163,24 @@ def test_the_order_of_images_does_not_matter(compiled, seed):
                other_memory, memory)
 
 
+def test_the_images_of_all_devices_count():
+  """In the means and in the statistics of the BatchNorms."""
+  taps = [{tap: x[:2, :4, :4] if x.ndim == 4 else x[:2] for tap, x in own.items()}
+          for own in (inputs_of().student, inputs_of().teacher)]
+  method = functools.partial(review, form='multi_stage', levels=(2,), channels=3)
+  state = state_of(method(), distillers.DistillInputs(*taps))
+  of = lambda taps, **options: method(**options).loss(state, distillers.DistillInputs(*taps))
+
+  @jax.jit
+  def both(taps):
+    parts = jax.tree.map(lambda x: x[:, None], taps)
+    return of(taps), jax.vmap(functools.partial(of, axis_name='devices'),
+                              axis_name='devices')(parts)
+  whole, each = jax.device_get(both(taps))
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(y, np.stack([x] * 2), rtol=1e-4, atol=1e-6),
+               whole, each)
+
+
 def test_half_precision_is_compared_in_float32(compiled):
   run, state = compiled
   inputs = inputs_of()

@@ -48,12 +48,13 @@ def test_the_last_features_of_a_model_are_compared():
   np.testing.assert_allclose(found, [[0, 0, 1, 1], [0, 0, 1, 1]], atol=1e-6)
 
 
-def test_the_model_sees_images_at_the_size_of_its_config():
+def test_the_model_sees_images_at_the_size_of_its_config_and_pixels_are_those_of_the_image():
   model = toys.loaded(EveryOther())
   config = ConfigDict(model.config)
   config.data.size = (2, 4)
-  found = affinity.affinity(dataclasses.replace(model, config=config), HALVES, (1, 1))
-  np.testing.assert_allclose(found, [[1, 0]], atol=1e-6)
+  for pixel, expected in (((1, 1), [[1, 0]]), ((3, 0), [[1, 0]]), ((4, 3), [[0, 1]])):
+    found = affinity.affinity(dataclasses.replace(model, config=config), HALVES, pixel)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize('pixel', [(8, 0), (0, 4), (-1, 0)])

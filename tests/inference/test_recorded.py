@@ -33,7 +33,8 @@ def test_it_is_that_of_the_step(recorded):
 
 @pytest.mark.parametrize('changes', [
     {'split': 'val'}, {'split': None}, {'eval.flip': True}, {'eval.pad_multiple': 32},
-    {'data.root': 'elsewhere'}, {'data.size': (32, 32)}, {'task.absent_as_zero': True}])
+    {'data.root': 'elsewhere'}, {'data.size': (32, 32)}, {'task.absent_as_zero': True},
+    {'data.name': 'camvid'}, {'data.tfds.num_classes': 5}])
 def test_what_was_measured_otherwise_is_not_shown(recorded, changes):
   assert recorded(20, **changes) is None
 

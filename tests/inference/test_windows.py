@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from configs import quickstart
 from kdseg_jax import parallel, tasks
+from kdseg_jax.data import files
 from kdseg_jax.inference import evaluation
 from kdseg_jax.inference.evaluation import Evaluator, throughput
 from kdseg_jax.inference.views import WHOLE_IMAGE, Inference
@@ -166,6 +167,15 @@ def test_a_scaled_image_keeps_its_colours_and_its_mask():
   np.testing.assert_allclose(scores[0, :, 7, 0], 0.5, rtol=1e-5)
 
 
+def test_a_scaled_image_is_resized_as_those_of_the_data_are():
+  batch = batch_of((1, 4, 5))
+  batch['image'] = np.clip(batch['image'], 1, 254)
+  red = Function(lambda image, mask: two_classes(image[..., 0] / 255.))
+  scores = score_of(red, batch, Inference(scales=(2.0,)), size=(8, 10))
+  wanted = files.resize_image(batch['image'][0], (8, 10))[..., 0] / 255
+  np.testing.assert_allclose(scores[0, ..., 0], wanted, atol=1.01 / 255)
+
+
 def test_an_image_smaller_than_the_window_is_padded_with_mask_false():
   # What the model says depends on how much of the window is image.
   model = Function(lambda image, mask: two_classes(
@@ -281,6 +291,12 @@ def test_what_a_predictor_pads_is_masked():
 def test_what_cannot_be_used_is_refused(fields, message):
   with pytest.raises(ValueError, match=f'config.eval.*{message}'):
     Inference(**fields)
+
+
+def test_what_just_fits_is_taken():
+  Inference(crop=(8, 9), short_side=9)
+  Inference(window=(48, 64)).check_size((48, 64))
+  Inference(window=(48, 64), scales=(0.5, 1.5)).check_size((32, 43))  # (48, 64) at 1.5
 
 
 def test_a_config_is_refused_before_anything_is_built():

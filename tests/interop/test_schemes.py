@@ -52,6 +52,14 @@ def test_every_array_has_its_place_and_goes_back(case):
     np.testing.assert_allclose(back[key], array, rtol=1e-6 if scheme == 'skd_pspnet' else 0)
 
 
+@pytest.mark.parametrize('case', official.CASES)
+def test_every_name_of_a_published_file_is_that_of_a_layer(case):
+  """Of the deepest too, without their models: what takes its time is to trace these."""
+  name, scheme = official.CASES[case]
+  sources = {layer.source for layer in schemes.named(scheme).layers(name)}
+  assert {key.rpartition('.')[0] for key in without_buffers(official.shapes()[case])} <= sources
+
+
 @pytest.mark.parametrize('scheme, name', ALL)
 def test_every_leaf_of_every_model_has_a_name(scheme, name):
   """Of other depths too, of which there are no lists of keys."""

@@ -51,6 +51,17 @@ def test_weights_choose_and_the_normalizer_divides(name):
 
 
 @every_loss
+def test_the_sum_is_that_of_all_devices(name):
+  loss, predicted, target = LOSSES[name]
+  weights = np.float32([0, 1, 0.5, 0, 2, 1])
+  each = jax.vmap(lambda x, y, w: loss(
+      x, y, weights=w, normalizer=3.0, axis_name='devices'), axis_name='devices')(
+          *(x[:, None] for x in (predicted, target, weights)))
+  np.testing.assert_allclose(
+      each, np.full(6, loss(predicted, target, weights=weights, normalizer=3)), rtol=1e-5)
+
+
+@every_loss
 def test_values_without_weight_do_not_matter_and_without_any_the_loss_is_zero(name):
   loss, predicted, target = LOSSES[name]
   of = jax.value_and_grad(lambda x, y, w, n: loss(x, y, weights=w, normalizer=n), (0, 1))
@@ -134,6 +145,60 @@ def test_overlaps_of_boxes_are_bounded_symmetric_and_of_no_scale(seed, scale, sh
     np.testing.assert_allclose(losses.box_overlaps(a, a, form=form), 1, rtol=1e-5)
 
 
+def test_diou_and_the_logarithm_of_iou_equal_their_definitions():
+  a, b = boxes(9).astype(float), boxes(9, seed=5).astype(float)
+  b[0] = a[0] + 100  # apart
+  distances, logarithms = [], []
+  for one, other in zip(a, b):
+    sides = np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2])
+    shared = np.prod(np.maximum(sides, 0))
+    iou = shared / (np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2]) - shared)
+    hull = np.maximum(one[2:], other[2:]) - np.minimum(one[:2], other[:2])
+    apart = (one[:2] + one[2:] - other[:2] - other[2:]) / 2
+    distances.append(1 - iou + np.sum(apart**2) / np.sum(hull**2))
+    logarithms.append(-np.log(max(iou, 1e-6)))
+  for loss, values in ((losses.diou, distances), (losses.iou_log, logarithms)):
+    np.testing.assert_allclose(loss(a, b), np.sum(values), rtol=1e-5)
+    np.testing.assert_allclose(loss(a[:1], b[:1]), values[0], rtol=1e-5)
+    assert values[0] > 1.5 * min(values)
+
+
+def test_smooth_l1_is_quadratic_below_beta_and_linear_beyond():
+  difference = np.float32([[0.3, 0.1, -0.4, 0.5], [0.6, -2, 7, -0.2]])
+  apart = np.abs(difference)
+  for beta in (0.0, 0.5):
+    value, slope = jax.value_and_grad(losses.smooth_l1)(difference, 0 * difference, beta=beta)
+    below = apart < beta
+    square = apart**2 / (2 * (beta or 1))
+    np.testing.assert_allclose(
+        value, np.sum(np.where(below, square, apart - beta / 2)), rtol=1e-6)
+    np.testing.assert_allclose(
+        slope, np.where(below, difference / (beta or 1), np.sign(difference)), rtol=1e-6)
+
+
+def test_numbers_beyond_the_bins_are_the_last_ones():
+  logits = normal(4, 5)
+  np.testing.assert_allclose(
+      losses.distribution_focal(logits, np.float32([-2, 7, 4.5, 1.5])),
+      losses.distribution_focal(logits, np.float32([0, 4, 4, 1.5])), rtol=1e-6)
+
+
+def test_offsets_and_limits_of_anchors_and_deltas():
+  centers = lambda levels: [(x[:, :2] + x[:, 2:]) / 2 for x in levels]
+  shapes, strides = [(2, 3), (1, 2)], (8, 16)
+  for offset in (0.0, 0.25, 0.5):
+    jax.tree.map(np.testing.assert_array_equal,
+                 centers(losses.anchors(shapes, strides=strides, center_offset=offset)),
+                 losses.points(shapes, strides=strides, offset=offset))
+  anchors = np.float32([[10, 20, 14, 28]] * 2)
+  deltas = np.float32([[0, 0, 9, 9], [0, 0, -9, -9]])
+  decoded = losses.decode_deltas(anchors, deltas)
+  np.testing.assert_allclose(
+      decoded[:, 2:] - decoded[:, :2], [[250, 500], [4 / 62.5, 8 / 62.5]], rtol=1e-3)
+  np.testing.assert_array_equal(
+      losses.decode_deltas(anchors, deltas, size=(40, 30)), np.clip(decoded, 0, [30, 40] * 2))
+
+
 def test_codes_are_inverse():
   targets, anchors = boxes(9), boxes(9, seed=4)
   points = (targets[:, :2] + targets[:, 2:]) / 2
@@ -212,9 +277,29 @@ def test_distributions_are_averaged_over_weights_and_sides():
   assert value == 0 and not np.any(gradient)
 
 
+def test_distributions_are_softened_by_the_temperature():
+  student, teacher = normal(6, 20), normal(6, 20, seed=1)
+  temperature = 3.0
+  soft = lambda x: np.exp(x.reshape(6, 4, 5) / temperature) / np.exp(
+      x.reshape(6, 4, 5) / temperature).sum(-1, keepdims=True)
+  p, q = soft(teacher.astype(float)), soft(student.astype(float))
+  each = temperature**2 * p * np.log(p / q)
+  sides = lambda x: x.reshape(6, 4, 5)
+  np.testing.assert_allclose(losses.distribution_kl(
+      sides(student), sides(teacher), temperature=temperature), each.sum(), rtol=1e-5)
+  np.testing.assert_allclose(losses.cross_head_distribution(
+      student, teacher, temperature=temperature), each.sum(-1).mean(), rtol=1e-5)
+  np.testing.assert_allclose(losses.localization_distillation(
+      student, teacher, temperature=temperature), each.mean((1, 2)).sum(), rtol=1e-5)
+  for loss, official in ((losses.localization_distillation, 10.0),
+                         (losses.cross_head_distribution, 1.0)):
+    assert loss(student, teacher) == loss(student, teacher, temperature=official)
+
+
 def test_weights_are_the_teachers_highest_probabilities_or_one():
   logits, where = normal(2, 3, 5), np.bool_([[1, 0, 1], [0, 0, 1]])
   highest = 1 / (1 + np.exp(-logits.max(-1)))
   np.testing.assert_allclose(losses.score_weights(logits), highest, rtol=1e-6)
   np.testing.assert_allclose(losses.score_weights(logits, where), highest * where, rtol=1e-6)
   np.testing.assert_array_equal(losses.score_weights(logits, where, uniform=True), where)
+  assert not np.any(jax.grad(lambda x: jnp.sum(losses.score_weights(x)))(logits))

@@ -126,6 +126,13 @@ def cross_image(student, teacher, where, axis_name):
   return losses.cross_image_pixel(student, teacher, axis_name=axis_name, block_size=20)
 
 
+def of_channels(student, teacher, where, axis_name):
+  del where
+  student += teacher  # else a scale would not change the direction of a channel
+  return (losses.cross_image_channel(student, teacher, axis_name=axis_name)
+          + 100 * losses.channel_mse(student, teacher, axis_name=axis_name))
+
+
 def memory(student, teacher, where, axis_name):
   contrast = np.random.default_rng(1).normal(size=(9, 5)).astype(np.float32)
   return losses.memory_similarity(
@@ -172,7 +179,8 @@ def on_one_device(loss):
 @pytest.mark.parametrize('loss', [
     cross_entropy, upsampled_cross_entropy, ohem, ohem_downsampled, pixelwise,
     pixelwise_unmasked, pixelwise_same_mask_everywhere, pixelwise_sum, gram, direct, near, one_map,
-    hierarchical, adaptation, decoupled, similarities, scores, cross_image, memory, cross_head],
+    hierarchical, adaptation, decoupled, similarities, scores, cross_image, of_channels, memory,
+    cross_head],
     ids=lambda loss: loss.__name__)
 def test_eight_devices_equal_one(loss, mode):
   batch, expected = example(), on_one_device(loss)

@@ -162,6 +162,24 @@ def test_sampling_is_class_balanced_and_masks_empty_classes():
   assert set(map(tuple, np.asarray(many[:SIZE + 3]))) <= set(rings_of(queue)[0])
 
 
+@pytest.mark.parametrize('only_filled', [True, False])
+def test_all_that_may_be_sampled_is_as_likely_and_classes_are_drawn_apart(only_filled):
+  classes = np.array([0] * 7 + [1] * 3 + [2] * 5)  # a ring that has wrapped, a part, a whole one
+  queue = push(empty(), np.asarray(numbered((15,))), classes, np.ones(15, bool))
+  draw = jax.jit(jax.vmap(lambda key: sample(queue, key, 4, only_filled=only_filled)[0]))
+  drawn = np.asarray(draw(jax.random.split(jax.random.key(0), 1000))).reshape(-1, CLASSES, 4, DIM)
+  queue, drawn, rings = jax.tree.map(np.asarray, queue), drawn[..., 0], rings_of(queue)
+  for class_, slots in enumerate(queue.embeddings[..., 0]):
+    may_be = [row[0] for row in rings[class_]] if only_filled else slots
+    values, counts = np.unique(drawn[:, class_], return_counts=True)
+    np.testing.assert_array_equal(values, np.sort(may_be))
+    np.testing.assert_allclose(counts, 4000 / len(may_be), rtol=0.15)
+  if only_filled:  # from the oldest on, as one key for all classes would draw them
+    oldest = [np.array([row[0] for row in ring]) for ring in rings]
+    ages = [np.argmax(drawn[:, class_, :, None] == oldest[class_], axis=-1) for class_ in (0, 2)]
+    assert (ages[0] == ages[1]).all(axis=1).mean() < 0.1
+
+
 def test_the_official_rule_draws_the_same_slots_of_all_classes():
   queue = push(empty(), numbered((2,)), jnp.array([0, 0]), jnp.ones(2, bool))
   drawn, where = sample(queue, jax.random.key(2), 4, only_filled=False)

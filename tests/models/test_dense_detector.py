@@ -147,6 +147,7 @@ def test_every_class_is_improbable_at_first():
   params = jax.jit(head.init, static_argnums=2)(jax.random.key(0), features, 0)['params']
   np.testing.assert_allclose(jax.nn.sigmoid(params['cls']['bias']), 0.01, rtol=1e-5)
   np.testing.assert_array_equal(params['reg']['bias'], 0)
+  assert np.std(params['reg']['kernel']) == pytest.approx(0.01, rel=0.1)
 
 
 @pytest.mark.parametrize('features, layer, message', [

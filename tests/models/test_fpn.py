@@ -57,4 +57,6 @@ def test_p6_of_the_last_stage_is_a_strided_convolution_of_it():
   again = pyramid.apply(variables, others)
   np.testing.assert_array_equal(levels['p6'], again['p6'])
   assert jnp.abs(levels['p3'] - again['p3']).max() > 0.1
+  limit = np.sqrt(6 / (9 * 8 + 9 * 5))  # Xavier's, of the channels of both sides
+  assert 0.95 < np.abs(variables['params']['p6']['kernel']).max() / limit <= 1
 

@@ -124,6 +124,31 @@ def test_markdown_shows_the_baseline_first_and_every_figure():
   assert ['teacher', '4.0', '99', '-', '9,999', '-', '-'] in cells and '- kd: 53.0, 54.0' in text
 
 
+def test_every_column_of_the_results_is_what_its_title_says():
+  report = report_of()
+  text = study_report.markdown(report, metric=METRIC, title='', command='')
+  cells = [[cell.strip() for cell in line.split('|')[1:-1]] for line in text.splitlines()]
+  row = lambda name: next(row for row in cells if row and row[0] == name)
+  within = lambda interval: ' to '.join(f'{100 * end:.1f}' for end in interval)
+  kd, alone = (report['students'][name] for name in ('kd', 'alone'))
+  assert row('student') == ['student', 'mean_iou', '95% interval', 'difference', '95% interval',
+                            'p', 'seeds for 80%', 'best of many']
+  assert row('kd') == [
+      'kd', '53.0', within(kd['interval']), '+3.0', within(kd['paired']['interval']),
+      f'{kd["paired"]["p_value"]:.2g}', '4', '63.0']
+  assert row('alone') == ['alone', '50.0', within(alone['interval']), '', '', '', '', '60.0']
+
+
+def test_of_errors_the_least_evaluation_is_the_best():
+  rows = [[{'step': 5, 'error': low}, {'step': 10, 'error': 0.5}] for low in (0.1, 0.3)]
+  report = study_report.build(
+      {'alone': {'evaluations': rows, 'training': {}, 'inference': {}}}, baseline='alone',
+      metric=tasks.MainMetric('error', 'error', maximize=False), classes=(), seeds=(0, 1),
+      teacher=None, shared={'steps': 10})
+  assert report['students']['alone']['best_of_many'] == pytest.approx(0.2)
+  assert report['students']['alone']['error'] == 0.5
+
+
 def test_several_comparisons_are_corrected_and_said_to_be():
   students = (('kd', BETTER), ('at', BETTER[::-1]), ('alone', ALONE))
   report = report_of(students=students)

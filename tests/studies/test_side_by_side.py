@@ -225,21 +225,88 @@ def test_one_preparation_serves_all_students_and_seeds(study, teacher, tmp_path,
   assert side_by_side.train(config, str(tmp_path)) and len(advanced) == 1
 
 
+BATCH = {'image': np.zeros((1, 2, 2, 3))}
+
+
+def run_of(params, saves=False, stops=False):
+  """In place of a `Run` at its start; `recorded` has its params and metrics after each step."""
+  run = types.SimpleNamespace(
+      state=TrainState(0, params, {}, {}, DistillerState(), 0), done=0, recorded=[],
+      due=lambda *_, **__: Due(False, False, saves),
+      experiment=types.SimpleNamespace(
+          config=types.SimpleNamespace(train=types.SimpleNamespace(steps=3)),
+          distiller=toys.projected()))
+  run.record = lambda step, metrics, *, stopping: (
+      run.recorded.append((run.state and run.state.params, metrics)), stops)[1]
+  return run
+
+
+def test_runs_in_one_program_have_states_of_their_own_and_one_that_stops_stops_all(tmp_path):
+  runs_of_two = [run_of({'w': np.float32(seed)}, saves=True, stops=seed == 4) for seed in (3, 4)]
+  clocks = [side_by_side.Stopwatch() for _ in runs_of_two]
+
+  def program(constants, state, batch):
+    params = {'w': state.params['w'] + batch['image'].size}
+    return state._replace(params=params), {'loss': 10 * state.params['w']}
+  cohort = side_by_side._Cohort(runs_of_two, clocks, program, str(tmp_path), '')
+  assert cohort.advance(BATCH, {'x': 0}, stopping=False)
+  assert [run.recorded for run in runs_of_two] == [
+      [({'w': 15}, {'loss': 30})], [({'w': 16}, {'loss': 40})]]
+  alone = run_of({'w': np.float32(3)})
+  cohort = side_by_side._Cohort([alone], clocks[:1], program, str(tmp_path), '')
+  cohort._cost_written = True  # of a program that is none
+  assert not cohort.advance(BATCH, {'x': 0}, stopping=False)
+  assert alone.recorded == [({'w': 15}, {'loss': 30})]
+
+
+def test_students_of_unlike_models_are_not_evaluated_by_one_evaluator(tmp_path, monkeypatch):
+  monkeypatch.setattr(side_by_side, 'create_evaluator', lambda experiment, student: student)
+  shared = side_by_side._Shared({}, str(tmp_path), None, None)
+  evaluators = []
+  for width in (0.5, 1.0, 0.5):
+    config = quickstart.get_config('role=student')
+    config.student.width = width
+    evaluators.append(shared.evaluator(types.SimpleNamespace(config=config, student=object())))
+  assert evaluators[0] is evaluators[2] is not evaluators[1]
+
+
+@pytest.mark.parametrize('measured, refused', [(7, False), (5, True), (None, False)])
+def test_students_of_a_study_have_one_checkpoint_of_the_teacher(
+    measured, refused, tmp_path, monkeypatch):
+  config = quickstart.get_config('role=student')
+  teacher = types.SimpleNamespace(step=7, workdir='there')
+  monkeypatch.setattr(side_by_side.experiments, 'create_experiment', lambda *_, **__: (
+      types.SimpleNamespace(config=config, teacher=teacher)))
+  monkeypatch.setattr(side_by_side.shapes, 'check_step', lambda *_: None)
+  monkeypatch.setattr(side_by_side, 'check_data', lambda *_: None)
+  if measured:
+    (tmp_path / 'teacher.json').write_text(json.dumps({'key': {'step': measured}}))
+  create = lambda: side_by_side._Shared({'kd': {0: config}}, str(tmp_path), None, None)
+  if not refused:
+    create()
+    return
+  with pytest.raises(ValueError, match='with checkpoint 5 of the teacher, and there has 7 now'):
+    create()
+
+
+def test_a_student_is_logged_beside_the_teacher_that_it_reads(study):
+  metrics = json.loads((study / 'teacher.json').read_text())['metrics']
+  for name in STUDENTS:
+    row = runs.rows(study_plan.student_workdir(str(study), name, 1))[-1]
+    expected = None if name == 'alone' else metrics['mean_iou']
+    assert row['phase'] == 'evaluation' and row.get('teacher_mean_iou') == expected
+
+
 def test_runs_in_one_program_share_its_seconds(tmp_path, monkeypatch):
   seconds = iter((10.0, 16.0))
   monkeypatch.setattr(side_by_side.time, 'perf_counter', lambda: next(seconds))
   monkeypatch.setattr(side_by_side.compiling, 'announced', lambda what, call, *arguments: (
       call(*arguments)))
-  run = lambda: types.SimpleNamespace(
-      state=TrainState(0, {}, {}, {}, DistillerState(), 0), done=0,
-      due=lambda *_, **__: Due(False, False, False), record=lambda *_, **__: False,
-      experiment=types.SimpleNamespace(
-          config=types.SimpleNamespace(train=types.SimpleNamespace(steps=3)),
-          distiller=toys.projected()))
   clocks = [side_by_side.Stopwatch() for _ in range(3)]
   program = lambda constants, state, batch: (state, {'loss': np.zeros(3)})
-  cohort = side_by_side._Cohort([run() for _ in clocks], clocks, program, str(tmp_path), '')
-  assert not cohort.advance({}, {'x': 0}, stopping=False)
+  cohort = side_by_side._Cohort(
+      [run_of({}) for _ in clocks], clocks, program, str(tmp_path), '')
+  assert not cohort.advance(BATCH, {'x': 0}, stopping=False)
   assert [clock() for clock in clocks] == [2.0] * 3
 
 
@@ -289,6 +356,8 @@ def test_seeds_must_be_different_numbers(seeds, teacher):
     ({'eval': {'overlap': 1.0}}, 'config.eval.overlap=1.0'),
     ({'train': {'freeze': ('nope',)}}, "config.train.freeze: 'nope' matches no parameter"),
     ({'optimizer': {'name': 'lion'}}, 'lion'),
+    ({'critic': {'optimizer': {'decay': 'none'}}}, "optimizer.decay='none' is unknown"),
+    ({'prepare': {'optimizer': {'decay': 'none'}}}, "optimizer.decay='none' is unknown"),
     ({'study': {'students': {'pairwise': {'distill': {'pairwise': {'node_siz': 2}}}}}},
      "field of config.distill.pairwise: 'node_siz'. Did you mean 'node_size'"),
 ])

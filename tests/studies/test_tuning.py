@@ -107,6 +107,26 @@ def test_a_value_that_diverges_counts_as_the_worst(trained, tmp_path):
   assert json.loads((tmp_path / 'tuning.json').read_text())['kd']['results']['0.4'] is None
 
 
+def test_of_errors_the_least_is_chosen_and_one_that_diverges_is_the_worst_too(trained, tmp_path):
+  trained(lambda student, value, seed: math.nan if value > 0.3 else abs(math.log(value / 0.2)))
+  tuned = tuning.tune(study(), str(tmp_path), METRIC._replace(maximize=False))
+  assert {one.chosen for one in tuned.values()} == {0.2}
+  assert tuned['kd'].results[0.4] == np.inf
+
+
+def test_a_teacher_that_diverges_is_no_value_that_diverges(monkeypatch, tmp_path):
+  ends = iter([Diverged('not finite', str(tmp_path / 'teacher'))])
+
+  def train(config, workdir, **_):
+    for end in ends:
+      raise end
+    return False
+  monkeypatch.setattr(side_by_side, 'train', train)
+  with pytest.raises(Diverged, match='not finite'):
+    tuning.tune(study(), str(tmp_path), METRIC)
+  assert not (tmp_path / tuning.FOLDER).exists()
+
+
 def test_being_told_to_stop_chooses_nothing(monkeypatch, tmp_path):
   monkeypatch.setattr(side_by_side, 'train', lambda config, workdir, **_: False)
   config = study()

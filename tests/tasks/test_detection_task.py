@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 
 from kdseg_jax import data, default_config, evaluate, inference, parallel, predict, tasks
-from kdseg_jax.data import fitted
+from kdseg_jax.data import boxed, fitted
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import evaluation
 from kdseg_jax.inference.views import Inference, create_inference
@@ -239,6 +239,16 @@ def test_a_canvas_is_turned_for_the_prediction_as_for_the_evaluation():
       np.testing.assert_array_equal(batch[name][0], placed[index][name])
     np.testing.assert_allclose(scale, placed[index]['scale'])
   assert shapes == {(64, 96), (96, 64)}
+
+
+def test_an_image_is_resized_for_the_prediction_as_by_its_source():
+  example, size = Mixed()[1], (20, 90)
+  arrays = {name: example[name] for name in ('boxes', 'classes', 'crowd', 'area')}
+  resized = _Listed([boxed.example(example['image'], arrays, 'a', size)])
+  placed = data.Fitted(resized, (64, 64))[0]
+  batch, scale = task.seen(example['image'][None], Inference(canvas=(64, 64)), size)
+  np.testing.assert_array_equal(batch['image'][0], placed['image'])
+  np.testing.assert_allclose(scale, placed['scale'])
 
 
 def test_boxes_that_are_scaled_back_stay_in_the_image():

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
-from kdseg_jax import losses, tasks
+from kdseg_jax import losses, parallel, tasks
 
 TASK = tasks.SegmentationTask(num_classes=3)
 
@@ -43,6 +44,21 @@ def test_the_main_head_alone_mines_hard_pixels():
   np.testing.assert_allclose(loss, main + 0.4 * auxiliary, rtol=1e-6)
   assert main > losses.cross_entropy(taps['logits'], batch['label'])
   assert terms.keys() == {'ohem_cross_entropy', 'auxiliary'}
+
+
+@pytest.mark.parametrize('task', [
+    tasks.SegmentationTask(3), tasks.SegmentationTask(3, supervised_loss='ohem_cross_entropy'),
+    tasks.create('classification', 3)], ids=['cross_entropy', 'ohem', 'classification'])
+def test_the_loss_is_the_same_on_every_device(task):
+  """Traced alone: the map refuses what a lost collective leaves to one device."""
+  sides = (4, 4) if task.name == 'segmentation' else ()
+  taps = {name: jax.ShapeDtypeStruct((8, *sides, 3), jnp.float32)
+          for name in ('logits', 'aux_logits')}
+  batch = {'label': jax.ShapeDtypeStruct((8, *(2 * side for side in sides)), jnp.int32)}
+  loss = jax.shard_map(
+      lambda *given: task.loss(*given, axis_name=parallel.AXIS), mesh=parallel.create_mesh(),
+      in_specs=P(parallel.AXIS), out_specs=P())
+  assert jax.eval_shape(loss, taps, batch)[0].shape == ()
 
 
 @pytest.mark.parametrize('fields,message', [

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import threading
+import types
 
 import jax
 import numpy as np
@@ -15,10 +16,12 @@ from ml_collections import ConfigDict
 
 from configs import quickstart
 from kdseg_jax import parallel
+from kdseg_jax.distillers import DistillerState
 from kdseg_jax.training import experiment as experiments
 from kdseg_jax.training import loop, preparations, shapes
 from kdseg_jax.training.preemption import StopSignal
 from kdseg_jax.training.run import Diverged
+from kdseg_jax.training.state import TrainState
 from tests import runs, toy_methods
 
 pytestmark = pytest.mark.usefixtures('toy_models')
@@ -131,6 +134,31 @@ def test_a_run_that_is_stopped_in_its_preparation_begins_after_it_and_needs_it_n
   after = runs.saved(tmp_path)
   assert after['training/step'] == 3
   assert after['training/distiller/prepared/fitting/mean'] == kept
+
+
+def test_what_is_prepared_joins_the_weights_that_the_run_starts_from(monkeypatch):
+  monkeypatch.setattr(preparations, 'prepare', lambda *_: {'mean': 7})
+  drawn = TrainState(0, 'drawn', 'drawn', 'optimiser', DistillerState(), 'key', average='drawn')
+  of_init = {'params': 'of init', 'batch_stats': 'of init', 'average': 'of init'}
+  method = types.SimpleNamespace(prepare='something')
+  run = types.SimpleNamespace(
+      experiment=types.SimpleNamespace(distiller=method), done=0, state=drawn._replace(**of_init))
+  create = lambda prepared: drawn._replace(distiller=DistillerState(prepared=prepared))
+  preparations.give(run, 'work', create, lambda: False)
+  assert run.state == create({'mean': 7})._replace(**of_init)
+
+
+def test_a_preparation_draws_from_another_key_than_the_run(teacher, tmp_path, monkeypatch):
+  class Drawn(Exception):
+    """Ends the preparation before its first step."""
+
+  def create(key):
+    raise Drawn(key)
+  monkeypatch.setattr(experiments, 'compiled_once', lambda *_: create)
+  config = config_of(teacher)
+  with pytest.raises(Drawn) as drawn:
+    preparations.prepare(experiments.create_experiment(config), str(tmp_path), lambda: False)
+  assert drawn.value.args[0] != experiments.run_key(config)
 
 
 def decisive(config):

@@ -18,6 +18,7 @@ from kdseg_jax.inference import model
 from kdseg_jax.studies import plan as study_plan
 from kdseg_jax.training import experiment, initialization, loop, run
 from kdseg_jax.training.state import TrainState
+from kdseg_jax.training.writers import StepTimer
 from tests import runs, toys
 
 
@@ -73,11 +74,12 @@ def run_of(config, workdir, monkeypatch, *, done=0, average=None, phase='train')
   return started, evaluated
 
 
-def advance(started):
+def advance(started, at_each_step=lambda: None):
   """Takes the run to its end; the batches it read. The loss of step k is k."""
   read = []
 
   def step(state, batch):
+    at_each_step()
     read.append(batch)
     state = state._replace(step=state.step + 1)
     return state, {'loss': np.float32(state.step)}
@@ -103,6 +105,44 @@ def test_a_run_reads_the_batches_of_its_config_from_where_it_goes_on(
   for batch, want in zip(read[:3], wanted):
     for name in want:
       np.testing.assert_array_equal(batch[name], want[name])
+
+
+def test_each_process_reads_its_part_of_every_batch(monkeypatch):
+  built = experiment.create_experiment(config_of())
+  first = lambda: next(run.training_batches(built, 'train', start=2))
+  whole, parts = first(), []
+  monkeypatch.setattr('jax.process_count', lambda: 2)
+  for process in (0, 1):
+    monkeypatch.setattr('jax.process_index', lambda process=process: process)
+    parts.append(first())
+  for name, value in whole.items():
+    np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), value)
+
+
+def test_the_time_of_a_step_is_without_evaluations_and_checkpoints(tmp_path, monkeypatch):
+  config = config_of(log={'every_steps': 12}, eval={'every_steps': 4},
+                     checkpoint={'every_steps': 3})
+  started, _ = run_of(config, tmp_path, monkeypatch)
+  now = [0.0]
+
+  def spend(seconds, result=None):
+    now[0] += seconds
+    return result
+  started._timer = StepTimer(lambda: now[0], batch_size=8)
+  started._evaluator = lambda *_, **__: spend(1000, {'mean_iou': 0.25})
+  started.checkpointer.save = lambda *_: spend(100)
+  advance(started, lambda: spend(2))
+  (row,) = [row for row in runs.rows(tmp_path) if row['phase'] == 'train']
+  assert (row['step_seconds'], row['images_per_second']) == (2, 4)
+
+
+def test_statistics_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
+  config = config_of(eval={'every_steps': 0}, checkpoint={'every_steps': 3})
+  started, _ = run_of(config, tmp_path, monkeypatch)
+  started.state = started.state._replace(batch_stats={'norm': {'mean': np.float32(np.nan)}})
+  started.checkpointer.save = lambda *_: pytest.fail('not finite')
+  with pytest.raises(run.Diverged, match='train step 3: not finite: batch_stats/norm/mean;'):
+    advance(started)
 
 
 def test_the_log_holds_the_rate_of_the_config_and_means_since_the_last_row(tmp_path, monkeypatch):
@@ -180,6 +220,25 @@ def leaves(config, prefix):
       yield prefix + name
 
 
+def measure(config, folder, **teacher):
+  """Measures a teacher, of a step and a work directory, for a run of a config."""
+  return run.measure_teacher(types.SimpleNamespace(
+      teacher=types.SimpleNamespace(**teacher, module=None, variables=None), config=config,
+      inference=experiment.create_inference(config), evaluation_source=None,
+      task=experiment.create_task(config, 3)), str(folder))
+
+
+def test_a_teacher_that_scores_what_is_asked_for_is_strong_enough(tmp_path, monkeypatch):
+  monkeypatch.setattr(run, 'create_evaluator', lambda *_: lambda *_, **__: {'mean_iou': 0.5})
+  teacher = {'step': 3, 'workdir': '/a'}
+  for least in (0.0, 0.5):
+    config = config_of(teacher={'min_metric': least})
+    assert measure(config, tmp_path, **teacher) == {'mean_iou': 0.5}
+  config.teacher.min_metric = 0.5001
+  with pytest.raises(run.TeacherTooWeak, match='scores mean_iou 0.5000 on test, below'):
+    measure(config, tmp_path, **teacher)
+
+
 def test_a_teacher_is_measured_again_where_anything_of_the_measurement_changed(
     tmp_path, monkeypatch):
   calls = []
@@ -207,10 +266,7 @@ def test_a_teacher_is_measured_again_where_anything_of_the_measurement_changed(
               not value if isinstance(value, bool) else f'{value}x' if isinstance(value, str)
               else (value or 0) * 2 + 1 if name != 'overlap' else 0.7)
     before = len(calls)
-    run.measure_teacher(types.SimpleNamespace(
-        teacher=types.SimpleNamespace(**teacher, module=None, variables=None), config=config,
-        inference=experiment.create_inference(config), evaluation_source=None,
-        task=experiment.create_task(config, 3)), str(tmp_path))
+    measure(config, tmp_path, **teacher)
     return len(calls) > before
   assert measured(None) and not measured(None)
   config = config_of()
@@ -220,6 +276,25 @@ def test_a_teacher_is_measured_again_where_anything_of_the_measurement_changed(
     measured(None, views)
     assert measured(field, views) == (field not in NOT_MEASURED), field
     measured(None)
+
+
+def test_what_the_user_allows_holds_for_the_first_teacher_and_for_the_run(monkeypatch):
+  config = config_of()
+  config.distill = distillers.terms_of('kd')
+  config.teacher.config = quickstart.get_config('role=teacher,runlocal')
+  allowed, started = {'allow_class_names': True, 'allow_imports': ('mylab',)}, []
+
+  def start(config, workdir, stop, **given):
+    started.append((config.role, given))
+    raise Seen
+  monkeypatch.setattr(loop, 'start', start)
+  monkeypatch.setattr(loop.shapes, 'check_with_untrained', lambda *_: None)
+  monkeypatch.setattr(loop.workdirs, 'require_same_config', lambda *_: None)
+  for finished in (False, True):  # the teacher
+    monkeypatch.setattr(loop.workdirs, 'is_finished', lambda *_, finished=finished: finished)
+    with pytest.raises(Seen):
+      loop.train(config, 'work', **allowed)
+  assert started == [('teacher', allowed), ('student', allowed)]
 
 
 SEEDS = (7, 2, 5)

@@ -18,6 +18,7 @@ ANCHORS = np.concatenate(losses.anchors(SHAPES, strides=STRIDES, octave_base_sca
 POINTS = np.concatenate(losses.points(SHAPES, strides=STRIDES))
 RANGES = np.repeat(np.float32([[-1, 16], [16, 1e8]]), [20, 6], axis=0)
 atss = jax.jit(functools.partial(assignment.atss, top_k=4), static_argnums=1)
+valuable = jax.jit(functools.partial(assignment.valuable_region, top_k=4), static_argnums=1)
 max_iou, fcos = jax.jit(assignment.max_iou), jax.jit(assignment.fcos)
 
 
@@ -47,23 +48,26 @@ def test_equals_the_official_code():
 
 @settings(max_examples=25)
 @given(st.integers(0, 2**31))
-def test_atss_equals_its_definition_on_the_anchors_that_take_part(seed):
+def test_atss_and_the_valuable_region_equal_their_definitions_on_anchors_that_take_part(seed):
   boxes, valid = truth(seed)
   where = np.random.default_rng(seed).random(26) < 0.8
   centers = (ANCHORS[:, :2] + ANCHORS[:, 2:]) / 2
   overlaps = np.asarray(losses.pairwise_overlaps(boxes, ANCHORS))
-  best = np.full(26, -1.0)
+  distances = np.asarray(losses.pairwise_overlaps(boxes, ANCHORS, form='diou'))
+  best, region = np.full(26, -1.0), np.zeros(26, bool)
   wanted = np.full(26, assignment.BACKGROUND)
   for m in np.flatnonzero(valid):
     distance = np.linalg.norm(centers - (boxes[m, :2] + boxes[m, 2:]) / 2, axis=1)
     near = np.concatenate([[i for i in sorted(range(*level), key=lambda i: distance[i])
                             if where[i]][:4] for level in ((0, 20), (20, 26))]).astype(int)
     threshold = overlaps[m, near].mean() + overlaps[m, near].std(ddof=1)
+    region |= where & (distances[m] >= 0.25 * threshold) & (distances[m] < threshold)
     for i in near:
       inside = min(*(centers[i] - boxes[m, :2]), *(boxes[m, 2:] - centers[i])) > 0.01
       if overlaps[m, i] >= threshold and inside and overlaps[m, i] > best[i]:
         best[i], wanted[i] = overlaps[m, i], m
   np.testing.assert_array_equal(atss(ANCHORS, (20, 6), boxes, valid, where).box, wanted)
+  np.testing.assert_array_equal(valuable(ANCHORS, (20, 6), boxes, valid, where), region)
 
 
 @settings(max_examples=25)
@@ -111,6 +115,11 @@ def test_task_aligned_takes_the_best_predictions_near_the_box():
   few, _ = assignment.task_aligned(
       scores, predicted, centers, boxes, classes, np.ones(1, bool), top_k=1)
   assert not few.positive.any()  # the best one is too far away
+  part, _ = assignment.task_aligned(
+      scores, predicted, centers, boxes, classes, np.ones(1, bool), np.bool_([0, 1, 1, 1]))
+  assert list(part.box) == [-1, 0, -1, -1]
+  assert not np.any(jax.grad(lambda *x: assignment.task_aligned(
+      *x, centers, boxes, classes, np.ones(1, bool))[1].sum())(scores, predicted))
 
 
 def test_the_valuable_region_is_around_the_box():

@@ -165,6 +165,103 @@ def test_the_order_and_the_padding_of_boxes_do_not_matter(name):
       loss(drawn(made), truth(rows=9)), loss(drawn(made), truth()), rtol=1e-6)
 
 
+@functools.cache
+def learned(name, **options):
+  """A head, and what it is said of two images of which one has a box that is not learned."""
+  made = heads.HEADS[name](5, **options)
+  given = truth()
+  given.valid[:, 1] = False
+  # At the rim, where anchors beyond it overlap as much as those within.
+  given.boxes[1, 5], given.valid[1, 5] = (40, 94, 72, 96), True
+  return made, given, jax.device_get(jax.jit(
+      lambda outputs, given: made.loss(outputs, given, sizes=SIZES))(drawn(made), given))
+
+
+@pytest.mark.parametrize('name, options', [
+    ('retinanet', {}), ('atss', {}), ('fcos', {'box_loss': 'giou', 'center_sampling': True})])
+def test_the_terms_equal_their_definitions_on_what_is_assigned(name, options):
+  made, _, (loss, (targets, metrics)) = learned(name, **options)
+  centers = lambda x: x if x.shape[-1] == 2 else (x[..., :2] + x[..., 2:]) / 2
+
+  @jax.jit  # one program is compiled sooner than each step of it
+  def terms_of(outputs, targets):
+    flat, positive, boxes = made.flatten(outputs), targets['positive'], targets['assigned_boxes']
+    each_image = jnp.sum(positive, axis=1)
+    count = jnp.float32(
+        jnp.sum(each_image) if name == 'fcos' else jnp.sum(jnp.maximum(each_image, 1)))
+    terms = {'focal': losses.sigmoid_focal(
+        flat.cls, jax.nn.one_hot(targets['assigned_classes'], 5), gamma=2.0, alpha=0.25,
+        weights=targets['counts'], normalizer=count)}
+    if name == 'retinanet':
+      apart = jnp.abs(flat.reg - losses.encode_deltas(targets['priors'], boxes))
+      return terms | {'l1': jnp.sum(jnp.where(positive[..., None], apart, 0)) / count}
+    centerness = jnp.where(positive, losses.centerness(centers(targets['priors']), boxes), 0)
+    predicted = made.decode(flat.reg, targets['priors'], targets['prior_strides'])
+    overlap = 1 - losses.box_overlaps(predicted, boxes, form='giou')
+    return terms | {
+        'giou': (1.0 if name == 'fcos' else 2.0) * jnp.sum(
+            jnp.where(positive, centerness * overlap, 0)) / jnp.sum(centerness),
+        'centerness': losses.binary_cross_entropy(
+            flat.centerness, centerness, weights=positive, normalizer=count)}
+  wanted = terms_of(drawn(made), targets)
+  assert targets['positive'].any() and metrics.keys() == {*wanted, 'positives'}
+  for term, value in wanted.items():
+    np.testing.assert_allclose(metrics[term], value, rtol=1e-4, err_msg=term)
+  np.testing.assert_allclose(loss, sum(wanted.values()), rtol=1e-4)
+  if name == 'fcos':
+    near = np.max(np.abs(targets['priors'] - centers(targets['assigned_boxes'])), axis=-1)
+    assert (near < 1.5 * targets['prior_strides'])[targets['positive']].all()
+  elif name == 'atss':
+    assert targets['centerness_normalizer'] > 1  # else it would be 1
+
+
+@pytest.mark.parametrize('name', ['retinanet', 'atss'])
+def test_targets_leave_out_what_is_ignored_beyond_the_image_or_not_to_be_learned(name):
+  made, given, (_, (targets, _)) = learned(name)
+  counted, priors = np.asarray(made.counted(SHAPES, SIZES, 2)), targets['priors']
+  centers = (priors[:, :2] + priors[:, 2:]) / 2
+  for i in range(2):
+    boxes = given.boxes[i][given.valid[i]]
+    inside = (centers > boxes[:, None, :2]).all(-1) & (centers < boxes[:, None, 2:]).all(-1)
+    np.testing.assert_array_equal(targets['inside'][i], inside.any(axis=0) & counted[i])
+    assert not (targets['positive'][i] & ~counted[i]).any()
+    if name == 'retinanet':
+      overlap = np.where(counted[i], np.max(losses.pairwise_overlaps(boxes, priors), axis=0), 0)
+      ignored = (overlap >= 0.4) & (overlap < 0.5) & ~targets['positive'][i]
+      np.testing.assert_array_equal(targets['counts'][i], counted[i] & ~ignored)
+  assert name != 'retinanet' or (counted & ~targets['counts']).any()
+
+
+@pytest.mark.parametrize('name', heads.HEADS)
+def test_the_loss_is_that_of_all_devices(name):
+  made = heads.HEADS[name](5)
+
+  def of(raw, truth, sizes, axis_name=None):
+    loss, (targets, metrics) = made.loss(raw, truth, sizes=sizes, axis_name=axis_name)
+    return {'loss': loss, 'normalizer': targets['normalizer']} | metrics
+
+  @jax.jit
+  def both(*images):
+    parts = jax.tree.map(lambda x: x[:, None], images)
+    return of(*images), jax.vmap(functools.partial(of, axis_name='devices'),
+                                 axis_name='devices')(*parts)
+  whole, each = jax.device_get(both(drawn(made), truth(), SIZES))
+  assert whole['positives'] > 1
+  for term, value in whole.items():
+    np.testing.assert_allclose(each[term], [value] * 2, rtol=1e-5, err_msg=term)
+
+
+@pytest.mark.parametrize('name', heads.HEADS)
+def test_how_far_detections_of_a_class_may_overlap(name):
+  made = heads.HEADS[name](2)
+  count = 5 * made.per_position
+  boxes, scores = np.zeros((2, count, 4), np.float32), np.zeros((2, count, 2), np.float32)
+  boxes[:, :2] = [[0, 0, 10, 20], [0, 0, 10, 11]]  # their IoU is 0.55
+  scores[:, 0, 0] = scores[0, 1, 0] = scores[1, 1, 1] = 0.9
+  found = made.select(heads.suppression.Decoded(boxes, scores), [(1, 1)] * 5, max_detections=3)
+  assert found.valid.sum(axis=1).tolist() == [2 if name in ('gfl', 'atss') else 1, 2]
+
+
 def test_channels_of_another_head_are_refused():
   with pytest.raises(ValueError, match='cls has maps of 5 channels; RetinaNet takes 9 x 5'):
     heads.RetinaNet(5).flatten(drawn(heads.GFL(5)))

@@ -63,6 +63,18 @@ def test_levels_give_their_best_above_the_threshold_and_boxes_without_area_go():
   assert np.sum(few.valid) == 1  # 0.95 has no area, 0.9 is found twice, at the same place
 
 
+def test_scores_are_above_the_threshold_and_as_many_as_is_usual():
+  count = 1005
+  corners = 2 * np.arange(count, dtype=np.float32)[:, None].repeat(2, 1)
+  scores = np.linspace(1, 0.06, count, dtype=np.float32)[:, None]
+  level = suppression.Level(np.concatenate([corners, corners + 1], 1), scores)
+  assert np.sum(suppression.detect([level]).valid) == 100
+  assert np.sum(suppression.detect([level], max_detections=count).valid) == 1000  # of a level
+  few = suppression.Level(level.boxes[:4], np.float32([[0.5], [0.05], [0.25], [0.06]]))
+  for options, found in (({}, 3), ({'score_threshold': 0.25}, 1)):
+    assert np.sum(suppression.detect([few], max_detections=4, **options).valid) == found
+
+
 def test_images_are_mapped():
   rng = np.random.default_rng(0)
   boxes = np.stack([random_boxes(rng, 9) for _ in range(3)])
