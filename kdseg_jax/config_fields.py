@@ -129,6 +129,12 @@ def check(config: ConfigDict) -> None:
     if not _fits(found, values):
       raise UserError(f'config.{field}={_shown(found)}: expected {values.expected}, as in '
                       f"--config.{field}='{values.example}'.")
+  for field in ('augmentation.crop', 'eval.canvas'):
+    size = value_of(config, field)
+    if value_of(config, 'data.by_orientation') and size and size[0] > size[1]:
+      raise UserError(f'config.{field}={tuple(size)}: with config.data.by_orientation it is '
+                      f'written for images that are not upright, ({size[1]},{size[0]}), and turned '
+                      'for those that are.')
   if not 0 <= config.augmentation.flip <= 1:
     raise UserError(f'config.augmentation.flip={config.augmentation.flip}: expected a probability, '
                     '0 to 1.')

@@ -87,6 +87,19 @@ def test_one_field_chooses_the_size():
     config_fields.check(config)
 
 
+@pytest.mark.parametrize('section, field', [('augmentation', 'crop'), ('eval', 'canvas')])
+def test_what_is_turned_for_upright_images_is_written_for_others(section, field):
+  config = default_config.detection()
+  config.augmentation.crop = (64, 64)
+  config[section][field] = (96, 64)
+  config_fields.check(config)
+  config.data.by_orientation = True
+  with pytest.raises(UserError, match=rf'{section}.{field}=\(96, 64\): .* not upright, \(64,96\)'):
+    config_fields.check(config)
+  config[section][field] = (64, 96)
+  config_fields.check(config)
+
+
 # Whole numbers that others check: optimisers, models, the mesh, sources, tasks, views.
 ELSEWHERE = {
     'optimizer.warmup_steps', 'critic.optimizer.warmup_steps', 'prepare.optimizer.warmup_steps',

@@ -44,6 +44,9 @@ def check_config(config: ConfigDict, mesh: Mesh) -> None:
         f'config.train.accumulate={config.train.accumulate} does not divide the '
         f'{config.train.batch_size // mesh.size} images that each of {mesh.size} devices has of '
         f'config.train.batch_size={config.train.batch_size}.')
+  if config.data.by_orientation and config.data.unlabelled:
+    raise UserError(f'config.data.by_orientation=True and unlabelled={config.data.unlabelled}: '
+                    'images without labels do not tell their sizes. Leave one of them out.')
   _check_unlabelled_share(config)
   if config.train.compile_level not in range(4):
     raise UserError(

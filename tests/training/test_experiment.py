@@ -67,6 +67,13 @@ def test_pmap_on_several_processes_is_refused(monkeypatch):
     config_check.check_config(config_with('parallel', 'pmap'), parallel.create_mesh())
 
 
+def test_images_without_labels_have_no_batches_by_orientation():
+  config = config_with('data.by_orientation', True)
+  config.data.unlabelled = 'photos'
+  with pytest.raises(UserError, match='by_orientation=True and unlabelled=photos: .* their sizes'):
+    config_check.check_config(config, parallel.create_mesh())
+
+
 @pytest.mark.parametrize('fields, message', [
     ({'name': 'espnet_c'}, 'espnet_c has a backbone of its own'),
     ({'width': 0.5}, r'student.init=imagenet: published weights are of width 1, and .*0\.5')])
