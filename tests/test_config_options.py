@@ -87,13 +87,13 @@ def experiment_of(config):
 
 
 def train_program(config):
-  """The text of the train step, of which nothing is compiled."""
+  """The text of the train step, of which nothing is compiled, and the number that it is given."""
   built = experiment_of(config)
   state = jax.eval_shape(experiment.make_initial_state(built), jax.random.key(0),
                          preparations.placeholders(built))
-  variables = built.teacher.variables if built.teacher else {}
-  program = programs.student_program(built)
-  return text_of(program, variables, state, first_batch(built, 'train'))
+  constants = programs.Constants.of(built, built.teacher.variables if built.teacher else {})
+  text = text_of(programs.student_program(built), constants, state, first_batch(built, 'train'))
+  return text, float(constants.learning_rate)
 
 
 def preparation_of(built):

@@ -16,6 +16,7 @@ from kdseg_jax.errors import UserError
 Example = dict[str, Any]
 _ASPECT = (3 / 4, 4 / 3)  # of the windows of `resized_crop`, width over height
 _TRIES = 10
+_MOST_CHANNELS = 128  # that OpenCV 5 takes; OpenCV 4 takes more
 Operation = Callable[[Example, np.random.Generator, 'Augmentation'], Example]
 
 
@@ -185,12 +186,21 @@ def _flip(example, rng, options):
   width = example['image'].shape[1]
   if options.boxes:  # of the image without its padding
     width = int(np.count_nonzero(example['mask'][0]))
-  mirrored = {name: example[name].copy() for name in ('image', 'mask', *options.maps)}
-  for name, array in mirrored.items():
-    array[:, :width] = example[name][:, :width][:, ::-1]
-  return example | mirrored | {
+  return example | {
+      name: _mirrored(example[name], width) for name in ('image', 'mask', *options.maps)} | {
       name: np.float32([width, 0, width, 0]) + example[name][:, [2, 1, 0, 3]] * np.float32(
           [-1, 1, -1, 1]) for name in options.boxes}
+
+
+def _mirrored(array, width):
+  """The first columns in the other order, the others as they are."""
+  if width < array.shape[1]:
+    return np.concatenate([_mirrored(array[:, :width], width), array[:, width:]], axis=1)
+  pixels = np.ascontiguousarray(array).view(np.uint8).reshape(*array.shape[:2], -1)
+  if pixels.shape[-1] > _MOST_CHANNELS:
+    return array[:, ::-1]
+  # A reversed view takes thirty times as long to copy.
+  return cv2.flip(pixels, 1).view(array.dtype).reshape(array.shape)
 
 
 def _fill(example, rng, options):

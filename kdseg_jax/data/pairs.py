@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 
 from kdseg_jax import names
@@ -46,10 +47,10 @@ class LabelMap:
     Raises:
       ValueError: a stored label has no entry; lists them all and calls the file `name`.
     """
-    known = label
-    if label.dtype != np.uint8:
-      known = np.clip(label.astype(np.int64), -1, len(self._table) - 1)
-    mapped = self._table.take(known)
+    if label.dtype == np.uint8 and label.size:  # OpenCV takes half the time
+      mapped = cv2.LUT(label, self._table[:256])
+    else:
+      mapped = self._table.take(np.clip(label.astype(np.int64), -1, len(self._table) - 1))
     if mapped.min(initial=0) < 0:
       wrong = np.unique(label[mapped < 0])
       raise UserError(

@@ -88,7 +88,8 @@ class _Cohort:
     self._call = compiling.Announced(f'the train step of {label}')
     self.experiment = runs[0].experiment
     self.taps = self.experiment.distiller.requires.teacher
-    self._head = programs.head_variables(self.experiment)
+    self._constants = programs.Constants.of(
+        self.experiment, programs.head_variables(self.experiment))
     self.done = runs[0].done
     self._stacked = len(runs) > 1
     self._extra_params = extra_params(runs[0].state.distiller)
@@ -102,9 +103,10 @@ class _Cohort:
   def advance(self, batch: dict, taps: dict, *, stopping: bool) -> bool:
     """One step of all runs, and what follows it; True if they stop here."""
     start = time.perf_counter()
-    batch = batch | {TEACHER_TAPS: {name: taps[name] for name in self.taps}}
+    if programs.splits_teacher(self.experiment):
+      batch = batch | {TEACHER_TAPS: {name: taps[name] for name in self.taps}}
     self._state, metrics = self._call(
-        batch['image'].shape[-3:-1], self.program, self._head, self._state, batch)
+        batch['image'].shape[-3:-1], self.program, self._constants, self._state, batch)
     jax.block_until_ready(metrics)  # the time is to be this student's
     seconds = (time.perf_counter() - start) / len(self.runs)
     if not self._cost_written:
@@ -155,25 +157,25 @@ def _cohorts(config, workdir, name, configs, shared, stop):
     run.catch_up()
     together = run.done if config.study.vmap_seeds else seed
     groups.setdefault(together, []).append((run, clock))
-  program = programs.student_program(experiment)
-  stacked = programs.student_program(experiment, stacked=True)
+  folder = os.path.join(workdir, 'students', name)
   return [
       _Cohort([run for run, _ in group], [clock for _, clock in group],
-              stacked if len(group) > 1 else program, os.path.join(workdir, 'students', name),
+              shared.program(experiment, stacked=len(group) > 1), folder,
               label=' '.join([name, 'seed', *(str(run.config.seed) for run, _ in group)]))
       for group in groups.values()]
 
 
 class _Shared:
-  """What the students of a study have in common: the teacher, and evaluators of equal models."""
+  """What the students of a study have in common: the teacher, and programs of equal students."""
 
   def __init__(self, configs, workdir, runs, stop, **allowed):
-    self.runs, self.experiments, self._evaluators = runs, {}, {}
+    self.runs, self.experiments = runs, {}
+    self._evaluators, self._programs = {}, {}
     teacher = None
     for name, of_seeds in configs.items():
       self.experiments[name] = experiments.create_experiment(
           next(iter(of_seeds.values())), teacher=teacher, **allowed)
-      shapes.check_step(self.experiments[name])
+      shapes.check_step(self.experiments[name], self.program(self.experiments[name]))
       teacher = teacher or self.experiments[name].teacher
     begun = any(has_checkpoint(study_plan.student_workdir(workdir, name, seed))
                 for name, of_seeds in configs.items() for seed in of_seeds)
@@ -185,6 +187,13 @@ class _Shared:
       raise UserError(
           f'{workdir}: students were trained there with checkpoint {measured["step"]} of the '
           f'teacher, and {teacher.workdir} has {teacher.step} now. Use another --workdir.')
+
+  def program(self, experiment, *, stacked=False):
+    """The train step, which students share that differ in their learning rates alone."""
+    key = programs.recipe(experiment.config), stacked
+    if key not in self._programs:
+      self._programs[key] = programs.student_program(experiment, stacked=stacked)
+    return self._programs[key]
 
   def evaluator(self, experiment):
     key = experiment.config.student.to_json()

@@ -13,7 +13,7 @@ SCHEDULES = ('poly', 'steps', 'constant')
 WARMUPS = ('linear', 'constant')
 
 
-def create_schedule(config, steps: int) -> optax.Schedule:
+def create_schedule(config, steps: int, learning_rate: jax.Array | None = None) -> optax.Schedule:
   """The learning rate as a function of the step.
 
   'poly': `learning_rate * (1 - t / T) ** power` after a warm-up of `warmup_steps`, where T is the
@@ -25,6 +25,7 @@ def create_schedule(config, steps: int) -> optax.Schedule:
     config: `schedule`, `learning_rate`, `power`, `milestones`, `factor`, `warmup`, `warmup_factor`,
       `warmup_steps`.
     steps: number of updates of the whole phase; the schedule is for updates 0 to steps - 1.
+    learning_rate: a scalar in place of the config's; it may be traced.
 
   Raises:
     ValueError: unknown schedule or warm-up, a warm-up as long as the phase, milestones that are no
@@ -42,20 +43,21 @@ def create_schedule(config, steps: int) -> optax.Schedule:
   if not 0 <= config.warmup_factor <= 1:
     raise UserError(f'optimizer.warmup_factor={config.warmup_factor}: expected a share of the '
                     'learning rate, 0 to 1.')
-  after = _after_warmup(config, max(steps - config.warmup_steps, 1))
+  peak = config.learning_rate if learning_rate is None else learning_rate
+  after = _after_warmup(config, peak, max(steps - config.warmup_steps, 1))
   if not config.warmup_steps:
     return after
-  first = config.warmup_factor * config.learning_rate
+  first = config.warmup_factor * peak
   warmup = optax.constant_schedule(first) if config.warmup == 'constant' else (
-      optax.linear_schedule(first, config.learning_rate, config.warmup_steps))
+      optax.linear_schedule(first, peak, config.warmup_steps))
   return optax.join_schedules([warmup, after], [config.warmup_steps])
 
 
-def _after_warmup(config, steps):
+def _after_warmup(config, peak, steps):
   if config.schedule == 'constant':
-    return optax.constant_schedule(config.learning_rate)
+    return optax.constant_schedule(peak)
   if config.schedule == 'poly':
-    return optax.polynomial_schedule(config.learning_rate, 0.0, config.power, steps)
+    return optax.polynomial_schedule(peak, 0.0, config.power, steps)
   shares = tuple(config.milestones)
   if not all(0 < share < 1 for share in shares) or sorted(set(shares)) != list(shares):
     raise UserError(f'optimizer.milestones={shares}: expected shares of the steps, each between 0 '
@@ -63,11 +65,11 @@ def _after_warmup(config, steps):
   if not config.factor > 0:
     raise UserError(f'optimizer.factor={config.factor} must be above 0.')
   boundaries = [round(share * steps) for share in shares]
-  rates = [config.learning_rate * config.factor ** i for i in range(len(shares) + 1)]
+  rates = [peak * config.factor ** i for i in range(len(shares) + 1)]
   return optax.join_schedules(list(map(optax.constant_schedule, rates)), boundaries)
 
 
-def create_optimizer(config, steps: int) -> optax.GradientTransformation:
+def create_optimizer(config, steps: int) -> optax.GradientTransformationExtraArgs:
   """Clipping, weight decay and SGD with momentum or AdamW, by config.
 
   Decay of SGD is added to the gradient before the momentum (as in PyTorch), that of AdamW is
@@ -78,6 +80,9 @@ def create_optimizer(config, steps: int) -> optax.GradientTransformation:
   `config.options`, and with `weight_decay` and `mask` (of what is decayed) if it names them; where
   it has no `weight_decay`, decay is added to the gradient, as of SGD.
 
+  `update` takes a `learning_rate` in place of the config's: a program that has it as an argument is
+  compiled once for all of them.
+
   Args:
     config: `name` ('sgd', 'adamw' or `module:attribute`), `options`, `momentum`, `nesterov`, `b1`,
       `b2`, `weight_decay`, `decay` ('kernels', 'all_but_biases' or 'all'), `bias_factor`,
@@ -87,8 +92,7 @@ def create_optimizer(config, steps: int) -> optax.GradientTransformation:
   Raises:
     ValueError: unknown optimiser, a value out of its range, or an option that it does not have.
   """
-  is_ours = not references.is_reference(config.name)
-  if is_ours and config.name not in OPTIMIZERS:
+  if not references.is_reference(config.name) and config.name not in OPTIMIZERS:
     raise UserError(f'optimizer.name={config.name!r} is unknown; expected one of {OPTIMIZERS}, or '
                     'the module:attribute of another.')
   if config.decay not in _DECAYED:
@@ -97,10 +101,20 @@ def create_optimizer(config, steps: int) -> optax.GradientTransformation:
   for field in ('clip_norm', 'weight_decay', 'learning_rate', 'bias_factor'):
     if config[field] < 0:
       raise UserError(f'optimizer.{field}={config[field]} is negative; expected 0 or more.')
-  schedule = create_schedule(config, steps)
+  configured = _create_chain(config, create_schedule(config, steps))
+
+  def update(updates, state, params=None, *, learning_rate=None, **_):
+    chain = configured if learning_rate is None else (
+        _create_chain(config, create_schedule(config, steps, learning_rate)))
+    return chain.update(updates, state, params)
+
+  return optax.GradientTransformationExtraArgs(configured.init, update)
+
+
+def _create_chain(config, schedule):
   mask = _DECAYED[config.decay]
   chain = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-  if not is_ours:
+  if references.is_reference(config.name):
     chain += _from_outside(config, schedule, mask)
   elif config.name == 'sgd':
     chain += [optax.add_decayed_weights(config.weight_decay, mask),

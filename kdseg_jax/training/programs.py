@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
+from ml_collections import ConfigDict
 
 from kdseg_jax import parallel
 from kdseg_jax.distillers import Requires
@@ -31,21 +33,47 @@ def teacher_program(experiment: Experiment, requires: Requires) -> Program:
       compile_level=experiment.config.train.compile_level)
 
 
+class Constants(NamedTuple):
+  """What a train step reads and leaves as it is.
+
+  Attributes:
+    teacher: the teacher's variables, or `head_variables` for a step that is given its taps.
+    learning_rate: of the config's optimiser, before its schedule; a float32 scalar.
+  """
+
+  teacher: PyTree
+  learning_rate: Any
+
+  @classmethod
+  def of(cls, experiment: Experiment, teacher: PyTree) -> Constants:
+    """Those of a run."""
+    rate = np.float32(experiment.config.optimizer.learning_rate)
+    return cls(teacher, parallel.replicate(rate, experiment.mesh))
+
+
 def train_step(experiment: Experiment) -> Callable:
-  """The train step, as a device runs it."""
+  """The train step `(Constants, state, batch) -> (state, metrics)`, as a device runs it."""
   config = experiment.config
   teacher = experiment.teacher.module if experiment.teacher else None
-  return make_train_step(
+  step = make_train_step(
       experiment.task, experiment.student, teacher, experiment.distiller, experiment.optimizers,
       critic_steps=config.critic.steps, accumulate=config.train.accumulate,
       ema_decay=config.train.ema_decay, axis_name=parallel.AXIS)
+  return lambda constants, state, batch: step(
+      constants.teacher, state, batch, constants.learning_rate)
+
+
+def recipe(config: ConfigDict) -> str:
+  """Equal for runs that one `student_program` serves: the config without seed and learning rate."""
+  config = config.copy_and_resolve_references().unlock()
+  config.seed = config.optimizer.learning_rate = None
+  return config.to_json()
 
 
 def student_program(experiment: Experiment, *, stacked: bool = False) -> Program:
-  """The train step `(teacher variables, state, batch) -> (state, metrics)`.
+  """The train step `(Constants, state, batch) -> (state, metrics)`.
 
-  It runs the teacher itself, unless the batch holds its taps under `TEACHER_TAPS`; the variables
-  are then `head_variables`.
+  It runs the teacher itself, unless the batch holds its taps under `TEACHER_TAPS`.
 
   Args:
     experiment: the run's parts.
@@ -77,15 +105,20 @@ def teacher_variables(experiment: Experiment, requires: Requires) -> PyTree:
   return fold(teacher.module, teacher.variables)
 
 
-def abstract_teacher_variables(experiment: Experiment, requires: Requires) -> PyTree:
-  """`teacher_variables` as ShapeDtypeStructs, of a teacher that need not be trained yet."""
+def abstractly(variables_of: Callable, experiment: Experiment, *given: Any) -> PyTree:
+  """`variables_of(experiment, *given)` as ShapeDtypeStructs; its teacher may be untrained yet."""
   teacher = experiment.teacher
   if teacher is None:
     return {}
   return jax.eval_shape(
-      lambda variables: teacher_variables(experiment._replace(
-          teacher=dataclasses.replace(teacher, variables=variables)), requires),
+      lambda variables: variables_of(experiment._replace(
+          teacher=dataclasses.replace(teacher, variables=variables)), *given),
       abstract_variables(teacher.module))
+
+
+def splits_teacher(experiment: Experiment) -> bool:
+  """Whether the teacher's pass is a program of its own."""
+  return experiment.config.train.split_teacher and experiment.teacher is not None
 
 
 def train_step_of(experiment: Experiment, student: Program | None = None) -> Callable:
@@ -94,15 +127,16 @@ def train_step_of(experiment: Experiment, student: Program | None = None) -> Cal
   `student` is its `student_program`, where there is one already.
   """
   variables = teacher_variables(experiment, experiment.distiller.requires)
-  split = experiment.config.train.split_teacher and experiment.teacher is not None
-  student, head = student or student_program(experiment), head_variables(experiment)
-  if not split:
-    return lambda state, batch: student(variables, state, batch)
+  student = student or student_program(experiment)
+  if not splits_teacher(experiment):
+    constants = Constants.of(experiment, variables)
+    return lambda state, batch: student(constants, state, batch)
+  constants = Constants.of(experiment, head_variables(experiment))
   teacher = teacher_program(experiment, experiment.distiller.requires)
 
   def step(state, batch):
     batch = student.place(batch)
-    return student(head, state, batch | {TEACHER_TAPS: teacher(variables, {}, batch)})
+    return student(constants, state, batch | {TEACHER_TAPS: teacher(variables, {}, batch)})
   return step
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from kdseg_jax import parallel
@@ -12,6 +13,7 @@ from kdseg_jax.inference.model import Model
 from kdseg_jax.training import experiment as experiments
 from kdseg_jax.training import preparations, programs
 from kdseg_jax.training.experiment import Experiment
+from kdseg_jax.training.step import TEACHER_TAPS
 
 
 def check_step(experiment: Experiment, student: parallel.Program | None = None) -> None:
@@ -30,22 +32,32 @@ def check_step(experiment: Experiment, student: parallel.Program | None = None) 
     preparation = experiment.distiller.prepare
     if preparation is not None:
       fit = preparations.Fit.of(experiment, preparation, inputs)
-      _trace(experiment, programs.donating(experiment, fit.step), preparation.requires, inputs,
-             fit.create)
+      teacher = programs.abstractly(
+          programs.teacher_variables, experiment, preparation.requires)
+      _trace(programs.donating(experiment, fit.step), teacher, inputs.batch, fit.create)
     prepared = core.abstract_prepared(experiment.distiller, inputs)
-    _trace(experiment, student or programs.student_program(experiment),
-           experiment.distiller.requires, inputs, experiments.state_creator(experiment, inputs),
-           prepared)
+    teacher, batch = _given_of_teacher(experiment, inputs)
+    _trace(student or programs.student_program(experiment),
+           programs.Constants(teacher, jax.ShapeDtypeStruct((), jnp.float32)), batch,
+           experiments.state_creator(experiment, inputs), prepared)
   except ValueError as error:
     if not (isinstance(error, UserError) or hasattr(error, 'part')):
       raise  # of no term: a bug
     raise UserError(_explain(experiment, inputs, str(error))) from error
 
 
-def _trace(experiment, program, requires, inputs, create, *given):
-  state = jax.eval_shape(create, jax.random.key(0), *given)
-  teacher = programs.abstract_teacher_variables(experiment, requires)
-  program.trace(teacher, state, inputs.batch)
+def _given_of_teacher(experiment, inputs):
+  """The teacher's variables and the batch, with its taps where another program computes them."""
+  requires = experiment.distiller.requires
+  if not programs.splits_teacher(experiment):
+    return programs.abstractly(programs.teacher_variables, experiment, requires), inputs.batch
+  taps = {name: inputs.teacher[name] for name in requires.teacher}
+  return programs.abstractly(programs.head_variables, experiment), (
+      inputs.batch | {TEACHER_TAPS: taps})
+
+
+def _trace(program, constants, batch, create, *given):
+  program.trace(constants, jax.eval_shape(create, jax.random.key(0), *given), batch)
 
 
 def check_study(config: ConfigDict, runs: dict[str, ConfigDict]) -> None:

@@ -109,7 +109,7 @@ def make_train_step(
     ema_decay: float = 0.0,
     axis_name: str | None = None,
 ) -> Callable:
-  """The train step `(teacher_variables, state, batch) -> (state, metrics)`.
+  """The train step `(teacher_variables, state, batch, learning_rate=None) -> (state, metrics)`.
 
   Args:
     task: supervised loss and targets (`kdseg_jax.tasks`).
@@ -117,7 +117,8 @@ def make_train_step(
     teacher: the frozen model; None for a method that reads no teacher. It is not run where its taps
       come in the batch, under `TEACHER_TAPS`.
     distiller: the method.
-    optimizers: `Optimizers`.
+    optimizers: `Optimizers`; that of the student is given the step's `learning_rate`, if there is
+      one, as `optimizers.create_optimizer` takes it.
     critic_steps: critic steps a train step, of the critics that bring no number of their own.
     accumulate: number of micro-batches in which the student runs, see `apply_train`. The losses,
       the method's memory and the critic see the taps of the whole batch, so that all of them are
@@ -133,7 +134,9 @@ def make_train_step(
     `distill/<name>/raw|weighted`, `gradient_norm`; the same on every device.
   """
 
-  def train_step(teacher_variables, state: TrainState, batch):
+  update = optax.with_extra_args_support(optimizers.trained).update
+
+  def train_step(teacher_variables, state: TrainState, batch, learning_rate=None):
     rng = jax.random.fold_in(state.rng, state.step)
     batch, teacher_taps = _teacher_taps(teacher, distiller.requires, teacher_variables, batch)
     head = teacher_head(teacher, teacher_variables) if distiller.requires.teacher_head else None
@@ -154,7 +157,8 @@ def make_train_step(
     trained = {'student': state.params, 'distiller': state.distiller.params}
     (loss, (batch_stats, memory, inputs, metrics)), grads = parallel.value_and_grad(
         loss_fn, axis_name=axis_name)(trained)
-    updates, trained_opt = optimizers.trained.update(grads, state.opt_state.trained, trained)
+    options = {} if learning_rate is None else {'learning_rate': learning_rate}
+    updates, trained_opt = update(grads, state.opt_state.trained, trained, **options)
     trained = optax.apply_updates(trained, updates)
     distiller_state, critic_opt, critic_metrics = advance_critics(
         distiller.critic, distillers.Critic(None, optimizers.critic, critic_steps), axis_name,

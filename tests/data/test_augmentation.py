@@ -154,6 +154,18 @@ def test_what_does_not_move_with_the_image_is_kept():
   assert result['label'] == 7 and result.keys() == {'image', 'label', 'mask'}
 
 
+@pytest.mark.parametrize('dtype', [bool, np.uint8, np.uint16, np.float32, np.int64])
+@pytest.mark.parametrize('channels', [(), (1,), (3,), (2, 2), (64,), (130,)])
+def test_maps_of_any_kind_are_mirrored(dtype, channels):
+  own = tasks.Field(lambda size: (*size, *channels), dtype, 0, 'map')
+  values = np.random.default_rng(0).integers(0, 200, (7, 9, *channels)).astype(dtype)
+  example = {'image': np.zeros((7, 9, 3), np.uint8), 'own': values}
+  augment = augmentation.Augmentation(crop=(7, 9), scale=None, flip=1.0, fields={'own': own})
+  mirrored = augment(example, np.random.default_rng(0))['own']
+  assert mirrored.dtype == dtype
+  np.testing.assert_array_equal(mirrored, values[:, ::-1])
+
+
 @pytest.mark.parametrize(('arguments', 'message'), [
     ({'crop': (4, 4), 'scale': None, 'resized_crop': (0.5, 2.0)}, 'share of the area'),
     ({'crop': (4, 4), 'resized_crop': (0.5, 1.0)}, 'both choose a size'),

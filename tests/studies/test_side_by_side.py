@@ -234,8 +234,10 @@ def run_of(params, saves=False, stops=False):
       state=TrainState(0, params, {}, {}, DistillerState(), 0), done=0, recorded=[],
       due=lambda *_, **__: Due(False, False, saves),
       experiment=types.SimpleNamespace(
-          config=types.SimpleNamespace(train=types.SimpleNamespace(steps=3)),
-          distiller=toys.projected()))
+          config=types.SimpleNamespace(
+              train=types.SimpleNamespace(steps=3, split_teacher=True),
+              optimizer=types.SimpleNamespace(learning_rate=0.1)),
+          distiller=toys.projected(), mesh=parallel.create_mesh(), teacher=object()))
   run.record = lambda step, metrics, *, stopping: (
       run.recorded.append((run.state and run.state.params, metrics)), stops)[1]
   return run
@@ -278,6 +280,7 @@ def test_students_of_a_study_have_one_checkpoint_of_the_teacher(
   monkeypatch.setattr(side_by_side.experiments, 'create_experiment', lambda *_, **__: (
       types.SimpleNamespace(config=config, teacher=teacher)))
   monkeypatch.setattr(side_by_side.shapes, 'check_step', lambda *_: None)
+  monkeypatch.setattr(side_by_side.programs, 'student_program', lambda *_, **__: None)
   monkeypatch.setattr(side_by_side, 'check_data', lambda *_: None)
   if measured:
     (tmp_path / 'teacher.json').write_text(json.dumps({'key': {'step': measured}}))

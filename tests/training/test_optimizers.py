@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from configs import common
+from kdseg_jax.training.freezing import freeze_optimizer
 from kdseg_jax.training.optimizers import biases, create_optimizer, create_schedule, kernels
 
 
@@ -147,3 +148,37 @@ def test_biases_of_convolutions_are_found_by_the_kernel_beside_them():
 def test_values_that_cannot_work_are_refused(overrides, message):
   with pytest.raises(ValueError, match=message):
     create_optimizer(common.optimizer(**overrides), 10)
+
+
+@pytest.mark.parametrize('overrides', [
+    {'momentum': 0.9, 'weight_decay': 0.1}, {'name': 'adamw', 'weight_decay': 0.1},
+    {'schedule': 'steps', 'milestones': (0.5,), 'warmup_steps': 2},
+    {'schedule': 'constant', 'clip_norm': 0.5, 'warmup_steps': 1, 'warmup_factor': 0.1,
+     'warmup': 'constant', 'bias_factor': 2.0},
+    {'name': 'optax:lion', 'weight_decay': 0.1}])
+@pytest.mark.parametrize('freeze', [(), ('conv/bias',)])
+def test_a_learning_rate_that_is_given_takes_the_place_of_the_config_s(overrides, freeze):
+  params = {'student': {'conv': {'kernel': jnp.float32(2), 'bias': jnp.float32(2)}}}
+
+  def trained(configured, given):
+    optimizer = create_optimizer(common.optimizer(**{
+        'learning_rate': configured, 'schedule': 'poly', **overrides}), 6)
+    optimizer = freeze_optimizer(optimizer, freeze) if freeze else optimizer
+
+    @jax.jit
+    def step(params, state, options):
+      gradients = jax.tree.map(jnp.sin, params)
+      updates, state = optax.with_extra_args_support(optimizer).update(
+          gradients, state, params, **options)
+      return optax.apply_updates(params, updates), state
+
+    options = {} if given is None else {'learning_rate': jnp.float32(given)}
+    now, state = params, optimizer.init(params)
+    for _ in range(6):
+      now, state = step(now, state, options)
+    return now['student']['conv']
+
+  got, want = trained(0.5, 0.125), trained(0.125, None)
+  assert want != trained(0.5, None)
+  for name in want:
+    np.testing.assert_allclose(got[name], want[name], rtol=1e-6, err_msg=name)
