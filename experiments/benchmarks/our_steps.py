@@ -15,6 +15,7 @@ from experiments.benchmarks.worker import Work
 from kdseg_jax import models, parallel
 from kdseg_jax.inference.views import apply_frozen
 from kdseg_jax.models import conv, lowerings
+from kdseg_jax.models.folding import Folded, fold
 from kdseg_jax.recipes import common
 from kdseg_jax.training import experiment as experiments
 from kdseg_jax.training import preparations, profiling, programs, trace
@@ -33,19 +34,25 @@ def create(name, args) -> Work:
 
 
 def forward(what) -> Work:
-  """A frozen model's pass, of which the logits and the embedding are kept, as a method reads."""
+  """A frozen model's pass, of which the logits and the embedding are kept, as a method reads.
+
+  On CPU its BatchNorms are folded, as a run's teacher has them.
+  """
   images, _ = inputs.batch(what.size)
   module, variables = untrained(what, images)
+  count = _count(variables['params'])
+  if jax.default_backend() == 'cpu':
+    variables = fold(module, variables, images.shape)
   batch = {'image': jax.device_put(images), 'mask': jnp.ones(images.shape[:3], bool),
            'index': jnp.arange(len(images))}
 
   @jax.jit
   def run(variables, batch):
-    taps = apply_frozen(module, variables, batch, batch_statistics=False)[1]
+    taps = apply_frozen(Folded(module), variables, batch, batch_statistics=False)[1]
     return taps['logits'], taps['embedding']
 
   return Work(lambda: jax.block_until_ready(run(variables, batch)), len(images),
-              lambda _: {'parameters': _count(variables['params'])})
+              lambda _: {'parameters': count})
 
 
 def step(what) -> Work:

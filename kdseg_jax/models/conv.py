@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -74,6 +75,12 @@ def conv2d(
   geometry = Geometry(_pair(strides), _pair(dilation), _pair(padding), groups)
   _check(x.shape, kernel.shape, geometry)
   lowering = choose_lowering(x.shape, kernel.shape, geometry, _target(), x.dtype)
+  return _convolve(lowering, x, kernel, geometry)
+
+
+# What has the same shapes is traced once, which is most of a detector's head.
+@functools.partial(jax.jit, static_argnames=('lowering', 'geometry'))
+def _convolve(lowering, x, kernel, geometry):
   return lowering(x, kernel, geometry)
 
 

@@ -1,7 +1,9 @@
 """A frozen model with its BatchNorms folded into the convolutions before them.
 
 `norm(conv(x)) = conv(x, kernel * f) + (bias - mean) * f + shift`, `f = scale / sqrt(var + eps)`.
-Bias and activation are then one pass over the result of the convolution.
+Bias and activation are then one pass over the result of the convolution. Kernels that Winograd's
+products need in another form can be kept in that: made in every pass anew, those of a ResNet-101
+would take a tenth of its time, and room for all of them at once.
 """
 
 from __future__ import annotations
@@ -14,27 +16,40 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jax import lax
 
+from kdseg_jax.models import winograd
 from kdseg_jax.models.layers import ConvNorm
+from kdseg_jax.models.lowerings import Geometry, choose_lowering, lower_winograd
 
 PyTree = Any
 _FOLDED = 'folded'  # collection of kernels and biases, at the paths of the `ConvNorm`s
+_TRANSFORMED = 'transformed'  # in place of a kernel
 
 
-def fold(module: nn.Module, variables: PyTree) -> PyTree:
+def fold(module: nn.Module, variables: PyTree, images: tuple[int, ...] | None = None) -> PyTree:
   """Variables for `Folded(module)`, in which every `ConvNorm` in float32 has one kernel and bias.
 
   What they hold instead of `params` and `batch_stats` of these layers is in the collection
   'folded'; all else is shared with what is given. A model without such layers keeps its variables.
+
+  Args:
+    module: a model.
+    variables: its own.
+    images: `(N, H, W, 3)`, the images that it will be run on: kernels that are convolved by
+      Winograd there are kept as that takes them, 16/9 of their size. It runs on others all the
+      same. None keeps all kernels as they are.
   """
   layers: dict[tuple[str, ...], ConvNorm] = {}
+  shapes: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
 
   def note(call, args, kwargs, context):
     if _is_foldable(context):
       layers[context.module.path] = context.module
+      shapes.setdefault(context.module.path, []).append(args[0].shape)
     return call(*args, **kwargs)
 
   with nn.intercept_methods(note):
-    jax.eval_shape(module.apply, variables, jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8))
+    jax.eval_shape(
+        module.apply, variables, jax.ShapeDtypeStruct(images or (1, 64, 64, 3), jnp.uint8))
   params, statistics = (
       traverse_util.flatten_dict(variables.get(group, {})) for group in ('params', 'batch_stats'))
   folded = {}
@@ -42,7 +57,11 @@ def fold(module: nn.Module, variables: PyTree) -> PyTree:
     of_conv = [params.pop((*path, 'conv', name), None) for name in ('kernel', 'bias')]
     of_norm = [params.pop((*path, 'norm', 'norm', name)) for name in ('scale', 'bias')]
     of_norm += [statistics.pop((*path, 'norm', 'norm', name)) for name in ('mean', 'var')]
-    folded[(*path, 'kernel')], folded[(*path, 'bias')] = _fold(*of_conv, *of_norm, layer.epsilon)
+    kernel, folded[(*path, 'bias')] = _fold(*of_conv, *of_norm, layer.epsilon)
+    if images and all(_goes_by_winograd(layer, shape, kernel.shape) for shape in shapes[path]):
+      folded[(*path, _TRANSFORMED)] = _transform(kernel)
+    else:
+      folded[(*path, 'kernel')] = kernel
   groups = {'params': params, 'batch_stats': statistics} | ({_FOLDED: folded} if folded else {})
   return {name: traverse_util.unflatten_dict(group) for name, group in groups.items()}
 
@@ -78,11 +97,31 @@ def _is_foldable(context):
 
 def _run_folded(call, args, kwargs, context):
   layer = context.module
-  if not _is_foldable(context) or not layer.has_variable(_FOLDED, 'kernel'):
+  if not _is_foldable(context) or not layer.has_variable(_FOLDED, 'bias'):
     return call(*args, **kwargs)
-  variables = {name: layer.get_variable(_FOLDED, name) for name in ('kernel', 'bias')}
-  x = layer.convolution(use_bias=True, parent=None).apply({'params': variables}, args[0])
+  bias = layer.get_variable(_FOLDED, 'bias')
+  if layer.has_variable(_FOLDED, _TRANSFORMED):
+    x = winograd.convolve_transformed(
+        args[0].astype(layer.dtype), layer.get_variable(_FOLDED, _TRANSFORMED),
+        *_geometry(layer)[1:3]) + bias
+  else:
+    variables = {'kernel': layer.get_variable(_FOLDED, 'kernel'), 'bias': bias}
+    x = layer.convolution(use_bias=True, parent=None).apply({'params': variables}, args[0])
   return x if layer.activation is None else layer.activation(x)
+
+
+def _geometry(layer):
+  """Of a layer that has the padding of its kernel."""
+  padding = layer.kernel_size // 2 * layer.dilation
+  return Geometry((layer.strides,) * 2, (layer.dilation,) * 2, (padding,) * 2, layer.groups)
+
+
+def _goes_by_winograd(layer, x_shape, kernel_shape):
+  return layer.padding is None and layer.groups == 1 and choose_lowering(
+      x_shape, kernel_shape, _geometry(layer), 'cpu', layer.dtype) is lower_winograd
+
+
+_transform = jax.jit(winograd.transform_kernel)
 
 
 @jax.jit

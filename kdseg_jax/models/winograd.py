@@ -29,6 +29,12 @@ def convolve(
     dilation: of rows and columns.
     padding: of rows and columns, on both sides.
   """
+  return convolve_transformed(x, transform_kernel(kernel), dilation, padding)
+
+
+def convolve_transformed(
+    x: Array, transformed: Array, dilation: tuple[int, int], padding: tuple[int, int]) -> Array:
+  """`convolve` with a kernel that is `transform_kernel`'s already, `(16, C, O)`."""
   batch, *sides, channels = x.shape
   size = [side + 2 * p - 2 * d for side, d, p in zip(sides, dilation, padding)]
   tiles = _tiles(size, dilation)
@@ -39,9 +45,8 @@ def convolve(
   x = jnp.pad(x, ((0, 0), *margins, (0, 0)))
   x = x.reshape(batch, rows + 1, 2, d, columns + 1, 2, e, channels)
   x = jnp.stack(_transform_image(jnp.stack(_transform_image(x, 1)), 4))
-  products = jnp.einsum(
-      'tmc,tco->tmo', x.reshape(16, -1, channels), transform_kernel(kernel))
-  outputs = kernel.shape[-1]
+  products = jnp.einsum('tmc,tco->tmo', x.reshape(16, -1, channels), transformed)
+  outputs = transformed.shape[-1]
   y = products.reshape(4, 4, batch, rows, d, columns, e, outputs)
   left, right = map(_transform_result, _transform_result(y))
   # (batch, rows, 2, d, columns, 2, e, outputs)

@@ -1,5 +1,7 @@
 """BatchNorms folded into convolutions: the same taps, for every kind of model."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -113,3 +115,47 @@ def test_plain_variables_and_models_in_half_precision_run_as_they_are():
 def test_a_folded_model_is_equal_to_another_of_the_same_module():
   assert Folded(Biased()) == Folded(Biased()) and hash(Folded(Biased())) == hash(Folded(Biased()))
   assert Folded(Biased()) != Folded(Biased(jnp.bfloat16))
+
+
+class Wide(nn.Module):
+  """Layers that go by Winograd on 16x16 and more pixels, or for a reason of their own do not."""
+
+  @nn.compact
+  def __call__(self, image, mask=None, index=None, train=False):
+    wide = functools.partial(layers.ConvNorm, 64)
+    x = wide(name='first')(image / 255, train)
+    x = wide(dilation=2, activation=None, name='dilated')(x, train)
+    small = x[:, :4, :4]
+    shared = wide(name='shared')
+    small, x = shared(small, train), wide(padding='same', name='same')(shared(x, train), train)
+    x = wide(groups=2, name='grouped')(wide(kernel_size=1, name='pointwise')(x, train), train)
+    return x, {'x': x, 'small': small, 'strided': wide(strides=2, name='strided')(x, train)}
+
+
+@pytest.mark.parametrize('images, transformed', [
+    (None, set()), ((4, 16, 16, 3), {'dilated'}), ((2, 8, 8, 3), set())])
+def test_kernels_are_transformed_where_every_image_goes_by_winograd(images, transformed):
+  image = np.random.default_rng(1).integers(0, 256, (2, 20, 17, 3)).astype(np.uint8)
+  with float64():
+    variables = jax.tree.map(np.float64, variables_of(Wide(), image))
+    folded = fold(Wide(), variables, images)
+    expected = compiled(Wide())(variables, image)
+    actual = compiled(Folded(Wide()))(folded, image)  # of another size
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-12), actual, expected)
+  assert {name for name, kept in folded['folded'].items() if 'transformed' in kept} == transformed
+  for name, kept in folded['folded'].items():
+    assert set(kept) == {'bias', 'transformed' if name in transformed else 'kernel'}
+
+
+def test_a_teacher_is_transformed_and_has_the_same_gradients():
+  model = models.create('deeplabv3_resnet18', 3, width=0.25)
+  variables = variables_of(model, np.zeros((1, 64, 64, 3), np.uint8))
+  image = np.random.default_rng(1).uniform(0, 255, (1, 128, 128, 3)).astype(np.float32)
+  folded = fold(model, variables, image.shape)
+  assert sum('transformed' in jax.tree_util.keystr(path)
+             for path, _ in jax.tree_util.tree_leaves_with_path(folded)) > 3
+  gradient = lambda of: jax.jit(jax.grad(
+      lambda image, variables: jnp.sum(jnp.sin(of.apply(variables, image)[1]['logits']))))
+  expected = gradient(model)(image, variables)
+  np.testing.assert_allclose(gradient(Folded(model))(image, folded), expected, rtol=0,
+                             atol=1e-3 * np.max(np.abs(expected)))

@@ -25,7 +25,10 @@ class Teacher(nn.Module):
 
 def experiment_with(teacher, platform='cpu'):
   devices = np.array([types.SimpleNamespace(platform=platform)])
-  return types.SimpleNamespace(teacher=teacher, mesh=types.SimpleNamespace(devices=devices))
+  config = types.SimpleNamespace(train=types.SimpleNamespace(batch_size=8),
+                                 augmentation=types.SimpleNamespace(crop=(64, 48)))
+  return types.SimpleNamespace(
+      teacher=teacher, config=config, mesh=types.SimpleNamespace(devices=devices, size=4))
 
 
 def test_a_teacher_is_folded_on_cpu_where_its_statistics_are_fixed():
@@ -43,6 +46,13 @@ def test_a_teacher_is_folded_on_cpu_where_its_statistics_are_fixed():
     taps[by_batch] = step(ours, {}, batch)['x']
     np.testing.assert_allclose(taps[by_batch], step(variables, {}, batch)['x'], atol=1e-6)
   assert not np.allclose(taps[False], taps[True], atol=0.1)
+
+
+def test_a_teacher_is_folded_for_the_crops_of_a_device(monkeypatch):
+  monkeypatch.setattr(programs, 'fold', lambda *given: given)
+  teacher = types.SimpleNamespace(module='module', variables='variables')
+  assert programs.teacher_variables(experiment_with(teacher), Requires()) == (
+      'module', 'variables', (2, 64, 48, 3))
 
 
 def test_a_method_without_teacher_has_no_variables():
