@@ -194,4 +194,5 @@ def start(name, cache) -> Work:
       raise RuntimeError(done.stderr.splitlines()[-1])
     return json.loads(done.stdout.partition('SPENT')[2].splitlines()[0])
 
-  return Work(run, facts=lambda phases: {'phases': phases}, warm=1 + (cache == 'warm'))
+  return Work(run, facts=lambda phases: {'phases': phases}, warm=1 + (cache == 'warm'),
+              in_a_loop=False)

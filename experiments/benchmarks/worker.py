@@ -35,12 +35,15 @@ class Work(NamedTuple):
     facts: of the result of a call, that are reported: `value` of a loss, which must be that of the
       other sides.
     warm: calls before the first that counts; at least 1.
+    in_a_loop: whether a call that does not count goes before each that does, as in a loop: while
+      others have their turns a machine may take back the memory that the call before has freed.
   """
 
   run: Callable[[], Any]
   amount: float = 1.0
   facts: Callable[[Any], dict[str, Any]] = lambda result: {}
   warm: int = 2
+  in_a_loop: bool = True
 
 
 def main():
@@ -72,6 +75,8 @@ def main():
   answer(amount=work.amount, **facts)
   for line in sys.stdin:
     assert line.strip() == 'run', line
+    if work.in_a_loop:
+      work.run()
     start = time.perf_counter(), time.process_time()
     result = work.run()
     if device:
