@@ -16,9 +16,9 @@ environment, and on another Python, than jax:
   .venv/bin/python -m experiments.benchmarks --torch=torchenv/bin/python --output=<folder>
 
 Each side of a row is a process of its own that has imported only its own framework. The command
-runs one call of each in turn, so that a machine that gets slower does so for all of them, and a
-process that waits costs nothing. Losses of both sides read the same numbers; their values are
-compared.
+runs one call of each in turn, after one that does not count, as in a loop: so a machine that gets
+slower does so for all of them, and a process that waits costs nothing. Losses of both sides read
+the same numbers; their values are compared.
 
   rows.py       the rows: what is measured, against what, and the aims
   worker.py     one side of a row, in its own process; interleave.py  takes them in turns
