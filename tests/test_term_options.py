@@ -163,7 +163,6 @@ def batch_of():
           'image': rng.integers(0, 256, (2, 10, 12, 3)).astype(np.uint8)}
 
 
-@functools.cache
 def program(term, items, same_size, memory_only=False):
   """The train step's program, without what neither the loss nor the new state depends on.
 
@@ -173,7 +172,13 @@ def program(term, items, same_size, memory_only=False):
     same_size: whether student and teacher have maps of one size.
     memory_only: leaves out as well what the term's memory does not depend on.
   """
-  terms = {term: {'weight': 0.7} | defaults_of(term) | dict(items)}
+  options = {'weight': 0.7} | defaults_of(term) | dict(items)
+  return program_of(term, tuple(sorted(options.items())), same_size, memory_only)
+
+
+@functools.cache  # by all options, those that are not changed too
+def program_of(term, options, same_size, memory_only):
+  terms = {term: dict(options)}
   if term in WRAPPERS:  # it needs something to wrap
     terms |= distillers.terms_of('fitnets@1')
   widths = {'logits': CLASSES, 'aux_logits': CLASSES, 'embedding': 6, 'other': 6}
