@@ -3,7 +3,7 @@
 `norm(conv(x)) = conv(x, kernel * f) + (bias - mean) * f + shift`, `f = scale / sqrt(var + eps)`.
 Bias and activation are then one pass over the result of the convolution. Kernels that Winograd's
 products need in another form can be kept in that: made in every pass anew, those of a ResNet-101
-would take a tenth of its time, and room for all of them at once.
+take a twentieth of its time, and room for most of them at once.
 """
 
 from __future__ import annotations

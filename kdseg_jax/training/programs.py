@@ -94,8 +94,8 @@ def teacher_variables(experiment: Experiment, requires: Requires) -> PyTree:
   """The teacher's variables for the passes of a run; {} without teacher.
 
   On CPU its BatchNorms are folded, once, unless it is to normalise by the batch, and kernels are
-  transformed: the pass takes a third less time there. On accelerators folding was not measured, and
-  they stay as they are.
+  transformed: the pass takes a quarter less time there. On accelerators folding was not measured,
+  and they stay as they are.
   """
   teacher = experiment.teacher
   if teacher is None:
