@@ -14,7 +14,7 @@ from typing import NamedTuple, NoReturn
 import jax
 from absl import flags, logging
 
-from kdseg_jax import command_line, compiling, config_files, paths, references
+from kdseg_jax import command_line, compiling, config_files, host_memory, paths, references
 from kdseg_jax.errors import UserError
 
 SHARED = ('print_config', 'require_accelerator', 'distributed', 'debug')
@@ -87,6 +87,7 @@ class Program(NamedTuple):
     if self.devices:
       if options.distributed:
         jax.distributed.initialize()
+      host_memory.keep_freed()
       announce(require_accelerator=options.require_accelerator)
       compiling.keep_programs()
     return self.main(options, arguments)

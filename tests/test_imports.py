@@ -10,7 +10,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / 'kdseg_jax'
 # when it is called only (`load` an export, a program its parts) is not asked.
 FLOORS = (
     ('', 'errors', 'names', 'paths', 'extras', 'lettering', 'config_fields', 'references',
-     'factory_options', 'outside', 'parallel',
+     'factory_options', 'outside', 'parallel', 'host_memory',
      'compiling', 'resizing', 'interop.plain_pickle', 'interop.file_errors', 'interop'),
     ('losses', 'metrics', 'coco_ap'),
     ('models',),

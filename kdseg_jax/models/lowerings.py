@@ -108,12 +108,9 @@ def lower_pointwise(x: Array, kernel: Array, geometry: Geometry) -> Array:
 def lower_depthwise(x: Array, kernel: Array, geometry: Geometry) -> Array:
   """One kernel a channel: for each tap a multiply-add of the shifted image.
 
-  At stride 1 the gradient is written out (and so has no forward-mode derivative): it shifts the
-  gradient instead of the image, once for both arguments. Derived automatically, every shifted
-  image would be kept from forward to backward.
+  The gradient is written out (and so has no forward-mode derivative). Derived automatically, every
+  shifted image would be kept from forward to backward, and read once more for every tap.
   """
-  if geometry.strides != (1, 1):
-    return _multiply_add(x, kernel, geometry)
   return _depthwise(*_varying_alike(x, kernel), geometry)
 
 
@@ -124,22 +121,29 @@ def _varying_alike(x, kernel):
 
 def _multiply_add(x, kernel, geometry):
   size = output_size(x.shape, kernel.shape, geometry)
-  padded = jnp.pad(x, ((0, 0), *((p, p) for p in geometry.padding), (0, 0)))
-  shifts = _shifts(padded, kernel.shape, geometry.strides, geometry.dilation, size)
+  shifts = _shifts(
+      _padded(x, geometry), kernel.shape, geometry.strides, geometry.dilation, size)
   return _weighted_sum(shifts, kernel).astype(x.dtype)
+
+
+def _padded(x, geometry):
+  return jnp.pad(x, ((0, 0), *((p, p) for p in geometry.padding), (0, 0)))
 
 
 def _multiply_add_backward(geometry, residuals, gradient):
   x, kernel = residuals
+  if geometry.strides != (1, 1):
+    x_gradient, = jax.linear_transpose(lambda x: _multiply_add(x, kernel, geometry), x)(gradient)
+    kernel_gradient = _tap_sums(gradient, _padded(x, geometry), kernel.shape, geometry)
+    return x_gradient, kernel_gradient.astype(kernel.dtype)
+  # Shifts the gradient instead of the image, for both.
   margins = [  # negative ones crop
       (d * (k - 1) - p,) * 2 + (0,)
       for k, d, p in zip(kernel.shape, geometry.dilation, geometry.padding)]
   padded = lax.pad(gradient, jnp.zeros((), gradient.dtype), [(0, 0, 0), *margins, (0, 0, 0)])
   shifts = _shifts(padded, kernel.shape, (1, 1), geometry.dilation, x.shape[1:3])
   x_gradient = _weighted_sum(shifts, kernel[::-1, ::-1])
-  flipped = jnp.stack([
-      jnp.sum(shift * x, axis=(0, 1, 2), dtype=_accumulator(x)) for shift in shifts])
-  kernel_gradient = flipped.reshape(kernel.shape)[::-1, ::-1]
+  kernel_gradient = _tap_sums(x, padded, kernel.shape, geometry)[::-1, ::-1]
   return x_gradient.astype(x.dtype), kernel_gradient.astype(kernel.dtype)
 
 
@@ -147,6 +151,29 @@ _depthwise = jax.custom_vjp(_multiply_add, nondiff_argnums=(2,))
 _depthwise.defvjp(
     lambda x, kernel, geometry: (_multiply_add(x, kernel, geometry), (x, kernel)),
     _multiply_add_backward)
+
+
+def _tap_sums(image, padded, kernel_shape, geometry):
+  """`sum over n, i, j of image[n, i, j, c] padded[n, i s + a d, j t + b e, c]`, `(a, b, 1, c)`.
+
+  Row by row, so that what all taps read is in the cache: nine sums over whole images would read
+  them from memory nine times.
+  """
+  (s, t), (d, e), (taps, across) = geometry.strides, geometry.dilation, kernel_shape[:2]
+  batch, rows, columns, channels = image.shape
+  size = (1, (taps - 1) * d + 1, padded.shape[2], channels)
+
+  def add(sums, row):
+    position, pixels = row
+    corner = (position // rows, position % rows * s, 0, 0)
+    read = lax.dynamic_slice(padded, corner, size)[0, ::d]
+    return [total + pixels * read[:, b * e:b * e + (columns - 1) * t + 1:t]
+            for b, total in enumerate(sums)], None
+
+  start = lax.full_like(image, 0, dtype=_accumulator(image), shape=(taps, columns, channels))
+  sums, _ = lax.scan(add, [start] * across, (
+      jnp.arange(batch * rows), image.reshape(-1, columns, channels)))
+  return jnp.stack([total.sum(1) for total in sums], axis=1)[:, :, None]
 
 
 def _shifts(padded, kernel_shape, strides, dilation, size):
