@@ -12,6 +12,8 @@ from experiments.benchmarks import interleave, machine, rows, table, worker
 # All sides are on the device at once: none may take its memory before it needs it.
 _ENVIRONMENT = {'cpu': {'JAX_PLATFORMS': 'cpu'},
                 'gpu': {'JAX_PLATFORMS': 'cuda', 'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}}
+# What our programs set for themselves, `kdseg_jax.host_memory`.
+_KEPT = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': '-1'}
 
 
 def main():
@@ -25,6 +27,8 @@ def main():
   parser.add_argument('--together', type=int, default=1, help='rows whose processes start and '
                       'compile at once: for losses on machines of many cores')
   parser.add_argument('--torch', default=sys.executable, help='a Python that imports PyTorch')
+  parser.add_argument('--torch_keeps_memory', action='store_true', help='PyTorch too keeps the '
+                      'memory of a call for the next, which it does not by itself')
   parser.add_argument('--camvid', default='', help='folder of CamVid, for the input pipeline')
   parser.add_argument('--device', choices=worker.DEVICES, default=worker.DEVICES[0],
                       help='what it runs on, which has rows of its own')
@@ -76,7 +80,8 @@ def sides_of(row: rows.Row, args: argparse.Namespace, *, has_torch: bool
     layout = ['--channels_last'] * (name == rows.CHANNELS_LAST)
     sides[name] = interleave.Side(
         args.torch if is_torch else sys.executable,
-        [work, *layout, f'--data={args.camvid}', f'--device={args.device}'])
+        [work, *layout, f'--data={args.camvid}', f'--device={args.device}'],
+        _KEPT if is_torch and args.torch_keeps_memory else {})
   return sides
 
 

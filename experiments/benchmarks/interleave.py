@@ -19,10 +19,11 @@ _NO_REASON = re.compile(r'\W*$|For simplicity, JAX has removed')
 
 
 class Side(NamedTuple):
-  """A process: its Python, and the arguments of `worker`."""
+  """A process: its Python, the arguments of `worker`, and what its environment has more."""
 
   python: str
   arguments: Sequence[str]
+  environment: Mapping[str, str] = {}
 
 
 class Measured(NamedTuple):
@@ -111,7 +112,8 @@ class _Worker:
 
   def start(self):
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get('PYTHONPATH'))))
-    environment = os.environ | dict(self._environment) | {'PYTHONPATH': path}
+    environment = (os.environ | dict(self._environment) | dict(self._side.environment)
+                   | {'PYTHONPATH': path})
     self._log = tempfile.TemporaryFile('w+')  # no pipe, which would be full at some time
     self._process = subprocess.Popen(
         [self._side.python, '-m', 'experiments.benchmarks.worker', *self._side.arguments],

@@ -1,5 +1,6 @@
 """The benchmarks: rows that can be run, sides in turns, what is written of them, growth."""
 
+import argparse
 import itertools
 import json
 import pathlib
@@ -10,8 +11,9 @@ import jax
 import pytest
 
 from experiments import benchmarks
+from experiments.benchmarks import __main__ as main
 from experiments.benchmarks import growth, inputs, interleave, our_losses, our_steps, rows, table
-from kdseg_jax import models
+from kdseg_jax import host_memory, models
 
 FOLDER = pathlib.Path(benchmarks.__file__).parent
 MACHINE = {'cores': 2, 'flags': ['avx2'], 'architecture': 'x86_64', 'memory_gb': 8,
@@ -131,6 +133,15 @@ def test_parts_join_in_a_folder_and_other_machines_do_not(tmp_path):
   assert set(json.loads((tmp_path / table.JSON).read_text())['rows']) == {'loss/giou', 'loss/diou'}
   with pytest.raises(SystemExit, match='of another machine'):
     table.write(str(tmp_path), MACHINE | {'cores': 4}, found)
+
+
+@pytest.mark.parametrize('kept', [True, False])
+def test_pytorch_keeps_memory_if_it_is_asked_to(kept):
+  args = argparse.Namespace(torch='python', camvid='', device='cpu', torch_keeps_memory=kept)
+  sides = main.sides_of(row(), args, has_torch=True)
+  assert not sides[rows.OURS].environment  # it would take ours for settings of a user
+  for name in (rows.TORCH, rows.CHANNELS_LAST):
+    assert set(sides[name].environment) == set(host_memory.USERS if kept else ())
 
 
 def test_sides_are_measured_in_turns_each_in_a_process():
