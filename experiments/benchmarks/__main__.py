@@ -14,6 +14,7 @@ _ENVIRONMENT = {'cpu': {'JAX_PLATFORMS': 'cpu'},
                 'gpu': {'JAX_PLATFORMS': 'cuda', 'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}}
 # What our programs set for themselves, `kdseg_jax.host_memory`.
 _KEPT = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': '-1'}
+_KEEPS = ', keeping its memory'  # said of PyTorch in the table
 
 
 def main():
@@ -39,6 +40,8 @@ def main():
     print('\n'.join(f'{row.name:34} {row.what}' for row in (found or rows.ROWS[args.device])))
     return 0 if found else f'ERROR: --only={args.only} fits none of these rows.'
   measured_on = machine.describe(args.torch, args.device)
+  if args.torch_keeps_memory and measured_on['torch']:
+    measured_on['torch'] += _KEEPS
   results, text = {}, ''
   for row in found:
     if row.needs_data and not args.camvid:
