@@ -13,7 +13,7 @@ MODULES = ('kdseg_jax.losses', 'kdseg_jax.losses.queues', 'kdseg_jax.distillers'
            'kdseg_jax.inference', 'kdseg_jax.models', 'kdseg_jax.metrics', 'kdseg_jax.tasks',
            'kdseg_jax.data', 'kdseg_jax.recipes', 'kdseg_jax.interop.importing',
            'kdseg_jax.interop.pretrained', 'kdseg_jax.interop.state_dicts',
-           'kdseg_jax.interop.download', 'kdseg_jax.errors')
+           'kdseg_jax.interop.download', 'kdseg_jax.host_memory', 'kdseg_jax.errors')
 _HEAD = '''# Public names
 
 One line each; the docstrings have equations, shapes, defaults, errors and sources. Every name can

@@ -12,13 +12,23 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what an editor or type checker sees
-  from kdseg_jax import data, distillers, inference, losses, metrics, models, recipes, tasks
+  from kdseg_jax import (
+      data,
+      distillers,
+      host_memory,
+      inference,
+      losses,
+      metrics,
+      models,
+      recipes,
+      tasks,
+  )
   from kdseg_jax.inference import Model, load
 
 __version__ = '0.2.0'
 
-__all__ = ['Model', 'data', 'distillers', 'inference', 'load', 'losses', 'metrics', 'models',
-           'recipes', 'tasks']
+__all__ = ['Model', 'data', 'distillers', 'host_memory', 'inference', 'load', 'losses', 'metrics',
+           'models', 'recipes', 'tasks']
 _OF_INFERENCE = ('Model', 'load')
 
 

@@ -10,8 +10,8 @@ import jax
 # Arguments of mallopt(3), of the GNU C library.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 _NEVER = -1
-# Variables of the environment with which users set the same.
-USERS = ('MALLOC_MMAP_MAX_', 'MALLOC_TRIM_THRESHOLD_')
+# With these in the environment users decide by themselves.
+VARIABLES = ('MALLOC_MMAP_MAX_', 'MALLOC_TRIM_THRESHOLD_')
 
 
 def keep_freed() -> bool:
@@ -30,7 +30,7 @@ def keep_freed() -> bool:
     Whether memory is kept: not on accelerators, nor without the GNU C library.
   """
   mallopt = _mallopt()
-  if mallopt is None or any(name in os.environ for name in USERS):
+  if mallopt is None or any(name in os.environ for name in VARIABLES):
     return False
   jax.config.update('jax_cpu_enable_async_dispatch', False)  # read when devices are found
   if jax.default_backend() != 'cpu':

@@ -141,7 +141,7 @@ def test_pytorch_keeps_memory_if_it_is_asked_to(kept):
   sides = main.sides_of(row(), args, has_torch=True)
   assert not sides[rows.OURS].environment  # it would take ours for settings of a user
   for name in (rows.TORCH, rows.CHANNELS_LAST):
-    assert set(sides[name].environment) == set(host_memory.USERS if kept else ())
+    assert set(sides[name].environment) == set(host_memory.VARIABLES if kept else ())
 
 
 def test_sides_are_measured_in_turns_each_in_a_process():
