@@ -20,8 +20,10 @@ def keep_freed() -> bool:
   What a program needs beside its arguments XLA allocates anew at each call. Of a block so large
   malloc asks the system, which hands it over page by page and cleared: a third of the CPU time of a
   small train step. Kept, it lies in the heap of the thread that calls; so that programs are run by
-  this thread, and not by one of jax's, `jax_cpu_enable_async_dispatch` is switched off. The process
-  holds what it needed most until it ends.
+  this thread, and not by one of jax's, `jax_cpu_enable_async_dispatch` is switched off. Of several
+  virtual devices jax's threads run them all the same, and memory is kept now and then. The process
+  holds what it needed most until it ends, and part of it twice where results of a call lie in the
+  way of the next.
 
   To be called before jax finds its devices. `MALLOC_MMAP_MAX_` or `MALLOC_TRIM_THRESHOLD_` in the
   environment say that the user decides: then nothing is changed.
