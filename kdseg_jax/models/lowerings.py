@@ -162,15 +162,16 @@ def _tap_sums(image, padded, kernel_shape, geometry):
   (s, t), (d, e), (taps, across) = geometry.strides, geometry.dilation, kernel_shape[:2]
   batch, rows, columns, channels = image.shape
   size = (1, (taps - 1) * d + 1, padded.shape[2], channels)
+  dtype = _accumulator(image)
 
   def add(sums, row):
-    position, pixels = row
+    position, pixels = row[0], row[1].astype(dtype)
     corner = (position // rows, position % rows * s, 0, 0)
-    read = lax.dynamic_slice(padded, corner, size)[0, ::d]
+    read = lax.dynamic_slice(padded, corner, size)[0, ::d].astype(dtype)
     return [total + pixels * read[:, b * e:b * e + (columns - 1) * t + 1:t]
             for b, total in enumerate(sums)], None
 
-  start = lax.full_like(image, 0, dtype=_accumulator(image), shape=(taps, columns, channels))
+  start = lax.full_like(image, 0, dtype=dtype, shape=(taps, columns, channels))
   sums, _ = lax.scan(add, [start] * across, (
       jnp.arange(batch * rows), image.reshape(-1, columns, channels)))
   return jnp.stack([total.sum(1) for total in sums], axis=1)[:, :, None]

@@ -239,8 +239,32 @@ def test_bfloat16_is_rounded_once(lowering, kernel_shape, groups):
   np.testing.assert_allclose(actual[0].astype(np.float32), exact, rtol=2**-8, atol=1e-4)
 
 
-def test_depthwise_has_second_derivatives():
-  geometry = lowerings.Geometry((1, 1), (1, 1), (1, 1), 4)
+@pytest.mark.parametrize('stride', [1, 2])
+def test_bfloat16_gradients_of_depthwise_kernels_are_summed_in_float32(stride):
+  x, kernel = _operands((4, 24, 24, 8), (3, 3, 1, 8), jnp.bfloat16)
+  geometry = lowerings.Geometry((stride, stride), (1, 1), (1, 1), 8)
+  gradient = lambda lowering, x, kernel: jax.grad(
+      lambda kernel: jnp.sum(lowering(x, kernel, geometry)))(kernel)
+  exact = gradient(lowerings.lower_general, x.astype(jnp.float32), kernel.astype(jnp.float32))
+  actual = gradient(lowerings.lower_depthwise, x, kernel)
+  np.testing.assert_allclose(actual.astype(np.float32), exact, rtol=2**-8)
+
+
+@pytest.mark.parametrize('stride', [1, 2])
+def test_depthwise_gradients_of_several_models_at_once_are_those_of_each(stride):
+  geometry = lowerings.Geometry((stride, stride), (1, 1), (1, 1), 3)
+  x, kernels = _operands((2, 5, 6, 3), (4, 3, 3, 1, 3), np.float32)
+  gradient = jax.grad(lambda kernel, x: jnp.sum(
+      jnp.sin(lowerings.lower_depthwise(x, kernel, geometry))), (0, 1))
+  together = jax.vmap(gradient, (0, None))(kernels, x)
+  for i, kernel in enumerate(kernels):
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
+                 [found[i] for found in together], list(gradient(kernel, x)))
+
+
+@pytest.mark.parametrize('stride', [1, 2])
+def test_depthwise_has_second_derivatives(stride):
+  geometry = lowerings.Geometry((stride, stride), (1, 1), (1, 1), 4)
   with jax.enable_x64(True):
     x, kernel = _operands((2, 6, 5, 4), (3, 3, 1, 4))
 
@@ -255,8 +279,9 @@ def test_depthwise_has_second_derivatives():
     np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
 
 
-def test_depthwise_of_a_replicated_kernel_under_shard_map():
-  geometry = lowerings.Geometry((1, 1), (1, 1), (1, 1), 3)
+@pytest.mark.parametrize('stride', [1, 2])
+def test_depthwise_of_a_replicated_kernel_under_shard_map(stride):
+  geometry = lowerings.Geometry((stride, stride), (1, 1), (1, 1), 3)
   x, kernel = _operands((8, 5, 5, 3), (3, 3, 1, 3), np.float32)
   loss = lambda lowering: lambda x, kernel: jnp.sum(jnp.sin(lowering(x, kernel, geometry)))
   gradient = jax.jit(jax.shard_map(
@@ -267,8 +292,9 @@ def test_depthwise_of_a_replicated_kernel_under_shard_map():
       rtol=1e-5, atol=1e-5)
 
 
-def test_depthwise_of_a_replicated_image_under_shard_map():
-  geometry = lowerings.Geometry((1, 1), (1, 1), (1, 1), 3)
+@pytest.mark.parametrize('stride', [1, 2])
+def test_depthwise_of_a_replicated_image_under_shard_map(stride):
+  geometry = lowerings.Geometry((stride, stride), (1, 1), (1, 1), 3)
   x, kernel = _operands((1, 5, 5, 3), (8, 3, 3, 1, 3), np.float32)
   loss = lambda lowering: lambda x, kernel: jnp.sum(jnp.sin(lowering(x, kernel, geometry)))
   gradient = jax.jit(jax.shard_map(
