@@ -61,7 +61,7 @@ def main():
   framework, _, _ = module.partition('_')
   device = None if args.device == 'cpu' else importlib.import_module(
       f'{__package__}.{framework}_device')
-  if framework == 'our':  # as a run does; the other side has no jax
+  if framework != 'torch':  # as a run does
     importlib.import_module('kdseg_jax.host_memory').keep_freed()
   work = importlib.import_module(f'{__package__}.{module}').create(name, args)
   before = _resident()  # later there is what jax keeps for the next call
