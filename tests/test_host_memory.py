@@ -57,7 +57,7 @@ def calls(monkeypatch):
   found = []
   monkeypatch.setattr(
       host_memory, '_mallopt', lambda: lambda option, value: found.append((option, value)) or 1)
-  for name in ('MALLOC_MMAP_MAX_', 'MALLOC_TRIM_THRESHOLD_'):
+  for name in host_memory.VARIABLES:
     monkeypatch.delenv(name, raising=False)
   monkeypatch.setattr(jax.config, 'update', lambda *given: found.append(given))
   return found
