@@ -1,6 +1,7 @@
 """What a step has used is there for the next one."""
 
 import ctypes
+import os
 import platform
 import subprocess
 import sys
@@ -47,8 +48,10 @@ def test_the_system_is_asked_once_for_the_memory_of_a_program():
 
 
 @GNU
-def test_settings_of_the_user_go_first():
-  assert faults('assert not host_memory.keep_freed()', MALLOC_MMAP_MAX_='65536') > 0.9 * PAGES
+@pytest.mark.parametrize('name, value', [*zip(
+    host_memory.VARIABLES, ('65536', '131072', '2'), strict=True)])
+def test_settings_of_the_user_go_first(name, value):
+  assert faults('assert not host_memory.keep_freed()', **{name: value}) > 0.9 * PAGES
 
 
 @pytest.fixture
@@ -65,7 +68,8 @@ def calls(monkeypatch):
 
 def test_nothing_is_set_on_accelerators(calls, monkeypatch):
   assert host_memory.keep_freed()
-  assert calls == [('jax_cpu_enable_async_dispatch', False), (-4, 0), (-1, -1)]
+  assert calls == [
+      ('jax_cpu_enable_async_dispatch', False), (-4, 0), (-1, -1), (-8, os.cpu_count())]
   calls.clear()
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   assert not host_memory.keep_freed() and calls[1:] == []

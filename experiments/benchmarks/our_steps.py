@@ -42,7 +42,7 @@ def forward(what) -> Work:
   module, variables = untrained(what, images)
   count = _count(variables['params'])
   if jax.default_backend() == 'cpu':
-    variables = fold(module, variables, images.shape)
+    variables = fold(module, variables, images.shape, donate=True)
   batch = {'image': jax.device_put(images), 'mask': jnp.ones(images.shape[:3], bool),
            'index': jnp.arange(len(images))}
 
@@ -74,8 +74,8 @@ def _prepare(what):
   batch = {'image': images, 'mask': np.ones(images.shape[:3], bool),
            'index': np.arange(len(images), dtype=np.int32), 'label': labels}
   student = programs.student_program(experiment)
-  run, batch, count = (
-      programs.train_step_of(experiment, student), student.place(batch), _count(state.params))
+  run = programs.train_step_of(experiment, student, donate_teacher=True)
+  batch, count = student.place(batch), _count(state.params)
 
   def advance():
     nonlocal state

@@ -25,7 +25,8 @@ _FOLDED = 'folded'  # collection of kernels and biases, at the paths of the `Con
 _TRANSFORMED = 'transformed'  # in place of a kernel
 
 
-def fold(module: nn.Module, variables: PyTree, images: tuple[int, ...] | None = None) -> PyTree:
+def fold(module: nn.Module, variables: PyTree, images: tuple[int, ...] | None = None, *,
+         donate: bool = False) -> PyTree:
   """Variables for `Folded(module)`, in which every `ConvNorm` in float32 has one kernel and bias.
 
   What they hold instead of `params` and `batch_stats` of these layers is in the collection
@@ -37,6 +38,8 @@ def fold(module: nn.Module, variables: PyTree, images: tuple[int, ...] | None = 
     images: `(N, H, W, 3)`, the images that it will be run on: kernels that are convolved by
       Winograd there are kept as that takes them, 16/9 of their size. It runs on others all the
       same. None keeps all kernels as they are.
+    donate: the kernels of these layers are given up, one after the other, so that at no time all of
+      them are held twice: nothing can read them in `variables` afterwards.
   """
   layers: dict[tuple[str, ...], ConvNorm] = {}
   shapes: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
@@ -57,7 +60,8 @@ def fold(module: nn.Module, variables: PyTree, images: tuple[int, ...] | None = 
     of_conv = [params.pop((*path, 'conv', name), None) for name in ('kernel', 'bias')]
     of_norm = [params.pop((*path, 'norm', 'norm', name)) for name in ('scale', 'bias')]
     of_norm += [statistics.pop((*path, 'norm', 'norm', name)) for name in ('mean', 'var')]
-    kernel, folded[(*path, 'bias')] = _fold(*of_conv, *of_norm, layer.epsilon)
+    kernel, folded[(*path, 'bias')] = (_fold_donated if donate else _fold)(
+        *of_conv, *of_norm, layer.epsilon)
     if images and all(_goes_by_winograd(layer, shape, kernel.shape) for shape in shapes[path]):
       folded[(*path, _TRANSFORMED)] = _transform(kernel)
     else:
@@ -124,7 +128,9 @@ def _goes_by_winograd(layer, x_shape, kernel_shape):
 _transform = jax.jit(winograd.transform_kernel)
 
 
-@jax.jit
-def _fold(kernel, bias, scale, shift, mean, variance, epsilon):
+def _scaled(kernel, bias, scale, shift, mean, variance, epsilon):
   factor = scale * lax.rsqrt(variance + epsilon)
   return kernel * factor, ((0 if bias is None else bias) - mean) * factor + shift
+
+
+_fold, _fold_donated = jax.jit(_scaled), jax.jit(_scaled, donate_argnums=0)

@@ -55,7 +55,8 @@ def train(config: ConfigDict, workdir: str, *,
     try:
       run.catch_up()
       if not stop():
-        advance(run, programs.train_step_of(run.experiment, student), stop)
+        advance(
+            run, programs.train_step_of(run.experiment, student, donate_teacher=True), stop)
       if stop():
         return None
       return run.metrics or run.evaluate()  # none yet where it was resumed after the last step

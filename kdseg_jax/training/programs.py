@@ -90,12 +90,18 @@ def head_variables(experiment: Experiment) -> PyTree:
   return experiment.teacher.variables if experiment.distiller.requires.teacher_head else {}
 
 
-def teacher_variables(experiment: Experiment, requires: Requires) -> PyTree:
+def teacher_variables(experiment: Experiment, requires: Requires, *, donate: bool = False
+                      ) -> PyTree:
   """The teacher's variables for the passes of a run; {} without teacher.
 
   On CPU its BatchNorms are folded, once, unless it is to normalise by the batch, and kernels are
   transformed: the pass takes a quarter less time there. On accelerators folding was not measured,
   and they stay as they are.
+
+  Args:
+    experiment: the run's parts.
+    requires: what the passes are for.
+    donate: what is folded is given up in `experiment.teacher.variables`, see `folding.fold`.
   """
   teacher = experiment.teacher
   if teacher is None:
@@ -105,7 +111,8 @@ def teacher_variables(experiment: Experiment, requires: Requires) -> PyTree:
     return teacher.variables
   config = experiment.config
   images = config.train.batch_size // experiment.mesh.size
-  return fold(teacher.module, teacher.variables, (images, *config.augmentation.crop, 3))
+  return fold(teacher.module, teacher.variables, (images, *config.augmentation.crop, 3),
+              donate=donate)
 
 
 def abstractly(variables_of: Callable, experiment: Experiment, *given: Any) -> PyTree:
@@ -124,18 +131,25 @@ def splits_teacher(experiment: Experiment) -> bool:
   return experiment.config.train.split_teacher and experiment.teacher is not None
 
 
-def train_step_of(experiment: Experiment, student: Program | None = None) -> Callable:
+def train_step_of(experiment: Experiment, student: Program | None = None, *,
+                  donate_teacher: bool = False) -> Callable:
   """`(state, batch) -> (state, metrics)`: one program, or two for `config.train.split_teacher`.
 
-  `student` is its `student_program`, where there is one already.
+  Args:
+    experiment: the run's parts.
+    student: its `student_program`, where there is one already.
+    donate_teacher: the variables of `experiment.teacher` are for nothing else from here on, and are
+      not held twice where the step takes them in another form.
   """
-  variables = teacher_variables(experiment, experiment.distiller.requires)
+  requires, splits = experiment.distiller.requires, splits_teacher(experiment)
+  variables = teacher_variables(
+      experiment, requires, donate=donate_teacher and not (splits and requires.teacher_head))
   student = student or student_program(experiment)
-  if not splits_teacher(experiment):
+  if not splits:
     constants = Constants.of(experiment, variables)
     return lambda state, batch: student(constants, state, batch)
   constants = Constants.of(experiment, head_variables(experiment))
-  teacher = teacher_program(experiment, experiment.distiller.requires)
+  teacher = teacher_program(experiment, requires)
 
   def step(state, batch):
     batch = student.place(batch)

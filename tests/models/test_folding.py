@@ -112,6 +112,21 @@ def test_plain_variables_and_models_in_half_precision_run_as_they_are():
   assert all(map(np.array_equal, jax.tree.leaves(folded), jax.tree.leaves(variables)))
 
 
+def test_kernels_are_given_up_where_asked():
+  image = np.zeros((1, 64, 64, 3), np.uint8)
+  variables = jax.tree.map(jnp.asarray, variables_of(Biased(), image))
+  shared = np.asarray(variables['params']['second']['conv']['kernel'])  # the same memory
+  before = shared.copy()
+  kept = fold(Biased(), variables)
+  assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(variables))
+  donated = fold(Biased(), variables, donate=True)
+  jax.tree.map(np.testing.assert_array_equal, donated, kept)
+  np.testing.assert_array_equal(shared, before)
+  gone = {jax.tree_util.keystr(path, simple=True, separator='/')
+          for path, leaf in jax.tree_util.tree_leaves_with_path(variables) if leaf.is_deleted()}
+  assert gone == {f'params/{name}/conv/kernel' for name in ('first', 'shared')}
+
+
 def test_a_folded_model_is_equal_to_another_of_the_same_module():
   assert Folded(Biased()) == Folded(Biased()) and hash(Folded(Biased())) == hash(Folded(Biased()))
   assert Folded(Biased()) != Folded(Biased(jnp.bfloat16))

@@ -218,8 +218,8 @@ def test_nan_in_the_loss_stops_at_once_and_names_step_terms_and_checkpoint(
 def test_weights_that_the_last_update_makes_not_finite_are_not_saved(tmp_path, monkeypatch):
   """The loss of the step is that of the weights before it."""
   original = programs.train_step_of
-  def exploding(*parts):
-    step = original(*parts)
+  def exploding(*parts, **options):
+    step = original(*parts, **options)
     def stepped(state, batch):
       state, metrics = step(state, batch)
       return state._replace(params=jax.tree.map(lambda x: x * jnp.nan, state.params)), metrics
@@ -242,11 +242,20 @@ def test_a_step_is_checked_and_compiled_by_one_trace(method, teacher, tmp_path, 
   assert len(traces) == 1
 
 
+def test_a_run_does_not_hold_its_teacher_twice(tmp_path, teacher, monkeypatch):
+  """What that means for the weights is tested with the step."""
+  original, found = loop.programs.train_step_of, []
+  monkeypatch.setattr(loop.programs, 'train_step_of', lambda *given, **options: (
+      found.append(options), original(*given, **options))[1])
+  loop.train(config_of('pixelwise', teacher), str(tmp_path))
+  assert found == [{'donate_teacher': True}]
+
+
 @pytest.mark.parametrize('value', [math.nan, math.inf, -math.inf])
 def test_any_metric_that_is_not_finite_stops(value, tmp_path, monkeypatch):
   step = lambda state, batch: (state._replace(step=state.step + 1),
                                {'loss': jnp.float32(1), 'task/term': jnp.float32(value)})
-  monkeypatch.setattr(loop.programs, 'train_step_of', lambda *_: step)
+  monkeypatch.setattr(loop.programs, 'train_step_of', lambda *_, **__: step)
   with pytest.raises(Diverged, match='train step 1: not finite: task/term;'):
     loop.train(config_of(), str(tmp_path))
 

@@ -5,6 +5,7 @@ import types
 import flax.linen as nn
 import jax
 import numpy as np
+import pytest
 
 from kdseg_jax import distillers
 from kdseg_jax.models.layers import ConvNorm
@@ -49,11 +50,28 @@ def test_a_teacher_is_folded_on_cpu_where_its_statistics_are_fixed():
 
 
 def test_a_teacher_is_folded_for_the_crops_of_a_device(monkeypatch):
-  monkeypatch.setattr(programs, 'fold', lambda *given: given)
+  monkeypatch.setattr(programs, 'fold', lambda *given, donate: (*given, donate))
   teacher = types.SimpleNamespace(module='module', variables='variables')
   assert programs.teacher_variables(experiment_with(teacher), Requires()) == (
-      'module', 'variables', (2, 64, 48, 3))
+      'module', 'variables', (2, 64, 48, 3), False)
 
 
 def test_a_method_without_teacher_has_no_variables():
   assert programs.teacher_variables(experiment_with(None), Requires()) == {}
+
+
+@pytest.mark.parametrize('splits, head, gives_up', [
+    (False, False, True), (False, True, True), (True, False, True), (True, True, False)])
+def test_what_is_folded_is_given_up_unless_a_second_program_reads_the_head(
+    splits, head, gives_up, monkeypatch):
+  """A ResNet-101 would be held twice, 0.2 GB, until the run ends."""
+  given = []
+  monkeypatch.setattr(programs, 'fold', lambda *_, donate: given.append(donate))
+  monkeypatch.setattr(programs, 'teacher_program', lambda *_: None)
+  monkeypatch.setattr(programs.Constants, 'of', lambda *_: None)
+  experiment = experiment_with(types.SimpleNamespace(module=None, variables={}))
+  experiment.distiller = types.SimpleNamespace(requires=Requires(teacher_head=head))
+  experiment.config.train.split_teacher = splits
+  for donate_teacher in (False, True):
+    programs.train_step_of(experiment, 'student', donate_teacher=donate_teacher)
+  assert given == [False, gives_up]
