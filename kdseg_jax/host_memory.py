@@ -8,10 +8,10 @@ import os
 import jax
 
 # Arguments of mallopt(3), of the GNU C library.
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 _NEVER = -1
 # With these in the environment users decide by themselves.
-VARIABLES = ('MALLOC_MMAP_MAX_', 'MALLOC_TRIM_THRESHOLD_', 'MALLOC_ARENA_MAX')
+VARIABLES = ('MALLOC_MMAP_MAX_', 'MALLOC_TRIM_THRESHOLD_')
 
 
 def keep_freed() -> bool:
@@ -23,11 +23,10 @@ def keep_freed() -> bool:
   this thread, and not by one of jax's, `jax_cpu_enable_async_dispatch` is switched off. Of several
   virtual devices jax's threads run them all the same, and memory is kept now and then. The process
   holds what it needed most until it ends, and part of it twice where results of a call lie in the
-  way of the next. So that what compiling has needed lies in few places, where a step finds it, the
-  threads share one heap a core instead of eight.
+  way of the next.
 
-  To be called before jax finds its devices. `MALLOC_MMAP_MAX_`, `MALLOC_TRIM_THRESHOLD_` or
-  `MALLOC_ARENA_MAX` in the environment say that the user decides: then nothing is changed.
+  To be called before jax finds its devices. `MALLOC_MMAP_MAX_` or `MALLOC_TRIM_THRESHOLD_` in the
+  environment say that the user decides: then nothing is changed.
 
   Returns:
     Whether memory is kept: not on accelerators, nor without the GNU C library.
@@ -38,8 +37,7 @@ def keep_freed() -> bool:
   jax.config.update('jax_cpu_enable_async_dispatch', False)  # read when devices are found
   if jax.default_backend() != 'cpu':
     return False
-  return bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, _NEVER)
-              and mallopt(_ARENA_MAX, os.cpu_count() or 1))
+  return bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, _NEVER))
 
 
 def _mallopt():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -14,8 +13,7 @@ from experiments.benchmarks import interleave, machine, rows, table, worker
 _ENVIRONMENT = {'cpu': {'JAX_PLATFORMS': 'cpu'},
                 'gpu': {'JAX_PLATFORMS': 'cuda', 'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}}
 # What our programs set for themselves, `kdseg_jax.host_memory`.
-_KEPT = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': '-1',
-         'MALLOC_ARENA_MAX': str(os.cpu_count() or 1)}
+_KEPT = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': '-1'}
 _KEEPS = ', keeping its memory'  # said of PyTorch in the table
 
 
