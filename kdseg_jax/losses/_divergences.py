@@ -63,12 +63,28 @@ def total(
                 columns[0], scale * teacher, columns[1], where)
 
 
+class _Softmax(NamedTuple):
+  """Of a block of rows over the columns of each group, `(m, G, n)`.
+
+  With these one exponential an entry serves value and gradient, where log-probabilities take two.
+
+  Attributes:
+    logits: less their largest.
+    probabilities: `(m, G, n)`.
+    log_total: of the exponentials of the logits, `(m, G, 1)`.
+  """
+
+  logits: jax.Array
+  probabilities: jax.Array
+  log_total: jax.Array
+
+
 def _value(plan, student, columns, teacher, teacher_columns, where):
   """The sum alone."""
-  log_probabilities = _log_probabilities(columns, teacher_columns, where)
+  softmax = _softmax_of(columns, teacher_columns, where)
 
   def block(_, part):
-    return None, _divergence(*log_probabilities(*part))
+    return None, _divergence(*softmax(*part))
 
   _, values = lax.scan(block, None, _blocks(plan, student, teacher))
   return jnp.sum(values)
@@ -76,17 +92,17 @@ def _value(plan, student, columns, teacher, teacher_columns, where):
 
 def _value_and_gradients(plan, student, columns, teacher, teacher_columns, where):
   """The sum, and its gradients with respect to the student's rows and columns."""
-  log_probabilities = _log_probabilities(columns, teacher_columns, where)
+  softmax = _softmax_of(columns, teacher_columns, where)
   flat = columns.reshape(-1, columns.shape[-1])
 
   def block(columns_gradient, part):
-    own, logs = part[0], log_probabilities(*part)
-    difference = (jnp.exp(logs[0]) - jnp.exp(logs[1])) / len(columns)
+    own, (of_student, of_teacher) = part[0], softmax(*part)
+    difference = (of_student.probabilities - of_teacher.probabilities) / len(columns)
     difference = difference.reshape(len(own), -1)
     if plan.learned_columns:  # transposed, as the other order would transpose every difference
       columns_gradient += _common.products('md,mk->dk', own, difference)
     gradient = _common.products('mk,kd->md', difference, flat)
-    return columns_gradient, (_divergence(*logs), gradient)
+    return columns_gradient, (_divergence(of_student, of_teacher), gradient)
 
   start = lax.full_like(flat.T, 0) if plan.learned_columns else None
   columns_gradient, (values, gradients) = lax.scan(block, start, _blocks(plan, student, teacher))
@@ -117,21 +133,25 @@ def _blocks(plan, *arrays):
   return tuple(map(split, arrays))
 
 
-def _log_probabilities(columns, teacher_columns, where):
-  """Function from blocks of rows of student and teacher to their log-probabilities `(m, G, n)`."""
+def _softmax_of(columns, teacher_columns, where):
+  """Function from blocks of rows of student and teacher to the `_Softmax` of each."""
   groups = columns.shape[:2]
   # Transposed once here: in the loop XLA would do so for every block.
   transposed = [x.reshape(-1, x.shape[-1]).T for x in (columns, teacher_columns)]
 
-  def log_softmax(rows, columns):
+  def softmax(rows, columns):
     logits = _common.products('md,dk->mk', rows, columns).reshape(-1, *groups)
     if where is not None:  # finite, so that a softmax over nothing is no NaN
       logits = jnp.where(where, logits, jnp.finfo(logits.dtype).min)
-    return jax.nn.log_softmax(logits, axis=-1)
+    logits -= jnp.max(logits, axis=-1, keepdims=True)
+    exponentials = jnp.exp(logits)
+    total = jnp.sum(exponentials, axis=-1, keepdims=True)
+    return _Softmax(logits, exponentials / total, jnp.log(total))
 
-  return lambda *rows: tuple(map(log_softmax, rows, transposed))
+  return lambda *rows: tuple(map(softmax, rows, transposed))
 
 
 def _divergence(student, teacher):
-  """Sum over rows of the mean KL over groups, of log-probabilities `(M, G, n)`."""
-  return jnp.sum(jnp.exp(teacher) * (teacher - student)) / student.shape[1]
+  """Sum over rows of the mean KL over groups, of two `_Softmax`."""
+  log_ratio = teacher.logits - student.logits - (teacher.log_total - student.log_total)
+  return jnp.sum(teacher.probabilities * log_ratio) / student.logits.shape[1]
