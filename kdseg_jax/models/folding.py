@@ -39,7 +39,8 @@ def fold(module: nn.Module, variables: PyTree, images: tuple[int, ...] | None = 
       Winograd there are kept as that takes them, 16/9 of their size. It runs on others all the
       same. None keeps all kernels as they are.
     donate: the kernels of these layers are given up, one after the other, so that at no time all of
-      them are held twice: nothing can read them in `variables` afterwards.
+      them are held twice: nothing can read them in `variables` afterwards. One whose memory numpy
+      shares stays.
   """
   layers: dict[tuple[str, ...], ConvNorm] = {}
   shapes: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
