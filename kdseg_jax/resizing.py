@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
+from kdseg_jax import target_platform
+
+Weights = np.ndarray | jax.Array  # the latter where a size is symbolic
+
+# 16 to 128 take the same time; blocks of 32 suit small maps too.
+_BLOCK_ROWS = 32
 
 
 def resize_bilinear(x: jax.Array, size: tuple[int, int], *, align_corners: bool) -> jax.Array:
@@ -13,7 +23,8 @@ def resize_bilinear(x: jax.Array, size: tuple[int, int], *, align_corners: bool)
 
   Output row i reads the input at row `i * (h - 1) / (H - 1)` if `align_corners`, else at
   `(i + 0.5) * h / H - 0.5`, clipped to the image; columns alike. As two matrix products with
-  constant weights: their gradient is again two products, where gathers would need scatters.
+  constant weights: their gradient is again two products, where gathers would need scatters. On the
+  CPU without most of the zeros of the larger one.
   Sizes may be symbolic (`jax.export.symbolic_shape`); the weights are then computed when it runs.
   Equal to `torch.nn.functional.interpolate(mode='bilinear', antialias=False)` in both modes.
 
@@ -75,13 +86,62 @@ def divides(size: tuple[int, int], shape: tuple[int, ...]) -> bool:
   return all(isinstance(side, int) and side % bins == 0 for side, bins in zip(shape[1:3], size))
 
 
-def _separable(x: jax.Array, rows: np.ndarray, columns: np.ndarray) -> jax.Array:
+def _separable(x: jax.Array, rows: Weights, columns: Weights) -> jax.Array:
   """`y[n, i, j, c] = sum_{h, w} rows[i, h] columns[j, w] x[n, h, w, c]`."""
   dtype = jnp.promote_types(jnp.float32, x.dtype)
-  y = jnp.einsum(
-      'ih,jw,nhwc->nijc', rows.astype(dtype), columns.astype(dtype), x.astype(dtype),
-      precision=lax.Precision.HIGHEST)
-  return y.astype(x.dtype)
+  product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+  wide, rows, columns = (array.astype(dtype) for array in (x, rows, columns))
+  if target_platform.current() != 'cpu' or not isinstance(rows, np.ndarray):
+    return product('ih,jw,nhwc->nijc', rows, columns, wide).astype(x.dtype)
+  y = product('jw,nhwc->nhjc', columns, wide)
+  images, height, width, channels = y.shape
+  y = _banded(rows, y.reshape(images, height, width * channels), product)
+  return y.reshape(images, len(rows), width, channels).astype(x.dtype)
+
+
+def _banded(weights: np.ndarray, x: jax.Array, product: Callable[..., jax.Array]) -> jax.Array:
+  """`y[n, i, f] = sum_h weights[i, h] x[n, h, f]` without most of the zeros off the diagonal.
+
+  In blocks of `_BLOCK_ROWS` or fewer rows, each of which reads a window of x, the same number of
+  rows below the window of the block before: the work grows with the rows and not with their square.
+  Images and blocks are one axis, for whose gradient XLA finds a product without a transpose.
+  """
+  height, source = weights.shape
+  blocks = -(-height // _BLOCK_ROWS)
+  rows = -(-height // blocks)
+  weights = np.pad(weights, ((0, blocks * rows - height), (0, 0))).reshape(blocks, rows, source)
+  first, step, window = _windows(weights.any(1))
+  parts = -(-window // step)  # of a window, of `step` rows but for the last
+  padded = (blocks + parts - 1) * step  # rows of x from `first` on
+  weights = np.pad(weights, ((0, 0), (0, 0), (-first, padded)))
+  weights = np.stack([block[:, number * step:number * step + window]
+                      for number, block in enumerate(weights)])
+  beyond = padded + first - source  # below 0: rows that nothing reads
+  x = lax.pad(x, np.zeros((), x.dtype), ((0, 0, 0), (-first, beyond, 0), (0, 0, 0)))
+  images, _, features = x.shape
+  windows = jnp.concatenate(
+      [x[:, part * step:(part + blocks) * step].reshape(images * blocks, step, features)
+       [:, :window - part * step] for part in range(parts)], axis=1)
+  weights = jnp.broadcast_to(weights, (images, *weights.shape)).reshape(-1, rows, window)
+  y = product('bik,bkf->bif', weights, windows).reshape(images, blocks * rows, features)
+  return y[:, :height]
+
+
+def _windows(used: np.ndarray) -> tuple[int, int, int]:
+  """Where the window of the first block begins, at most 0, how far it moves a block, its length.
+
+  Args:
+    used: bool `(blocks, source)`, what each block reads; something each.
+  """
+  blocks, source = used.shape
+  starts, ends = used.argmax(1), source - used[:, ::-1].argmax(1)
+  found = []
+  for step in {max(1, source // blocks), source // blocks + 1}:
+    moved = step * np.arange(blocks)
+    first = min(0, int((starts - moved).min()))
+    found.append((int((ends - moved).max()) - first, step, first))
+  window, step, first = min(found)
+  return first, step, window
 
 
 def resize_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:

@@ -11,7 +11,8 @@ PACKAGE = pathlib.Path(__file__).parent.parent / 'kdseg_jax'
 FLOORS = (
     ('', 'errors', 'names', 'paths', 'extras', 'lettering', 'config_fields', 'references',
      'factory_options', 'outside', 'parallel', 'host_memory',
-     'compiling', 'resizing', 'interop.plain_pickle', 'interop.file_errors', 'interop'),
+     'compiling', 'target_platform', 'resizing', 'interop.plain_pickle', 'interop.file_errors',
+     'interop'),
     ('losses', 'metrics', 'coco_ap'),
     ('models',),
     ('data',),

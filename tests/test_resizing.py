@@ -5,9 +5,11 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from jax.test_util import check_grads
 
-from kdseg_jax import resizing
+from kdseg_jax import resizing, target_platform
 
 resize = jax.jit(resizing.resize_bilinear, static_argnums=1, static_argnames='align_corners')
 
@@ -133,6 +135,43 @@ def test_nearest_refuses_other_shapes():
     resizing.resize_nearest(jnp.zeros((2, 3), jnp.int32), (1, 1))
 
 
+def on(platform, function, x):
+  """The result, and the gradient of the sum of its squares, as traced for a platform, float64."""
+  square = lambda x: (lambda y: ((y**2).sum(), y))(function(x))
+  with jax.enable_x64(True), target_platform.lowered_for(platform):
+    gradient, y = jax.jit(jax.grad(square, has_aux=True))(x)
+  return y, gradient
+
+
+@settings(max_examples=15, deadline=None)
+@given(source=st.integers(1, 90), target=st.integers(1, 200), images=st.integers(1, 3),
+       way=st.sampled_from(['corners', 'centres', 'nearest', 'bins']))
+@example(source=65, target=513, images=1, way='corners')
+@example(source=16, target=1055, images=2, way='centres')  # blocks that the rows do not fill
+@example(source=90, target=31, images=2, way='corners')
+def test_blocks_of_rows_are_the_plain_products(source, target, images, way):
+  function = {
+      'corners': lambda x: resizing.resize_bilinear(x, (target, 3), align_corners=True),
+      'centres': lambda x: resizing.resize_bilinear(x, (target, 3), align_corners=False),
+      'nearest': lambda x: resizing.resize_nearest(x, (target, 3)),
+      'bins': lambda x: resizing.adaptive_average_pool(x, (target, 3))}[way]
+  x = np.random.default_rng(0).normal(size=(images, source, 5, 2))
+  for ours, plain in zip(on('cpu', function, x), on('tpu', function, x)):
+    assert ours.dtype == np.float64
+    np.testing.assert_allclose(ours, plain, rtol=1e-12, atol=1e-12)
+
+
+def test_work_grows_with_the_rows_and_not_with_their_square():
+  def operations(side, platform):
+    with target_platform.lowered_for(platform):
+      compiled = jax.jit(lambda x: resizing.resize_bilinear(
+          x, (8 * side, 4), align_corners=True)).lower(jnp.zeros((1, side, 4, 32))).compile()
+    return compiled.cost_analysis()['flops']
+
+  assert operations(128, 'cpu') < 4.5 * operations(32, 'cpu')
+  assert operations(128, 'tpu') > 10 * operations(32, 'tpu')  # that this test could fail
+
+
 def symbolic(function):
   """A function of images whose batch, height and width were symbolic when it was traced."""
   shape = jax.export.symbolic_shape('n, h, w, 3')
@@ -147,6 +186,14 @@ def test_sizes_may_be_symbolic(align_corners):
   call = symbolic(back_and_forth)
   for shape in ((1, 1, 5, 3), (2, 300, 7, 3)):
     np.testing.assert_allclose(call(noise(shape)), back_and_forth(noise(shape)), atol=1e-5)
+
+
+def test_the_batch_alone_may_be_symbolic():
+  double = lambda x: resizing.resize_bilinear(x, (100, 20), align_corners=True)
+  shape = jax.export.symbolic_shape('n, 50, 9, 3')
+  call = jax.export.export(jax.jit(double))(jax.ShapeDtypeStruct(shape, jnp.float32)).call
+  x = noise((3, 50, 9, 3))
+  np.testing.assert_allclose(call(x), double(x), atol=1e-5)
 
 
 def test_bins_of_a_symbolic_size():

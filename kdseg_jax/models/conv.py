@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -13,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from kdseg_jax import target_platform
 from kdseg_jax.models import strided
 from kdseg_jax.models.lowerings import Geometry, choose_lowering, output_size
 
@@ -24,23 +23,6 @@ he_normal_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 # Uniform in +-1 / sqrt(fan_in), PyTorch's default: the logits of an untrained model are small.
 uniform_fan_in = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
-
-
-# The platform that is compiled for; None is that of the default backend.
-_platform: contextvars.ContextVar[str | None] = contextvars.ContextVar('platform', default=None)
-
-
-@contextlib.contextmanager
-def lowered_for(platform: str) -> Iterator[None]:
-  """Within it convolutions are traced for a platform ('cpu', 'cuda', 'tpu', ...) other than ours.
-
-  For what is exported. What was traced before, as a compiled function, stays as it is.
-  """
-  token = _platform.set(platform)
-  try:
-    yield
-  finally:
-    _platform.reset(token)
 
 
 def conv2d(
@@ -74,7 +56,7 @@ def conv2d(
   """
   geometry = Geometry(_pair(strides), _pair(dilation), _pair(padding), groups)
   _check(x.shape, kernel.shape, geometry)
-  lowering = choose_lowering(x.shape, kernel.shape, geometry, _target(), x.dtype)
+  lowering = choose_lowering(x.shape, kernel.shape, geometry, target_platform.current(), x.dtype)
   return _convolve(lowering, x, kernel, geometry)
 
 
@@ -82,11 +64,6 @@ def conv2d(
 @functools.partial(jax.jit, static_argnames=('lowering', 'geometry'))
 def _convolve(lowering, x, kernel, geometry):
   return lowering(x, kernel, geometry)
-
-
-def _target():
-  """The platform that is compiled for."""
-  return _platform.get() or jax.default_backend()
 
 
 def conv2d_transpose(
@@ -137,7 +114,7 @@ def conv2d_transpose(
   flipped, margin = kernel[::-1, ::-1], k - 1 - padding
   if strides == 1:
     return conv2d(x, flipped, padding=margin)
-  if _target() == 'cpu':
+  if target_platform.current() == 'cpu':
     return strided.transpose(
         x, kernel.swapaxes(2, 3), _pair(strides), _pair(padding), size).astype(x.dtype)
   return lax.conv_general_dilated(

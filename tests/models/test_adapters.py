@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kdseg_jax import target_platform
 from kdseg_jax.models import adapters, conv
 from tests import toys
 
@@ -52,7 +53,7 @@ def test_transposed_convolution_is_the_same_on_every_platform(k, stride, padding
   with jax.enable_x64(True):
     x, kernel = jnp.asarray(rng.normal(size=(2, 4, 5, 3))), rng.normal(size=(k, k, 3, 4))
     ours = value_and_gradients(x, jnp.asarray(kernel))
-    with conv.lowered_for('tpu'):
+    with target_platform.lowered_for('tpu'):
       plain = value_and_gradients(x, jnp.asarray(kernel))
   for got, wanted in zip(ours, plain, strict=True):
     np.testing.assert_allclose(got, wanted, rtol=1e-12, atol=1e-12)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kdseg_jax import target_platform
 from kdseg_jax.models import conv
 
 
@@ -76,13 +77,13 @@ def test_conv_module_computes_in_its_dtype():
     ('cpu', 'stablehlo.dot_general', 'stablehlo.convolution')])
 def test_what_is_compiled_for_another_platform_is_lowered_for_it(platform, has, lacks):
   kernel = np.ones((1, 1, 3, 4), np.float32)
-  with conv.lowered_for(platform):
+  with target_platform.lowered_for(platform):
     exported = jax.export.export(
         jax.jit(lambda x: conv.conv2d(x, kernel)), platforms=[platform])(
             jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32))
   text = exported.mlir_module()
   assert has in text and lacks not in text
-  with pytest.raises(RuntimeError), conv.lowered_for('cuda'):
+  with pytest.raises(RuntimeError), target_platform.lowered_for('cuda'):
     raise RuntimeError
   assert 'dot_general' in str(jax.make_jaxpr(lambda x: conv.conv2d(x, kernel))(
       jnp.ones((2, 8, 8, 3))))

@@ -9,10 +9,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from kdseg_jax import parallel, tasks
+from kdseg_jax import parallel, target_platform, tasks
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import Model
-from kdseg_jax.models import conv
 from kdseg_jax.tasks.detection import rows
 
 # Largest difference to the live model, over the deviation of its outputs. Of bfloat16, with 8 bits,
@@ -103,7 +102,7 @@ def on_cpu() -> Iterator[None]:
   except RuntimeError as error:
     raise UserError('An export is checked on the CPU, which jax does not have here: unset '
                     f'JAX_PLATFORMS, or add ,cpu to it ({error}).') from error
-  with jax.default_device(device), conv.lowered_for('cpu'):
+  with jax.default_device(device), target_platform.lowered_for('cpu'):
     yield
 
 

@@ -17,13 +17,13 @@ from unittest import mock
 import numpy as np
 from ml_collections import ConfigDict
 
+from kdseg_jax import target_platform
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import Model
 from kdseg_jax.inference.model import create_module
 from kdseg_jax.interop.exporting import manifest
 from kdseg_jax.interop.exporting.graph import outputs_of
 from kdseg_jax.interop.exporting.sizes import Sizes
-from kdseg_jax.models import conv
 
 FILE = 'model.onnx'
 _VERSION = '0.17.1'  # of jax2onnx, that was tested
@@ -60,7 +60,7 @@ def write(model: Model, sizes: Sizes, folder: str, description: dict[str, Any]) 
   """
   with _converter() as to_onnx:
     try:
-      with conv.lowered_for('onnx'):
+      with target_platform.lowered_for('onnx'):
         proto = to_onnx(outputs_of(model), [sizes.abstract()], model_name=description['model'],
                         input_names=[manifest.INPUT], 
                         output_names=[description['output']['name']])

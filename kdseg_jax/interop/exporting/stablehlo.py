@@ -10,11 +10,11 @@ import jax
 import jax.export
 import numpy as np
 
+from kdseg_jax import target_platform
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import Model
 from kdseg_jax.interop.exporting.graph import outputs_of
 from kdseg_jax.interop.exporting.sizes import Sizes
-from kdseg_jax.models import conv
 
 PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
 
@@ -29,7 +29,7 @@ def write(model: Model, sizes: Sizes, folder: str, platforms: Sequence[str]
   groups = [[name for name in platforms if (name == 'cpu') is alone] for alone in (True, False)]
   written = {}
   for group in filter(None, groups):
-    with conv.lowered_for(group[0]):
+    with target_platform.lowered_for(group[0]):
       exported = jax.export.export(jax.jit(outputs_of(model)), platforms=group)(sizes.abstract())
     name = f'model.{"-".join(group)}.stablehlo'
     with open(os.path.join(folder, name), 'wb') as file:
