@@ -1,5 +1,7 @@
 """Resizing and pooling against hand-computed values and jax.image."""
 
+import re
+
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
 from kdseg_jax import resizing, target_platform
@@ -170,6 +173,14 @@ def test_work_grows_with_the_rows_and_not_with_their_square():
 
   assert operations(128, 'cpu') < 4.5 * operations(32, 'cpu')
   assert operations(128, 'tpu') > 10 * operations(32, 'tpu')  # that this test could fail
+
+
+def test_images_of_several_devices_stay_where_they_are():
+  sharding = NamedSharding(jax.make_mesh((8,), ('data',)), PartitionSpec('data'))
+  gradient = jax.jit(jax.grad(lambda x: (resizing.resize_bilinear(
+      x, (100, 20), align_corners=True)**2).sum()), in_shardings=sharding, out_shardings=sharding)
+  program = gradient.lower(jnp.ones((8, 30, 9, 3))).compile().as_text()
+  assert not re.search('all-(gather|reduce|to-all)|collective-permute', program)
 
 
 def symbolic(function):
