@@ -14,7 +14,7 @@ from kdseg_jax import target_platform
 
 Weights = np.ndarray | jax.Array  # the latter where a size is symbolic
 
-# 16 to 128 take the same time; blocks of 32 suit small maps too.
+# 32 to 128 take about the same time; blocks of 32 suit small maps too.
 _BLOCK_ROWS = 32
 
 

@@ -35,7 +35,7 @@ FLOORS = (
     ('data.check', 'data.check_boxes', 'data.check_classes', 'data.prepare', 'interop.import_torch',
      'train', 'evaluate', 'predict', 'export', 'study', 'profile', 'quickstart', 'cli'),
 )
-LOSSES_MAY = ('kdseg_jax.losses', 'kdseg_jax.resizing')
+LOSSES_MAY = ('kdseg_jax.losses', 'kdseg_jax.resizing', 'kdseg_jax.target_platform')
 STRANGERS = (  # on one floor or above, and yet not to be known
     ('models', 'losses'), ('models', 'distillers'), ('data', 'models'), ('data', 'losses'),
     ('tasks', 'distillers'), ('distillers', 'tasks'), ('distillers', 'data'))

@@ -35,7 +35,7 @@ EXPLAINED = {
     ('feature_adaptation', 'pixels', 'time'):
         'with jax 0.10 the largest map takes 64 MiB within a thread of the pool, more than malloc '
         'keeps for such a thread: 16,385 fresh pages a call. With `MALLOC_ARENA_MAX=1` it was '
-        'below 1.0.',
+        'at most 1.0.',
     ('cross_image_pixel', 'pixels', 'memory'):
         'a block holds all pairs of up to 1,024 pixels, and from there on as many whatever their '
         'number.',

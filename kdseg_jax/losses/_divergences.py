@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from kdseg_jax import target_platform
 from kdseg_jax.losses import _common
 
 # Similarities held at a time where the caller names no block size, of which a handful live at once.
@@ -56,7 +57,7 @@ def total(
   """
   student, teacher = rows
   if block_size is None:
-    entries = _BLOCK_ENTRIES_CPU if jax.default_backend() == 'cpu' else _BLOCK_ENTRIES
+    entries = _BLOCK_ENTRIES_CPU if target_platform.current() == 'cpu' else _BLOCK_ENTRIES
     block_size = max(1, entries // math.prod(columns[0].shape[:2]))
   scale = lax.stop_gradient(scale)
   return _total(_Plan(min(block_size, len(student)), learned_columns), scale * student,

@@ -23,8 +23,8 @@ def write(model: Model, sizes: Sizes, folder: str, platforms: Sequence[str]
           ) -> dict[str, list[str]]:
   """Writes `model.<platforms>.stablehlo`; returns the platforms of each file.
 
-  Convolutions are lowered for the platform that a file is for (see `models.conv`), so that those of
-  the CPU have a file of their own.
+  Convolutions and resizing are lowered for the platform that a file is for (`target_platform`), so
+  that the CPU has a file of its own.
   """
   groups = [[name for name in platforms if (name == 'cpu') is alone] for alone in (True, False)]
   written = {}
