@@ -88,6 +88,34 @@ def test_fields_of_a_trained_model_are_refused(name, tmp_path):
   assert options.config.eval.limit == 3
 
 
+# Other values than None: what is permitted only where it is asked for, and what is left out.
+_OF_A_RUN = {'workdir': None, 'allow_class_names': False, 'allow_imports': []}
+DEFAULTS = {
+    'quickstart': _OF_A_RUN | {'runlocal': False},
+    'train': _OF_A_RUN,
+    'study': _OF_A_RUN,
+    'evaluate': _OF_A_RUN | {'best': False} | dict.fromkeys(
+        ('split', 'data_root', 'json', 'confusion', 'precision', 'conflict')),
+    'predict': _OF_A_RUN | {'compare': [], 'affinity_at': [], 'legend': True, 'best': False}
+    | dict.fromkeys(('output', 'split', 'exported')),
+    'profile': {'output': None, 'teacher': None, 'repeats': 10, 'allow_imports': []},
+    'export': {'best': False, 'platforms': ['cpu', 'cuda', 'tpu'], 'allow_imports': []}
+    | dict.fromkeys(('workdir', 'output', 'format', 'size', 'scheme', 'push_to')),
+    'import': {'allow_head_mismatch': False} | dict.fromkeys(
+        ('workdir', 'source', 'model', 'data', 'num_classes', 'scheme', 'mean', 'std',
+         'channel_order')),
+    'data.check': {'layout': 'folder'},
+    'data.prepare': {'manual_dir': None, 'data_dir': None, 'allow_partial': False}}
+
+
+@pytest.mark.parametrize('name', cli.PROGRAMS)
+def test_the_defaults_of_options_are_these(name):
+  start, options = module_of(name).PROGRAM, flags.FlagValues()
+  start._define_flags(options)
+  assert {option: options[option].default for option in options} == DEFAULTS[name] | {
+      option: False for option in program.SHARED if option in options}
+
+
 def test_kdseg_lists_its_programs_without_importing_them():
   code = ('import sys; from kdseg_jax import cli; sys.argv = ["kdseg", "--help"]; cli.main(); '
           'assert "jax" not in sys.modules and "absl" not in sys.modules')

@@ -1,5 +1,6 @@
 """What is said while programs compile, where they are kept, and where sizes make many of them."""
 
+import io
 import logging
 import os
 import pathlib
@@ -163,6 +164,32 @@ def test_programs_are_kept_in_a_folder_that_is_said_and_bounded(settings, caplog
   assert jax.config.jax_compilation_cache_max_size == compiling.CACHE_BYTES
   assert jax.config.jax_persistent_cache_min_compile_time_secs < 1
   assert said(caplog) == [f'Compiled programs are kept in {folder}, at most 2.15 GB.']
+
+
+def test_cpus_of_other_instructions_have_a_folder_of_their_own(settings, monkeypatch):
+  def folder(content):
+    def open_cpuinfo(path):
+      assert path == '/proc/cpuinfo'
+      if content is None:
+        raise FileNotFoundError(path)
+      return io.StringIO(content)
+    monkeypatch.setattr(compiling, 'open', open_cpuinfo, raising=False)
+    settings()
+    return compiling.keep_programs()
+  x86 = 'processor\t: 0\ncpu MHz\t\t: {}\nflags\t\t: fpu {}\nbugs\t\t: x\n'
+  folders = [folder(x86.format(2000, 'avx2')), folder(x86.format(2000, 'avx512f')),
+             folder('processor\t: 0\nFeatures\t: fp asimd\n'), folder(None)]
+  assert len(set(folders)) == 4
+  assert folder(x86.format(1999.5, 'avx2')) == folders[0]  # another speed is no other kind
+
+
+@pytest.mark.parametrize('set_to', [None, ''])
+def test_the_folder_is_in_the_home_where_no_other_is_set(settings, monkeypatch, tmp_path, set_to):
+  monkeypatch.setenv('HOME', str(tmp_path / 'home'))
+  monkeypatch.setenv('XDG_CACHE_HOME', set_to or '')
+  if set_to is None:
+    monkeypatch.delenv('XDG_CACHE_HOME')
+  assert compiling.keep_programs().startswith(str(tmp_path / 'home' / '.cache' / 'kdseg_jax'))
 
 
 def test_what_the_user_has_set_goes_first(settings, caplog, tmp_path):

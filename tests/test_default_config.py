@@ -139,6 +139,13 @@ def test_the_defaults_of_the_config_are_these():
   assert plain(default_config.segmentation()) == DEFAULTS
 
 
+@pytest.mark.parametrize('task', ['segmentation', 'classification', 'detection'])
+def test_the_config_of_a_task_has_its_method_and_role(task):
+  config = getattr(default_config, task)('kd', 'teacher')
+  assert (config.task.name, config.role, list(config.distill)) == (task, 'teacher', ['kd'])
+  assert getattr(default_config, task)().role == 'student'
+
+
 def test_the_defaults_of_the_terms_are_these():
   own = ('factory', 'weight', 'warmup_steps')
   assert {term: {name: value for name, value in distillers.terms_of(term)[term].items()

@@ -84,6 +84,21 @@ def test_metadata_of_a_jpeg_do_not_matter(extra):
       files.decode_image(content[:2] + extra + content[2:], 'a'), expected)
 
 
+def test_what_says_how_a_jpeg_holds_colours_is_kept():
+  """JFIF's segment: luma and chroma, whatever their names; Adobe's: here red, green and blue."""
+  content = bytearray(encode(IMAGE, format='JPEG'))
+  expected = files.decode_image(bytes(content), 'a')
+  frame, scan = content.index(b'\xff\xc0') + 10, content.index(b'\xff\xda') + 5
+  assert [content[frame + 3 * i] for i in range(3)] == [1, 2, 3]
+  assert [content[scan + 2 * i] for i in range(3)] == [1, 2, 3]
+  for i, name in enumerate(b'RGB'):
+    content[frame + 3 * i] = content[scan + 2 * i] = name
+  np.testing.assert_array_equal(files.decode_image(bytes(content), 'a'), expected)
+  rgb = encode(IMAGE, format='JPEG', keep_rgb=True, quality=100, subsampling=0)
+  assert b'Adobe' in rgb
+  np.testing.assert_allclose(files.decode_image(rgb, 'a').astype(int), IMAGE, atol=4)
+
+
 def test_metadata_of_a_webp_do_not_matter():
   content = encode(IMAGE, format='WEBP', exif=b'Exif\0\0rubbish', icc_profile=bytes(2_000_000),
                    xmp=b'<rubbish')

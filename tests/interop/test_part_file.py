@@ -100,6 +100,26 @@ def test_who_waited_for_a_part_that_was_removed_begins_a_new_one(tmp_path):
   assert (tmp_path / 'file').read_bytes() == b'abc' and left(tmp_path) == ['file']
 
 
+def test_who_waited_for_a_part_that_became_the_file_goes_on_with_the_one_made_since(tmp_path):
+  path, found = tmp_path / 'file', []
+
+  def read():
+    with being_written(str(path)) as part:
+      part.file.seek(0)
+      found.append(part.file.read())
+
+  with being_written(str(path)) as part:
+    waiting = threading.Thread(target=read)
+    waiting.start()
+    waiting.join(0.2)
+    assert waiting.is_alive()
+    part.write(b'whole')
+    part.finish()
+    (tmp_path / 'file.part').write_bytes(b'new')
+  waiting.join()
+  assert found == [b'new'] and path.read_bytes() == b'whole'
+
+
 def test_another_process_waits_and_a_killed_one_lets_go(tmp_path):
   code = ('import sys, time\nfrom kdseg_jax.interop.part_file import being_written\n'
           'with being_written(sys.argv[1]) as part:\n'

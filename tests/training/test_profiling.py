@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 
 import jax
 import numpy as np
@@ -90,6 +91,17 @@ def test_operations_are_counted_by_kind_and_step(tmp_path):
     json.dump({'traceEvents': 2 * events}, file)
   assert trace.operations(str(tmp_path), HLO, steps=2) == [
       ('convolution', 5, 1), ('fusion', 4, 1), ('product', 3, 2)]
+
+
+def test_of_several_traces_the_newest_is_read(tmp_path):
+  for name, seconds, age in (('b', 1, 2), ('c', 7, 0), ('a', 3, 1)):
+    path = tmp_path / name / 'host.trace.json.gz'
+    path.parent.mkdir()
+    with gzip.open(path, 'wt') as file:
+      event = {'ph': 'X', 'name': 'dot.1', 'ts': 0, 'dur': 1e6 * seconds}
+      json.dump({'traceEvents': [event]}, file)
+    os.utime(path, (1e9 - age, 1e9 - age))
+  assert trace.operations(str(tmp_path), HLO, steps=1) == [('product', 7, 1)]
 
 
 def test_an_untrained_teacher_has_random_weights(build):
