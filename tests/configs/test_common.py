@@ -3,7 +3,8 @@
 import pytest
 
 from configs import camvid, cifar, common, folder, quickstart
-from kdseg_jax import config_fields
+from kdseg_jax import command_line, config_fields
+from tests import runs
 
 
 def test_values_take_the_type_of_their_default_and_a_bare_name_is_true():
@@ -55,6 +56,16 @@ def test_a_teacher_of_its_own_reads_what_the_student_reads():
   assert camvid.get_config('method=adaptation,runlocal').teacher.config.train.steps == 2
 
 
+def test_runlocal_of_a_study_shrinks_its_students_and_the_teacher_that_it_trains():
+  whole, small = (command_line.load_recipe(f'{runs.ROOT}/experiments/scenes_core.py{arg}')
+                  for arg in ('', ':runlocal'))
+  assert whole.study.teacher.train.steps == 5_000 and whole.study.tune
+  for one in (small, small.study.teacher):
+    assert (one.train.steps, one.student.width, one.eval.limit) == (2, 0.125, 8)
+  assert len(small.study.seeds) == 2 and not small.study.tune
+  assert small.study.students.keys() == whole.study.students.keys()
+
+
 def test_runlocal_shrinks_the_queues():
   memory = quickstart.get_config('method=cirkd,runlocal').distill.memory
   assert memory.pixel_slots < quickstart.get_config('method=cirkd').distill.memory.pixel_slots
@@ -91,7 +102,7 @@ SETTINGS = [
         'optimizer.learning_rate': 64e-3, 'train.steps': 3_000, 'student.width': 0.125,
         'data.train_limit': 300, 'data.unlabelled': ''}),
     (quickstart, 'unlabelled', QUICKSTART | {
-        'optimizer.learning_rate': 16e-3, 'train.steps': 3_000, 'student.width': 0.125,
+        'optimizer.learning_rate': 32e-3, 'train.steps': 3_000, 'student.width': 0.125,
         'data.train_limit': 300, 'data.unlabelled': 'rest', 'data.unlabelled_share': 0.5})]
 
 

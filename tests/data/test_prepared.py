@@ -328,6 +328,30 @@ def test_train_is_what_there_is_of_images_with_and_without_boxes(tmp_path, caplo
     data.create('coco', 'test', root=tmp_path / 'data')
 
 
+def test_prepared_coco_is_found_by_the_environment_and_has_no_negative_index(coco, monkeypatch):
+  monkeypatch.setenv('KDSEG_DATA', str(coco[1]))
+  source = data.create('coco', 'val')
+  assert isinstance(source, prepared.BoxRecords) and source[0]['image_id'] == '000000001000'
+  for index in (-1, len(source)):
+    with pytest.raises(IndexError, match=f'Image {index} does not exist: there are 1'):
+      source[index]
+
+
+def test_boxes_without_an_area_are_left_out_of_prepared_coco_others_that_are_wrong_refused(
+    tmp_path, caplog):
+  good, flat, outside = ((1, *box, 0, None) for box in (
+      (0, 0, 30, 20), (5, 5, 0, 4), (500, 0, 30, 20)))
+  for folder, objects in (('flat', [good, flat]), ('outside', [good, outside])):
+    (tmp_path / folder).mkdir()
+    boxed_sets.coco_archives(tmp_path / folder, {9: objects})
+  prepare.prepare('coco', tmp_path / 'flat', tmp_path / 'data', allow_partial=True)
+  boxes = data.create('coco', 'train', root=tmp_path / 'data')[0]['boxes']
+  np.testing.assert_array_equal(boxes, [[0, 0, 30, 20]])
+  assert 'A box without an area is left out: ' in caplog.text and 'x 5 to 5' in caplog.text
+  with pytest.raises(ValueError, match=r'outside its image of \d+x\d+'):
+    prepare.prepare('coco', tmp_path / 'outside', tmp_path / 'other', allow_partial=True)
+
+
 def test_coco_with_other_categories_or_without_an_image_is_refused(coco, tmp_path):
   manual_dir = tmp_path / 'coco'
   shutil.copytree(coco[0], manual_dir)

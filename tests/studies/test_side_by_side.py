@@ -139,7 +139,8 @@ def test_a_study_stopped_in_its_last_evaluations_makes_them_up(
     assert last_evaluation(tmp_path, name, 0) == last_evaluation(study, name, 0)
 
 
-def test_students_at_different_steps_wait_for_the_ones_behind(study, teacher, tmp_path):
+@pytest.mark.parametrize('vmap_seeds', [False, True])  # into one program, if at one step
+def test_students_at_different_steps_wait_for_the_ones_behind(study, teacher, tmp_path, vmap_seeds):
   for seed, steps in ((0, 6), (1, 3)):  # as left behind by a killed study
     config = study_plan.student_config(study_of(teacher), 'alone', seed).unlock()
     folder = study_plan.student_workdir(str(tmp_path), 'alone', seed)
@@ -148,7 +149,7 @@ def test_students_at_different_steps_wait_for_the_ones_behind(study, teacher, tm
       loop.advance(run, loop.programs.train_step_of(run.experiment, student),
                    stop_after(stop, steps))
       run.close()
-  assert side_by_side.train(study_of(teacher, ('alone',)), str(tmp_path))
+  assert side_by_side.train(study_of(teacher, ('alone',), vmap_seeds=vmap_seeds), str(tmp_path))
   assert_same_study(tmp_path, study, students=('alone',))
 
 
@@ -320,6 +321,9 @@ def test_the_teachers_cost_leaves_out_the_step_that_compiles(tmp_path):
   teacher.write_cost()
   assert json.loads((tmp_path / 'teacher_cost.json').read_text()) == {
       'step_seconds': 2.0, 'peak_bytes': 7}
+  del teacher._seconds[1:]  # of a study that goes on for one step
+  teacher.write_cost()
+  assert json.loads((tmp_path / 'teacher_cost.json').read_text())['step_seconds'] == 2.0
 
 
 def test_extra_parameters_are_all_that_is_trained_beside_the_student():
