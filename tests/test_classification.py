@@ -9,6 +9,7 @@ import pytest
 import kdseg_jax
 from configs import cifar
 from kdseg_jax import evaluate, predict
+from kdseg_jax.data import files
 from kdseg_jax.distillers import methods
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import experiment, loop, shapes
@@ -46,6 +47,12 @@ def test_evaluate_writes_metrics_and_the_confusion_matrix(trained, tmp_path, cap
       f'--confusion={tmp_path / "a.png"}', '--config.eval.limit=0')
   assert not status and 'top-5' in text and '| class 5 |' in text and (tmp_path / 'a.png').exists()
   assert json.loads((tmp_path / 'a.json').read_text())['images'] == 9
+
+
+def test_evaluate_writes_the_confusion_matrix_alone(trained, tmp_path, capsys):
+  status, text = runs.run_here(
+      capsys, evaluate.PROGRAM, f'--workdir={trained[0]}', f'--confusion={tmp_path / "a.png"}')
+  assert not status and '8 images' in text and files.read_image(tmp_path / 'a.png').std() > 10
 
 
 def test_evaluate_refuses_mirror_images(trained, capsys):

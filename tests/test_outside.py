@@ -16,6 +16,7 @@ from kdseg_jax import (
   distillers,
   evaluate,
   export,
+  models,
   predict,
   references,
   train,
@@ -65,6 +66,13 @@ def test_a_run_of_parts_of_ones_own_is_trained_with_their_options(trained):
   assert model.module.features == 3 and model.classes == ('left', 'right')
   built = experiment.create_experiment(config_of())
   assert len(built.train_source) == 8
+
+
+def test_what_is_false_or_zero_in_a_config_reaches_a_model_of_ones_own_too():
+  model = models.create('tests.mylab.parts:Regularized', 3, dropout=0.0, aux=False, width=0.5)
+  assert (model.num_classes, model.width) == (3, 0.5)
+  assert (model.dropout, model.aux, model.aux_bias) == (0.0, False, False)
+  assert models.create('tests.mylab.parts:Regularized', 3).dropout == 0.1  # None is its own
 
 
 def test_what_a_saved_config_names_is_refused_or_permitted(trained, tmp_path, capsys):

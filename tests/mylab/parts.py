@@ -20,6 +20,15 @@ class Tiny(nn.Module):
     return logits, {'embedding': x, 'logits': logits}
 
 
+class Regularized(Tiny):
+  """With defaults of its own for what configs have too."""
+
+  dropout: float = 0.1
+  aux: bool = True
+  aux_bias: bool = True
+  dtype: type = np.float64
+
+
 class Stripes:
   """Images of stripes; one class is left of the middle, one right of it."""
 

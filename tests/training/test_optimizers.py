@@ -83,16 +83,6 @@ def test_a_warm_up_begins_at_its_factor_and_grows_or_stays():
   np.testing.assert_allclose(rates(), [0.5, 0.5, 0.5, 2, 2, 0.2], rtol=1e-6)
 
 
-@pytest.mark.parametrize('schedule', ['poly', 'steps', 'constant'])
-@pytest.mark.parametrize('warmup', ['linear', 'constant'])
-def test_a_given_rate_is_in_place_of_the_configs_at_every_step(schedule, warmup):
-  config = common.optimizer(schedule=schedule, learning_rate=2.0, milestones=(0.5,),
-                            warmup=warmup, warmup_steps=4, warmup_factor=0.25)
-  given = [create_schedule(config, 10, learning_rate=0.5)(t) for t in range(10)]
-  config.learning_rate = 0.5
-  np.testing.assert_allclose(given, [create_schedule(config, 10)(t) for t in range(10)], rtol=1e-6)
-
-
 def test_adamw_without_decay_is_the_adam_of_a_critic():
   config = common.optimizer(name='adamw', schedule='constant', learning_rate=4e-4, b2=0.99,
                             weight_decay=0.0)
