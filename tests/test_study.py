@@ -53,6 +53,14 @@ def test_a_study_trains_its_teacher_and_reports_paired_differences(uninterrupted
   assert text in output and '| distilled_unlabelled' in text
 
 
+def test_a_report_names_recipes_of_the_checkout_by_their_path_there():
+  assert study._as_typed(f'--config={runs.ROOT}/experiments/a.py:steps=3') == (
+      '--config=experiments/a.py:steps=3')
+  for other in (
+      '--config=experiments/a.py', f'--config={runs.ROOT}s/a.py', f'--workdir={runs.ROOT}'):
+    assert study._as_typed(other) == other
+
+
 @pytest.mark.slow
 def test_a_killed_study_ends_bit_identical_to_an_uninterrupted_one(
     uninterrupted, cache, tmp_path):

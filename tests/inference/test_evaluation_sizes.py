@@ -43,12 +43,22 @@ def model():
   return module, toys.variables(module, image, np.ones(image.shape[:3], bool))
 
 
-def evaluated(multiple):
-  module, variables = model()
+def evaluator(multiple=1):
   mesh = parallel.create_mesh(jax.devices()[:1])
-  evaluator = Evaluator(
-      tasks.SegmentationTask(CLASSES), module, mesh, batch_size=2, multiple=multiple)
-  return evaluator.accumulate(variables, source()).matrix
+  return Evaluator(
+      tasks.SegmentationTask(CLASSES), model()[0], mesh, batch_size=2, multiple=multiple)
+
+
+def evaluated(multiple):
+  return evaluator(multiple).accumulate(model()[1], source()).matrix
+
+
+def test_an_evaluation_that_is_told_to_stop_has_no_metrics():
+  for stop_at, stopped in ((1, True), (2, True), (3, False)):
+    asked = iter(range(1, 9))
+    found = evaluator()(model()[1], source(), should_stop=lambda stop_at=stop_at, asked=asked: (
+        next(asked) == stop_at))
+    assert (found is None) == stopped
 
 
 def test_without_padding_every_image_counts_as_it_would_alone():

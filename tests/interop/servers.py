@@ -58,7 +58,8 @@ def running():
     def do_GET(self):
       server.asked.append((self.path, self.headers.get('Range')))
       with contextlib.suppress(ConnectionError):
-        _send(self, server.answers.get(self.path.partition('?')[0], server.missing))
+        plain = server.answers.get(self.path.partition('?')[0], server.missing)
+        _send(self, server.answers.get(self.path, plain))
 
     do_HEAD = do_GET
 

@@ -278,6 +278,15 @@ def test_other_addresses_are_kept_apart(home, server, name, said):
   assert any(line.endswith(' MB, nothing known to check it by.') for line in said())
 
 
+def test_what_an_address_asks_for_is_part_of_it(home, server):
+  for number in '12':
+    server.answers[f'/get/weights.pth?id={number}'] = Answer(number.encode())
+  for _ in range(2):
+    paths = [download.fetch_url(server.address(f'/get/weights.pth?id={number}')) for number in '12']
+    assert [open(path, 'rb').read() for path in paths] == [b'1', b'2']
+  assert len(server.asked) == 2
+
+
 def test_a_given_sum_is_compared_with_what_an_address_sends(home, server):
   url = server.address('/weights.pth')
   server.answers['/weights.pth'] = Answer()
