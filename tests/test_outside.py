@@ -245,10 +245,11 @@ def test_what_cannot_be_used_is_named(fields, message):
     experiment.create_experiment(config)
 
 
-def test_a_model_without_taps_is_refused():
-  config = config_of(**{'student.name': 'tests.mylab.parts:Untapped'})
+@pytest.mark.parametrize('model', ['Untapped', 'Unnamed'])
+def test_a_model_without_named_taps_is_refused(model):
+  config = config_of(**{'student.name': f'tests.mylab.parts:{model}'})
   config.student.options = {}
-  with pytest.raises(UserError, match=r'Untapped returns .* expected \(prediction, taps\)'):
+  with pytest.raises(UserError, match=rf'{model} returns .* expected \(prediction, taps\)'):
     experiment.abstract_inputs(experiment.create_experiment(config))
 
 

@@ -222,6 +222,16 @@ def test_shapes_of_what_is_prepared():
   assert core.abstract_prepared(projected(), inputs_of()) is None
 
 
+@pytest.mark.parametrize('owner', ['student', 'teacher'])
+@pytest.mark.parametrize('tap, found', [
+    (jnp.ones((2, 3)), r'vectors \(2, 3\)'), ((jnp.ones((2, 4, 4, 3)),) * 2, 'one a level')])
+def test_taps_that_are_no_maps_are_refused(owner, tap, found):
+  taps = {name: {'x': jnp.ones((2, 4, 4, 3))} for name in ('student', 'teacher')}
+  inputs = dataclasses.replace(inputs_of(), **taps | {owner: {'x': tap}})
+  with pytest.raises(ValueError, match=f"needs maps .* 'x' of the {owner} is {found}"):
+    core.of_maps(projected()).init(jax.random.key(0), inputs)
+
+
 def test_taps_that_are_no_maps_are_refused_in_a_preparation_too():
   method = core.of_maps(prepared())
   with pytest.raises(ValueError, match='needs maps'):

@@ -260,6 +260,20 @@ def test_losses_and_gradients_are_finite(subject, kind):
   assert_finite(subject.run({}, subject.state(), batch))
 
 
+@pytest.mark.parametrize('name', [name for name in TERMS if any(
+    'ignore_label' in options for options in SUBJECTS[name].values())])
+def test_what_the_teacher_says_of_ignored_pixels_does_not_matter(name):
+  subject, results = subject_of(SUBJECTS[name]), []
+  for image in (0, -1):
+    batch = batch_of()
+    assert (batch['label'][image] == 255).all() == (image == 0)
+    for tap in jax.tree.leaves(batch['teacher']):
+      tap[image] = 1 - np.roll(tap[image], 1, axis=0)
+    results.append(jax.device_get(subject.run({}, subject.state(), batch)))
+  assert_close(results[0], subject.results)
+  assert differs(results[1], subject.results)
+
+
 def traced(name, axis_name=None):
   """`(function, shapes of its arguments)`: all objectives of a term, the preparation's too."""
   distiller = distillers.create(SUBJECTS[name], axis_name=axis_name)

@@ -70,6 +70,15 @@ class Untapped(nn.Module):
     return nn.Conv(self.num_classes, (3, 3), (4, 4))(image / 255)
 
 
+class Unnamed(Untapped):
+  """Returns a list of taps."""
+
+  @nn.compact
+  def __call__(self, image, mask=None, index=None, train=False):
+    x = nn.Conv(self.num_classes, (3, 3), (4, 4))(image / 255)
+    return x, [x]
+
+
 class Pairs(Stripes):
   """Examples of another form."""
 
