@@ -99,6 +99,17 @@ def test_arrays_are_compared_with_their_checksums_whoever_reads_them(read, tmp_p
     getattr(Checkpointer(tmp_path), read)(7, like)
 
 
+def test_a_model_that_was_not_trained_here_has_checksums_too(tmp_path):
+  state = state_of(7)
+  variables = {'params': state.params, 'batch_stats': state.batch_stats}
+  checkpointer = Checkpointer(tmp_path, metric='mean_iou')
+  checkpointer.save(1, state, {})
+  checkpointer.save_model(variables, {})
+  checkpointer.close()
+  checksums = [Checkpointer(tmp_path).read_meta(step)['checksums'] for step in (0, 1)]
+  assert checksums[0] == {'model': checksums[1]['model']}
+
+
 def test_checkpoints_from_before_checksums_are_read(tmp_path, monkeypatch):
   checkpointer = Checkpointer(tmp_path, metric='mean_iou')
   monkeypatch.setattr(

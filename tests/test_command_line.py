@@ -188,11 +188,20 @@ def test_a_bug_of_a_recipe_keeps_its_traceback_and_a_wrong_argument_is_a_message
 
 @pytest.mark.parametrize('text, message', [
     ('x = 1', 'own.py: is no recipe: it defines no function get_config'),
+    ('from ml_collections import ConfigDict\nget_config = ConfigDict()', 'own.py: is no recipe'),
     ('def get_config(arg=None): return 3', 'get_config returned int; expected a ConfigDict'),
     ('def get_config(:', 'own.py:1: ')])
 def test_a_file_that_is_no_recipe_is_a_message(text, message, tmp_path):
   with pytest.raises(UserError, match=message):
     parsed(recipe(tmp_path, text))
+
+
+def test_a_syntax_error_of_what_a_recipe_imports_keeps_its_traceback(tmp_path, monkeypatch):
+  (tmp_path / 'unfinished.py').write_text('x = (')
+  monkeypatch.syspath_prepend(str(tmp_path))
+  with pytest.raises(SyntaxError) as error:
+    parsed(recipe(tmp_path, 'import unfinished\ndef get_config(arg=None): pass'))
+  assert error.value.filename == str(tmp_path / 'unfinished.py')
 
 
 def test_recipes_of_the_package_go_by_their_names(monkeypatch, tmp_path):

@@ -40,7 +40,10 @@ def imported(folder):
   ours = {'kdseg_jax', 'configs', 'experiments', 'tests', 'docs'}
   missing = {name for name in found - ours - set(sys.stdlib_module_names) if name not in of_module}
   assert not missing
-  return {key(of_module[name][0]) for name in found - ours - set(sys.stdlib_module_names)}
+  required = named(entries('requirements.txt'), entries('tests/requirements.txt'))
+  distributions = [{*map(key, of_module[name])}  # several may share a module, as orbax
+                   for name in found - ours - set(sys.stdlib_module_names)]
+  return set().union(*((some & required or some) for some in distributions))
 
 
 def named(*lists):

@@ -140,6 +140,15 @@ def test_legend_of_many_classes_names_only_those_that_occur():
   assert drawn == [3, 7]
 
 
+def test_of_many_classes_the_legend_is_that_of_those_that_occur_alone():
+  palette, occurring = palettes.default_palette(40), [3, 7, 11, 12, 20, 21, 22, 38]
+  names = [f'class {i:02d}' for i in range(40)]
+  picture, labels = np.zeros((8, 300, 3), np.uint8), [np.array([occurring], np.uint8)]
+  np.testing.assert_array_equal(
+      palettes.with_legend(picture, labels, names, palette),
+      palettes.with_legend(picture, [], [names[i] for i in occurring], palette[occurring]))
+
+
 def test_scores_stand_in_titles_in_percent():
   assert palettes.with_score('teacher', 0.6512) == 'teacher 65.1'
   assert palettes.with_score('label', None) == 'label'

@@ -86,6 +86,24 @@ def test_splits_share_no_pixel_of_the_photographs():
     assert not np.array_equal(train[:320], test)
 
 
+@pytest.mark.parametrize('size', [(24, 72), (72, 24), (48, 48)])
+def test_backgrounds_have_the_shape_of_the_scene_and_come_from_all_of_a_photograph(
+    size, monkeypatch):
+  rows, columns = np.indices((200, 160)).astype(np.uint8)
+  monkeypatch.setattr(scenes, 'split_photographs', lambda split: (
+      np.stack([rows, columns, columns], axis=-1),))
+  crops = []
+  monkeypatch.setattr(scenes.files, 'resize_image', lambda crop, size: (
+      crops.append(crop), np.zeros((*size, 3), np.uint8))[1])
+  for seed in range(200):
+    scenes._background(np.random.default_rng(seed), 'train', size)
+  for crop in crops:
+    scale = crop.shape[0] / size[0]
+    assert abs(crop.shape[1] - scale * size[1]) <= 1 + size[1] / size[0]
+  corners = np.array([[*crop[0, 0, :2], *crop[-1, -1, :2]] for crop in crops])
+  assert (corners.min(axis=0)[:2] <= 6).all() and (corners.max(axis=0)[2:] >= (193, 153)).all()
+
+
 def test_rim_is_one_pixel_around_a_digit_and_lies_on_what_is_below():
   instances = np.full((9, 9), -1, np.int8)
   instances[1:6, 1:6] = 0

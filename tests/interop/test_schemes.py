@@ -52,6 +52,14 @@ def test_every_array_has_its_place_and_goes_back(case):
     np.testing.assert_allclose(back[key], array, rtol=1e-6 if scheme == 'skd_pspnet' else 0)
 
 
+@pytest.mark.parametrize('scheme, model', [
+    (scheme.name, model) for scheme in schemes.SCHEMES.values() for model in scheme.models])
+def test_no_two_layers_have_one_place(scheme, model):
+  """Of the deepest too, as below."""
+  counts = collections.Counter(layer.ours for layer in schemes.named(scheme).layers(model))
+  assert [place for place, count in counts.items() if count > 1] == []
+
+
 @pytest.mark.parametrize('case', official.CASES)
 def test_every_name_of_a_published_file_is_that_of_a_layer(case):
   """Of the deepest too, without their models: what takes its time is to trace these."""

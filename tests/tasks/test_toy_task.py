@@ -222,6 +222,20 @@ def test_what_task_or_teacher_do_not_have_is_refused(teacher, monkeypatch):
     experiment.abstract_inputs(built)
 
 
+def test_a_task_from_elsewhere_has_all_that_a_task_has_and_its_presenter(monkeypatch):
+  name = 'tests.toy_task:Brightness'
+  with pytest.raises(UserError, match="Brightness: is type, without 'presenter'; expected a task"):
+    tasks.find(name)
+  monkeypatch.setattr(toy_task.Brightness, 'presenter', toy_task.BrightnessPresenter, raising=False)
+  assert tasks.find(name) is toy_task.Brightness
+  for missing in ('fields', 'main_metric', 'loss'):
+    partial = type('Partial', (), {part: getattr(toy_task.Brightness, part) for part in (
+        *tasks._PARTS, 'presenter') if part != missing})
+    monkeypatch.setattr(toy_task, 'Partial', partial, raising=False)
+    with pytest.raises(UserError, match=f'without {missing!r}; expected a task'):
+      tasks.find('tests.toy_task:Partial')
+
+
 def test_a_process_reads_its_own_part_of_an_evaluation_source(monkeypatch):
   class Counting(toy_task.Images):
 

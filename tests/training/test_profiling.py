@@ -1,8 +1,10 @@
 """The parts of a step, each alone: that they are all of it, and do what it does."""
 
 import gzip
+import itertools
 import json
 import os
+import types
 
 import jax
 import numpy as np
@@ -60,6 +62,27 @@ def test_what_is_timed_adds_up_and_a_trace_is_left(build, tmp_path):
   assert found.operations and all(operation.seconds > 0 for operation in found.operations)
   assert 'while' not in found.operations[0].kind and found.operations[0].count >= 1
   assert list(tmp_path.rglob('perfetto_trace.json.gz')) and list(tmp_path.rglob('*.xplane.pb'))
+
+
+def test_each_part_has_its_own_seconds_and_the_round_that_compiles_does_not_count(monkeypatch):
+  clock = [0.0]
+  monkeypatch.setattr(profiling.time, 'perf_counter', lambda: clock[0])
+
+  def part(name, seconds, **fields):
+    rounds = iter([90.0, *seconds])
+    program = types.SimpleNamespace(costs=lambda: parallel.Costs(2, 1, 1), hlo=str)
+    return types.SimpleNamespace(name=name, program=program, **fields, run=lambda: (
+        clock.append(clock.pop() + next(rounds))))
+  step = part(profiling.STEP, [30.0, 10.0, 20.0], less=None, counts=False)
+  parts = [part('a', [1.0, 3.0, 2.0], less=None, counts=True),
+           part('b', [8.0, 7.0, 6.0], less='a', counts=True), step]
+  monkeypatch.setattr(profiling, 'parts_of', lambda experiment, batch: parts)
+  monkeypatch.setattr(profiling, 'training_batches', lambda *_, **__: itertools.repeat(None))
+  monkeypatch.setattr(profiling, 'trace', types.SimpleNamespace(
+      record=lambda *_: None, operations=lambda *_: []))
+  found = profiling.measure(None, repeats=3, trace_folder='')
+  assert found.step.seconds == 20 and found.parts['a'].seconds == 2
+  assert found.parts['b'].seconds == 7 - 2 and found.rest == 20 - 2 - 5
 
 
 @pytest.mark.slow

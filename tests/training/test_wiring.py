@@ -107,6 +107,17 @@ def test_a_run_reads_the_batches_of_its_config_from_where_it_goes_on(
       np.testing.assert_array_equal(batch[name], want[name])
 
 
+@pytest.mark.parametrize('by_orientation', [False, True])
+def test_the_crop_of_training_is_turned_for_upright_images_where_the_config_says_so(by_orientation):
+  config = config_of()
+  config.augmentation.update(crop=(12, 18), scale=())
+  config.data.update(name='tests.mylab.parts:Turned', options=ConfigDict({'count': 24}),
+                     by_orientation=by_orientation)
+  batches = run.training_batches(experiment.create_experiment(config), 'train', start=0)
+  sizes = {next(batches)['image'].shape[1:3] for _ in range(12)}
+  assert sizes == ({(12, 18), (18, 12)} if by_orientation else {(12, 18)})
+
+
 def test_each_process_reads_its_part_of_every_batch(monkeypatch):
   built = experiment.create_experiment(config_of())
   first = lambda: next(run.training_batches(built, 'train', start=2))
