@@ -148,6 +148,13 @@ def test_evaluation_visits_every_image_exactly_once(sizes, share, process_count)
     assert indices == [index for index, other in enumerate(sizes) if other == size]
 
 
+@pytest.mark.parametrize('sizes', [None, [(2, 3)], [(2, 3)] * 4])
+def test_several_processes_need_the_size_of_every_image(sizes):
+  with pytest.raises(ValueError, match='2 processes need the sizes of all 3 images'):
+    pipeline.evaluation_batches(Coded([(2, 3)] * 3), fields=FIELDS, batch_size=2, process_index=0,
+                                process_count=2, sizes=sizes)
+
+
 @pytest.mark.parametrize('multiple', [1, 4])
 def test_evaluation_pads_to_few_sizes(multiple):
   sizes = [(2, 3), (4, 4), (3, 4), (5, 2), (2, 3)]

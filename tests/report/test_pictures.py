@@ -98,3 +98,16 @@ def test_the_picture_of_costs_has_a_colour_a_line():
 def test_no_model_has_no_picture():
   with pytest.raises(ValueError, match='There is no model'):
     pictures.tradeoff({'alone': []}, METRIC)
+
+
+def test_precision_is_the_mean_of_the_classes_that_are_there():
+  values = np.full((10, 101, 4), -1.0)
+  values[:, :, 1] = np.linspace(1, 0.1, 10)[:, None]
+  values[:, :, 3] = 0.5 * values[:, :, 1]
+  lines = pictures._precision_figure(values).axes[0].lines
+  for line, place, label in zip(lines, (0, 5, 8), (0.5, 0.75, 0.9), strict=True):
+    mean = 0.75 * values[place, 0, 1]
+    np.testing.assert_allclose(line.get_ydata(), np.full(101, mean))
+    assert line.get_label() == f'IoU {label}: {mean:.3f}'
+  with pytest.raises(ValueError, match='no object whose precision'):
+    pictures._precision_figure(np.full((10, 101, 4), -1.0))

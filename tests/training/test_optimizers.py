@@ -135,6 +135,7 @@ def test_biases_of_convolutions_are_found_by_the_kernel_beside_them():
 @pytest.mark.parametrize('overrides,message', [
     ({'name': 'lion'}, "optimizer.name='lion' is unknown"),
     ({'schedule': 'steps', 'milestones': (0.75, 0.5)}, 'larger than the one before'),
+    ({'schedule': 'steps', 'milestones': (0.5, 0.5)}, 'larger than the one before'),
     ({'schedule': 'steps', 'milestones': (50,)}, 'each between 0 and 1'),
     ({'schedule': 'steps', 'factor': 0.0}, 'factor=0.0 must be above 0'),
     ({'schedule': 'cosine'}, "optimizer.schedule='cosine' is unknown"),
