@@ -9,7 +9,7 @@ import pytest
 
 from kdseg_jax import models
 from kdseg_jax.errors import UserError
-from kdseg_jax.interop import conversion, schemes, structure
+from kdseg_jax.interop import conversion, importing, schemes, structure
 from kdseg_jax.interop.layers import Layer
 from tests import official
 
@@ -58,6 +58,13 @@ def test_no_two_layers_have_one_place(scheme, model):
   """Of the deepest too, as below."""
   counts = collections.Counter(layer.ours for layer in schemes.named(scheme).layers(model))
   assert [place for place, count in counts.items() if count > 1] == []
+
+
+@pytest.mark.parametrize('case', official.CASES)
+def test_a_whole_model_is_not_taken_for_its_backbone_alone(case):
+  name, scheme = official.CASES[case]
+  found, model = importing._scheme(importing.Request('file', name), official.shapes()[case])
+  assert (found.name, model) == (scheme, name)
 
 
 @pytest.mark.parametrize('case', official.CASES)

@@ -79,8 +79,9 @@ def test_a_frozen_batch_norm_works_by_its_statistics_in_training_too():
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4), stats['neck'], neck)
 
 
-def test_a_batch_norm_that_is_frozen_in_part_goes_on():
-  frozen = freezing.FrozenModel(toys.BodyAndHead(), ('*/kernel',))
+@pytest.mark.parametrize('patterns', [('*/kernel',), ('*/kernel', '*/bias'), ('*/scale',)])
+def test_a_batch_norm_that_is_frozen_in_part_or_not_at_all_goes_on(patterns):
+  frozen = freezing.FrozenModel(toys.BodyAndHead(), patterns)
   variables = jax.tree.map(
       lambda x: np.ones(x.shape, x.dtype),
       jax.eval_shape(frozen.init, jax.random.key(0), batch_of()['image']))
