@@ -121,6 +121,18 @@ def test_batches_reach_the_devices_in_order(mode):
   np.testing.assert_array_equal(run({}, {}, np.arange(16)), np.arange(16))
 
 
+@pytest.mark.parametrize('mode', parallel.MODES)
+@pytest.mark.parametrize('donate', [False, True])
+def test_a_state_is_given_up_only_where_that_is_said(mode, donate):
+  mesh = parallel.create_mesh()
+  run = parallel.data_parallel(
+      lambda _, state, batch: state + lax.psum(jnp.sum(batch), AXIS), mesh, mode=mode,
+      donate_state=donate)
+  state = parallel.replicate(jnp.ones(4), mesh)
+  np.testing.assert_array_equal(run({}, state, np.arange(16.0)), [121] * 4)
+  assert state.is_deleted() == donate
+
+
 @pytest.mark.parametrize('level, options', [(0, {'xla_backend_optimization_level': 0}), (3, None)])
 def test_the_compile_level_reaches_the_compiler(level, options, monkeypatch):
   taken, jit = [], jax.jit

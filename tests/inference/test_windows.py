@@ -136,6 +136,14 @@ def test_a_mirror_image_is_turned_back_and_averaged():
       scores[..., 0], 0.1 + 0.4 * (np.roll(red, 1, axis=2) + np.roll(red, -1, axis=2)), rtol=1e-4)
 
 
+def test_of_a_mirror_image_the_padding_is_mirrored_too():
+  batch = batch_of((1, 3, 5))
+  batch['mask'][:, :, 3:] = False
+  model = Function(lambda image, mask: two_classes(jnp.where(mask, 0.9, 0.2) + 0 * image[..., 0]))
+  scores = score_of(model, batch, Inference(flip=True))
+  np.testing.assert_allclose(scores[..., 0], np.where(batch['mask'], 0.9, 0.2), rtol=1e-5)
+
+
 def test_logits_are_upsampled_before_they_become_probabilities():
   model = Function(lambda image, mask: jnp.stack(
       [image[:, ::2, ::2, 0] / 16., image[:, ::2, ::2, 1] / 32., jnp.zeros_like(mask[:, ::2, ::2])],

@@ -314,6 +314,17 @@ def test_runs_in_one_program_share_its_seconds(tmp_path, monkeypatch):
   assert [clock() for clock in clocks] == [2.0] * 3
 
 
+def test_the_seconds_of_the_teacher_end_when_its_taps_are_there(tmp_path, monkeypatch):
+  clock = [3.0]
+  monkeypatch.setattr(side_by_side.time, 'perf_counter', lambda: clock[0])
+  monkeypatch.setattr(side_by_side.jax, 'block_until_ready', lambda taps: (
+      clock.append(clock.pop() + 5), taps)[1])
+  teacher = side_by_side._TeacherPass([], (), str(tmp_path))
+  teacher._call = lambda size, program, variables, state, batch: {'x': size}
+  teacher._program = teacher._variables = None
+  assert teacher({'image': np.zeros((2, 4, 6, 3))}) == {'x': (4, 6)} and teacher._seconds == [5]
+
+
 def test_the_teachers_cost_leaves_out_the_step_that_compiles(tmp_path):
   teacher = side_by_side._TeacherPass([], (), str(tmp_path))
   teacher._seconds, teacher._program = [90.0, 1.0, 2.0, 6.0], types.SimpleNamespace(

@@ -68,14 +68,14 @@ def test_each_part_has_its_own_seconds_and_the_round_that_compiles_does_not_coun
   clock = [0.0]
   monkeypatch.setattr(profiling.time, 'perf_counter', lambda: clock[0])
 
-  def part(name, seconds, **fields):
+  def part(name, seconds, costs=(9, 90, 1), **fields):
     rounds = iter([90.0, *seconds])
-    program = types.SimpleNamespace(costs=lambda: parallel.Costs(2, 1, 1), hlo=str)
+    program = types.SimpleNamespace(costs=lambda: parallel.Costs(*costs), hlo=str)
     return types.SimpleNamespace(name=name, program=program, **fields, run=lambda: (
         clock.append(clock.pop() + next(rounds))))
   step = part(profiling.STEP, [30.0, 10.0, 20.0], less=None, counts=False)
-  parts = [part('a', [1.0, 3.0, 2.0], less=None, counts=True),
-           part('b', [8.0, 7.0, 6.0], less='a', counts=True), step]
+  parts = [part('a', [1.0, 3.0, 2.0], (2, 10, 7), less=None, counts=True),
+           part('b', [8.0, 7.0, 6.0], (5, 30, 8), less='a', counts=True), step]
   monkeypatch.setattr(profiling, 'parts_of', lambda experiment, batch: parts)
   monkeypatch.setattr(profiling, 'training_batches', lambda *_, **__: itertools.repeat(None))
   monkeypatch.setattr(profiling, 'trace', types.SimpleNamespace(
@@ -83,6 +83,15 @@ def test_each_part_has_its_own_seconds_and_the_round_that_compiles_does_not_coun
   found = profiling.measure(None, repeats=3, trace_folder='')
   assert found.step.seconds == 20 and found.parts['a'].seconds == 2
   assert found.parts['b'].seconds == 7 - 2 and found.rest == 20 - 2 - 5
+  assert [one.costs for one in (*found.parts.values(), found.step)] == [
+      (2, 10, 7), (5 - 2, 30 - 10, 8), (9, 90, 1)]
+
+
+def test_a_term_of_weight_0_is_no_part(build):
+  built = build(**{'distill.of_value.weight': 0.0})
+  batch = next(profiling.training_batches(built, 'train', start=0))
+  names = [part.name for part in profiling.parts_of(built, batch)]
+  assert 'of_value' not in names and {'against_critic', 'through_head'} <= {*names}
 
 
 @pytest.mark.slow
