@@ -1,5 +1,6 @@
 """Which cores a process of a test run computes on."""
 
+import contextlib
 import os
 
 
@@ -12,9 +13,10 @@ def keep_to_own():
   """
   worker = os.environ.get('PYTEST_XDIST_WORKER', '')
   if worker and hasattr(os, 'sched_setaffinity'):
-    os.sched_setaffinity(0, part(
-        os.sched_getaffinity(0), int(worker.removeprefix('gw')),
-        int(os.environ['PYTEST_XDIST_WORKER_COUNT'])))
+    own = part(os.sched_getaffinity(0), int(worker.removeprefix('gw')),
+               int(os.environ['PYTEST_XDIST_WORKER_COUNT']))
+    with contextlib.suppress(OSError):  # some containers do not let processes choose
+      os.sched_setaffinity(0, own)
 
 
 def part(cores, worker, workers):
