@@ -51,6 +51,13 @@ def test_files_that_cannot_be_used_are_refused(tmp_path, change, message):
     data.create('npz', 'train', root=path)
 
 
+def test_a_single_array_is_refused(tmp_path):
+  with open(tmp_path / 'a.npz', 'wb') as file:
+    np.save(file, np.zeros((16, 8, 8, 3), np.uint8))
+  with pytest.raises(UserError, match=r'a.npz: is a single array; expected .npz with images and'):
+    data.create('npz', 'train', root=tmp_path / 'a.npz')
+
+
 def test_splits_and_places_are_named(tmp_path, monkeypatch):
   monkeypatch.delenv('KDSEG_DATA', raising=False)
   path = classified_sets.npz(tmp_path / 'a.npz')

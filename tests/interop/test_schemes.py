@@ -60,6 +60,19 @@ def test_no_two_layers_have_one_place(scheme, model):
   assert [place for place, count in counts.items() if count > 1] == []
 
 
+@pytest.mark.parametrize('scheme, model', [
+    (scheme.name, model) for scheme in schemes.SCHEMES.values() for model in scheme.models])
+def test_layers_that_are_numbered_there_are_in_the_same_order_here(scheme, model):
+  numbers = lambda name: [*map(int, re.findall(r'\d+', name))]
+  kind = lambda name: re.sub(r'\d+', '#', name)
+  pairs = collections.defaultdict(list)
+  for layer in schemes.named(scheme).layers(model):
+    pairs[kind(layer.source), kind(layer.ours)].append((numbers(layer.source), numbers(layer.ours)))
+  for alike in pairs.values():
+    ours = [ours for _, ours in sorted(alike)]
+    assert ours == sorted(ours)
+
+
 @pytest.mark.parametrize('case', official.CASES)
 def test_a_whole_model_is_not_taken_for_its_backbone_alone(case):
   name, scheme = official.CASES[case]
