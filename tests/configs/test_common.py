@@ -10,6 +10,7 @@ from tests import runs
 def test_values_take_the_type_of_their_default_and_a_bare_name_is_true():
   values = common.parse_arg('n=3,flag,name=x', n=1, flag=False, name='', rate=0.5)
   assert values.to_dict() == {'n': 3, 'flag': True, 'name': 'x', 'rate': 0.5}
+  assert common.parse_arg('name=runs/lr=0.1/a=b', name='').name == 'runs/lr=0.1/a=b'
   assert common.parse_arg(None, flag=True).flag
   assert not common.parse_arg('flag=false', flag=True).flag
 
