@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from kdseg_jax import distillers, losses
+from kdseg_jax.distillers import dense_predictions
 from kdseg_jax.errors import UserError
 from kdseg_jax.models.dense_detector import ATSSHead, FCOSHead, GFLHead, RetinaNetHead
 from kdseg_jax.tasks.detection import heads
@@ -280,5 +281,10 @@ def test_models_and_tasks_without_what_is_read_are_refused_by_name():
 
 @pytest.mark.parametrize('student, teacher', [
     ('gfl', 'atss'), ('gfl', 'retinanet'), ('retinanet', 'gfl'), ('fcos', 'gfl'), ('gfl', 'fcos')])
-def test_pairs_of_unlike_heads_have_a_loss(student, teacher):
+def test_pairs_of_unlike_heads_have_a_loss_normalized_as_the_teachers(
+    student, teacher, monkeypatch):
+  of, original = [], dense_predictions.normalizer_of
+  monkeypatch.setattr(dense_predictions, 'normalizer_of', lambda head, targets: (
+      of.append(head), original(head, targets))[1])
   shaped(distillers.crosskd(teacher_head=teacher), make_shapes(student, teacher))
+  assert of == [teacher]
