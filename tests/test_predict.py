@@ -5,6 +5,7 @@ import pytest
 
 from kdseg_jax import inference, predict
 from kdseg_jax.data import files
+from kdseg_jax.report import presenters
 from tests import runs, workdirs
 
 pytestmark = pytest.mark.usefixtures('toy_models')
@@ -29,3 +30,11 @@ def test_labels_are_those_of_the_main_work_directory_wherever_it_is_listed(
   assert not status, text
   np.testing.assert_array_equal(
       files.read_label(tmp_path / 'out' / 'labels' / 'photo.png'), said['mine'].labels)
+
+
+@pytest.mark.parametrize('option', ['--compare=other', '--split=val'])
+def test_what_a_task_does_not_show_is_refused(option, tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(presenters.find('segmentation'), 'compares', False)
+  workdirs.save(tmp_path, workdirs.config_of())
+  status, text = runs.run_here(capsys, predict.PROGRAM, f'--workdir={tmp_path}', option)
+  assert status == 2 and 'its task is segmentation, of which --split and --compare show' in text

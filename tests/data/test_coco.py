@@ -130,6 +130,9 @@ def change(key, **values):
     (edited(lambda content: content.pop('categories')), 'is no file of instances'),
     (edited(lambda content: content['categories'].clear()), 'has no category'),
     (change('categories', name=None), r'categories\[0\] has not both an id and a name'),
+    (change('categories', id='3'), r'categories\[0\] has not both an id and a name'),
+    (change('categories', id=None), r'categories\[0\] has not both an id and a name'),
+    (change('categories', id=2.5), r'categories\[0\] has not both an id and a name'),
     (change('categories', id=1), "the category 1 'cat' has the id or the name of another"),
     (edited(lambda content: content.update(categories=[
         {'id': 1, 'name': 'caf\xe9'}, {'id': 3, 'name': 'cafe\u0301'}])),

@@ -328,6 +328,22 @@ def test_train_is_what_there_is_of_images_with_and_without_boxes(tmp_path, caplo
     data.create('coco', 'test', root=tmp_path / 'data')
 
 
+def test_splits_are_read_in_the_order_in_which_they_are_named(coco):
+  ids = lambda split: [one['image_id'] for one in data.create('coco', split, root=coco[1])]
+  assert ids('val+train') == ids('val') + ids('train')
+  assert ids('train+val') == ids('train') + ids('val')
+
+
+def test_a_missing_archive_of_coco_is_an_error_unless_it_is_allowed(coco, tmp_path):
+  manual_dir = tmp_path / 'coco'
+  shutil.copytree(coco[0], manual_dir)
+  (manual_dir / 'val2017.zip').unlink()
+  builder = tfds_builders.BUILDERS['coco']
+  with pytest.raises(FileNotFoundError, match='val2017'):
+    builder(data_dir=tmp_path / 'data').find(manual_dir)
+  assert 'val' not in builder(data_dir=tmp_path / 'data', allow_partial=True).find(manual_dir)
+
+
 def test_prepared_coco_is_found_by_the_environment_and_has_no_negative_index(coco, monkeypatch):
   monkeypatch.setenv('KDSEG_DATA', str(coco[1]))
   source = data.create('coco', 'val')

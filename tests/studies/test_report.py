@@ -124,6 +124,14 @@ def test_markdown_shows_the_baseline_first_and_every_figure():
   assert ['teacher', '4.0', '99', '-', '9,999', '-', '-'] in cells and '- kd: 53.0, 54.0' in text
 
 
+def test_students_of_the_table_of_costs_are_in_the_order_of_the_report():
+  report = report_of(students=(('zebra', BETTER), ('alone', ALONE), ('kd', BETTER)))
+  text = study_report.markdown(report, metric=METRIC, title='', command='')
+  costs = text.split('## Cost')[1].split('## Each seed')[0]
+  names = [line.split('|')[1].strip() for line in costs.splitlines() if line.startswith('| ')]
+  assert names[1:] == [*report['students']] and names[1:] != sorted(names[1:])
+
+
 def test_every_column_of_the_results_is_what_its_title_says():
   report = report_of()
   text = study_report.markdown(report, metric=METRIC, title='', command='')

@@ -74,9 +74,10 @@ def test_each_student_gets_its_own_best_and_its_other_fields_stay(trained, tmp_p
   assert saved['kd']['chosen'] == 0.2 and saved['kd']['field'] == 'optimizer.learning_rate'
 
 
-def test_a_grid_grows_until_the_best_lies_inside_for_that_student_alone(trained, tmp_path):
+@pytest.mark.parametrize('grid', [(0.1, 0.2, 0.4), (0.2, 0.4, 0.1)])
+def test_a_grid_grows_until_the_best_lies_inside_for_that_student_alone(trained, tmp_path, grid):
   runs = trained(peak({'alone': 0.8, 'kd': 0.1}))
-  tuned = tuning.tune(study(), str(tmp_path), METRIC)
+  tuned = tuning.tune(study(grid=grid), str(tmp_path), METRIC)
   assert tuned['alone'].chosen == 0.8 and sorted(tuned['alone'].results) == [
       0.1, 0.2, 0.4, 0.8, 1.6]
   assert tuned['kd'].chosen == 0.1 and sorted(tuned['kd'].results) == [0.05, 0.1, 0.2, 0.4]

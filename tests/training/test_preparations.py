@@ -19,6 +19,7 @@ from kdseg_jax import parallel
 from kdseg_jax.distillers import DistillerState
 from kdseg_jax.training import experiment as experiments
 from kdseg_jax.training import loop, preparations, shapes
+from kdseg_jax.training.optimizers import create_schedule
 from kdseg_jax.training.preemption import StopSignal
 from kdseg_jax.training.run import Diverged
 from kdseg_jax.training.state import TrainState
@@ -101,6 +102,14 @@ def test_what_is_finished_is_found_and_not_made_again(prepared, teacher, monkeyp
   again, _ = prepare(config_of(teacher), folder.parents[1])
   assert again == result
   assert folders(folder.parents[1]) == [folder]
+
+
+def test_the_rate_falls_over_the_steps_of_the_preparation(prepared, teacher):
+  folder, _ = prepared
+  schedule = create_schedule(config_of(teacher).prepare.optimizer, STEPS)
+  found = [row['learning_rate'] for row in runs.rows(folder) if 'learning_rate' in row]
+  np.testing.assert_allclose(found, [schedule(step) for step in range(STEPS)], rtol=1e-5)
+  assert found[-1] < 0.7 * found[0]
 
 
 @pytest.mark.parametrize('stop_after', [2, 3])
