@@ -2,10 +2,9 @@
 
 import os
 
-from tests import compilation, cores
+from tests import compilation
 
 # Must be set before jax is imported anywhere.
-cores.keep_to_own()
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ |= compilation.ENVIRONMENT | {'XLA_FLAGS': ' '.join([
     os.environ.get('XLA_FLAGS', ''), compilation.XLA_FLAGS,
