@@ -7,7 +7,7 @@ import pytest
 from kdseg_jax.data import json_files
 
 
-def test_a_file_is_replaced_as_a_whole_and_its_folder_made(tmp_path, monkeypatch):
+def test_a_file_is_replaced_as_a_whole_and_its_folder_made(tmp_path):
   path = tmp_path / 'new' / 'a.json'
   json_files.write_json(str(path), {'x': 1})
   with pytest.raises(TypeError):
