@@ -117,6 +117,24 @@ def test_the_area_of_the_object_and_not_of_its_box_is_its_size():
   assert figures['APs'] == pytest.approx(1.0) and figures['APm'] == -1
 
 
+@pytest.mark.parametrize('evaluator', coco_ap.EVALUATORS)
+def test_bounds_of_areas_and_of_overlaps_belong_to_both_sides(evaluator):
+  if evaluator == 'pycocotools':
+    pytest.importorskip('pycocotools')
+  def figures_of(side, found_height):
+    truth = {'boxes': np.array([[0, 0, side, side]]), 'classes': np.array([0])}
+    found = {'boxes': np.array([[0, 0, side, found_height]]), 'classes': np.array([0]),
+             'scores': np.ones(1)}
+    return one(truth, found, evaluator=evaluator)
+  for side, sizes in ((32, 'sm'), (33, 'm'), (96, 'ml'), (97, 'l')):
+    figures = figures_of(side, side)
+    assert {size for size in 'sml' if figures[f'AP{size}'] == pytest.approx(1)} == set(sizes)
+    assert {size for size in 'sml' if figures[f'AP{size}'] == -1} == set('sml') - set(sizes)
+  assert figures_of(10, 5)['AP50'] == pytest.approx(1) and figures_of(10, 5)['AP75'] == 0
+  assert figures_of(10, 5)['AP'] == pytest.approx(0.1)
+  assert figures_of(20, 15)['AP75'] == pytest.approx(1)
+
+
 def test_padding_counts_nowhere_and_arrays_of_all_images_will_do():
   truth, found, classes, figures, _ = case(0)
   pad = lambda entries, size: {

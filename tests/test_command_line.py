@@ -3,6 +3,7 @@
 import errno
 import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import sys
 import pytest
 from absl import flags
 
+import kdseg_jax
 from kdseg_jax import cli, command_line, paths, program
 from kdseg_jax.errors import UserError
 from kdseg_jax.training.preemption import StopSignal
@@ -69,9 +71,13 @@ def test_help_is_short_and_explains_every_option_of_the_program(name, capsys):
   assert status == 0 and len(output.splitlines()) <= 40
   assert max(map(len, output.splitlines())) <= 104
   words = ' '.join(output.split())
+  assert re.findall(r'^  --(\w+) ', output, re.M) == [
+      *['config'] * (start.config is not None), *own]  # what all have is named below alone
   for flag in own:
     assert f'\n  --{flag} ' in output, flag
     assert ' '.join(own[flag].help.replace('|', ' | ').split()) in words, flag
+  assert output.startswith(module_of(name).__doc__.splitlines()[0])
+  assert ('default: the config of --workdir' in words) == (start.config == 'saved')
   assert '--helpfull' in output and ('--print_config' in output) == (start.config is not None)
   assert '--verbosity' not in output
   assert '--verbosity' in runs.run_here(capsys, start, '--helpfull')[1]
@@ -138,6 +144,52 @@ def test_kdseg_runs_the_named_program_and_refuses_others(capsys, monkeypatch):
   assert error.value.code == 2 and "Did you mean 'train'?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('arguments', [[], ['--help'], ['-h'], ['help'], ['--version']])
+def test_kdseg_says_what_it_is(arguments, capsys, monkeypatch):
+  monkeypatch.setattr(sys, 'argv', ['kdseg', *arguments])
+  assert cli.main() is None
+  output = capsys.readouterr().out
+  if arguments == ['--version']:
+    assert output == f'kdseg_jax {kdseg_jax.__version__}\n'
+  else:
+    assert output.startswith('usage: kdseg <program> [options]')
+
+
+def test_kdseg_imports_from_the_current_folder_after_all_others(monkeypatch, tmp_path):
+  """What `python -m` does, but for files there that are called as modules of Python."""
+  monkeypatch.setattr(sys, 'argv', ['kdseg', 'import', '--help'])
+  monkeypatch.setattr(sys, 'path', list(sys.path))
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(SystemExit) as error:
+    cli.main()
+  assert error.value.code == 0 and sys.path[-1] == str(tmp_path)
+
+
+@pytest.mark.parametrize('arguments, asked', [
+    (['--help'], True), (['-help'], True), (['-h'], True), (['--helpshort'], True),
+    (['x.png', '--helpfull'], True), (['help'], False), (['--', '--help'], False),
+    (['--helpless'], False)])
+def test_who_asks_for_help(arguments, asked):
+  assert command_line.wants_help(['program', *arguments]) == asked
+
+
+def test_the_last_recipe_counts_however_it_is_written():
+  for arguments in ([QUICKSTART], ['--config', QUICKSTART.removeprefix('--config=')],
+                    ['--config=nowhere.py', QUICKSTART], ['-config', 'x', QUICKSTART]):
+    assert parsed(*arguments)[0].config.train.steps == 2
+  assert parsed(QUICKSTART, '--', '--config=nowhere.py')[1] == ['--config=nowhere.py']
+  assert parsed(QUICKSTART, 'a', '--config.train.steps=3', 'b')[1] == ['a', 'b']
+
+
+def test_the_text_after_the_colon_is_the_argument_of_the_recipe(tmp_path):
+  own = recipe(tmp_path, (
+      'from ml_collections import ConfigDict\n'
+      'def get_config(arg="nothing"):\n  return ConfigDict({"said": arg})'))
+  path = own.removeprefix('--config=')
+  for text, said in (('', 'nothing'), (':', ''), (':a=b:c,d', 'a=b:c,d')):
+    assert command_line.load_recipe(path + text).said == said
+
+
 def test_the_home_folder_is_expanded_in_every_path(monkeypatch, tmp_path):
   monkeypatch.setenv('HOME', str(tmp_path))
   options, _ = parsed(
@@ -160,7 +212,8 @@ def test_the_home_folder_is_expanded_in_every_path(monkeypatch, tmp_path):
 @pytest.mark.parametrize('argument', [
     '--workdir=gs://bucket/run', '--workdir=s3://bucket/run', '--config.data.root=gs://bucket/x',
     '--config.teacher.checkpoint=s3://bucket/x', '--config.student.init=https://host/x',
-    '--workdir=gs:/bucket/run', '--workdir=~nobody_of_this_name/x'])
+    '--workdir=gs:/bucket/run', '--workdir=~nobody_of_this_name/x',
+    '--config=gs://bucket/recipe.py'])
 def test_addresses_are_refused_before_anything_is_made(argument, monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)
   with pytest.raises(UserError, match='is an address|no such user'):

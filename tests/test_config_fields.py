@@ -58,6 +58,20 @@ def test_sizes_are_two_whole_numbers_of_pixels(field):
     ('memory_limit_gb', [0.0, 8.0], [-1.0, NAN]),
     ('eval.limit', [0, 5], [-5]), ('eval.pad_multiple', [1], [0, -8]),
     ('eval.pictures', [0], [-1]), ('log.every_steps', [0], [-5]),
+    *[(field, [1], [0]) for field in (
+        'train.steps', 'train.accumulate', 'eval.batch_size', 'checkpoint.keep')],
+    *[(field, [0], [-1]) for field in (
+        'prepare.steps', 'critic.steps', 'data.train_limit', 'augmentation.pad')],
+    ('train.ema_decay', [0.0, 0.999], [1.0, -0.1]),
+    *[(f'{section}optimizer.{name}', [0.0, 0.99], [1.0, -0.1])
+      for section in ('', 'critic.', 'prepare.') for name in ('momentum', 'b1', 'b2')],
+    *[(f'{section}.optimizer.milestones', [(), (0.25, 0.5)], [(1.0,), (0.0,), 0.5])
+      for section in ('critic', 'prepare')],
+    ('critic.optimizer.power', [0.0], [-1.0]), ('prepare.optimizer.power', [0.0], [-1.0]),
+    ('eval.canvas', [(), (640, 480)], [(640,), 640, (0, 5), (1.5, 2)]),
+    ('eval.sides', [(), (800, 1333)], [(800,), 800, (0, 5), (1.5, 2)]),
+    ('augmentation.resized_crop', [(0.5, 0.5)], [(0.0, 0.5), (0.5, 1.01)]),
+    ('student.mean', [[1.0, 2.0, 3.0]], [(INFINITE, 0.0, 0.0), (True, 0.0, 0.0)]),
     ('eval.every_steps', [0], [-5]), ('checkpoint.every_steps', [0], [-5]),
 ])
 def test_what_a_field_may_hold(field, right, wrong):

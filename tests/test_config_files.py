@@ -5,7 +5,7 @@ import json
 import pytest
 
 import kdseg_jax
-from configs import common, quickstart
+from configs import camvid, cifar, coco, common, quickstart
 from kdseg_jax import config_files
 from kdseg_jax.distillers import methods
 from kdseg_jax.errors import UserError
@@ -15,8 +15,11 @@ def write(folder, saved):
   (folder / config_files.FILE).write_text(json.dumps(saved))
 
 
-def test_what_was_saved_is_read_back(tmp_path):
-  config = quickstart.get_config('method=pixelwise+pairwise,role=teacher')
+@pytest.mark.parametrize('recipe, arg', [
+    (quickstart, 'method=pixelwise+pairwise,role=teacher'), (coco, 'role=teacher,method=crosskd'),
+    (cifar, 'method=review'), (camvid, 'method=adaptation')])
+def test_what_was_saved_is_read_back(recipe, arg, tmp_path):
+  config = recipe.get_config(arg)
   saved = config_files.to_dict(config)
   assert saved['format'] == config_files.FORMAT and saved['version'] == kdseg_jax.__version__
   write(tmp_path, saved)

@@ -211,3 +211,44 @@ def test_without_a_config_the_defaults_are_its():
       'cross_image_weight': methods.METHODS['cirkd']['cross_image'],
       'pixel_weight': TERMS['memory']['pixel_weight'],
       'region_weight': TERMS['memory']['region_weight']}
+
+
+def test_options_of_what_is_named_are_its_defaults_beside_those_that_are_given():
+  config = default_config.segmentation()
+  config.student.update(name='tests.mylab.parts:Tiny', options={'features': 3})
+  config.optimizer.update(name='optax:lion', options={'b1': 0.8})
+  default_config.complete(config)
+  assert config.student.options.to_dict() == {'features': 3}
+  assert (config.optimizer.options.b1, config.optimizer.options.b2) == (0.8, 0.99)
+  default_config.set_name(config, 'student.name', 'tests.mylab.parts:Regularized')  # another one
+  assert config.student.name == 'tests.mylab.parts:Regularized'
+  assert config.student.options.features == 4 and 'b1' not in config.student.options
+
+
+def test_parts_of_the_students_and_the_teacher_of_a_study_are_completed_too():
+  teacher = default_config.segmentation(role='teacher')
+  teacher.student.name = 'tests.mylab.parts:Tiny'
+  config = default_config.segmentation()
+  term = {'factory': 'tests.mylab.losses:my_term', 'weight': 0.5}
+  with config.unlocked():
+    config.distill.mine = dict(term)
+    config.study = {'students': {'a': {'distill': {'mine': dict(term)}}, 'b': {}},
+                    'teacher': teacher}
+  default_config.complete(config)
+  assert config.study.teacher.student.options.features == 4
+  for distill in (config.distill, config.study.students.a.distill):
+    assert distill.mine.to_dict() == term | {
+        'warmup_steps': 0, 'power': 2, 'tap': 'logits', 'levels': (1,)}
+  assert config.study.students.b.to_dict() == {}
+
+
+def test_fields_that_came_later_are_those_of_the_task_and_terms_stay_as_they_are():
+  config = ConfigDict({'task': {'name': 'detection'}, 'student': {'width': 0.5},
+                       'distill': {'kd': {'weight': 2.0}}})
+  default_config.fill(config)
+  assert config.task.to_dict() == default_config.detection().task.to_dict()
+  assert config.student.to_dict() == DEFAULTS['student'] | {'width': 0.5}
+  assert config.distill.to_dict() == {'kd': {'weight': 2.0}}
+  foreign = ConfigDict({'task': {'name': 'nowhere.tasks:Mine', 'own': 1}})  # is not imported
+  assert default_config.fill(foreign).task.to_dict() == {'name': 'nowhere.tasks:Mine', 'own': 1}
+  assert plain(foreign.eval) == DEFAULTS['eval']

@@ -1,5 +1,7 @@
 """Confusion counts and what is computed from them."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,6 +70,7 @@ def test_predictions_out_of_range():
     metrics.confusion_matrix(np.array([0, 1, 2]), np.array([3, 1, 7]), 3)
   # Where the pixel does not count, any prediction will do; under jit it counts nowhere.
   metrics.confusion_matrix(np.array([255, 1]), np.array([255, 1]), 3)
+  metrics.confusion_matrix(np.array([0, 1]), np.array([7, 1]), 3, where=np.array([False, True]))
   counted = jax.jit(metrics.confusion_matrix, static_argnums=2)(
       np.array([0, 1, 1]), np.array([3, 1, -1]), 3)
   np.testing.assert_array_equal(counted, np.diag([0, 1, 0]))
@@ -80,6 +83,16 @@ def test_refuses_other_shapes_and_floats():
     metrics.confusion_matrix(LABELS, PREDICTIONS, 3, where=np.ones(4, bool))
   with pytest.raises(ValueError, match='integer predictions'):
     metrics.confusion_matrix(LABELS, PREDICTIONS.astype(float), 3)
+  with pytest.raises(ValueError, match='integer labels'):
+    metrics.confusion_matrix(LABELS == 1, PREDICTIONS, 3)
+
+
+def test_more_pixels_than_an_int32_counts_are_refused():
+  count = lambda pixels: jax.eval_shape(
+      lambda x: metrics.confusion_matrix(x, x, 3), jax.ShapeDtypeStruct((pixels,), np.uint8))
+  with pytest.raises(ValueError, match='2147483648 pixels in one call overflow'):
+    count(2**31)
+  assert count(2**31 - 1).shape == (3, 3)
 
 
 def test_mean_iou_by_hand():
@@ -131,5 +144,7 @@ def test_one_wrong_pixel_of_many_is_seen():
 
 
 def test_refuses_what_is_no_confusion_matrix():
-  with pytest.raises(ValueError, match=r'square.*\(2, 3\)'):
-    metrics.mean_iou(np.zeros((2, 3)))
+  for function in (metrics.mean_iou, metrics.pixel_accuracy):
+    for shape in ((2, 3), (4,), (2, 2, 2)):
+      with pytest.raises(ValueError, match='square.*' + re.escape(str(shape))):
+        function(np.zeros(shape))

@@ -45,3 +45,30 @@ def test_long_lists_are_shortened_to_where_they_differ():
   text = message(found, expected)
   assert '140 name 140 and 149 more' in text and '140 other and 149 more' in text
   assert len(text) < 400
+
+
+def test_up_to_eight_names_are_shown_whole_and_of_longer_lists_the_first_where_none_differs():
+  eight = list('abcdefgh')
+  text = message(eight, [*eight[:7], 'other'])
+  assert '0 a, 1 b' in text and '7 h\n' in text and 'more' not in text
+  longer = [*eight, 'i']
+  text = message(longer, [*longer, 'j'])
+  assert 'the teacher: 0 a, ' in text and '7 h and 1 more\n' in text
+  assert 'the data: 9 j and 9 more\n' in text
+
+
+@pytest.mark.parametrize('name, hint', [
+    ('camvit', " Did you mean 'camvid'?"), ('cam', " Did you mean 'camvid'?"), ('xyz', ''),
+    ('voc1', " Did you mean 'voc' or 'voc2012'?")])
+def test_names_that_are_near_are_hinted_at(name, hint):
+  known = ('voc2012', 'camvid', 'voc')
+  assert names.hint(name, iter(known)) == hint
+  with pytest.raises(ValueError) as error:
+    names.require(name, iter(known), 'data set')
+  assert str(error.value) == f'Unknown data set: {name!r}.{hint} Known: voc2012, camvid, voc.'
+
+
+def test_a_name_of_nothing_and_one_that_is_known():
+  names.require('voc', ('voc',), 'data set')
+  with pytest.raises(UserError, match="^Unknown data set: 'voc'. Known: none.$"):
+    names.require('voc', (), 'data set')

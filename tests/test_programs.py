@@ -274,6 +274,7 @@ def test_evaluate_and_predict_want_a_trained_work_directory(cache, tmp_path):
 
 @pytest.mark.parametrize('program, options', [
     (evaluate, ['--split=val']), (predict, ['--split=val']),
+    (predict, ['--compare=same', '--split=val']),
     (predict, ['--compare=other', 'data/images/val'])])
 def test_other_class_names_are_refused_before_anything_is_predicted(
     program, options, capsys, monkeypatch, tmp_path):
@@ -281,7 +282,8 @@ def test_other_class_names_are_refused_before_anything_is_predicted(
   toys.replace_models(monkeypatch)
   archives.folder(tmp_path / 'data', counts=[('val', 1)])
   config = workdirs.config_of(**{'data.name': 'folder', 'data.root': 'data'})
-  for name, classes in (('work', workdirs.CLASSES), ('other', ('a', 'b', 'c'))):
+  for name, classes in (('work', workdirs.CLASSES), ('same', workdirs.CLASSES),
+                        ('other', ('a', 'b', 'c'))):
     workdirs.save(tmp_path / name, config, classes=classes)
   status, text = runs.run_here(capsys, program.PROGRAM, '--workdir=work', *options)
   assert status == 2 and 'have different classes, other names' in text and '0 sky' in text

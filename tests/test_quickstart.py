@@ -1,13 +1,16 @@
 """`quickstart` as a user starts it: what is trained, by whom and where."""
 
+import json
 import types
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdseg_jax import quickstart
+from kdseg_jax import models, quickstart
 from kdseg_jax.data import files
-from tests import runs
+from kdseg_jax.training import experiment, loop
+from tests import runs, toys, workdirs
 
 
 @pytest.mark.parametrize('options, folder', [
@@ -62,3 +65,53 @@ def test_every_overlay_shows_its_own_image_and_what_each_model_says_of_it(tmp_pa
   for i in range(8):
     overlay = files.read_image(f'{folder}/scene_{9 - i}.png')
     np.testing.assert_array_equal(overlay, [[[10 * i] * 3, [10 * i + 1, 10 * i + 2, 0]]])
+
+
+def test_a_model_is_that_of_the_last_step_as_its_metrics_are(monkeypatch, capsys):
+  for metrics in (None, {'mean_iou': 0.5}):
+    monkeypatch.setattr(loop, 'train', lambda config, workdir, allow_class_names, metrics=metrics: (
+        metrics if (config, workdir, allow_class_names) == ('config', 'runs/a', True) else 'other'))
+    monkeypatch.setattr(quickstart, 'load', lambda workdir, checkpoint: (workdir, checkpoint))
+    found = quickstart._train('config', 'runs/a', True)
+    assert found == (metrics and (('runs/a', 'latest'), metrics))
+  assert capsys.readouterr().out == (
+      'Stopped; the same command goes on from what was saved. Work directory: runs/a\n')
+
+
+class Pictures(list):
+  """Ten images and labels, as a source gives them."""
+
+  classes, palette = workdirs.CLASSES, np.array(workdirs.PALETTE, np.uint8)
+
+  def __init__(self):
+    super().__init__({
+        'image': np.full((16, 24, 3), i, np.uint8), 'label': np.full((16, 24), i % 3, np.uint8),
+        'image_id': str(i)} for i in range(10))
+
+
+def test_figures_of_all_three_are_written_and_shown_with_the_time_they_took(
+    tmp_path, monkeypatch, capsys):
+  module = toys.BodyAndHead()
+  model = toys.loaded(module, toys.variables(module, jnp.zeros((1, 16, 24, 3))))
+  scores = {'teacher': 0.75, 'student': 0.25, 'distilled': 0.5}
+  speeds = {(8, 16, 24, 3): 123.4}  # of a batch of eight
+  monkeypatch.setattr(quickstart, '_train', lambda config, workdir, _: quickstart.Trained(
+      model, {'mean_iou': scores[workdir.rpartition('/')[2]], 'images': 1}))
+  monkeypatch.setattr(quickstart, 'throughput', lambda model, images: speeds[images.shape])
+  monkeypatch.setattr(experiment, 'create_source', lambda config, split: (
+      Pictures() if split == 'test' else None))
+  status, text = runs.run_here(capsys, quickstart.PROGRAM, f'--workdir={tmp_path}')
+  assert not status, text
+  written = json.loads((tmp_path / 'quickstart.json').read_text())
+  assert written.pop('seconds') > 0
+  params, macs = models.complexity(module, (16, 24))
+  assert macs > 0 and written == {name: {
+      'mean_iou': score, 'params': params, 'macs': macs, 'images_per_second': 123.4}
+      for name, score in scores.items()}
+  rows = [[cell.strip() for cell in line.split('|')[1:-1]] for line in text.splitlines()
+          if line.startswith('| ')]
+  assert rows[1:] == [[name, f'{100 * score:.1f} %', f'{params:,}', f'{macs:,}', '123']
+                      for name, score in scores.items()]
+  assert f'Figures: {tmp_path}/quickstart.json\nOverlays: {tmp_path}/overlays' in text
+  assert sorted(path.name for path in (tmp_path / 'overlays').iterdir()) == [
+      f'{i}.png' for i in range(8)]

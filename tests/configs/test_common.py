@@ -67,6 +67,52 @@ def test_runlocal_of_a_study_shrinks_its_students_and_the_teacher_that_it_trains
   assert small.study.students.keys() == whole.study.students.keys()
 
 
+def study_of(config, **fields):
+  return common.study(config, title='Title', description='Text', **fields).study
+
+
+def test_a_study_has_its_students_in_their_order_and_these_defaults():
+  config = quickstart.get_config()
+  found = study_of(config, students={'b': {'optimizer': {'power': 2.0}}, 'a': {'method': 'kd@3'}})
+  assert (found.title, found.description, found.baseline) == ('Title', 'Text', 'alone')
+  assert (found.seeds, found.order, found.vmap_seeds) == ((0, 1, 2, 3, 4), ('b', 'a'), False)
+  assert found.tune.to_dict() == found.teacher.to_dict() == {}
+  assert found.students.b.to_dict() == {'distill': {}, 'optimizer': {'power': 2.0}}
+  assert found.students.a.distill.kd.weight == 3
+
+
+def test_students_of_a_study_take_options_of_the_terms_that_they_have():
+  own = {'kd': {'temperature': 4.0}, 'fitnets': {'projection': False},
+         'mine': {'factory': 'kdseg_jax.distillers:fitnets', 'weight': 2.0}}
+  students = {'a': {'method': 'kd', 'distill': own}}
+  found = study_of(quickstart.get_config(), students=students).students.a.distill
+  assert (set(found), found.kd.temperature) == ({'kd', 'mine'}, 4.0)
+  assert (found.mine.weight, found.mine.projection, found.mine.warmup_steps) == (2.0, True, 0)
+  assert students['a']['method'] == 'kd'  # what was given is left as it is
+  with pytest.raises(ValueError, match="term of the student 'a': 'kdd'. Did you mean 'kd'"):
+    study_of(quickstart.get_config(), students={'a': {'distill': {'kdd': {'weight': 1.0}}}})
+
+
+@pytest.mark.parametrize('shared, own, reads', [
+    (False, {}, False), (True, {}, True), (True, {'aux': False}, False),
+    (False, {'aux': True}, True)])
+def test_terms_of_a_study_read_an_auxiliary_head_where_the_student_has_one(shared, own, reads):
+  config = quickstart.get_config()
+  config.student.aux = shared
+  students = {'a': {'method': 'double_similarity', 'student': own}}
+  found = study_of(config, students=students).students.a.distill
+  assert ('aux_logits' in found.double_similarity_pixel.taps) == reads
+
+
+def test_a_weight_of_the_method_string_goes_before_that_of_the_recipe():
+  for method, weight in (('kd', 5.0), ('kd@2', 2.0), ('fitnets@2+kd', 5.0)):
+    distill = common.segmentation(method).distill
+    common.set_weight(distill, method, 'kd', 5.0)
+    assert distill.kd.weight == weight
+  common.set_weight(distill, method, 'review', 5.0)
+  assert 'review' not in distill
+
+
 def test_runlocal_shrinks_the_queues():
   memory = quickstart.get_config('method=cirkd,runlocal').distill.memory
   assert memory.pixel_slots < quickstart.get_config('method=cirkd').distill.memory.pixel_slots

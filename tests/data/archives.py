@@ -222,7 +222,9 @@ def coco_voc(root):
       'train': {9: [(18, 0, 30, 0, 40, 12), (63, 20, 40, 30, 60, 18), (13, 0, 9, 50, 60, 0)],
                 25: [(1, 0, 40, 0, 25, 15)],  # 1,000 pixels: not more than these
                 30: [(13, 0, 40, 0, 60, 0)]},  # of no class of VOC
-      'val': {139: [(1, 2, 4, 3, 7, 15)], 285: []}}
+      'val': {139: [(1, 2, 4, 3, 7, 15), (1, 3, 9, 5, 20, 15)], 285: [],  # two that overlap
+              632: [(number, 4 * row, 4 * row + 3, 0, 9, index) for row, (number, index) in
+                    enumerate(((5, 1), (72, 20), (4, 14), (21, 10), (67, 11), (64, 16)))]}}
   annotations, expected = {}, {'train': {}, 'val': {}}
   for split, images in objects.items():
     described, found = [], []
@@ -240,7 +242,7 @@ def coco_voc(root):
             'segmentation': {'counts': counts, 'size': [height, width]} if crowd else [
                 [left, top, right, top, right, bottom, left, bottom]]})
         if index:
-          label[inside] = np.where((label == 0)[inside], index, 255)
+          label[inside] = np.where(((label == 0) | (label == index))[inside], index, 255)
       described.append({'id': number, 'file_name': f'{number:012d}.jpg', 'height': height,
                         'width': width})
       if number not in (25, 30):

@@ -154,6 +154,38 @@ def test_what_does_not_move_with_the_image_is_kept():
   assert result['label'] == 7 and result.keys() == {'image', 'label', 'mask'}
 
 
+def test_maps_have_their_own_value_in_the_border_and_in_the_padding():
+  own = tasks.Field(lambda size: size, np.int32, 7, 'map')
+  augment = augmentation.Augmentation(crop=(8, 9), scale=None, flip=0.0, pad=1, fields={'own': own})
+  example = {'image': np.zeros((3, 4, 3), np.uint8), 'own': np.zeros((3, 4), np.int32)}
+  expected = np.full((8, 9), 7)
+  expected[1:4, 1:5] = 0
+  np.testing.assert_array_equal(augment(example, np.random.default_rng(0))['own'], expected)
+
+
+@pytest.mark.parametrize(('options', 'side', 'border'), [
+    ({'resize': ((8, 8),), 'scale': (2.0, 2.0)}, 16, 0),
+    ({'resize': ((8, 8),), 'scale': None, 'pad': 1}, 10, 1),
+    ({'scale': (2.0, 2.0), 'pad': 1}, 10, 1)])
+def test_images_are_resized_then_scaled_then_bordered(options, side, border):
+  augment = augmentation.Augmentation(crop=(20, 20), flip=0.0, fields=FIELDS, **options)
+  example = {'image': np.full((4, 4, 3), 9, np.uint8), 'label': np.zeros((4, 4), np.uint8)}
+  result = augment(example, np.random.default_rng(0))
+  expected = np.zeros((20, 20), int)
+  expected[border:side - border, border:side - border] = 9
+  np.testing.assert_array_equal(result['image'][..., 0], expected)
+  assert result['mask'][:side, :side].all() and result['mask'].sum() == side**2
+
+
+def test_the_border_of_a_resized_crop_has_its_width_in_pixels_of_the_crop():
+  augment = augmentation.Augmentation(
+      crop=(8, 8), scale=None, flip=0.0, pad=2, resized_crop=(1.0, 1.0), fields=FIELDS)
+  example = {'image': np.full((4, 4, 3), 9, np.uint8), 'label': np.zeros((4, 4), np.uint8)}
+  rng = np.random.default_rng(0)
+  borders = {int((~augment(example, rng)['image'].any(axis=(1, 2))).sum()) for _ in range(60)}
+  assert borders == {0, 1, 2}  # of 12 rows with 2 of border at either end, 8 are taken
+
+
 @pytest.mark.parametrize('dtype', [bool, np.uint8, np.uint16, np.float32, np.int64])
 @pytest.mark.parametrize('channels', [(), (1,), (3,), (2, 2), (64,), (130,)])
 def test_maps_of_any_kind_are_mirrored(dtype, channels):
@@ -168,6 +200,8 @@ def test_maps_of_any_kind_are_mirrored(dtype, channels):
 
 @pytest.mark.parametrize(('arguments', 'message'), [
     ({'crop': (4, 4), 'scale': None, 'resized_crop': (0.5, 2.0)}, 'share of the area'),
+    ({'crop': (4, 4), 'scale': None, 'resized_crop': (0.0, 1.0)}, 'share of the area'),
+    ({'crop': (4, 4), 'scale': None, 'resized_crop': (0.8, 0.3)}, 'share of the area'),
     ({'crop': (4, 4), 'resized_crop': (0.5, 1.0)}, 'both choose a size'),
     ({'crop': (4, 4), 'pad': -1}, 'pad=-1: expected a number of pixels'),
     ({'crop': (0, 4)}, 'crop='),
@@ -175,6 +209,9 @@ def test_maps_of_any_kind_are_mirrored(dtype, channels):
     ({'crop': (4, 4), 'scale': (2.0, 0.5)}, 'scale='),
     ({'crop': (4, 4), 'scale': (0.0, 1.0)}, 'scale='),
     ({'crop': (4, 4), 'flip': 1.5}, 'flip='),
+    ({'crop': (4, 4), 'flip': -0.5}, 'flip='),
+    ({'crop': (4, 4), 'resize': ((40, 60), (60, 40))}, r'\(60, 40\): expected \(shorter side'),
+    ({'crop': (4, 4), 'resize': ((40, 60), (0, 60))}, r'\(0, 60\): expected \(shorter side'),
 ])
 def test_wrong_settings_are_refused(arguments, message):
   with pytest.raises(ValueError, match=message):

@@ -8,7 +8,7 @@ import pytest
 
 from kdseg_jax import data, tasks
 from kdseg_jax.data import augmentation, boxed, pipeline
-from kdseg_jax.errors import UserError
+from kdseg_jax.errors import NotFoundError, UserError
 from kdseg_jax.tasks.box_fields import box_fields
 from tests.data import boxed_sets
 
@@ -260,3 +260,31 @@ def test_scenes_have_the_boxes_of_their_digits():
     for box, label, area in zip(example['boxes'], example['classes'], example['area']):
       x1, y1, x2, y2 = box.astype(int)
       assert area <= np.count_nonzero(scene['label'][y1:y2, x1:x2] == label + 1)
+
+
+def test_more_classes_than_there_are_colours_share_them():
+  palette = boxed.palette(300)
+  assert palette.shape == (300, 3) and palette.dtype == np.uint8
+  assert len(np.unique(palette[:255], axis=0)) == 255
+  np.testing.assert_array_equal(palette[255:], palette[:45])
+
+
+def test_a_box_may_lie_up_to_a_pixel_outside_and_must_be_of_numbers():
+  gather = lambda *corners, **fields: boxed.gather([boxed.Box('x', 0, corners, **fields)], (20, 30))
+  arrays, degenerate, problems = gather(-1, -1, 31, 21)
+  np.testing.assert_array_equal(arrays['boxes'], [[0, 0, 30, 20]])
+  assert not degenerate and not problems
+  for found in (gather(1, 1, 31.1, 9), gather(1, -1.1, 9, 9), gather(1, 1, float('nan'), 9),
+                gather(1, 1, 9, 9, area=float('nan')), gather(1, float('-inf'), 9, 9)):
+    assert found[0]['boxes'].shape == (0, 4) and not found[1] and len(found[2]) == 1
+
+
+def test_a_split_without_an_image_is_refused():
+  with pytest.raises(NotFoundError, match='here: holds no image'):
+    boxed.BoxSource(boxed.Found([], [], []), classes='ab', where='here')
+
+
+def test_the_boxes_of_a_split_are_counted_in_the_log(tmp_path, caplog):
+  with caplog.at_level(logging.INFO):
+    data.create('voc_boxes', 'train', root=boxed_sets.voc(tmp_path))
+  assert '3 images, 3 boxes, 1 of them crowds or difficult.' in caplog.text

@@ -59,6 +59,8 @@ def test_root_may_hold_camvid_or_come_from_the_environment(root, monkeypatch):
   assert len(camvid.CamVid('val')) == 2
   monkeypatch.setenv('KDSEG_DATA', str(above))
   assert len(camvid.CamVid('train', root='')) == 2
+  (root / 'camvid' / 'train').mkdir(parents=True)  # what the root itself holds goes before
+  assert len(camvid.CamVid('train', root=root)) == 2
 
 
 def remove(path):

@@ -81,9 +81,14 @@ def test_an_image_in_two_lists_and_an_empty_split_are_problems(tmp_path):
   (tmp_path / 'train.txt').write_text('0\n1')
   (tmp_path / 'val.txt').write_text('1\n2')
   (tmp_path / 'test.txt').write_text('9')
-  shared, listed, empty = check.check(tmp_path).problems
+  report = check.check(tmp_path)
+  shared, listed, empty = report.problems
   assert '9: is listed, but' in listed and 'the split test holds no image' in empty
   assert '1 is in train.txt and val.txt' in shared
+  assert report.warnings == []  # the image of two lists is told already
+  rows = [[cell.strip() for cell in line.split('|')] for line in
+          check.describe(report).splitlines()]
+  assert ['', 'test', '0', '-', '', ''] in rows
 
 
 def test_what_hides_the_classes_does_not_hide_other_problems(root):
@@ -169,7 +174,12 @@ def test_a_class_that_train_lacks_is_a_problem_and_one_that_val_lacks_a_note(tmp
   files.write_png(tmp_path / 'labels/01.png', np.full((4, 6), 2, np.uint8))
   files.write_png(tmp_path / 'labels/00.png', np.zeros((4, 6), np.uint8))
   report = check.check(tmp_path)
-  assert report.problems == [] and 'Note: val has no pixel of moss.' in check.describe(report)
+  text = check.describe(report)
+  assert report.problems == [] and 'Note: val has no pixel of moss.' in text
+  (tmp_path / 'classes.txt').write_text('wall\ncrack\nmoss\nrust\nsoot')
+  report = check.check(tmp_path)
+  assert 'no pixel is of rust, soot, so that nothing can be learned of them.' in report.problems[0]
+  assert 'Note: train' not in check.describe(report)
 
 
 @pytest.mark.parametrize('split', ['train', 'val', 'test'])
@@ -202,6 +212,10 @@ def test_palettes_that_differ_where_labels_occur_are_a_problem(root):
   problem, = check.check(root).problems
   assert 'train/0.png' in problem and 'val/0.png: label 1 has the colour #c80000' in problem
   assert '#0000c8 in the second (1 more files differ' in problem
+  palette_label(root / 'labels/val/1.png', label, c1=(200, 0, 0))
+  alone, = check.check(root).problems
+  assert alone == problem.replace(' (1 more files differ from the first)', '')
+  palette_label(root / 'labels/val/1.png', label, c1=(0, 0, 200))
   label[1] = 0
   for i in range(2):
     palette_label(root / f'labels/val/{i}.png', np.where(label == 1, 0, label).astype(np.uint8),
@@ -217,6 +231,34 @@ def test_pictures_in_two_splits_or_twice_in_one_are_warnings_whatever_their_name
   assert not report.problems and f'Warning: {twice}\nWarning: {shared}' in check.describe(report)
   assert twice.startswith(f'{root}/images/train/4.png and {root}/images/train/2.png: the same pict')
   assert f'train/0.png of train and {root}/images/val/2.png of val are the same picture' in shared
+
+
+def test_pictures_that_cannot_be_read_are_not_taken_for_one_another(root):
+  for path in ('train/0.png', 'train/2.png', 'val/0.png'):
+    (root / 'images' / path).write_bytes(b'')
+  report = check.check(root)
+  assert len(report.problems) == 3 and report.warnings == []
+
+
+def test_the_program_checks_label_maps_by_their_layout(root, tmp_path_factory, capsys):
+  status, text = runs.run_here(capsys, check.PROGRAM, root)
+  assert status == 0 and '0 name 0' in text and '0 problems.' in text
+  (root / 'images/val/2.png').write_bytes((root / 'images/train/0.png').read_bytes())
+  status, text = runs.run_here(capsys, check.PROGRAM, root)
+  assert status == 0 and 'are the same picture' in text  # a warning
+  (root / 'labels/val/0.png').unlink()
+  status, text = runs.run_here(capsys, check.PROGRAM, root, '--layout=folder')
+  assert status == 1 and '0.png: has no label' in text and '\n1 problem.' in text
+  camvid = tmp_path_factory.mktemp('camvid')
+  archives.camvid(camvid)
+  status, text = runs.run_here(capsys, check.PROGRAM, camvid, '--layout=camvid')
+  assert status == 0 and '10 bicyclist' in text and '0 problems.' in text
+
+
+@pytest.mark.parametrize('count', [0, 2])
+def test_the_program_checks_one_folder(root, capsys, count):
+  status, text = runs.run_here(capsys, check.PROGRAM, *[root] * count)
+  assert status == 2 and 'Give one folder: data.check <folder> --layout=<layout>' in text
 
 
 RED, GREEN, BLUE = ((200, 0, 0), (0, 200, 0), (0, 0, 200))
@@ -238,6 +280,32 @@ def test_a_palette_with_the_colours_of_other_classes_is_a_problem(root, stored, 
   if is_wrong:
     assert 'test/0.png: its palette and the list of classes disagree: ' in problems[0]
     assert 'label 0 (bg) has #00c800, the colour of road; label 1 (road) has' in problems[0]
+
+
+@pytest.mark.parametrize(('num_strange', 'is_wrong'), [(0, True), (1, True), (2, False)])
+def test_a_palette_is_just_another_where_as_many_colours_are_of_no_class(
+    root, num_strange, is_wrong):
+  colors = [(20 * i, 0, 0) for i in range(1, 7)]
+  (root / 'classes.txt').write_text('\n'.join(
+      f'c{i}  #{red:02x}0000' for i, (red, _, _) in enumerate(colors)))
+  label = np.arange(np.prod(archives.SIZE), dtype=np.uint8).reshape(archives.SIZE) % 6
+  stored = [colors[1], colors[0], colors[2], colors[3], *[(0, 9, 9), (0, 8, 8)][:num_strange]]
+  for path in (root / 'labels').rglob('*.png'):
+    palette_label(path, label, **{f'c{i}': color for i, color in enumerate(
+        stored + colors[len(stored):])})
+  problems = check.check(root).problems
+  assert ['disagree' in problem for problem in problems] == [True] * is_wrong
+
+
+def test_of_many_labels_with_the_colours_of_other_classes_some_are_named(root):
+  colors = [(20 * i, 0, 0) for i in range(1, 7)]
+  (root / 'classes.txt').write_text('\n'.join(
+      f'c{i}  #{red:02x}0000' for i, (red, _, _) in enumerate(colors)))
+  label = np.arange(np.prod(archives.SIZE), dtype=np.uint8).reshape(archives.SIZE) % 6
+  for path in (root / 'labels').rglob('*.png'):
+    palette_label(path, label, **{f'c{i}': colors[i - 1] for i in range(6)})
+  problem, = check.check(root).problems
+  assert problem.count('the colour of') == 4 and 'the colour of c2, and 2 more. Put' in problem
 
 
 def test_the_palette_of_voc_in_labels_of_camvid_is_just_another(tmp_path):

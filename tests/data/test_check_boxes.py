@@ -57,6 +57,54 @@ def test_boxes_in_shares_of_the_image_are_one_problem_of_a_split(tmp_path):
   assert 'shares of the image, 0 to 1; expected pixels. Multiply x by' in problem
 
 
+def test_pictures_that_cannot_be_read_are_not_taken_for_one_another(tmp_path):
+  boxed_sets.voc(tmp_path)
+  for name in 'abc':
+    (tmp_path / f'JPEGImages/{name}.jpg').write_bytes(b'')
+  problems = check_boxes.check(tmp_path, 'voc_boxes').problems
+  assert sum('cannot be decoded' in problem for problem in problems) == 3
+  assert not any('same picture' in problem for problem in problems)
+
+
+def test_damaged_annotations_of_a_split_are_a_problem_and_the_other_is_counted(tmp_path):
+  boxed_sets.coco(tmp_path)
+  boxed_sets.coco(tmp_path, 'val', seed=50)
+  (tmp_path / 'annotations/instances_val2017.json').write_text('{')
+  report = check_boxes.check(tmp_path, 'coco')
+  assert 'instances_val2017.json, line 1, column 2: is no whole JSON' in report.problems[0]
+  assert report.classes == ('cat', 'dog') and report.splits.keys() == {'train'}
+
+
+def test_the_report_has_each_number_in_its_column(tmp_path):
+  box = (1, 1, 9, 9)
+  boxed_sets.coco(tmp_path, objects={
+      1: [(3, *box, 0, 5), *[(3, *box, 0, 2000)] * 2, *[(3, *box, 0, 10**4)] * 4],
+      2: [(1, *box, 0, 5), *[(1, *box, 1, 5)] * 8],
+      3: [], 4: [], 5: [(1, 4, 4, 0, 2, 0, None)] * 5})
+  text = check_boxes.describe(check_boxes.check(tmp_path, 'coco'))
+  rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in text.splitlines()]
+  assert ['split', 'images', 'without boxes', 'boxes', 'small', 'medium', 'large', 'crowd',
+          'no area', 'most in one', 'sizes (height x width)'] in rows
+  assert ['train', '5', '3', '8', '2', '2', '4', '8', '5', '9', '20x30 (5)'] in rows
+  assert ['0 cat', '1', '1'] in rows and ['1 dog', '7', '1'] in rows
+
+
+@pytest.mark.parametrize('count,more', [(5, []), (6, ['  ... and 1 more'])])
+def test_a_few_boxes_without_an_area_are_named(tmp_path, count, more):
+  boxed_sets.coco(tmp_path, objects={1: [(1, 4, 4, 0, 2, 0, None)] * count})
+  text = check_boxes.describe(check_boxes.check(tmp_path, 'coco'))
+  assert text.count(': x 4 to 4, y 4 to 6.') == 5
+  assert [line for line in text.splitlines() if '...' in line] == more
+
+
+@pytest.mark.parametrize('count,more', [(5, []), (7, ['train and val share 2 more pictures.'])])
+def test_a_few_pictures_of_two_splits_are_named(count, more):
+  lines = check_boxes.in_two_splits({
+      split: {bytes([i]): f'{split}/{i}.jpg' for i in range(count)} for split in ('train', 'val')})
+  assert [line[:37] for line in lines[:5]] == [
+      f'train/{i}.jpg of train and val/{i}.jpg of' for i in range(5)] and lines[5:] == more
+
+
 def test_pictures_in_two_splits_or_twice_in_one_are_found_whatever_their_names(tmp_path):
   boxed_sets.coco(tmp_path)
   boxed_sets.coco(tmp_path, 'val')
@@ -85,6 +133,8 @@ def test_splits_of_other_classes_and_empty_ones_are_problems(tmp_path):
   assert 'val has the classes cat, dog, cow, and another split cat, dog' in problems[0]
   assert 'val: none of its 1 images has a box that counts' in problems[1]
   assert 'train: has no box of cat, so' in problems[2]  # but a crowd
+  text = check_boxes.describe(check_boxes.check(tmp_path, 'coco'))
+  assert 'Note: val has no box of cat, dog.' in text and 'Note: train' not in text
 
 
 def test_a_folder_of_another_layout_is_refused(tmp_path):

@@ -1,5 +1,6 @@
 """The check of data with one class an image: counts, what is wrong, and leaks."""
 
+import collections
 import pickle
 import shutil
 
@@ -56,7 +57,9 @@ def test_every_problem_of_a_folder_is_reported_at_once(root):
     assert sum(part in problem for problem in report.problems) == 1, part
   assert len(report.problems) == len(expected)
   assert report.splits['train'].counts.tolist() == [2, 2, 0]
-  assert 'Note: val has no image of empty.' in check_classes.describe(report)
+  text = check_classes.describe(report)
+  assert 'Note: val has no image of empty.' in text and 'Note: train' not in text
+  assert all(f'\n- {problem}\n' in text for problem in report.problems)
 
 
 def test_images_of_the_same_bytes_are_warnings(root):
@@ -69,7 +72,26 @@ def test_images_of_the_same_bytes_are_warnings(root):
   assert leak.endswith(f'One is {root}/train/cat/0.png and {root}/val/cat/again.png.')
   assert classes.startswith('1 image is of two classes') and 'dog/other.png' in classes
   assert twice.startswith('train holds 1 image more than once')
-  assert '\nWarning: train and val share 1' in check_classes.describe(report)
+  text = check_classes.describe(report)
+  assert [line for line in text.splitlines() if line.startswith('Warning: ')] == [
+      f'Warning: {warning}' for warning in report.warnings]
+
+
+def test_warnings_count_the_images_and_name_the_first(root):
+  for i in range(2):
+    shutil.copy(root / 'train' / 'cat' / f'{i}.png', root / 'val' / 'dog' / f'again{i}.png')
+  leak, classes = check_classes.check(root, 'class_folder').warnings
+  assert leak.startswith('train and val share 2 images (the same bytes), of 4 in val: ')
+  assert classes.startswith('2 images are of two classes or more')
+  first = f'The first is {root}/train/cat/0.png and {root}/val/dog/again0.png.'
+  assert leak.endswith(first) and classes.endswith(first)
+
+
+def test_the_most_frequent_sizes_are_shown_and_the_others_counted():
+  sizes = collections.Counter({(1, 2): 5, (3, 4): 1, (5, 6): 4, (7, 8): 2, (9, 8): 7})
+  assert check_classes.shown_sizes(sizes) == '9x8 (7), 1x2 (5), 5x6 (4) and 2 more'
+  del sizes[3, 4], sizes[7, 8]
+  assert check_classes.shown_sizes(sizes) == '9x8 (7), 1x2 (5), 5x6 (4)'
 
 
 def test_a_folder_without_train_is_a_problem(root):
@@ -78,6 +100,11 @@ def test_a_folder_without_train_is_a_problem(root):
   assert [problem for problem in report.problems] == [
       f'{root}: has no folder train, whose folders are the classes.']
   assert report.splits['val'].counts.tolist() == [1, 1]
+  (root / 'test' / 'ape').mkdir(parents=True)
+  shutil.move(root / 'val' / 'cat' / '0.png', root / 'test' / 'ape' / '0.png')
+  report = check_classes.check(root, 'class_folder')
+  assert report.classes == ('ape', 'cat', 'dog')  # of all splits
+  assert report.splits['test'].counts.tolist() == [1, 0, 0]
   with pytest.raises(NotFoundError, match='no such file or folder'):
     check_classes.check(root / 'nowhere', 'class_folder')
 

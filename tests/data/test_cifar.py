@@ -29,6 +29,7 @@ def test_images_and_labels_are_those_of_the_files(tmp_path):
       np.testing.assert_array_equal(train[i]['image'][..., 2], rows[i, 2048:].reshape(32, 32))
       assert train[i]['label'] == labels[i]
   test = data.create('cifar10', 'test', root=archive)
+  assert (train[9]['image_id'], test[1]['image_id']) == ('train_00009', 'test_00001')
   assert [int(example['label']) for example in test] == list(made['test_batch'][1])
 
 
@@ -55,18 +56,29 @@ ROWS = np.zeros((2, 3072), np.uint8)
 @pytest.mark.parametrize('content,message', [
     (evil(), r'test_batch: is no file of the official archive.*names __builtin__.print'),
     (classified_sets.cifar_batch(ROWS, [0, 2]), 'not one class in labels for each of 2 images'),
+    (classified_sets.cifar_batch(ROWS, [0, -1]), 'not one class in labels for each of 2 images'),
+    (classified_sets.cifar_batch(ROWS, [0, 1]).replace(b'tb\x89', b'tb\x88'),  # order of Fortran
+     'an array is none of bytes'),
     (classified_sets.cifar_batch(ROWS, [0]), 'not one class in labels for each of 2'),
     (classified_sets.cifar_batch(ROWS[:, :8], [0, 1]), 'has no data of rows of 3,072'),
     (classified_sets.cifar_batch(ROWS, [0, 1], dtype='f4'), "of dtype 'f4'"),
     (classified_sets.cifar_batch(ROWS, [0, 1])[:700], 'cannot be read'),
     (pickle.dumps([1], protocol=2), 'holds no dict')],
-    ids=['call', 'class', 'labels', 'width', 'dtype', 'cut', 'list'])
+    ids=['call', 'class', 'negative', 'order', 'labels', 'width', 'dtype', 'cut', 'list'])
 def test_other_files_are_refused_and_not_run(tmp_path, capsys, content, message):
   classified_sets.cifar10(tmp_path / FOLDER)
   (tmp_path / FOLDER / 'test_batch').write_bytes(content)
   with pytest.raises(UserError, match=message):
     data.create('cifar10', 'test', root=tmp_path)
   assert 'must not be run' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('meta', [{}, {'label_names': 'cd'}, {'label_names': ['cat', 1]}])
+def test_an_archive_needs_the_names_of_its_classes(tmp_path, meta):
+  classified_sets.cifar10(tmp_path / FOLDER)
+  (tmp_path / FOLDER / 'batches.meta').write_bytes(pickle.dumps(meta, protocol=2))
+  with pytest.raises(UserError, match='batches.meta: .*has no list label_names'):
+    data.create('cifar10', 'test', root=tmp_path)
 
 
 def test_what_is_missing_is_named(tmp_path):

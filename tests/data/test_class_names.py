@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdseg_jax.data import camvid, class_names, palettes
+from kdseg_jax.data import camvid, class_names, palettes, scenes
 from kdseg_jax.errors import UserError
 
 
@@ -32,3 +32,17 @@ def test_of_nothing_known_and_of_a_list(tmp_path):
   (tmp_path / 'classes.txt').write_text('road  #010203\ncar\n')
   classes, palette = class_names.of(str(tmp_path / 'classes.txt'), 2)
   assert classes == ('road', 'car') and palette[0].tolist() == [1, 2, 3]
+
+
+def test_the_names_of_scenes_and_of_imagenet_are_those_of_their_labels():
+  classes, palette = class_names.of('scenes', 11)
+  assert classes == scenes.CLASSES and (palette == palettes.SCENES).all()
+  assert class_names.of('imagenet', 1000)[0] == class_names.imagenet()
+  assert class_names.of('imagenet', 1000)[1].shape == (0, 3)
+
+
+def test_a_list_in_the_home_folder_is_found(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  (tmp_path / 'classes.txt').write_text('road\ncar\nsky')
+  assert class_names.of('~/classes.txt', 3)[0] == ('road', 'car', 'sky')
+  assert class_names.count_of('~/classes.txt') == 3

@@ -44,11 +44,39 @@ def test_a_file_without_splits(tmp_path):
     ({'class_names': np.array(['x', 'y'])}, r'label 2 of image 2 is no class; expected 0 to 1. 5'),
     ({'train_image': np.zeros((16, 8, 8), np.uint8)}, r'images are uint8 \(16, 8, 8\)'),
     ({'train_image': np.zeros((16, 8, 8, 3))}, 'images are float64'),
+    ({'train_image': np.zeros((16, 8, 8, 4), np.uint8)}, r'images are uint8 \(16, 8, 8, 4\)'),
+    ({'train_image': np.zeros((0, 8, 8, 3), np.uint8), 'train_label': np.zeros(0, int)},
+     r'a.npz \(train\): holds no image'),
+    ({'train_label': np.arange(16) % 3 - 1, 'class_names': np.array(['x', 'y', 'z'])},
+     'label -1 of image 0 is no class; expected 0 to 2. 6 are out of range'),
+    ({'train_label': np.zeros((16, 1), int), 'class_names': np.array(['x', 'y', 'z'])},
+     r'16 images, and labels are int64 \(16, 1\); expected integers'),
     ({'train_label': np.array([{}] * 16)}, 'train_label cannot be read')])
 def test_files_that_cannot_be_used_are_refused(tmp_path, change, message):
   path = classified_sets.npz(tmp_path / 'a.npz', **change)
   with pytest.raises(UserError, match=message):
     data.create('npz', 'train', root=path)
+
+
+@pytest.mark.parametrize('count', [11, 22])
+def test_a_file_without_splits_has_a_label_for_each_image(tmp_path, count):
+  images, _ = classified_sets.arrays(21, 2)
+  np.savez(tmp_path / 'a.npz', images=images, labels=np.arange(count) % 2)
+  for split in ('train', 'val'):
+    with pytest.raises(UserError, match=rf'a.npz \({split}\): 21 images, and labels are int64 '
+                                        rf'\({count},\)'):
+      data.create('npz', split, root=tmp_path / 'a.npz')
+
+
+@pytest.mark.parametrize('splits', [('train', 'test'), ('test', 'train')])
+def test_classes_without_names_are_those_of_all_splits(tmp_path, splits):
+  images, labels = classified_sets.arrays(6, 3)
+  content = {'train': (images, labels), 'test': (images[:1], labels[:1])}
+  np.savez(tmp_path / 'a.npz', **{f'{split}_{what}': array for split in splits
+                                  for what, array in zip(('image', 'label'), content[split])})
+  for split in splits:
+    source = data.create('npz', split, root=tmp_path / 'a.npz')
+    assert source.classes == ('class 0', 'class 1', 'class 2')
 
 
 def test_a_single_array_is_refused(tmp_path):
@@ -141,6 +169,21 @@ def test_folders_that_cannot_be_used_are_refused(tmp_path, splits, error, messag
   with pytest.raises(error, match=message):
     for split in ('train', 'val'):
       data.create('class_folder', split, root=tmp_path)
+
+
+def test_without_train_the_classes_are_those_of_the_split(tmp_path):
+  classified_sets.folder(tmp_path, {'val': {'b': ['a.png']}, 'test': {'a': ['a.png'], 'b': []}})
+  assert data.create('class_folder', 'val', root=tmp_path).classes == ('b',)
+  with pytest.raises(UserError, match='b: holds no picture; fill the folder or remove it'):
+    data.create('class_folder', 'test', root=tmp_path)
+
+
+def test_a_picture_of_a_format_that_is_not_read_is_refused(tmp_path):
+  classified_sets.folder(tmp_path, {'train': {'a': ['a.png']}, 'val': {'a': ['a.png']}})
+  (tmp_path / 'val' / 'a' / 'photo.heic').write_bytes(b'x')
+  assert len(data.create('class_folder', 'train', root=tmp_path)) == 1
+  with pytest.raises(UserError, match=r'val.a.photo\.heic: pictures of this format are not read'):
+    data.create('class_folder', 'val', root=tmp_path)
 
 
 def test_the_class_of_a_scene_is_its_largest_digit():

@@ -112,6 +112,13 @@ def test_names_of_images_are_found_in_any_form_of_unicode(tmp_path, forms, folde
     data.create('coco', 'val', root=tmp_path)
 
 
+def test_names_of_classes_are_composed_and_an_area_may_be_0(tmp_path):
+  boxed_sets.coco(tmp_path, objects={7: [(3, 1, 1, 5, 5, 0, 0)]}, categories=[
+      {'id': 3, 'name': 'cafe\u0301'}])
+  source = data.create('coco', 'train', root=tmp_path)
+  assert source.classes == ('caf\xe9',) and source[0]['area'].tolist() == [0]
+
+
 def edited(edit):
   content = boxed_sets.instances()
   edit(content)
@@ -139,6 +146,8 @@ def change(key, **values):
      'the category 3 .* has the id or the name of another'),
     (change('images', file_name=4), r'images\[0\] has not both a numeric id and a file_name'),
     (change('images', height=0), r'images\[0\] \(id 7\) is \(0, 30\)'),
+    (change('images', height=20.5), r'images\[0\] \(id 7\) is \(20.5, 30\) .*; expected whole'),
+    (change('images', id=True), r'images\[0\] has not both a numeric id and a file_name'),
     (change('images', id=3), r'images\[1\] has the id 3 of another'),
     (change('images', file_name='none.jpg'), 'train2017/none.jpg: no such file, and image 7 of'),
     (change('annotations', image_id=99), 'annotation 100: its image_id is 99, which is no image'),
@@ -146,6 +155,8 @@ def change(key, **values):
     (change('annotations', bbox=[1, 2, 3]), r'annotation 100: its bbox is \[1, 2, 3\]; expected'),
     (change('annotations', bbox=None), 'annotation 100: its bbox is None'),
     (change('annotations', area=-1), 'annotation 100: its area is -1'),
+    (change('annotations', image_id=[7]), r'annotation 100: its image_id is \[7\], which is no'),
+    (change('annotations', iscrowd=2), 'annotation 100: its iscrowd is 2; expected 0 or 1'),
     (change('annotations', iscrowd='no'), "annotation 100: its iscrowd is 'no'"),
     (change('annotations', bbox=[1, 2, float('inf'), 3]), 'annotation 100: holds a number'),
     (change('annotations', bbox=[1, 2, 10**400, 3]), r'annotation 100: its bbox is \[1, 2, 10+\.'),

@@ -20,6 +20,16 @@ def test_polygons_of_an_object_are_united_and_those_outside_are_cut():
   np.testing.assert_array_equal(coco_masks.mask(squares, (4, 5), 'a'), expected)
 
 
+def test_polygons_that_share_an_edge_through_centres_share_no_pixel_and_leave_none_out():
+  left, right = [0.5, 0.5, 2.5, 0.5, 2.5, 3.5, 0.5, 3.5], [2.5, 0.5, 4.5, 0.5, 4.5, 3.5, 2.5, 3.5]
+  upper, lower = [0.5, 0.5, 4.5, 0.5, 4.5, 3.5], [0.5, 0.5, 4.5, 3.5, 0.5, 3.5]
+  whole = np.zeros((5, 6), int)
+  whole[:3, :4] = 1  # as many pixels as the area is
+  for parts in ((left, right), (upper, lower)):
+    masks = [coco_masks.mask([part], (5, 6), 'a').astype(int) for part in parts]
+    np.testing.assert_array_equal(sum(masks), whole)
+
+
 @pytest.mark.parametrize('corners', [3, 5, 12])
 def test_regular_polygons(corners):
   """By the half-planes of their edges."""

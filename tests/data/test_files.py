@@ -68,6 +68,18 @@ def write_rgba(path):
   PIL.Image.fromarray(np.dstack([IMAGE, IMAGE[..., 0]])).save(path)
 
 
+def write_grey_alpha(path):
+  PIL.Image.fromarray(np.dstack([LABEL, LABEL])).save(path)
+
+
+def write_gif(path):
+  PIL.Image.fromarray(IMAGE).save(path, format='GIF')
+
+
+def write_tiff(path):
+  PIL.Image.fromarray(IMAGE).save(path, format='TIFF')
+
+
 def write_transparent_palette(path):
   picture = PIL.Image.fromarray(LABEL)
   picture.putpalette([9] * 768)
@@ -85,7 +97,10 @@ def write_text(path):
 @pytest.mark.parametrize(('write', 'message'), [
     (write_png_of_16_bits, 'has 16 bits a channel; expected 8'),
     (write_rgba, 'has an alpha channel .RGBA.; expected RGB or grey'),
+    (write_grey_alpha, 'has an alpha channel .LA.'),
     (write_transparent_palette, 'has an alpha channel .P.'),
+    (write_gif, 'cannot be decoded.*its header is of none of PNG, JPEG, BMP, WEBP'),
+    (write_tiff, 'cannot be decoded.*its header is of none of PNG, JPEG, BMP, WEBP'),
     (write_empty, 'cannot be decoded'),
     (write_text, 'cannot be decoded'),
 ])
@@ -178,6 +193,9 @@ def test_resizing_halves_by_area_and_keeps_image_and_label_aligned():
   image = np.repeat(np.arange(0, 80, 10, dtype=np.uint8)[None, :, None], 3, axis=2)
   image = np.repeat(image, 4, axis=0)
   np.testing.assert_array_equal(files.resize_image(image, (2, 4))[0, :, 0], [5, 25, 45, 65])
+  spikes = np.zeros((4, 8, 3), np.uint8)
+  spikes[:, ::4] = 80
+  np.testing.assert_array_equal(files.resize_image(spikes, (4, 2))[..., 0], np.full((4, 2), 20))
   # One side grows: areas would be blocks of equal pixels.
   wider = files.resize_image(image, (2, 16))[0, :, 0]
   np.testing.assert_array_equal(wider[:4], [0, 3, 8, 13])
@@ -217,6 +235,36 @@ def test_no_two_pictures_get_one_name():
       'a.png', 'a_2.png', 'a_2_2.png', 'b.v1.png', 'a_3.png']
 
 
+@pytest.mark.parametrize('suffix', ['.tif', '.TIFF', '.gif', '.jp2', '.jfif', '.heic', '.avif',
+                                    '.ppm', '.pgm'])
+def test_pictures_that_are_not_read_are_told_and_not_left_out_in_silence(tmp_path, suffix):
+  for name in (f'b{suffix}', f'.hidden{suffix}', 'a.png', 'notes.txt'):
+    (tmp_path / name).write_bytes(b'x')
+  (tmp_path / f'folder{suffix}').mkdir()
+  (tmp_path / 'folder.png').mkdir()
+  assert files.images_in(tmp_path) == [tmp_path / 'a.png']
+  line = f'{tmp_path}/b{suffix}: pictures of this format are not read; convert it to PNG or JPEG.'
+  assert files.unreadable_in(tmp_path) == [line]
+  left_out = []
+  found = files.list_images([tmp_path, tmp_path / 'notes.txt'], left_out=left_out)
+  assert found == [tmp_path / 'a.png'] and left_out == [
+      line, f'{tmp_path}/notes.txt: is no picture by its name; expected .png .jpg .jpeg .bmp '
+      '.webp.']
+
+
+def test_pictures_are_written_into_the_folder_of_the_program(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  files.write_png('a.png', IMAGE)
+  np.testing.assert_array_equal(files.read_image(tmp_path / 'a.png'), IMAGE)
+
+
+def test_what_is_ignored_shows_black(tmp_path):
+  label = np.array([[0, 255], [1, 0]], np.uint8)
+  files.write_palette_png(tmp_path / 'a.png', label, np.uint8([(9, 8, 7), (6, 5, 4)]))
+  np.testing.assert_array_equal(files.read_image(tmp_path / 'a.png'), [
+      [(9, 8, 7), (0, 0, 0)], [(6, 5, 4), (9, 8, 7)]])
+
+
 def test_list_images_explains_what_it_cannot_use(tmp_path):
   (tmp_path / 'notes.txt').write_text('x')
   with pytest.raises(FileNotFoundError, match='holds no picture'):
@@ -228,3 +276,7 @@ def test_list_images_explains_what_it_cannot_use(tmp_path):
     files.list_images([tmp_path / 'gone'])
   with pytest.raises(ValueError, match=r'notes\.txt: is no picture by its name'):
     files.list_images([tmp_path / 'notes.txt'])
+  (tmp_path / 'above' / 'inner').mkdir(parents=True)
+  files.write_png(tmp_path / 'above' / 'inner' / 'a.png', IMAGE)
+  with pytest.raises(FileNotFoundError, match='holds no picture .*subfolders are not searched'):
+    files.list_images([tmp_path / 'above'])

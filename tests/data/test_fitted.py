@@ -139,3 +139,14 @@ def test_some_size_must_be_said():
 def test_sizes_that_are_none_are_refused(canvas, sides):
   with pytest.raises(UserError, match='positive'):
     data.Fitted(Mixed(), canvas, sides)
+
+
+def test_an_image_without_boxes_is_refused_and_what_is_generated_stays_so():
+  scenes = data.Fitted(data.create('scene_classes', 'val'), (64, 96), (48, 80))
+  assert scenes.is_generated and not data.Fitted(Mixed(), (64, 96)).is_generated
+  with pytest.raises(UserError, match=r'config.eval.canvas=\(64, 96\) and sides=\(48, 80\) are '
+                                      'for images with boxes, and example 0 has none'):
+    scenes[0]
+  for index in (-1, len(SIZES)):
+    with pytest.raises(IndexError, match=f'Image {index} does not exist: there are 6'):
+      data.Fitted(Mixed(), (64, 96))[index]

@@ -87,6 +87,20 @@ def test_masks_of_0_and_255_are_refused(flat):
     data.create('folder', 'train', root=flat)
 
 
+@pytest.mark.parametrize('values', [[0], [1], [0, 255], [255]])
+def test_labels_of_one_class_are_refused_without_names(flat, values):
+  for path in (flat / 'labels').iterdir():
+    files.write_png(path, np.resize(np.uint8(values), (4, 5)))
+  shown = ', '.join(map(str, values))
+  with pytest.raises(ValueError, match=f'labels: all labels are {shown}; expected two classes or'):
+    data.create('folder', 'train', root=flat)
+
+
+def test_as_many_classes_may_be_named_as_there_are_labels(root):
+  (root / 'classes.txt').write_text('\n'.join(f'name {i}x' for i in range(255)))
+  assert len(data.create('folder', 'train', root=root).classes) == 255
+
+
 @pytest.mark.parametrize(('text', 'message'), [
     ('a\n\nb', 'line 2 is blank'), ('a\nb\na', "line 3 repeats line 1, 'a'"), ('\n', 'is empty'),
     ('a', 'names 1 classes; expected 2 to 255'), (b'\xff\xfe\xfa', 'is not UTF-8 text'),

@@ -1,10 +1,12 @@
 """JSON files of a work directory: whole, of the first process, read where they are cut."""
 
 import json
+import math
 
 import pytest
 
 from kdseg_jax.data import json_files
+from kdseg_jax.errors import UserError
 
 
 def test_a_file_is_replaced_as_a_whole_and_its_folder_made(tmp_path):
@@ -32,3 +34,17 @@ def test_rows_that_a_killed_process_cut_are_left_out(tmp_path):
   (tmp_path / json_files.METRICS_FILE).write_text(
       ''.join(f'{json.dumps(row)}\n' for row in rows) + '{"step": 3, "lo')
   assert json_files.read_rows(str(tmp_path)) == rows
+
+
+def test_numbers_that_json_does_not_know_become_none_at_any_depth():
+  value = {'a': [1.5, math.nan, {'b': (math.inf, 2)}], 'c': -math.inf, 'd': ('nan', True, None)}
+  expected = {'a': [1.5, None, {'b': [None, 2]}], 'c': None, 'd': ['nan', True, None]}
+  assert json_files.finite(value) == expected
+  json.dumps(json_files.finite(value), allow_nan=False)
+
+
+@pytest.mark.parametrize('content', [b'{"x": 1', b'', b'\xff\xfe{}'])
+def test_a_damaged_file_is_named(content, tmp_path):
+  (tmp_path / 'a.json').write_bytes(content)
+  with pytest.raises(UserError, match=r'a\.json: is no JSON .*it is damaged or was edited'):
+    json_files.read_json(str(tmp_path / 'a.json'))

@@ -99,6 +99,12 @@ def test_overlay_mixes_colours_and_spares_ignored_pixels():
     palettes.overlay(image, np.zeros((2, 1), np.uint8), palettes.SCENES)
 
 
+def test_colours_are_laid_over_with_60_percent_and_rounded_to_the_nearest():
+  image = np.full((1, 2, 3), 100, np.uint8)
+  mixed = palettes.overlay(image, np.array([[0, 1]]), np.uint8([[199] * 3, [201] * 3]))
+  np.testing.assert_array_equal(mixed[0, :, 0], [159, 161])  # 159.4 and 160.6
+
+
 def test_strip_puts_titled_panels_side_by_side():
   square = np.full((4, 4, 3), (10, 20, 30), np.uint8)
   wide = np.full((4, 8, 3), (200, 100, 50), np.uint8)
@@ -110,6 +116,29 @@ def test_strip_puts_titled_panels_side_by_side():
   bar = picture[:28].min(axis=(0, 2))
   assert bar[:48].min() < 128 and bar[48:].min() < 200  # both titles are drawn
   assert (bar[[0, -1]] == 255).all()
+
+
+def test_small_pictures_are_enlarged_to_sharp_pixels_and_large_ones_shrunk_to_means():
+  picture = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+  enlarged = palettes.strip([picture], ['a'], height=8)[28:36, 4:16]
+  np.testing.assert_array_equal(enlarged, picture.repeat(2, axis=0).repeat(2, axis=1))
+  shrunk = palettes.strip([picture], ['a'], height=2)[28:30, 4:7]
+  np.testing.assert_allclose(shrunk, picture.reshape(2, 2, 3, 2, 3).mean(axis=(1, 3)), atol=0.51)
+  assert palettes.strip([picture], ['a']).shape == (256 + 28 + 8, 384 + 8, 3)
+
+
+def test_a_comparison_shows_image_label_and_predictions_in_their_order_with_all_their_classes():
+  palette, names = palettes.default_palette(26), [f'name {i}' for i in range(26)]
+  image, label = np.full((8, 8, 3), 50, np.uint8), np.full((8, 8), 3, np.uint8)
+  label[0] = 255
+  predictions = {'student': np.full((8, 8), 7), 'a teacher': np.full((8, 8), 5)}
+  picture = palettes.comparison(image, label, predictions, names, palette)
+  middles = picture[28 + 128, 4 + 128:4 * 264:264]
+  expected = [[50] * 3, *(0.4 * 50 + 0.6 * palette[[3, 7, 5]])]
+  np.testing.assert_allclose(middles, expected, atol=0.51)
+  np.testing.assert_array_equal(picture[28 + 16, 264 + 128], [50] * 3)  # ignored: the image itself
+  legend = picture[28 + 256 + 8:]
+  assert [i for i in range(26) if (legend == palette[i]).all(axis=-1).sum() > 100] == [3, 5, 7]
 
 
 def test_strip_wants_a_title_for_each_picture():
@@ -131,10 +160,23 @@ def test_legend_lies_below_the_picture_and_shows_every_colour():
   assert long.shape[1] > 300  # not cut off
 
 
+def test_a_legend_is_read_line_by_line_and_names_25_classes_whether_they_occur_or_not():
+  palette = palettes.default_palette(25)
+  legend = palettes.with_legend(np.zeros((8, 300, 3), np.uint8), [np.zeros((2, 2))],
+                                [f'{i:02d}' for i in range(25)], palette)[8:]
+  corners = []
+  for color in palette:
+    rows, columns = np.nonzero((legend == color).all(axis=-1))
+    assert len(rows) > 100
+    corners.append((rows.min(), columns.min()))
+  assert corners == sorted(corners)
+  assert len({row for row, _ in corners}) > 2 and len({column for _, column in corners}) > 2
+
+
 def test_legend_of_many_classes_names_only_those_that_occur():
   palette = palettes.default_palette(26)
   picture = np.zeros((8, 8, 3), np.uint8)
-  labels = [np.array([[3, 255]], np.uint8), np.array([[7]], np.uint8)]
+  labels = [np.array([[3, 255]], np.uint8), np.array([[7, 30]], np.uint8)]  # 30 is no class
   legend = palettes.with_legend(picture, labels, [str(i) for i in range(26)], palette)[8:]
   drawn = [i for i in range(1, 26) if (legend == palette[i]).all(axis=-1).sum() > 100]
   assert drawn == [3, 7]

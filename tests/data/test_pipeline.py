@@ -175,6 +175,33 @@ def test_evaluation_pads_to_few_sizes(multiple):
     assert {arrays[1].shape for item in seen.values() for arrays in item} == {(4, 4), (8, 4)}
 
 
+def test_evaluation_pads_every_field_with_its_own_and_keeps_the_mask_of_the_source():
+  fields = {
+      'pose': tasks.Field(shape=lambda size: (2,), dtype=np.float32, padding=0.5),
+      'depth': tasks.Field(shape=lambda size: size, dtype=np.int16, padding=-7, geometry='map')}
+  mask = np.array([[True, False, True], [True, True, False]])
+  source = [{'image': np.full((2, 3, 3), 9, np.uint8), 'mask': mask, 'other': 1,
+             'pose': np.float32([1, 2]), 'depth': np.full((2, 3), 5, np.int16)}]
+  batch, = pipeline.evaluation_batches(source, fields=fields, batch_size=2, multiple=4)
+  assert batch.keys() == {'image', 'mask', 'index', 'pose', 'depth'}
+  expected = np.zeros((2, 4, 4), bool)
+  expected[0, :2, :3] = mask
+  np.testing.assert_array_equal(batch['mask'], expected)
+  depth = np.full((2, 4, 4), -7, np.int16)
+  depth[0, :2, :3] = 5
+  np.testing.assert_array_equal(batch['depth'], depth, strict=True)
+  np.testing.assert_array_equal(batch['pose'], np.float32([[1, 2], [0.5, 0.5]]), strict=True)
+  np.testing.assert_array_equal(batch['index'], np.int32([0, -1]), strict=True)
+
+
+def test_each_process_reads_the_sizes_of_its_part():
+  sizes = [(2, 3), (4, 5), (6, 7), (2, 2), (3, 3)]
+  source = Coded(sizes)
+  assert pipeline.read_sizes(source) == sizes
+  assert [pipeline.read_sizes(source, start=start, step=3) for start in range(3)] == [
+      [(2, 3), (2, 2)], [(4, 5), (3, 3)], [(6, 7)]]
+
+
 @pytest.mark.parametrize('num_threads', [0, 2])
 def test_read_reads_each_once_and_raises_what_is_wrong(num_threads):
   class Spoilt(Coded):

@@ -11,6 +11,7 @@ import pytest
 
 from kdseg_jax import data
 from kdseg_jax.data import prepare, prepared, tfds_builders
+from kdseg_jax.errors import UserError
 from tests.data import archives, boxed_sets
 
 
@@ -115,3 +116,38 @@ def test_coco_with_other_categories_or_without_an_image_is_refused(coco, tmp_pat
   with pytest.raises(ValueError, match='train2017.json: its categories are not the 80 of COCO'):
     prepare.prepare('coco', manual_dir, tmp_path / 'data')
   assert not list(tmp_path.rglob('*.array_record*'))
+
+
+ONE = {9: [(1, 0, 0, 30, 20, 0, None)]}
+
+
+@pytest.mark.parametrize('content, message', [
+    (boxed_sets.jpeg(0)[:200], r'000000000009\.jpg: cannot be decoded'),
+    (boxed_sets.jpeg(0, (20, 31)), r'000000000009: was made for an image of \(20, 30\)'),
+    (boxed_sets.jpeg(0, orientation=3), r'000000000009\.jpg: its EXIF data turn or mirror it')])
+def test_an_image_that_does_not_fit_its_boxes_is_refused_when_it_is_prepared(
+    tmp_path, content, message):
+  boxed_sets.coco_archives(tmp_path, ONE)
+  archives.write_zip(tmp_path / 'train2017.zip', {'train2017/000000000009.jpg': content})
+  with pytest.raises(UserError, match=message):
+    prepare.prepare('coco', tmp_path, tmp_path / 'data', allow_partial=True)
+  assert not list(tmp_path.rglob('*.array_record*'))
+
+
+def test_images_that_an_archive_lacks_are_left_out_where_that_is_allowed(tmp_path):
+  boxed_sets.coco_archives(tmp_path, ONE | {11: [], 12: [(1, 1, 1, 5, 5, 0, None)]})
+  archives.write_zip(tmp_path / 'train2017.zip', {
+      f'train2017/{number:012d}.jpg': boxed_sets.jpeg(0) for number in (9, 11)})
+  builder = tfds_builders.BUILDERS['coco']
+  found = builder(data_dir=tmp_path / 'data', allow_partial=True).find(tmp_path)
+  assert {split: list(part) for split, part in found.items()} == {
+      'train_with_boxes': ['000000000009'], 'train_without_boxes': ['000000000011'],
+      'val': ['000000001000']}
+  with pytest.raises(FileNotFoundError, match='train2017.zip: lacks 000000000012.jpg'):
+    builder(data_dir=tmp_path / 'data').find(tmp_path)
+
+
+def test_wrong_annotations_are_refused_when_coco_is_prepared(tmp_path):
+  boxed_sets.coco_archives(tmp_path, {9: [(77777, 0, 0, 30, 20, 0, None)]})
+  with pytest.raises(UserError, match='instances_train2017.json.*77777'):
+    prepare.prepare('coco', tmp_path, tmp_path / 'data', allow_partial=True)

@@ -104,6 +104,87 @@ def test_backgrounds_have_the_shape_of_the_scene_and_come_from_all_of_a_photogra
   assert (corners.min(axis=0)[:2] <= 6).all() and (corners.max(axis=0)[2:] >= (193, 153)).all()
 
 
+def test_half_of_the_backgrounds_are_mirrored_and_none_stands_on_its_head(monkeypatch):
+  rows, columns = np.indices((60, 60)).astype(np.uint8)
+  monkeypatch.setattr(scenes, 'split_photographs', lambda split: (
+      np.stack([2 * rows, 2 * columns, 100 + 0 * rows], axis=-1),))
+  mirrored = 0
+  for seed in range(60):
+    image = scenes._background(np.random.default_rng(seed), 'train', (48, 48))
+    assert image[-1, 0, 0] > image[0, 0, 0] and image[0, 0, 0] == image[0, -1, 0]
+    mirrored += image[0, 0, 1] > image[0, -1, 1]
+  assert 18 <= mirrored <= 42
+
+
+def test_a_digit_is_pasted_where_it_hides_little_of_those_below_it_if_it_can_be():
+  hidden = []
+  for side, stroke in ((24, np.ones((10, 10), bool)), (12, np.ones((10, 10), bool))):
+    instances = np.full((side, side), -1, np.int8)
+    instances[1:11, 1:11] = 0
+    windows = [scenes._place(np.random.default_rng(seed), instances, stroke) for seed in range(200)]
+    assert all(instances[window].shape == (10, 10) for window in windows)
+    hidden.append(np.mean([instances[window] == 0 for window in windows], axis=(1, 2)))
+  assert (hidden[0] > 0.35).mean() < 0.03  # of a single draw a fifth
+  # In the small image all places hide too much; the corners, four of nine, the least.
+  assert (hidden[1] < 0.82).mean() > 0.8
+
+
+def test_the_first_colour_that_stands_out_is_taken_else_the_one_that_does_most():
+  changed = 0
+  for seed in range(200):
+    # From black all four stand out.
+    first = scenes._visible_color(np.random.default_rng(seed), (0, 0, 0))
+    assert first.min() >= 105 and first.max() <= 255
+    color = scenes._visible_color(np.random.default_rng(seed), (200, 200, 200))
+    before, after = (np.linalg.norm(one - 200) for one in (first, color))
+    if before > 110:
+      np.testing.assert_array_equal(color, first)
+    else:
+      assert after >= before
+      changed += after > before
+  assert changed > 100
+
+
+# By split and index, of seed 3: digits, their boxes, and the mean of each quarter of the image.
+PINNED = {
+    ('train', 0): ([6, 4, 7, 1], [[27, 15, 38, 32], [60, 17, 75, 36], [23, 5, 45, 33],
+                                  [5, 19, 14, 36]], [43, 20, 31, 23]),
+    ('train', 7): ([9, 2, 1, 7], [[68, 4, 78, 23], [55, 4, 66, 22], [52, 18, 71, 43],
+                                  [16, 10, 34, 37]], [37, 80, 31, 55]),
+    ('val', 0): ([1, 3], [[43, 9, 54, 31], [27, 10, 44, 35]], [42, 51, 44, 36]),
+    ('val', 7): ([9, 1, 7], [[37, 21, 54, 45], [28, 20, 38, 36], [57, 26, 69, 48]],
+                 [44, 44, 55, 86]),
+    ('test', 0): ([6, 2, 9, 7], [[0, 12, 11, 32], [15, 21, 31, 48], [29, 7, 48, 34],
+                                 [28, 3, 43, 24]], [55, 23, 65, 12]),
+    ('test', 7): ([7, 0, 9, 1], [[14, 1, 30, 26], [1, 4, 20, 34], [41, 18, 57, 45],
+                                 [47, 10, 56, 30]], [116, 75, 77, 84])}
+
+
+def test_scenes_stay_what_they_were_but_for_roundings():
+  for (split, index), (digits, boxes, quarters) in PINNED.items():
+    example = scenes.Scenes(split, seed=3, size=(48, 80))[index]
+    assert example['classes'].tolist() == digits
+    np.testing.assert_allclose(example['boxes'], boxes, atol=2)  # OpenCV 4 warps a little otherwise
+    np.testing.assert_allclose(example['image'].reshape(2, 24, 2, 40, 3).mean(axis=(1, 3, 4)),
+                               np.reshape(quarters, (2, 2)), atol=1.5)
+
+
+def test_what_is_kept_of_a_scene_cannot_be_changed_nor_is_it_pickled(monkeypatch):
+  source = scenes.Scenes('train', size=(32, 32))
+  length = len(pickle.dumps(source))
+  example = source[0]
+  for value in example.values():
+    if isinstance(value, np.ndarray):
+      with pytest.raises(ValueError, match='read-only'):
+        value[...] = 0
+  assert example.pop('label') is source[0]['label']
+  assert len(pickle.dumps(source)) == length
+  monkeypatch.setattr(scenes, '_KEPT_BYTES', 3 * 4 / 3 * example['image'].nbytes)
+  kept = [source[index]['image'] is source[index]['image'] for index in range(6)]
+  assert kept == [True] * 4 + [False] * 2  # as many as there is memory for
+  assert_same(source[5], source[5])
+
+
 def test_rim_is_one_pixel_around_a_digit_and_lies_on_what_is_below():
   instances = np.full((9, 9), -1, np.int8)
   instances[1:6, 1:6] = 0
@@ -188,8 +269,23 @@ def test_digits_stand_out():
 @pytest.mark.parametrize(('arguments', 'message'), [
     ({'split': 'tset'}, "Unknown split of scenes: 'tset'. Did you mean 'test'"),
     ({'split': 'train', 'size': (64, 16)}, 'at least 32'),
+    ({'split': 'train', 'size': (31, 64)}, r'size=\(31, 64\): .* at least 32'),
     ({'split': 'train', 'length': 0}, 'at least one scene'),
 ])
 def test_wrong_arguments_are_explained(arguments, message):
   with pytest.raises(ValueError, match=message):
     scenes.Scenes(**arguments)
+
+
+def test_the_sources_of_digits_alone_have_their_classes_colours_and_sizes():
+  whole = scenes.Scenes('val', size=(32, 32), length=4)
+  for kind in (scenes.SceneClasses, scenes.SceneBoxes):
+    source = kind('val', size=(32, 32), length=4)
+    assert len(source) == 4 and source.size == (32, 32) and source.is_generated
+    assert source.classes == tuple(f'digit {digit}' for digit in range(10))
+    np.testing.assert_array_equal(source.palette, whole.palette[1:])
+    for example, scene in zip(source, whole, strict=True):
+      np.testing.assert_array_equal(example['image'], scene['image'])
+      assert example['image_id'] == scene['image_id']
+      if kind is scenes.SceneClasses:
+        assert example['label'] == scene['image_class'] and example['label'].dtype == np.int32

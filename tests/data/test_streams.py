@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from kdseg_jax import tasks
+from kdseg_jax import data, tasks
 from kdseg_jax.data import augmentation, pipeline, streams, subset
 from kdseg_jax.errors import UserError
 from tests.data import test_pipeline
@@ -104,3 +104,25 @@ def test_sources_that_do_not_tell_are_refused(limit):
   source = subset.first(parts.Stripes('train'), limit)
   with pytest.raises(UserError, match='by_orientation=True: this source does not tell the sizes'):
     streams.is_upright(source)
+
+
+class Numbers(list):
+  """Examples that are numbers, with what a source has."""
+
+  classes = palette = ()
+
+
+@pytest.mark.parametrize('share, batch_size, second', [(0.5, 4, [1, 3]), (0.3, 3, [2])])
+def test_a_mixture_takes_each_part_from_a_stream_of_its_own(share, batch_size, second):
+  source = data.Concatenated(Numbers(range(6)), Numbers(range(100, 106)), share=share)
+  is_second, orders = np.isin(np.arange(batch_size), second), []
+  for seed in (0, 5):
+    stream = streams.shuffled(source, batch_size=batch_size, seed=seed)
+    found = np.array([stream[i] for i in range(12 // len(second) * batch_size)])
+    found = found.reshape(-1, batch_size)
+    assert ((found >= 100) == is_second).all()
+    for part in (False, True):
+      epochs = (found[:, is_second == part] % 100).reshape(-1, 6)
+      assert len(epochs) >= 2 and (np.sort(epochs, axis=1) == range(6)).all()
+      orders += epochs[:2].tolist()
+  assert len(set(map(tuple, orders))) == 8  # anew for each seed, part and epoch

@@ -7,6 +7,8 @@ import pytest
 
 from kdseg_jax import data
 from kdseg_jax.data import subset
+from kdseg_jax.errors import UserError
+from tests.mylab import parts
 
 
 def test_first_and_spread_take_whole_examples_of_the_source():
@@ -28,3 +30,23 @@ def test_no_limit_and_one_beyond_the_source_are_the_source(take):
   source = list(range(5))
   assert take(source, 0) is source and take(source, 5) is source and take(source, 9) is source
   assert list(take(source, 4)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize('length, limit', [(2, 1), (7, 3), (10, 9), (20, 10)])
+def test_the_rest_is_what_was_not_taken_in_order(length, limit):
+  source = list(range(length))
+  taken, rest = list(subset.spread(source, limit)), list(subset.rest(source, limit))
+  assert len(taken) == limit and rest == [i for i in source if i not in taken]
+
+
+@pytest.mark.parametrize('limit', [-1, 0, 5, 6])
+def test_a_limit_that_leaves_no_rest_is_refused(limit):
+  with pytest.raises(UserError, match=rf'no example of the 5 .*train_limit \(now {limit}\)'):
+    subset.rest(list(range(5)), limit)
+
+
+def test_sizes_are_those_of_the_examples_that_were_taken():
+  source = parts.Turned('train', count=9)
+  for part in (subset.rest(source, 3), subset.Subset(source, [5, 2, 1])):
+    sizes = [part.size_of(index) for index in range(len(part))]
+    assert sizes == [example['image'].shape[:2] for example in part] and len(set(sizes)) == 2

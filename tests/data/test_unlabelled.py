@@ -124,6 +124,40 @@ def test_labels_and_images_of_the_evaluation_are_no_unlabelled_images(folder, me
   assert len(experiment.create_experiment(config).train_source) == 4
 
 
+def test_a_picture_is_known_behind_links_too(photos, tmp_path):
+  label = tmp_path / 'label.png'
+  (photos / '0.png').rename(label)
+  (photos / 'linked.png').symlink_to(label)
+  (tmp_path / 'other').symlink_to(photos)
+  source = data.Unlabelled(photos, fields=FIELDS)
+  source.require_none_of({photos / 'gone.png': 'the label of a.png'})
+  for known in (label, tmp_path / 'other' / '1.jpg'):
+    with pytest.raises(UserError, match=r'(linked\.png|1\.jpg) is the label of a\.png\. Na'):
+      source.require_none_of({known: 'the label of a.png'})
+
+
+class Named(list):
+  """Examples by their names, and what a source has."""
+
+  classes, palette = ('a', 'b'), np.zeros((2, 3), np.uint8)
+
+  def __getitem__(self, index):
+    name = super().__getitem__(index)
+    return {'image': np.zeros((2, 3, 3), np.uint8), 'label': 1, 'image_id': name}
+
+
+def test_both_parts_are_numbered_one_after_the_other_and_the_first_has_the_classes():
+  first = Named('abc')
+  source = data.Concatenated(first, data.WithoutLabels(Named('de'), fields=FIELDS))
+  assert len(source) == 5 and source.share is None
+  assert [source[i]['image_id'] for i in range(5)] == [*'abcde']
+  assert source.classes is first.classes and source.palette is first.palette
+  for part, length in ((source, 5), (source.second, 2)):
+    for index in (-1, length):
+      with pytest.raises(IndexError, match=f'Image {index} does not exist: there are {length}'):
+        part[index]
+
+
 def test_batches_mix_both_in_proportion_and_crop_all_sizes(photos):
   source = data.Concatenated(
       data.create('scenes', 'train', length=15), data.Unlabelled(photos, fields=FIELDS))

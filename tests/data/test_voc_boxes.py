@@ -8,6 +8,7 @@ import pytest
 
 from kdseg_jax import data
 from kdseg_jax.data import voc_boxes
+from kdseg_jax.errors import UserError
 from tests.data import archives, boxed_sets
 
 
@@ -229,3 +230,59 @@ def test_missing_folders_and_classes_are_named(tmp_path):
   boxed_sets.voc(tmp_path, objects={'a': [('dog', 1, 1, 9, 9)]}, splits={'test': ['a']})
   archives.write(tmp_path, {'JPEGImages/e.tif': b''})
   assert len(data.create('voc_boxes', 'test', root=tmp_path)) == 1
+
+
+def test_of_a_list_the_order_does_not_matter_and_other_lists_and_roots_are_named(
+    tmp_path, monkeypatch):
+  monkeypatch.setenv('KDSEG_DATA', str(boxed_sets.voc(tmp_path, splits={'trainval': 'dac'})))
+  source = data.create('voc_boxes', 'trainval')
+  assert [one['image_id'] for one in source] == ['a', 'c', 'd']
+  with pytest.raises(FileNotFoundError, match='val.txt: no such file; .* has the splits trainval'):
+    data.create('voc_boxes', 'val')
+  (tmp_path / 'ImageSets/Main/trainval.txt').unlink()
+  with pytest.raises(FileNotFoundError, match='train.txt: no such file; .*the splits of no list'):
+    data.create('voc_boxes', 'train')
+
+
+def test_without_lists_every_image_counts_and_needs_an_annotation(tmp_path):
+  boxed_sets.voc(tmp_path, splits={})
+  archives.write(tmp_path, {'JPEGImages/e.tif': b''})
+  with pytest.raises(UserError, match=r'e\.tif: pictures of this format are not read'):
+    data.create('voc_boxes', 'train', root=tmp_path)
+  (tmp_path / 'JPEGImages/e.tif').rename(tmp_path / 'JPEGImages/e.jpg')
+  with pytest.raises(UserError, match=r'e\.jpg: has no label; expected .*e\.xml'):
+    data.create('voc_boxes', 'train', root=tmp_path)
+
+
+def test_of_several_entries_of_an_annotation_the_first_counts_and_those_of_parts_never():
+  side = '<size><width> 30 </width><width>7</width><height>20</height></size>'
+  corners = '<bndbox><xmin>{}</xmin><ymin>2</ymin></bndbox>'
+  parsed = voc_boxes.parse((
+      f'<annotation>{side}<size><height>9</height></size><name>of the file</name>\n<object>'
+      f'<part><name>head</name>{corners.format(5)}</part><name>do<b/>g</name><name>cat</name>'
+      f'{corners.format(3)}{corners.format(4)}</object>\n\n<object/></annotation>').encode(), 'a')
+  assert parsed.size == (20, 30)
+  (line, values), empty = parsed.objects
+  assert (line, values['name'], values['bndbox/xmin'], values['bndbox/ymin']) == (2, 'g', '3', '2')
+  assert empty == (4, {})
+
+
+@pytest.mark.parametrize('size', [('20', '30.0'), ('', '30'), ('0', '30'), ('-20', '30')])
+def test_a_size_that_is_none_is_asked_of_the_image(size, tmp_path):
+  boxed_sets.voc(tmp_path)
+  (tmp_path / 'Annotations/c.xml').write_text(
+      boxed_sets.annotation([('cat', 1, 1, 30, 20)], size))
+  source = data.create('voc_boxes', 'val', root=tmp_path)
+  assert source.size_of(0) == (20, 30)
+  np.testing.assert_array_equal(source[0]['boxes'], [[0, 0, 30, 20]])
+
+
+def test_names_are_the_same_in_any_form_of_unicode_and_a_wrong_one_gets_the_nearest(tmp_path):
+  boxed_sets.voc(tmp_path, splits={'train': ['\xe9']},
+                 objects={'e\u0301': [('cafe\u0301', 1, 1, 9, 9)]})
+  (tmp_path / 'classes.txt').write_text('caf\xe9\n', encoding='utf-8')
+  example, = data.create('voc_boxes', 'train', root=tmp_path)
+  assert example['image_id'] == '\xe9' and example['classes'].tolist() == [0]
+  (tmp_path / 'classes.txt').write_text('caf\xe9s\n', encoding='utf-8')
+  with pytest.raises(UserError, match="'caf\xe9' is not in .*Did you mean 'caf\xe9s'"):
+    data.create('voc_boxes', 'train', root=tmp_path)

@@ -246,8 +246,9 @@ def test_pearson_features_know_no_scale_and_sum_over_levels():
   np.testing.assert_allclose(
       losses.pearson_features([student, teacher], [teacher, student]), 2 * value, rtol=1e-5)
   assert losses.pearson_features(student, student) == 0
-  with pytest.raises(ValueError, match='got 1 and 2'):
-    losses.pearson_features([student], [teacher, teacher])
+  for students, teachers in (([student], [teacher] * 2), ([student] * 2, [teacher]), ([], [])):
+    with pytest.raises(ValueError, match=f'got {len(students)} and {len(teachers)}'):
+      losses.pearson_features(students, teachers)
 
 
 def test_forms_of_cross_head_classification():
@@ -259,6 +260,21 @@ def test_forms_of_cross_head_classification():
   assert cross_entropy[0] > kl[0] > 0
   for form in ('kl', 'quality_focal'):
     np.testing.assert_allclose(of(form)(teacher)[0], 0, atol=1e-5)
+  np.testing.assert_allclose(
+      losses.cross_head_classification(student, teacher, beta=2.0),
+      losses.quality_focal(student, jax.nn.sigmoid(teacher), beta=2.0), rtol=1e-6)
+
+
+def test_boxes_that_touch_are_moved_and_boxes_apart_have_a_constant_logarithm():
+  target = np.float32([[0, 0, 4, 4]])
+  touching, apart = np.float32([[4, 0, 8, 4]]), np.float32([[5, 0, 9, 4]])
+  # Each pixel to the left shares 4 more of the 32 of the union, which stays as it is.
+  slope = jax.jit(jax.grad(lambda box: losses.box_overlaps(box, target)[0]))
+  np.testing.assert_allclose(slope(touching)[0, 0], -4 / 32, rtol=1e-5)
+  assert not np.any(slope(apart))
+  value, slope = jax.jit(jax.value_and_grad(losses.iou_log))(apart, target)
+  np.testing.assert_allclose(value, -np.log(1e-6), rtol=1e-5)
+  assert not np.any(slope)
 
 
 def test_distributions_are_averaged_over_weights_and_sides():

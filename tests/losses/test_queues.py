@@ -191,6 +191,16 @@ def test_the_official_rule_draws_the_same_slots_of_all_classes():
     queues.sample(queue, jax.random.key(0), SIZE + 1, only_filled=False)
 
 
+def test_the_official_rule_draws_each_slot_once_and_no_more_than_there_are():
+  queue = queues.init(2, 4, DIM, jax.random.key(0))
+  drawn, where = queues.sample(queue, jax.random.key(1), 4, only_filled=False)
+  assert where.all() and len(where) == 8
+  for rows, slots in zip(np.split(np.asarray(drawn), 2), np.asarray(queue.embeddings)):
+    assert sorted(rows.tolist()) == sorted(slots.tolist())
+  with pytest.raises(ValueError, match='per_class=5 slots cannot be drawn from 4'):
+    queues.sample(queue, jax.random.key(1), 5, only_filled=False)
+
+
 @pytest.mark.parametrize('mode', ['shard_map', 'pmap'])
 def test_eight_devices_push_what_one_does(mode):
   rng = np.random.default_rng(0)

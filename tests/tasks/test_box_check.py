@@ -42,14 +42,23 @@ def test_a_class_without_boxes_is_a_warning(caplog):
 
 
 def test_a_split_without_boxes_is_refused(caplog):
-  check, total = total_of(([0, 1], [0, 1]), ([], []))
-  with pytest.raises(UserError, match='val: none of its images has a box that counts'):
-    check.check_evaluation(total, 'val')
-  with pytest.raises(UserError, match='train: none of its 2 images has a box that counts'):
-    trained(check, total)
+  check, total = total_of(([0] * 5, range(5)))  # crowds alone, and too many of them
+  assert total.tolist() == [0, 0, 0, 2, 1]
+  for nothing in (total, total_of(([0, 1], [0, 1]), ([], []))[1]):
+    with pytest.raises(UserError, match='val: none of its images has a box that counts'):
+      check.check_evaluation(nothing, 'val')
+    with pytest.raises(UserError, match='train: none of its 2 images has a box that counts'):
+      trained(check, nothing)
   with caplog.at_level(logging.WARNING):
     trained(check, total, has_teacher=True)
   assert 'none of its 2 images' in caplog.text
+
+
+def test_images_that_were_not_read_may_have_boxes(caplog):
+  check, total = total_of(([], []), ([0], [0]))
+  with caplog.at_level(logging.WARNING):
+    trained(check, total, length=9)
+  assert 'train has, in 2 of its 9 images, no box of cat, dog, cow: it cannot' in caplog.text
 
 
 def test_too_many_boxes_are_a_warning_with_their_number_and_what_it_means(caplog):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kdseg_jax import tasks
-from kdseg_jax.data import crops
+from kdseg_jax.data import crops, files
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference.views import Inference
 from kdseg_jax.tasks.classification import ranks
@@ -91,7 +91,9 @@ def test_images_are_seen_whole(views):
     TASK.scorer(None, views)
 
 
-def test_the_centre_of_an_image_is_predicted():
+@pytest.mark.parametrize('size', [(), (30, 24)])
+@pytest.mark.parametrize('views', [Inference(), Inference(short_side=20, crop=(16, 18))])
+def test_an_image_is_predicted_at_the_size_of_the_data_and_of_it_the_centre(size, views):
   image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
   seen = []
 
@@ -99,16 +101,24 @@ def test_the_centre_of_an_image_is_predicted():
 
     def apply(self, variables, images):
       jax.debug.callback(lambda found: seen.append(np.asarray(found)), images)
-      return jnp.zeros((len(images), 3)), {}
-  views = Inference(short_side=20, crop=(16, 18))
-  prediction, = TASK.predictor(Model(), views)({}, image[None], scores=False)
+      return jnp.float32([[0, 2, 1]]), {}
+  prediction, = TASK.predictor(Model(), views, size=size)({}, image[None], scores=False)
   jax.effects_barrier()
-  np.testing.assert_array_equal(seen, [crops.centre(image, 20, (16, 18))[None]])
-  assert prediction.label == 0
+  shown = files.resize_image(image, size) if size else image
+  if views.crop:
+    shown = crops.centre(shown, 20, (16, 18))
+  np.testing.assert_array_equal(seen, [shown[None]])
+  assert prediction.label == 1
+  np.testing.assert_allclose(prediction.probabilities, jax.nn.softmax(np.float32([0, 2, 1])),
+                             rtol=1e-6)
+
+
+def test_segmentation_has_no_centre():
+  views = Inference(short_side=20, crop=(16, 18))
   with pytest.raises(UserError, match=r'crop=\(16, 18\) is for classifiers'):
-    tasks.create('segmentation', 3).predictor(Model(), views)
+    tasks.create('segmentation', 3).predictor(None, views)
   with pytest.raises(UserError, match='is for classifiers'):
-    tasks.create('segmentation', 3).scorer(Model(), views)
+    tasks.create('segmentation', 3).scorer(None, views)
 
 
 def test_one_class_and_other_options_are_refused():
@@ -141,4 +151,9 @@ def test_what_the_data_lack_is_said(caplog):
   given = {'read': 2, 'length': 2, 'evaluated': None}
   with pytest.raises(UserError, match='train: all 2 images are of one class, b'):
     check.check_training(total, 'train', **given, has_teacher=False)
+  caplog.clear()
   check.check_training(total, 'train', **given, has_teacher=True)
+  check.check_training(total, 'train', **given | {'length': 9}, has_teacher=False)
+  said = [record.getMessage() for record in caplog.records]
+  assert 'all 2 images are of one class, b' in said[0]
+  assert 'train has, in 2 of its 9, no image of a, c: it cannot be learned' in said[1]

@@ -63,11 +63,13 @@ def test_the_loss_is_the_same_on_every_device(task):
 
 @pytest.mark.parametrize('fields,message', [
     ({'supervised_loss': 'ohem'}, "Unknown supervised loss: 'ohem'"),
+    ({'num_classes': 1}, 'The data have 1 class. Segmentation needs at least 2'),
     ({'ohem_threshold': 70}, r'ohem_threshold=70 must be in \[0, 1\]'),
+    ({'ohem_threshold': -0.1}, r'ohem_threshold=-0.1 must be in \[0, 1\]'),
     ({'ohem_min_kept': -1}, 'ohem_min_kept=-1 at least 0')])
 def test_fields_that_cannot_be_used_are_refused(fields, message):
   with pytest.raises(ValueError, match=message):
-    tasks.SegmentationTask(num_classes=3, **fields)
+    tasks.SegmentationTask(**{'num_classes': 3} | fields)
 
 
 @pytest.mark.parametrize('align_corners', [True, False])
@@ -78,6 +80,9 @@ def test_predictions_are_the_argmax_of_upsampled_logits(align_corners):
   np.testing.assert_array_equal(task.upsample(logits, (9, 7)), resized)
   np.testing.assert_array_equal(task.predict(logits, (9, 7)), jnp.argmax(resized, -1))
   assert TASK.predict(logits, (9, 7)).dtype == jnp.int32
+  found = task.predictions(logits, {'image': np.zeros((2, 9, 7, 3), np.uint8)})
+  np.testing.assert_array_equal(found['label'], task.predict(logits, (9, 7)))
+  assert found['label'].dtype == jnp.uint8
 
 
 def test_perfect_logits_score_one_and_ignored_pixels_and_padding_count_nowhere():

@@ -5,6 +5,7 @@ import pathlib
 
 import jax
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -139,3 +140,57 @@ def test_images_are_mapped():
   for i in range(2):
     np.testing.assert_array_equal(
         together.box[i], atss(ANCHORS, (20, 6), boxes[i], valid[i]).box)
+
+
+def test_a_single_candidate_that_equals_its_threshold_is_positive():
+  anchor, box = np.float32([[0, 0, 8, 8]]), np.float32([[0, 0, 8, 12]])
+  found = atss(anchor, (1,), box, np.ones(1, bool))
+  assert found.box.tolist() == [0] and found.overlap[0] == pytest.approx(2 / 3)
+  assert atss(anchor, (1,), box, np.zeros(1, bool)).box.tolist() == [-1]
+
+
+def test_an_overlap_at_a_threshold_is_positive_or_ignored():
+  anchors = np.float32([[0, 0, 8, 8], [0, 0, 8, 4], [0, 0, 8, 2], [0, 0, 8, 1.5]])
+  found = jax.jit(functools.partial(assignment.max_iou, negative=0.25, low_quality=False))(
+      anchors, anchors[:1], np.ones(1, bool))
+  assert found.box.tolist() == [0, 0, assignment.IGNORED, assignment.BACKGROUND]
+  np.testing.assert_array_equal(found.overlap, [1, 0.5, 0.25, 0.1875])
+
+
+def test_of_boxes_that_share_their_best_anchor_the_last_has_it():
+  anchors = np.float32([[0, 0, 8, 2], [0, 0, 2, 8], [30, 30, 40, 40]])
+  boxes = np.float32([[0, 0, 8, 3], [0, 0, 8, 8], [0, 0, 8, 8]])  # IoU 0.67 and 0.25
+  taken = lambda count: max_iou(anchors, boxes, np.arange(3) < count).box.tolist()
+  assert taken(1) == [0, -1, -1] and taken(2) == [1, 1, -1] and taken(3) == [2, 2, -1]
+
+
+def test_the_size_of_a_box_may_be_the_end_of_a_range():
+  points, box = np.float32([[4, 8]]), np.float32([[0, 0, 16, 16]])  # 12 to the right side
+  for low, high, wanted in ((0, 12, 0), (12, 20, 0), (0, 11, -1), (13, 20, -1)):
+    found = fcos(points, np.float32([[low, high]]), box, np.ones(1, bool))
+    assert list(found.box) == [wanted], (low, high)
+  edge = np.float32([[0, 8]])
+  assert list(fcos(edge, np.float32([[0, 99]]), box, np.ones(1, bool)).box) == [-1]
+
+
+def test_task_aligned_weighs_as_it_is_told_leaves_out_padding_and_prefers_the_nearer_box():
+  centers = np.float32([[5, 5], [6, 5]])
+  boxes = np.float32([[0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 10, 9]])
+  predicted, scores = boxes[:2], np.float32([[0.5, 0.5], [0.5, 0.25]])
+  classes = np.int32([1, 0, 1])
+  of = jax.jit(lambda valid: assignment.task_aligned(
+      scores, predicted, centers, boxes, classes, valid, alpha=2, beta=1))
+  found, alignment = of(np.bool_([1, 1, 0]))
+  assert list(found.box) == [0, 1]
+  np.testing.assert_allclose(alignment, [0.5**2, 0.5**2])
+  found, alignment = of(np.bool_([1, 0, 0]))
+  assert list(found.box) == [0, 0]
+  np.testing.assert_allclose(alignment, [0.5**2, 0.25**2 * 0.8], rtol=1e-6)
+  assert of(np.zeros(3, bool))[0].box.tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize('sizes', [(20, 5), (20, 7), (26, 6), ()])
+@pytest.mark.parametrize('assign', [assignment.atss, assignment.valuable_region])
+def test_levels_that_are_not_those_of_the_anchors_are_refused(assign, sizes):
+  with pytest.raises(ValueError, match='26 anchors, but levels of'):
+    assign(ANCHORS, sizes, *truth(0))

@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from kdseg_jax import data, evaluate, parallel, predict, tasks
+from kdseg_jax import data, evaluate, losses, parallel, predict, tasks
 from kdseg_jax.data import fitted
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import Model, evaluation
@@ -90,6 +90,7 @@ def test_of_several_anchors_the_surest_speaks_and_ignored_positions_are_left_out
   head = heads.RetinaNet(2, strides=(8,))
   scores = np.full((1, 18, 2), -9, np.float32)  # two positions
   scores[0, 3], scores[0, 5] = (2, -9), (-9, 1)
+  scores[0, 4] = (1, 0.5)  # of more on average
   raw = {'cls': [jnp.reshape(scores, (1, 1, 2, 18))], 'reg': [jnp.zeros((1, 1, 2, 36))]}
   spoken = jax.jit(functools.partial(conflict._predicted, head))(raw)
   sigmoid = lambda x: 1 / (1 + np.exp(-x))
@@ -139,6 +140,18 @@ def teacher_of(head):
                config)
 
 
+def background_of(head, example):
+  """How many positions are background in all of their anchors, and how many count."""
+  shapes = [(64 // stride,) * 2 for stride in head.strides[:3]] + [(1, 1)] * 2
+  rows = np.array([[example['mask'].any(axis=1).sum(), example['mask'].any(axis=0).sum()]])
+  counted = np.asarray(head.counted(shapes, -(-rows // 32) * 32, 1))[0]
+  boxes = example['boxes'][~example['crowd']]
+  overlaps = np.where(counted, losses.pairwise_overlaps(boxes, head.joined_priors(shapes)[0]), 0)
+  best = (overlaps == overlaps.max(axis=1, keepdims=True)).any(axis=0)
+  free = counted & (overlaps.max(axis=0) < 0.4) & ~best
+  return [int(x.reshape(-1, head.per_position).all(axis=1).sum()) for x in (free, counted)]
+
+
 @pytest.mark.parametrize('student,teacher', [('gfl', 'fcos'), ('retinanet', 'atss')])
 def test_it_is_the_same_on_eight_devices_and_ap_is_that_of_the_student(student, teacher):
   task, model, teacher = tasks.of(config_of(student), 10), Tiny(10, student), teacher_of(teacher)
@@ -150,6 +163,11 @@ def test_it_is_the_same_on_eight_devices_and_ap_is_that_of_the_student(student, 
         batch_size=4)
     found.append(evaluator((variables, teacher.variables), source))
   assert found[0]['conflict']['positive'] > 0 and found[0]['images'] == 5
+  if student == 'retinanet':  # whose assigner ignores some
+    background, counted = np.sum(
+        [background_of(task.dense_head(), source[i]) for i in range(5)], axis=0)
+    assert found[0]['conflict']['background'] == background
+    assert background < counted - found[0]['conflict']['positive']
   both = [jax.tree.leaves(x['conflict']) for x in found]
   np.testing.assert_allclose(*both, rtol=1e-5)
   alone = evaluation.Evaluator(task, model, parallel.create_mesh(jax.devices()[:1]), batch_size=4)

@@ -273,3 +273,20 @@ def test_half_precision_outputs_are_computed_in_float32():
   made = heads.GFL(5)
   half = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), drawn(made))
   assert made.flatten(half).cls.dtype == jnp.float32
+
+
+@pytest.mark.parametrize('name, first, side', [
+    ('gfl', 0, 8), ('atss', 0, 8), ('retinanet', 0, 4), ('fcos', 0.5, None)])
+def test_a_head_of_other_strides_has_its_anchors_there(name, first, side):
+  made = heads.HEADS[name](5, strides=(4, 20))
+  priors, strides = map(np.asarray, made.joined_priors([(2, 3), (1, 1)]))
+  each = made.per_position
+  assert len(priors) == len(strides) == 7 * each
+  np.testing.assert_array_equal(strides, [4] * 6 * each + [20] * each)
+  if side is not None:
+    square = priors[each // 3::each]  # of RetinaNet the first of ratio 1
+    np.testing.assert_allclose(square[:, 2] - square[:, 0], [4 * side] * 6 + [20 * side])
+    priors = (square[:, :2] + square[:, 2:]) / 2
+  places = [(x, y) for y in range(2) for x in range(3)]
+  wanted = [*(4 * (np.array(place) + first) for place in places), [20 * first] * 2]
+  np.testing.assert_allclose(priors, wanted, atol=1e-5)
