@@ -71,7 +71,8 @@ def test_keeps_the_dtype_but_not_its_precision():
   np.testing.assert_array_equal(y, exact.astype(jnp.bfloat16))
 
 
-@pytest.mark.parametrize('shape, size', [((3, 4, 2), (5, 5)), ((1, 3, 4, 2), (0, 5))])
+@pytest.mark.parametrize('shape, size', [
+    ((3, 4, 2), (5, 5)), ((1, 3, 4, 2), (0, 5)), ((1, 3, 4, 2), (5, 0)), ((1, 3, 4, 2), (5,))])
 def test_refuses_what_is_no_image(shape, size):
   with pytest.raises(ValueError, match='size'):
     resizing.resize_bilinear(jnp.zeros(shape), size, align_corners=True)
@@ -113,7 +114,9 @@ def test_adaptive_pooling_in_half_precision_averages_in_float32():
 
 @pytest.mark.parametrize('source, target, expected', [
     (6, 3, [0, 2, 4]), (5, 3, [0, 1, 3]), (2, 4, [0, 0, 1, 1]), (3, 5, [0, 0, 1, 1, 2]),
-    (4, 4, [0, 1, 2, 3]), (1, 3, [0, 0, 0]), (7, 1, [0])])
+    (4, 4, [0, 1, 2, 3]), (1, 3, [0, 0, 0]), (7, 1, [0]),
+    # Of the eighth 31 is exact, and 30 what torch's steps in float32 come to.
+    (62, 14, [0, 4, 8, 13, 17, 22, 26, 30, 35, 39, 44, 48, 53, 57])])
 def test_nearest_reads_the_pixel_below_the_exact_position(source, target, expected):
   labels = jnp.arange(source * 2, dtype=jnp.uint8).reshape(1, 2, source)
   resized = resizing.resize_nearest(labels, (1, target))
@@ -134,8 +137,9 @@ def test_nearest_of_maps_copies_the_pixels_that_it_copies_of_labels(size):
 
 
 def test_nearest_refuses_other_shapes():
-  with pytest.raises(ValueError, match=r'\(N, h, w\).*\(2, 3\)'):
-    resizing.resize_nearest(jnp.zeros((2, 3), jnp.int32), (1, 1))
+  for shape, size in (((2, 3), (1, 1)), ((2, 3, 4), (0, 1)), ((2, 3, 4), (1, 1, 1))):
+    with pytest.raises(ValueError, match=rf'\(N, h, w\).*{re.escape(str(shape))}'):
+      resizing.resize_nearest(jnp.zeros(shape, jnp.int32), size)
 
 
 def on(platform, function, x):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from kdseg_jax import metrics, parallel, tasks
-from kdseg_jax.inference.evaluation import Evaluator
+from kdseg_jax.inference.evaluation import Evaluator, sizes_of_all
 from tests import toys
 
 CLASSES = 5
@@ -80,6 +80,52 @@ def test_without_padding_every_image_counts_as_it_would_alone():
 def test_padding_changes_the_result():
   assert evaluated(128).sum() == evaluated(1).sum()
   assert np.abs(evaluated(128) - evaluated(1)).sum() > 0
+
+
+class Uniform:
+  """Images of one size, or of others at odd places, which is told without reading them."""
+
+  def __init__(self, size, odd=None):
+    self._sizes = size, odd or size
+    if odd is None:
+      self.size = list(size)
+
+  def __len__(self):
+    return 5
+
+  def size_of(self, index):
+    return list(self._sizes[index % 2])
+
+  def __getitem__(self, index):
+    size = self._sizes[index % 2]
+    return {'image': np.zeros((*size, 3), np.uint8), 'label': np.zeros(size, np.uint8)}
+
+
+def test_sizes_are_those_that_a_source_tells():
+  assert sizes_of_all(Uniform((8, 9))) == [(8, 9)] * 5
+  assert sizes_of_all(Uniform((8, 9), (7, 5))) == [(8, 9), (7, 5), (8, 9), (7, 5), (8, 9)]
+
+
+def test_several_processes_know_the_sizes_of_every_source_and_of_its_first_images(monkeypatch):
+  evaluators = {limit: Evaluator(
+      tasks.SegmentationTask(CLASSES), model()[0], parallel.create_mesh(jax.devices()[:1]),
+      batch_size=2, limit=limit) for limit in (0, 3)}
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  for sizes in (((8, 9),), ((7, 5),), ((7, 5), (8, 9)), ((8, 9),)):
+    for limit, count in ((0, 5), (3, 3)):
+      batches = list(evaluators[limit]._batches(Uniform(*sizes)))
+      found = [batch['image'].shape for batch in batches]
+      # Even and odd places are of one size or of two, and this process has half of each batch.
+      groups = [count] if len(sizes) == 1 else [-(-count // 2), count // 2]
+      expected = [size for size, many in zip(sizes, groups) for _ in range(-(-many // 2))]
+      assert sorted(found) == sorted((1, *size, 3) for size in expected)
+
+
+def test_a_batch_is_rounded_up_to_the_number_of_devices():
+  mesh = parallel.create_mesh(jax.devices()[:4])
+  rounded = Evaluator(tasks.SegmentationTask(CLASSES), model()[0], mesh, batch_size=5)
+  batches = rounded._batches(6 * source())  # twelve and six of a size
+  assert [len(batch['index']) for batch in batches] == [8, 8, 8]
 
 
 @pytest.mark.parametrize('recipe', RECIPES)

@@ -5,14 +5,16 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 import pytest
 
 import kdseg_jax
-from kdseg_jax import inference, models, predict
+from kdseg_jax import inference, models, parallel, predict
 from kdseg_jax.checkpoint import Checkpointer, CheckpointError
 from kdseg_jax.data import files
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import Classification, Inference, Segmentation
+from kdseg_jax.inference.model import leaves_of_classes, restore
 from tests import runs, toys, workdirs
 
 CREATE = models.create
@@ -106,7 +108,7 @@ def test_a_folder_without_any(tmp_path):
     kdseg_jax.load('gs://bucket/run')
 
 
-def test_images_of_every_form_give_the_same(workdir, tmp_path):
+def test_images_of_every_form_give_the_same(workdir, tmp_path, monkeypatch):
   model = kdseg_jax.load(workdir)
   images = np.stack([image_of(9, 7) for _ in range(3)])
   for i, image in enumerate(images):
@@ -116,12 +118,15 @@ def test_images_of_every_form_give_the_same(workdir, tmp_path):
           for x in wanted} == {((9, 7), 'uint8', (9, 7, 3), 'float32')}
   assert len({x.labels.tobytes() for x in wanted}) == 3
   names = [tmp_path / '0.png', str(tmp_path / '1.png'), images[2]]
-  for given in (images, list(images), jnp.asarray(images), names):
+  pictures = [PIL.Image.fromarray(image) for image in images]
+  for given in (images, list(images), tuple(images), jnp.asarray(images), names, pictures):
     for found, want in zip(model.predict(given), wanted, strict=True):
       jax.tree.map(np.testing.assert_array_equal, found, want)
   assert model.predict([]) == []
-  (from_path,) = model.predict(tmp_path / '0.png')
-  np.testing.assert_array_equal(from_path.labels, wanted[0].labels)
+  monkeypatch.setenv('HOME', str(tmp_path))
+  for path in (tmp_path / '0.png', '~/0.png'):
+    (from_path,) = model.predict(path)
+    np.testing.assert_array_equal(from_path.labels, wanted[0].labels)
 
 
 def test_scores_are_probabilities_whose_largest_is_the_label(workdir):
@@ -131,6 +136,29 @@ def test_scores_are_probabilities_whose_largest_is_the_label(workdir):
   np.testing.assert_array_equal(found.scores.argmax(axis=-1), found.labels)
   (without,) = kdseg_jax.load(workdir).predict(image_of(9, 7), scores=False)
   assert without.scores is None and without.labels.shape == (9, 7)
+
+
+class Shares:
+  """The logit of the first class is the share of the image that is no padding."""
+
+  def apply(self, variables, image, *, mask=None, index=None):
+    share = jnp.ones(len(image)) if mask is None else jnp.mean(mask, axis=(1, 2))
+    logits = jnp.broadcast_to(share[:, None, None], image.shape[:3])
+    return jnp.stack([logits, 0 * logits, 0 * logits], axis=-1), {}
+
+
+def test_what_is_padded_is_told_to_the_module():
+  model = toys.loaded(Shares())
+  mask = np.ones((1, 4, 5), bool)
+  mask[:, 2:] = False
+  for given, share in ((None, 1), (mask, 0.5)):
+    logits, _ = model.apply(np.zeros((1, 4, 5, 3), np.uint8), mask=given)
+    np.testing.assert_allclose(logits[..., 0], share)
+  config = workdirs.config_of(**{'eval.pad_multiple': 8})
+  (found,) = dataclasses.replace(model, config=config).predict(image_of(13, 11))
+  share = np.exp(13 * 11 / 256)
+  np.testing.assert_allclose(found.scores[..., 0], share / (share + 2), rtol=1e-5)
+  assert found.scores.shape == (13, 11, 3)
 
 
 def test_batches_of_images_of_mixed_sizes_keep_their_order(workdir):
@@ -180,6 +208,7 @@ def test_models_of_one_architecture_share_their_programs(workdir):
     (np.zeros((3, 4, 5, 6, 3), np.uint8), r'\(3, 4, 5, 6, 3\)'),
     ([np.zeros((4, 5, 3), np.uint8), np.zeros((3, 4, 5), np.uint8)], r'images\[1\] .*\(3, 4, 5\)'),
     ([np.zeros((4, 5, 3), np.uint8)] * 2 + ['nowhere.png'], 'nowhere.png: no such file'),
+    ('gs://bucket/a.png', 'gs://bucket/a.png: is an address'),
     (iter(()), r'images\[0\] is object'),
 ])
 def test_what_is_no_image_is_named_before_anything_is_computed(image, message):
@@ -246,6 +275,23 @@ def test_views_are_those_of_the_config_or_those_that_are_given(tmp_path):
   workdirs.save(tmp_path, workdirs.config_of(**{'eval.window': (8, 8), 'eval.flip': True}))
   assert kdseg_jax.load(tmp_path).views == Inference(window=(8, 8), flip=True)
   assert kdseg_jax.load(tmp_path, views=Inference()).views == Inference()
+
+
+def test_programs_restore_over_their_mesh_after_a_check_of_the_classes(workdir, monkeypatch):
+  model = restore(workdir, mesh=parallel.create_mesh(jax.devices()[:4]))
+  assert {len(leaf.devices()) for leaf in jax.tree.leaves(model.variables)} == {4}
+
+  def refuse(classes):
+    raise UserError(f'not {" ".join(classes)}')
+  monkeypatch.delattr(Checkpointer, 'restore_model')  # nothing is restored before
+  with pytest.raises(UserError, match='not sky road tree'):
+    restore(workdir, check=refuse)
+
+
+def test_leaves_that_follow_from_the_number_of_classes(monkeypatch):
+  toys.replace_models(monkeypatch, toys.BodyAndHead)
+  assert leaves_of_classes(workdirs.config_of().student, 3) == {
+      'params/head/kernel', 'params/head/bias'}
 
 
 def test_a_classifier_says_probabilities(classifier):

@@ -11,8 +11,8 @@ from kdseg_jax.inference.evaluation import recorded_metric
 
 @pytest.fixture
 def recorded(tmp_path):
-  rows = [('evaluation', 10, 0.1), ('evaluation', 20, 0.2), ('evaluation', 30, None),
-          ('train', 40, 0.9)]
+  rows = [('evaluation', 10, 0.3), ('evaluation', 10, 0.1), ('evaluation', 20, 0.2),
+          ('evaluation', 30, None), ('train', 40, 0.9)]
   (tmp_path / 'metrics.jsonl').write_text(''.join(
       json.dumps({'phase': phase, 'step': step, 'mean_iou': value}) + '\n'
       for phase, step, value in rows))
@@ -26,7 +26,7 @@ def recorded(tmp_path):
   return look
 
 
-def test_it_is_that_of_the_step(recorded):
+def test_it_is_the_latest_of_the_step(recorded):
   assert recorded(10) == 0.1 and recorded(20) == 0.2
   assert recorded(30) is None and recorded(40) is None
 

@@ -13,7 +13,7 @@ from kdseg_jax import parallel, tasks
 from kdseg_jax.data import files
 from kdseg_jax.inference import evaluation
 from kdseg_jax.inference.evaluation import Evaluator, throughput
-from kdseg_jax.inference.views import WHOLE_IMAGE, Inference
+from kdseg_jax.inference.views import WHOLE_IMAGE, Inference, apply_frozen, scaled
 from kdseg_jax.inference.windows import make_predictor, make_scorer, window_starts
 from kdseg_jax.training import experiment
 from tests import toys
@@ -175,6 +175,30 @@ def test_a_scaled_image_keeps_its_colours_and_its_mask():
   np.testing.assert_allclose(scores[0, :, 7, 0], 0.5, rtol=1e-5)
 
 
+def test_windows_are_laid_over_the_scaled_image():
+  small = batch_of((1, 6, 5))
+  large = {'image': small['image'].repeat(2, 1).repeat(2, 2), 'mask': np.ones((1, 12, 10), bool),
+           'index': small['index']}
+  mean = Function(lambda image, mask: two_classes(jnp.broadcast_to(
+      jnp.mean(image[..., 0] / 255., axis=(1, 2), keepdims=True), mask.shape)))
+  of_small = score_of(mean, small, Inference(window=(4, 3), overlap=0.5))
+  scores = score_of(mean, large, Inference(window=(4, 3), overlap=0.5, scales=(0.5,)))
+  np.testing.assert_allclose(scores, TASK.upsample(of_small, (12, 10)), rtol=1e-5, atol=1e-6)
+
+
+def test_sides_of_scaled_images_are_rounded_and_at_least_a_pixel():
+  assert scaled((7, 9), 0.5) == (4, 4)  # 3.5 and 4.5 to the even
+  assert scaled((7, 9), 1.25) == (9, 11) and scaled((1, 30), 0.1) == (1, 3)
+
+
+def test_no_gradient_passes_a_frozen_model():
+  model, variables = pixelwise()
+  batch = batch_of()
+  loss = lambda variables: jnp.sum(apply_frozen(model, variables, batch)[0] ** 2)
+  assert loss(variables) > 0
+  assert not any(np.any(leaf) for leaf in jax.tree.leaves(jax.grad(loss)(variables)))
+
+
 def test_a_scaled_image_is_resized_as_those_of_the_data_are():
   batch = batch_of((1, 4, 5))
   batch['image'] = np.clip(batch['image'], 1, 254)
@@ -322,3 +346,5 @@ def test_a_config_is_refused_before_anything_is_built():
 def test_inference_says_what_it_is():
   assert str(WHOLE_IMAGE) == 'whole images'
   assert str(EVERYTHING) == 'windows of 8x6 overlapping by 0.50, scales 0.75 1.5, flip'
+  assert str(Inference(short_side=20, crop=(16, 18), flip=True)) == (
+      'the centre 16x18 at a shorter side of 20, flip')

@@ -2,6 +2,7 @@
 
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ from kdseg_jax import models
 from kdseg_jax.models import cifar
 from kdseg_jax.models.shufflenet import shuffle
 from tests import official
+from tests.models import parts
 
 GOLDEN = official.FOLDER / 'cifar.npz'
 FAMILIES = ('cifar_resnet8', 'cifar_wrn_16_1', 'cifar_vgg8', 'cifar_mobilenetv2_half',
@@ -41,9 +43,28 @@ def test_parameters(name, parameters):
   assert models.complexity(models.create(name, 100), (32, 32)).params == parameters
 
 
+# Where the official outputs are compared in slow tests alone; None is linear.
+ACTIVATIONS = {
+    'cifar_mobilenetv2_half': {'stem': nn.relu, 'expand': nn.relu, 'depthwise': nn.relu,
+                               'project': None, 'conv': nn.relu},
+    'cifar_shufflenetv1': {'stem': nn.relu, 'conv1': nn.relu, 'conv2': nn.relu, 'conv3': None},
+    'cifar_shufflenetv2': {
+        'stem': nn.relu, 'conv1': nn.relu, 'conv2': None, 'conv3': None, 'left1': None,
+        'left2': nn.relu, 'right1': nn.relu, 'right2': None, 'right3': nn.relu, 'conv': nn.relu}}
+
+
 @pytest.mark.parametrize('name', FAMILIES)
-def test_shapes_are_those_of_the_registry(name):
-  (logits, taps), _ = abstract(name)
+def test_shapes_are_those_of_the_registry_and_options_reach_every_layer(name):
+  model = models.create(
+      name, 7, axis_name='somewhere', dtype='bfloat16', remat='dots_saveable')
+  (logits, taps), variables, layers = parts.traced(
+      model, jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.uint8))
+  assert layers.norms == {('somewhere', jnp.bfloat16, 1e-5)} and layers.exact == {'classifier'}
+  assert layers.rematerialized == {
+      block for block in variables['params']['backbone'] if block.startswith('stage')
+      or block == 'stem_block' or name == 'cifar_vgg8'}
+  for layer, activation in ACTIVATIONS.get(name, {}).items():
+    assert layers.activations[layer] == {activation}
   spec = cifar.BACKBONES[name]
   stages = [taps[f'stage{i}'] for i in range(1, len(spec.channels) + 1)]
   assert logits.shape == (2, 7) and logits.dtype == jnp.float32

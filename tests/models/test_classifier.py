@@ -1,5 +1,6 @@
 """Backbones with a classifier."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,18 +9,30 @@ import pytest
 from kdseg_jax import models
 from kdseg_jax.models.backbones import BACKBONES
 from kdseg_jax.models.classifier import ClassifierHead
+from tests.models import parts
 
-
-def shapes(name, size=(64, 64), **options):
-  model = models.create(name, 7, **options)
-  image = jax.ShapeDtypeStruct((2, *size, 3), jnp.uint8)
-  return jax.eval_shape(
-      lambda x: model.init_with_output({'params': jax.random.key(0)}, x), image)
+# Where the official outputs are compared in slow tests alone; None is linear.
+ACTIVATIONS = {
+    'mobilenetv1': {'stem': nn.relu, 'depthwise': nn.relu, 'pointwise': None},
+    'efficientnet_lite0': {'stem': nn.relu6, 'expand': nn.relu6, 'depthwise': nn.relu6,
+                           'project': None, 'conv': nn.relu6}}
 
 
 @pytest.mark.parametrize('name', BACKBONES)
-def test_shapes_and_what_the_registry_says_of_channels(name):
-  (logits, taps), _ = shapes(name)
+def test_shapes_and_what_every_layer_is_given(name):
+  """Channels are those of the registry; axis, precision and rematerialisation reach all."""
+  model = models.create(
+      name, 7, axis_name='somewhere', dtype='bfloat16', remat='dots_saveable')
+  (logits, taps), variables, layers = parts.traced(
+      model, jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.uint8))
+  epsilon = 1e-3 if name.startswith(('xception', 'efficientnet')) else 1e-5
+  assert layers.norms == {('somewhere', jnp.bfloat16, epsilon)}
+  assert layers.exact == {'classifier'}
+  blocks = {block for block in variables['params']['backbone'] if 'block' in block}
+  assert len(blocks) >= 8 and layers.rematerialized == blocks
+  assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
+  for layer, activation in ACTIVATIONS.get(name, {}).items():
+    assert layers.activations[layer] == {activation}
   assert logits.shape == (2, 7) and logits.dtype == jnp.float32
   assert tuple(taps[f'stage{i}'].shape for i in (1, 2, 3, 4)) == tuple(
       (2, 64 // stride, 64 // stride, channels)
@@ -77,6 +90,37 @@ def test_what_only_segmenters_have_is_refused(options):
 def test_the_last_convolution_stays_wide():
   assert models.create('mobilenetv2', 7, width=0.5).head.channels == 1280
   assert models.create('mobilenetv2', 7, width=1.5).head.channels == 1920
+
+
+def test_the_logits_of_an_untrained_model_are_small():
+  """Kernels are uniform in +-1 / sqrt(fan_in), and biases 0."""
+  head = ClassifierHead(300)
+  taps = {'stage4': jnp.ones((1, 1, 1, 64))}
+  params = head.init(jax.random.key(0), taps, jnp.arange(1), False)['params']['classifier']
+  assert 0.99 / 8 < np.abs(params['kernel']).max() <= 1 / 8
+  np.testing.assert_allclose(np.std(params['kernel']), 1 / 8 / np.sqrt(3), rtol=0.02)
+  np.testing.assert_array_equal(params['bias'], 0)
+
+
+def test_what_the_registry_says_of_published_weights():
+  assert {name: spec.size for name, spec in BACKBONES.items() if spec.size != 224} == {
+      'efficientnet_lite1': 240, 'efficientnet_lite2': 260, 'efficientnet_lite3': 280,
+      'efficientnet_lite4': 300}
+  same = {f'resnet{depth}{kind}' for depth in (18, 34, 50, 101) for kind in ('', 'd')} | {
+      'xception41', 'xception65'}
+  assert {name: spec.timm for name, spec in BACKBONES.items() if spec.timm} == {
+      name: name for name in same} | {
+          f'efficientnet_lite{i}': f'tf_efficientnet_lite{i}' for i in range(5)}
+  for name, spec in BACKBONES.items():
+    for published in spec.weights.values():
+      number = ''.join(filter(str.isdigit, name.removesuffix('_lite')))
+      assert number in published.file and published.classes == 1000
+      assert published.preprocessing == spec.preprocessing
+      assert published.sha256.startswith(published.file.rpartition('-')[2].partition('.')[0])
+      assert published.url or published.package
+      assert published.url in ('', *(f'https://{folder}/{published.file}' for folder in (
+          'download.pytorch.org/models', 'github.com/huggingface/pytorch-image-models/releases/'
+          'download/v0.1-weights')))
 
 
 @pytest.mark.parametrize('name, backbone', [

@@ -1,5 +1,6 @@
 """The registry."""
 
+import types
 from typing import Any
 
 import flax.linen as nn
@@ -47,9 +48,31 @@ def test_structured_distillation_has_other_heads():
 
 def test_options_of():
   assert {'deep_stem', 'ceil_mode', 'dilate_first'} <= models.options_of('pspnet_resnet18')
-  assert 'deep_stem' not in models.options_of('resnet18d')  # as it always has one
+  # ResNet-D always has what makes it one.
+  assert models.options_of('resnet18d') == models.options_of('resnet18') - {
+      'deep_stem', 'stem_channels', 'pooled_shortcuts'}
   assert models.options_of('espnet_c') == {'blocks'}
   assert models.options_of('mobilenetv2') == set()
+
+
+GIVEN = {
+    'width': 0.5, 'output_stride': 16, 'aux': True, 'axis_name': 'somewhere',
+    'dtype': jnp.bfloat16, 'remat': 'everything', 'mean': (1., 2., 3.), 'std': (4., 5., 6.),
+    'channel_order': 'bgr', 'head_channels': 40, 'aux_channels': 24, 'aux_bias': True,
+    'negative_slope': 0.01, 'project_dropout': 0.3, 'dropout': 0.2}
+
+
+def everything(num_classes, width, output_stride, aux, axis_name, dtype, remat, mean, std,
+               channel_order, head_channels, aux_channels, aux_bias, negative_slope,
+               project_dropout, dropout, own=1):
+  """A factory of models that takes all there is."""
+  return types.SimpleNamespace(init=None, apply=None, given=locals())
+
+
+def test_a_model_from_elsewhere_is_given_every_option_that_it_names():
+  reference = f'{__name__}:everything'
+  made = models.create(reference, 7, **GIVEN | {'dtype': 'bfloat16'}, own=2)
+  assert made.given == {'num_classes': 7, 'own': 2} | GIVEN
 
 
 def test_models_are_hashable_and_equal():

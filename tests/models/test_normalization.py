@@ -1,11 +1,13 @@
 """Image normalisation and synchronised BatchNorm."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from kdseg_jax import parallel
+from kdseg_jax.models import adapters, critic, fusion
 from kdseg_jax.models.normalization import BatchNorm, normalize_image
 
 SCALE = {'mean': (100., 110., 120.), 'std': (50., 51., 52.)}
@@ -86,6 +88,30 @@ def test_batch_norm_is_synchronised(mode):
   actual = step({}, variables, np.asarray(x))
   for ours, theirs in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+MAPS = [jnp.ones((2, 8, 8, 6)), jnp.ones((2, 4, 4, 6))]
+
+
+@pytest.mark.parametrize('module, arguments, count', [
+    (adapters.Autoencoder(4, axis_name='somewhere'), (MAPS[0], True), 5),
+    (adapters.FeatureAdapter(4, axis_name='somewhere'), (MAPS[0], True), 1),
+    (critic.Critic(0.125, input_norm=True, axis_name='somewhere'), (MAPS[0], True), 1),
+    *((fusion.Review((3, 5), ((8, 8), (4, 4)), 4, form, axis_name='somewhere'), (MAPS,), count)
+      for form, count in (('single_stage', 2), ('multi_stage', 4), ('all_pairs', 6),
+                          ('fused', 5), ('residual', 4)))])
+def test_what_methods_train_is_synchronised(module, arguments, count):
+  found = []
+
+  def note(call, args, kwargs, context):
+    if isinstance(context.module, BatchNorm):
+      found.append(context.module.axis_name)
+    return call(*args, **kwargs)
+
+  options = {'train': True} if isinstance(module, fusion.Review) else {}
+  with nn.intercept_methods(note):
+    jax.eval_shape(lambda: module.init(jax.random.key(0), *arguments, **options))
+  assert found == ['somewhere'] * count
 
 
 def test_evaluation_and_init_need_no_map():

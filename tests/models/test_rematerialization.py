@@ -71,6 +71,20 @@ def test_policies():
     rematerialized(BasicBlock, 'all')
 
 
+def test_what_a_policy_keeps():
+  """Everything, matrix products alone, nothing."""
+  x = jax.ShapeDtypeStruct((8, 6, 5, 4), jnp.float32)
+  variables, _ = _expected()
+
+  def kept(policy):
+    apply = lambda x: _block(policy).apply(variables, x, True, mutable=['batch_stats'])
+    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(
+        lambda x: jax.vjp(apply, x)[1], x)))
+
+  everything, products, nothing = map(kept, ('everything_saveable', 'dots_saveable', 'everything'))
+  assert everything > products > nothing
+
+
 IMAGE = jax.ShapeDtypeStruct((8, 64, 64, 3), jnp.float32)
 
 

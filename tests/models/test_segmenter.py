@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from kdseg_jax import models, parallel
-from kdseg_jax.models import normalization
 from kdseg_jax.models.deeplab import DeepLabV3Head, DeepLabV3PlusHead, PlainHead
 from kdseg_jax.models.dropout import Dropout
 from kdseg_jax.models.pspnet import PSPNetHead
 from tests import toys
+from tests.models import parts
 
 CLASSES = 5
 STAGES = [f'stage{i}{suffix}' for i in range(1, 5) for suffix in ('', '_preactivation')]
@@ -166,37 +166,34 @@ def test_values_in_half_precision():
     'pspnet_resnet50', 'pspnet_mobilenetv2', 'deeplabv3_resnet18', 'deeplabv3plus_resnet34',
     'deeplabv3plus_mobilenetv2', 'deeplabv3plus_xception41', 'plain_mobilenetv2', 'espnet',
     'espnet_c'])
-def test_every_normalisation_is_synchronised_and_in_the_given_precision(name):
+def test_every_normalisation_is_synchronised_and_every_layer_in_the_given_precision(name):
   model = models.create(
       name, CLASSES, width=0.125, aux=True, axis_name='somewhere', dtype=jnp.bfloat16)
-  seen = set()
-
-  def record(next_function, args, kwargs, context):
-    if isinstance(context.module, normalization.BatchNorm):
-      seen.add((context.module.axis_name, context.module.dtype))
-    return next_function(*args, **kwargs)
-
-  with nn.intercept_methods(record):
-    jax.eval_shape(model.init, {'params': jax.random.key(0)}, _images(1))
-  assert seen == {('somewhere', jnp.bfloat16)}
+  _, _, layers = parts.traced(model, _images(1))
+  assert {norm[:2] for norm in layers.norms} == {('somewhere', jnp.bfloat16)}
+  assert layers.exact == {'classifier'}
 
 
-@pytest.mark.parametrize('head', [PSPNetHead, DeepLabV3Head, DeepLabV3PlusHead, PlainHead])
-def test_embedding_is_what_dropout_leaves(head):
-  head = head(CLASSES, 8, dropout=0.3)
+@pytest.mark.parametrize('head, rates', [
+    (PSPNetHead(CLASSES, 8, dropout=0.3), [0.3]), (PlainHead(CLASSES, 8, dropout=0.3), [0.3]),
+    *((head(CLASSES, 8, project_dropout=0.2, dropout=0.3), [0.2, 0.3])
+      for head in (DeepLabV3Head, DeepLabV3PlusHead))])
+def test_embedding_is_what_the_last_dropout_leaves(head, rates):
   taps = {'stage1': jnp.ones((2, 8, 8, 8)), 'stage4': jnp.ones((2, 4, 4, 8))}
-  left = []
+  found, left = [], []
 
   def record(next_function, args, kwargs, context):
     output = next_function(*args, **kwargs)
-    if isinstance(context.module, Dropout) and context.module.rate == 0.3:
+    if isinstance(context.module, Dropout):
+      assert args[-1]  # in training
+      found.append(context.module.rate)
       left.append(output)
     return output
 
   def run():
     rngs = {'params': jax.random.key(0), 'dropout': jax.random.key(1)}
     (logits, embedding), _ = head.init_with_output(rngs, taps, jnp.arange(2), True)
-    assert len(left) == 1 and embedding is left[0]
+    assert found == rates and embedding is left[-1]
     return logits
 
   with nn.intercept_methods(record):
