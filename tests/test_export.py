@@ -49,6 +49,7 @@ def test_an_export_says_what_was_written_and_how_far_it_is(workdir, tmp_path, ca
      'stablehlo or onnx'),
     (['--format=onnx', '--output={tmp}', '--platforms=cpu'], '--platforms is an option of'),
     (['--format=onnx', '--output={tmp}', '--scheme=cirkd'], '--scheme is an option of'),
+    (['--format=safetensors', '--output={tmp}', '--scheme=cirkd'], 'cirkd: names deeplabv3_res'),
     (['--format=stablehlo', '--output={tmp}', '--size=3'], '--size=3: expected <height>,<width>'),
     (['--format=stablehlo', '--output={tmp}', '--size=a,b'], '--size=a,b: expected'),
     (['--format=stablehlo', '--output={tmp}', '--platforms=gpu'], "Unknown platform: 'gpu'"),
@@ -60,6 +61,20 @@ def test_wrong_input_is_one_clear_error_and_leaves_nothing(
   options = [option.format(tmp=tmp_path / 'out', base=workdir) for option in options]
   assert run(f'--workdir={workdir}', *options) == 2
   assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_an_export_of_a_detector_says_what_it_computes():
+  text = export._described('out', {
+      'model': 'gfl_resnet18', 'task': 'detection', 'classes': ['a'],
+      'source': {'checkpoint': 7, 'workdir': 'run'},
+      'files': {'model.onnx': {'bytes': 12345}},
+      'input': {'batch': 1, 'size': [64, 96], 'multiple': 1},
+      'verified': {'largest_difference': 0.25, 'standard_deviation': 1.5}})
+  assert text.splitlines() == [
+      'out: gfl_resnet18, 1 classes, checkpoint 7 of run', '  model.onnx: 12,345 bytes',
+      'takes               1 image at once, of 64x96 pixels',
+      'computes            boxes and probabilities of all anchors, before suppression',
+      'largest difference  0.25 of predictions with a standard deviation of 1.5']
 
 
 @pytest.mark.slow

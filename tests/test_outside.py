@@ -17,6 +17,7 @@ from kdseg_jax import (
   evaluate,
   export,
   models,
+  outside,
   predict,
   references,
   train,
@@ -95,6 +96,29 @@ def test_what_a_saved_config_names_is_refused_or_permitted(trained, tmp_path, ca
       capsys, evaluate.PROGRAM, f'--workdir={workdir}', '--allow_imports=tests.mylab.parts',
       f'--config.data.name={DATA}', '--config.data.options.count=5')
   assert not status and '5 images' in text
+
+
+def test_an_export_of_a_model_of_ones_own_is_permitted(trained, tmp_path, capsys):
+  status, text = runs.run_here(
+      capsys, export.PROGRAM, f'--workdir={trained / "student"}', '--allow_imports=tests.mylab',
+      '--format=stablehlo', f'--output={tmp_path / "out"}', '--size=16,16', '--platforms=cpu')
+  assert not status and 'tests.mylab.parts:Tiny, 2 classes, checkpoint 2 of student' in text
+
+
+@pytest.mark.parametrize('part, reference, options', [
+    (outside.MODEL, 'Tiny', {'features': 4}), (outside.MODEL, 'Regularized', {'features': 4}),
+    (outside.SOURCE, 'Stripes', {'count': 9}), (outside.OPTIMIZER, 'signed', {'scale': 1.0})])
+def test_what_we_give_a_factory_is_none_of_its_options(part, reference, options):
+  assert outside.options_of(part, f'tests.mylab.parts:{reference}') == options
+
+
+def test_a_factory_is_given_what_it_has_alone():
+  assert {'weight_decay', 'mask'}.isdisjoint(outside.options_of(outside.OPTIMIZER, 'optax:lion'))
+  assert outside.takes('optax:lion', outside.OPTIMIZER, 'mask')
+  assert not outside.takes('tests.mylab.parts:signed', outside.OPTIMIZER, 'mask')
+  made = outside.build(outside.SOURCE, 'tests.mylab.parts:Stripes', {'count': 3}, 'val',
+                       root='somewhere', size=(8, 8))
+  assert (made.split, len(made)) == ('val', 3)
 
 
 def test_a_method_that_is_gone_is_missed_by_training_alone(trained, tmp_path, monkeypatch, capsys):

@@ -24,6 +24,7 @@ class Answer:
     etag: version of the file, as the server calls it.
     ranges: the server continues files; if not, it always sends them whole.
     cuts: after how many bytes the connection is closed, of one request after the other.
+    drops: how many of the next requests are not answered at all.
     pause: seconds for which nothing comes after the first 1000 bytes.
     sized: the server says how long the answer is.
   """
@@ -34,6 +35,7 @@ class Answer:
   etag: str = ''
   ranges: bool = True
   cuts: list = dataclasses.field(default_factory=list)
+  drops: int = 0
   pause: float = 0
   sized: bool = True
 
@@ -59,7 +61,12 @@ def running():
       server.asked.append((self.path, self.headers.get('Range')))
       with contextlib.suppress(ConnectionError):
         plain = server.answers.get(self.path.partition('?')[0], server.missing)
-        _send(self, server.answers.get(self.path, plain))
+        answer = server.answers.get(self.path, plain)
+        if answer.drops:
+          answer.drops -= 1
+          self.close_connection = True
+          return
+        _send(self, answer)
 
     do_HEAD = do_GET
 

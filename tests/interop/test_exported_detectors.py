@@ -1,5 +1,6 @@
 """Detectors out: boxes and probabilities of all anchors, and back to what the model detects."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,7 +11,7 @@ from kdseg_jax import default_config, inference, predict
 from kdseg_jax.data import files
 from kdseg_jax.errors import UserError
 from kdseg_jax.interop import exporting
-from kdseg_jax.interop.exporting import card, graph
+from kdseg_jax.interop.exporting import card, graph, manifest
 from kdseg_jax.tasks.detection import rows
 from tests import runs, workdirs
 
@@ -90,6 +91,24 @@ def test_it_predicts_what_the_model_does(detector):
   anchors = {'retinanet': 9}.get(head, 1) * (8 * 12 + 4 * 6 + 2 * 3 + 2 + 1)
   assert found.shape == taps['predictions'].shape == (1, anchors, 8)
   assert ((found[..., rows.BOX] == 1).all()) == (head != 'fcos')
+
+
+@pytest.mark.parametrize('sides, height, width', [([], 43, 96), ([32, 48], 21, 48)])
+def test_images_are_fitted_and_padded_with_the_mean(detector, sides, height, width, monkeypatch):
+  _, base = detector
+  views = inference.Inference(canvas=CANVAS, sides=tuple(sides))
+  live = dataclasses.replace(load(base / 'run'), views=views)
+  assert manifest.describe(live, 'stablehlo', None)['sides'] == (sides or None)
+  exported, shown = kdseg_jax.load(base / 'out'), []
+  exported.description['sides'] = sides or None
+  compute = exported._jitted
+  monkeypatch.setattr(
+      exported, '_jitted', lambda images: shown.append(np.asarray(images)) or compute(images))
+  exported.predict(np.full((40, 90, 3), 7, np.uint8))
+  [[image]] = shown
+  assert image.shape == (*CANVAS, 3) and (image[:height, :width] == 7).all()
+  mean = np.round(exported.description['preprocessing']['mean'])
+  assert (image[height:] == mean).all() and (image[:, width:] == mean).all()
 
 
 def test_boxes_and_probabilities_are_compared_by_themselves(detector):

@@ -87,6 +87,13 @@ def test_content_of_another_sum_is_damaged(server):
     download.fetch_hf(REPOSITORY)
 
 
+def test_a_small_file_is_called_otherwise_than_by_its_sum(server):
+  publish(server, {'config.json': b'{}'})
+  server.answers[f'/{REPOSITORY}/resolve/main/config.json'].etag = f'"{"a" * 40}"'
+  path = pathlib.Path(download.fetch_hf(REPOSITORY, filename='config.json'))
+  assert path.read_bytes() == b'{}'
+
+
 def test_a_repository_without_weights_is_named(server):
   publish(server, {})
   with pytest.raises(UserError, match='hf:timm/.*: has no model.safetensors and no pytorch_model'):

@@ -5,16 +5,22 @@ import os
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from kdseg_jax import config_files
 from kdseg_jax.checkpoint import Checkpointer, CheckpointError
 from kdseg_jax.data import class_names, palettes
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import load
-from kdseg_jax.interop import download, importing, pretrained
+from kdseg_jax.interop import download, importing, pretrained, state_dicts
 from kdseg_jax.interop.importing import Request
 from kdseg_jax.models.backbones import BACKBONES
-from kdseg_jax.models.normalization import IMAGENET_STD, Preprocessing
+from kdseg_jax.models.normalization import (
+  IMAGENET,
+  IMAGENET_MEAN,
+  IMAGENET_STD,
+  Preprocessing,
+)
 from tests.interop import states
 
 MOBILENET = 'torchvision_mobilenetv2'
@@ -118,7 +124,7 @@ def test_another_depth_is_refused(tmp_path):
   shallow = states.state_dict('resnet18', 'torchvision_resnet', 3)
   np.savez(tmp_path / 'resnet18.npz', **shallow)
   with pytest.raises(UserError, match=r'does not hold .* \(\d+\); it is of another architecture'
-                                      r'(.|\n)*stage1_block2'):
+                                      r'(.|\n)*stage1_block2(.|\n)*\.\.\. and \d+ more'):
     importing.read(Request(str(tmp_path / 'resnet18.npz'), 'resnet34'))
   more = {key.replace('layer1.1', 'layer1.2'): array for key, array in shallow.items()
           if key.startswith('layer1.1')}
@@ -149,7 +155,8 @@ def test_nothing_is_left_of_a_failure_and_nothing_overwritten(mobilenet, tmp_pat
   assert sorted(os.listdir(tmp_path)) == ['empty', 'full'] and not os.listdir(tmp_path / 'empty')
   monkeypatch.undo()
   importing.write(imported, str(tmp_path / 'empty'))
-  assert (tmp_path / 'empty' / config_files.FILE).exists()
+  importing.write(imported, str(tmp_path / 'new' / 'run'))
+  assert all((tmp_path / name / config_files.FILE).exists() for name in ('empty', 'new/run'))
 
 
 def test_published_weights_by_name(mobilenet, monkeypatch, tmp_path):
@@ -167,8 +174,84 @@ def test_published_weights_by_name(mobilenet, monkeypatch, tmp_path):
     pretrained.load('imagenet:torchvsion', 'mobilenetv2')
   with pytest.raises(UserError, match='no published weights of efficientnet_lite1'):
     pretrained.load('imagenet', 'efficientnet_lite1')
-  assert pretrained.is_name('hf:timm/resnet18.a1_in1k') and not pretrained.is_name('runs/imagenet')
+  assert pretrained.is_name('hf:timm/resnet18.a1_in1k')
+  assert not any(map(pretrained.is_name, ('runs/imagenet', 'imagenet_runs/a', 'imagenet.pth')))
   assert importing.read(Request('imagenet', 'mobilenetv2')).report['source'] == 'imagenet'
+
+
+def test_published_weights_in_a_file_of_the_user(monkeypatch, tmp_path):
+  asked = []
+  monkeypatch.setattr(download, 'fetch', lambda source, file: asked.append((source, file)))
+  monkeypatch.setenv('HOME', str(tmp_path))
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'mine').touch()
+  for name, file in (('~/none.pth', str(tmp_path / 'none.pth')), ('mine', 'mine')):
+    pretrained.find(f'imagenet:{name}', 'resnet18')
+    assert asked[-1][0].name == 'resnet18-f37072fd.pth' and asked[-1][1] == file
+
+
+def test_published_weights_have_a_normalisation_of_their_own(monkeypatch):
+  monkeypatch.setattr(download, 'fetch', lambda source, file: source)
+  source, preprocessing = pretrained.find('imagenet', 'xception65')
+  assert source.name == 'tf_xception_65-c9ae96e8.pth' and source.sha256 == 'c9ae96e8'
+  assert source.url.endswith('/v0.1-weights/' + source.name)
+  assert preprocessing == Preprocessing((127.5,) * 3, (127.5,) * 3)
+
+
+def test_published_weights_that_lack_an_array_are_refused(monkeypatch, tmp_path):
+  arrays = dict(states.state_dict('cifar_resnet8', 'cifar', 20))
+  del arrays['layer2.0.bn1.bias']
+  np.savez(tmp_path / 'a.npz', **arrays)
+  monkeypatch.setattr(pretrained, 'find', lambda *_: (str(tmp_path / 'a.npz'), IMAGENET))
+  with pytest.raises(UserError, match=r'imagenet: does not hold .* \(1\)(.|\n)*block0/conv1/norm'):
+    pretrained.load('imagenet', 'cifar_resnet8')
+
+
+@pytest.mark.parametrize('source', ['http://host/a.npz', 'https://host/a.npz', '~/small.npz'])
+def test_an_address_is_downloaded_and_a_home_folder_is_known(source, monkeypatch, tmp_path):
+  np.savez(tmp_path / 'small.npz', **states.state_dict('cifar_resnet8', 'cifar', 20))
+  asked = []
+  monkeypatch.setattr(
+      download, 'fetch_url', lambda url: asked.append(url) or str(tmp_path / 'small.npz'))
+  monkeypatch.setenv('HOME', str(tmp_path))
+  report = importing.read(Request(source, 'cifar_resnet8')).report
+  assert (report['source'], report['file']) == (source, 'small.npz')
+  assert asked == ([source] if source.startswith('http') else [])
+
+
+@pytest.fixture
+def described(tmp_path):
+  """Writes a file of 11 classes that says so of itself, but for these fields of the model."""
+  def write(**fields):
+    student = {'name': 'cifar_resnet8', 'mean': [1.0, 2.0, 3.0], 'std': [4.0, 5.0, 6.0],
+               'channel_order': 'bgr', 'aux': False} | fields
+    arrays = {key: array for key, array in states.state_dict('cifar_resnet8', 'cifar', 11).items()
+              if array.shape}
+    description = {'model': 'cifar_resnet8', 'classes': list('abcdefghijk'), 'palette': None,
+                   'scheme': 'cifar', 'student': student}
+    safetensors.numpy.save_file(arrays, tmp_path / 'a.safetensors', metadata={
+        state_dicts.OURS: json.dumps(description)})
+    return Request(str(tmp_path / 'a.safetensors'), 'cifar_resnet8')
+  return write
+
+
+def test_what_is_asked_for_takes_precedence_over_what_a_file_says(described, monkeypatch):
+  imported = importing.read(described())
+  assert imported.classes == tuple('abcdefghijk') and imported.palette.shape == (0, 3)
+  assert imported.config.student.mean == (1.0, 2.0, 3.0)
+  request = described()._replace(data='camvid', student={'mean': (7.0, 8.0, 9.0)})
+  imported = importing.read(request)
+  assert 'pole' in [name.lower() for name in imported.classes] and imported.palette.shape == (11, 3)
+  assert imported.config.student.mean == (7.0, 8.0, 9.0)
+  assert imported.config.student.std == (4.0, 5.0, 6.0)
+  monkeypatch.setattr(importing, '_completed', lambda found, model: (found, ['head']))
+  imported = importing.read(described()._replace(num_classes=3, allow_head_mismatch=True))
+  assert imported.classes == ('class 0', 'class 1', 'class 2') and len(imported.palette) == 3
+
+
+def test_a_description_that_contradicts_itself_is_refused(described):
+  with pytest.raises(UserError, match='names the model cifar_resnet20; it was edited'):
+    importing.read(described(name='cifar_resnet20'))
 
 
 def test_a_model_of_the_hub(tmp_path, monkeypatch):
@@ -186,6 +269,11 @@ def test_a_model_of_the_hub(tmp_path, monkeypatch):
   description['pretrained_cfg'].pop('std')
   assert pretrained.find('hf:timm/resnet18.x', 'resnet18')[1] == Preprocessing(
       (127.5,) * 3, IMAGENET_STD)
+  description['pretrained_cfg'] = {'std': [0.5, 0.5, 0.5]}
+  assert pretrained.find('hf:timm/resnet18.x', 'resnet18')[1] == Preprocessing(
+      IMAGENET_MEAN, (127.5,) * 3)
+  description |= {'std': [0.25, 0.25, 0.25]}
+  assert pretrained.find('hf:timm/resnet18.x', 'resnet18')[1].std == (63.75,) * 3
   description['architecture'] = 'resnet18d'
   with pytest.raises(UserError, match='is of the architecture resnet18d; of timm, resnet18 is res'):
     importing.read(Request('hf:timm/resnet18.x', 'resnet18'))

@@ -67,6 +67,35 @@ def test_without_version_and_sum_it_is_sent_again(server, tmp_path):
   assert server.asked == [('/a', None)] * 2
 
 
+@pytest.mark.parametrize('weak', [{}, {'ETag': 'W/"weak"'}])
+def test_without_a_sum_it_goes_on_by_the_date_of_the_file(server, tmp_path, weak):
+  server.answers['/a'] = Answer(
+      cuts=[200_000], headers={'Last-Modified': servers.date(1e9)} | weak)
+  assert received(server, '/a', tmp_path, checked=False) == CONTENT
+  assert server.asked == [('/a', None), ('/a', 'bytes=200000-')]
+
+
+def test_a_server_that_is_gone_for_a_moment_is_asked_again(server, tmp_path, monkeypatch):
+  pauses = []
+  monkeypatch.setattr(transfer, 'WAIT', 0.5)
+  answer = server.answers['/a'] = Answer(etag='"1"', cuts=[1000])
+
+  def gone(seconds):
+    pauses.append(seconds)
+    answer.drops = int(len(pauses) < 3)
+  monkeypatch.setattr(transfer.time, 'sleep', gone)
+  assert received(server, '/a', tmp_path) == CONTENT
+  assert pauses == [0.5, 1.0, 1.5]
+  assert [wanted for _, wanted in server.asked] == [None] + ['bytes=1000-'] * 3
+
+
+def test_a_server_that_never_answers_is_asked_once(server, tmp_path):
+  server.answers['/a'] = Answer(drops=2)
+  with pytest.raises(transfer.TransferError):
+    received(server, '/a', tmp_path)
+  assert len(server.asked) == 1
+
+
 def test_a_chunked_answer_that_is_cut_is_not_taken_for_the_file(server, tmp_path):
   pieces = (CONTENT[:200_000], CONTENT[200_000:], b'')
   chunks = b''.join(b'%x\r\n%s\r\n' % (len(piece), piece) for piece in pieces)

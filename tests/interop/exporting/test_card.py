@@ -6,9 +6,10 @@ import re
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 import kdseg_jax
-from kdseg_jax import distillers, models
+from kdseg_jax import distillers, inference, models
 from kdseg_jax.data import files
 from kdseg_jax.data.json_files import METRICS_FILE
 from kdseg_jax.interop import exporting
@@ -32,12 +33,15 @@ def trained(monkeypatch, tmp_path):
 def test_a_card_tells_what_the_model_is(trained, tmp_path):
   exporting.export(trained, str(tmp_path / 'out'), exporting.Options('stablehlo'))
   text = (tmp_path / 'out' / card.FILE).read_text()
-  head = text.split('---')[1]
+  start, head, rest = re.split(r'^---\n', text, maxsplit=2, flags=re.M)
+  assert not start and rest.startswith('\n# espnet_c\n')
   for line in ('library_name: kdseg_jax', 'pipeline_tag: image-segmentation', 'license: unknown',
                '- stablehlo', '- jax'):
     assert line in head.splitlines()
   for part in ('3 classes, distilled', '| method | kd@1 |', '| teacher | teacher |',
-               '| mean_iou (val) | 0.2500 |', 'any number of images of any size',
+               '| mean_iou (val) | 0.2500 |', '| pixel_accuracy (val) | 0.9000 |',
+               '| data | scenes |', '| started from | random weights |',
+               f'| steps | 1 of {trained.config.train.steps} |', 'any number of images of any size',
                'subtract (123.675, 116.28, 103.53)', 'resized to 48x64', '0 sky, 1 road, 2 tree',
                '`model.cpu.stablehlo`', 'Whoever publishes these weights'):
     assert part in text
@@ -62,9 +66,24 @@ def test_the_code_of_a_card_runs(trained, tmp_path, monkeypatch):
 def test_how_other_programs_use_it(kind, parts, trained):
   sizes = None if kind == 'safetensors' else exporting.folder.Sizes()
   description = manifest.describe(trained, kind, sizes) | {
-      'scheme': 'skd_espnet', 'verified': {'largest_difference': 0.0, 'standard_deviation': 1.0}}
+      'scheme': 'skd_espnet', 'verified': {'largest_difference': 0.25, 'standard_deviation': 1.5}}
   text = card.text(trained, description, [f'model.{kind}'])
   assert all(part in text for part in parts)
+  assert 'the largest difference is 0.25, at a standard deviation of 1.5.' in text
+  assert ('The model itself normalises them' in text) == (kind == 'onnx')
+  assert ('which the caller normalises' in text) == (kind == 'safetensors')
+
+
+def test_how_images_are_normalised_and_which_part_of_them_was_evaluated(trained):
+  config = ConfigDict(trained.config)
+  config.student.update(mean=(1.0, 2.0, 3.5), std=(4.0, 5.0, 6.5), channel_order='bgr')
+  model = dataclasses.replace(
+      trained, config=config, views=inference.Inference(short_side=40, crop=(36, 32)))
+  description = manifest.describe(model, 'onnx', exporting.folder.Sizes()) | {
+      'verified': {'largest_difference': 0.0, 'standard_deviation': 1.0}}
+  text = card.text(model, description, [])
+  assert 'subtract (1, 2, 3.5), divide by (4, 5, 6.5), channels in the order BGR' in text
+  assert 'centre 36x32 of images whose shorter side was resized to 40' in text
 
 
 def test_many_classes_and_an_import(trained):

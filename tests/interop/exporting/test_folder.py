@@ -1,17 +1,21 @@
 """Exports are written whole, and only if they compute what the model does."""
 
+import dataclasses
+import hashlib
 import json
 import os
 
 import jax.export
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 import kdseg_jax
-from kdseg_jax import models
+from kdseg_jax import inference, models
 from kdseg_jax.errors import NotFoundError, UserError
 from kdseg_jax.interop import exported, exporting
 from kdseg_jax.interop.exporting import folder, graph, manifest, stablehlo
+from kdseg_jax.interop.exporting.sizes import Sizes
 from tests import toys, workdirs
 
 STABLEHLO = exporting.Options('stablehlo')
@@ -35,7 +39,11 @@ def test_a_folder_says_what_it_holds(model, tmp_path):
   assert description == json.loads((tmp_path / 'out/export.json').read_text())
   assert sorted(os.listdir(tmp_path)) == ['out', 'run']
   assert set(description['files']) == {'model.cpu.stablehlo', 'model.cuda-tpu.stablehlo'}
-  assert set(content(tmp_path / 'out')) == {*description['files'], 'README.md', 'export.json'}
+  written = content(tmp_path / 'out')
+  assert set(written) == {*description['files'], 'README.md', 'export.json'}
+  for name, about in description['files'].items():
+    assert about['bytes'] == len(written[name])
+    assert about['sha256'] == hashlib.sha256(written[name]).hexdigest()
   assert description['classes'] == list(workdirs.CLASSES)
   assert description['palette'] == [list(color) for color in workdirs.PALETTE]
   assert description['source'] == {'workdir': 'run', 'checkpoint': 1}
@@ -79,6 +87,52 @@ def test_neither_is_what_has_no_numbers_or_another_shape(wrong, model, monkeypat
   good = graph.compiled(graph.outputs_of(model))
   assert graph.compare(model, [good], [(1, 8, 8)]).is_none
   assert not graph.compare(model, [good, function], [(1, 8, 8)]).is_none
+
+
+def test_every_size_of_images_is_compared(model):
+  good = graph.compiled(graph.outputs_of(model))
+  wrong = lambda images: good(images) * (1.01 if len(images) == 2 else 1)
+  assert graph.compare(model, [wrong], [(1, 8, 8)]).is_none
+  difference = graph.compare(model, [wrong], [(1, 8, 8), (2, 8, 12)])
+  assert not difference.is_none and difference.shapes == [(1, 8, 8, 3), (2, 8, 12, 3)]
+
+
+@pytest.mark.parametrize('dtype, is_none', [('float32', False), ('bfloat16', True)])
+def test_eight_bits_of_precision_round_more(dtype, is_none, model):
+  config = ConfigDict(model.config)
+  config.student.dtype = dtype
+  model = dataclasses.replace(model, config=config)
+  good = graph.compiled(graph.outputs_of(model))
+  deviation = graph.compare(model, [good], [(1, 8, 8)]).deviation
+  for share, expected in ((0.1, is_none), (0.4, False)):
+    shifted = lambda images, share=share: good(images) + share * deviation
+    assert graph.compare(model, [shifted], [(1, 8, 8)]).is_none == expected
+
+
+def test_without_a_cpu_nothing_can_be_compared(model, monkeypatch):
+  def none(**_):
+    raise RuntimeError('Unknown backend cpu')
+  monkeypatch.setattr(jax, 'local_devices', none)
+  with pytest.raises(UserError, match='checked on the CPU, .*unset JAX_PLATFORMS.*Unknown backend'):
+    graph.compare(model, [], [(1, 8, 8)])
+
+
+@pytest.mark.parametrize('fields, views, size', [
+    ({}, {}, (40, 24)), ({'data.size': (48, 64)}, {}, (48, 64)),
+    ({'data.size': (48, 64)}, {'canvas': (32, 80)}, (32, 80)),
+    ({'data.size': (48, 64)}, {'short_side': 40, 'crop': (36, 32)}, (36, 32))])
+def test_sizes_are_tried_from_the_freest_to_the_one_that_is_evaluated(fields, views, size, model):
+  config = ConfigDict(model.config)
+  config.update_from_flattened_dict({'augmentation.crop': (40, 24)} | fields)
+  model = dataclasses.replace(model, config=config, views=inference.Inference(**views))
+  tried = []
+
+  def write(sizes):
+    tried.append(sizes)
+    raise ValueError('cannot be written')
+  with pytest.raises(ValueError, match='cannot be written'):
+    folder._first_that_works(model, STABLEHLO, write)
+  assert tried == [Sizes(), Sizes(multiple=32), Sizes(size=size), Sizes(1, size)]
 
 
 def test_an_export_is_replaced_and_nothing_else(model, tmp_path):

@@ -2,6 +2,9 @@
 
 import importlib.util
 import json
+import logging
+import sys
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +14,8 @@ import kdseg_jax
 from kdseg_jax.errors import UserError
 from kdseg_jax.interop import exporting
 from kdseg_jax.interop.exporting import onnx_file
-from tests import workdirs
+from kdseg_jax.interop.exporting.sizes import Sizes
+from tests import toys, workdirs
 
 OPTIONS = exporting.Options('onnx')
 
@@ -33,6 +37,64 @@ def test_onnx_computes_in_float32(tmp_path):
   assert model.module.backbone.dtype is jnp.bfloat16
   assert changed.module.backbone.dtype is jnp.float32
   assert onnx_file.in_float32(changed) is changed
+
+
+class Proto:
+  """What a converter returns, as far as it is used."""
+
+  def __init__(self):
+    self.metadata_props = self
+    self.entries = []
+
+  def add(self):
+    self.entries.append(types.SimpleNamespace())
+    return self.entries[-1]
+
+  def SerializeToString(self):
+    return b'model'
+
+
+@pytest.fixture
+def converter(monkeypatch):
+  """In place of jax2onnx: notes what it is asked, and with which passes."""
+  steps = tuple(types.SimpleNamespace(name=name) for name in (
+      'fold', 'remove_redundant_transpose_pairs', 'prune'))
+  noted = types.SimpleNamespace(
+      proto=Proto(), passes=types.SimpleNamespace(_OPTIMIZER_PASSES=steps), error=None)
+
+  def to_onnx(function, inputs, **options):
+    noted.function, noted.inputs, noted.options = function, inputs, options
+    noted.used = [step.name for step in noted.passes._OPTIMIZER_PASSES]
+    noted.log_level = logging.getLogger('jax2onnx').level
+    if noted.error:
+      raise noted.error
+    return noted.proto
+  for name, module in (('jax2onnx', types.SimpleNamespace(to_onnx=to_onnx)),
+                       ('jax2onnx.converter', types.SimpleNamespace()),
+                       ('jax2onnx.converter.ir_optimizations', noted.passes)):
+    monkeypatch.setitem(sys.modules, name, module)
+  noted.steps = steps
+  return noted
+
+
+def test_the_converter_is_asked_without_its_wrong_pass_and_left_as_it_was(converter, tmp_path):
+  model = toys.loaded(None)
+  logging.getLogger('jax2onnx').setLevel(logging.INFO)
+  description = {'model': 'espnet_c', 'output': {'name': 'logits'}, 'classes': ['sky']}
+  onnx_file.write(model, Sizes(multiple=32), str(tmp_path), description)
+  assert converter.used == ['fold', 'prune'] and converter.log_level == logging.ERROR
+  assert converter.passes._OPTIMIZER_PASSES == converter.steps
+  assert logging.getLogger('jax2onnx').level == logging.INFO
+  assert str(converter.inputs[0].shape) == '(batch, 32*height, 32*width, 3)'
+  assert converter.options == {
+      'model_name': 'espnet_c', 'input_names': ['images'], 'output_names': ['logits']}
+  (entry,) = converter.proto.entries
+  assert entry.key == 'kdseg_jax' and json.loads(entry.value) == description
+  assert (tmp_path / 'model.onnx').read_bytes() == b'model'
+  converter.error = TypeError('no such layer\nmore')
+  with pytest.raises(UserError, match=r'cannot convert it \(TypeError: no such layer\)'):
+    onnx_file.write(model, Sizes(), str(tmp_path), description)
+  assert converter.passes._OPTIMIZER_PASSES == converter.steps
 
 
 @pytest.mark.slow

@@ -71,6 +71,22 @@ def test_names_and_layout_are_those_of_torchvision(unchecked, tmp_path):
       model.variables['params']['backbone']['stem']['conv']['kernel'].transpose(3, 2, 0, 1))
 
 
+def test_the_dropout_of_a_run_is_none_of_an_architecture(unchecked, tmp_path):
+  _, description = exported(tmp_path, 'cifar_resnet8', **{
+      'student.output_stride': 4, 'student.width': 1.0, 'student.dropout': 0.3})
+  assert description['scheme'] == 'cifar'
+  back = importing.read(importing.Request(
+      str(tmp_path / 'out/model.safetensors'), 'cifar_resnet8'))
+  assert back.config.student.dropout == 0.3
+
+
+def test_weights_that_compute_something_else_are_not_kept(tmp_path, monkeypatch):
+  monkeypatch.setattr(folder.graph, 'compare', lambda *_: Difference(0.2, 1.0, 0.1, []))
+  with pytest.raises(UserError, match='outputs differ by up to 0.2, and 0.1 would be rounding'):
+    exported(tmp_path, 'espnet_c')
+  assert not (tmp_path / 'out').exists()
+
+
 def test_of_another_model_only_the_normalisation_is_taken(unchecked, tmp_path, monkeypatch):
   exported(tmp_path, 'resnet18', **{
       'student.width': 1.0, 'student.output_stride': 32, 'student.mean': (1.0, 2.0, 3.0)})
