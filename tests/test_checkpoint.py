@@ -165,12 +165,15 @@ def test_the_latest_and_the_best_are_kept_and_nan_is_never_the_best(tmp_path):
   assert reopened.best_step() == 2 and reopened.latest_step() == 5
 
 
-@pytest.mark.parametrize('metric', ['mean_iou', 'accuracy'])
-def test_the_best_is_known_to_a_reader_that_does_not_name_the_metric(metric, tmp_path):
-  checkpointer = Checkpointer(tmp_path, metric=metric, keep=1)
-  for step, value in [(1, 0.9), (2, 0.1), (3, 0.2)]:
-    checkpointer.save(step, state_of(step), {}, {metric: value, 'images': 10 * step})
+@pytest.mark.parametrize('metric, maximize', [
+    ('mean_iou', True), ('accuracy', True), ('error', False)])
+def test_the_best_is_known_to_a_reader_that_does_not_name_the_metric(metric, maximize, tmp_path):
+  checkpointer = Checkpointer(tmp_path, metric=metric, maximize=maximize)
+  sign = 1 if maximize else -1
+  for step, value in [(1, 0.9), (2, 0.1), (3, 0.2), (4, math.nan)]:
+    checkpointer.save(step, state_of(step), {}, {metric: sign * value, 'images': 10 * step})
   checkpointer.close()
+  assert steps_of(tmp_path) == [1, 3, 4]
   assert Checkpointer(tmp_path).best_step() == 1
 
 
@@ -242,6 +245,41 @@ def test_a_checkpoint_that_cannot_be_written_is_one_message(tmp_path, monkeypatc
   monkeypatch.setattr(checkpointer._manager, 'save', full)
   with pytest.raises(CheckpointError, match='checkpoints/1: cannot be written: .*No space left'):
     checkpointer.save(1, state_of(1), {})
+
+
+@pytest.mark.parametrize('error', [MemoryError, jax.errors.JaxRuntimeError])
+def test_what_the_devices_refuse_is_no_error_of_a_file(error, tmp_path, monkeypatch):
+  checkpointer = Checkpointer(tmp_path, metric='mean_iou')
+
+  def failing(*_, **__):
+    raise error('RESOURCE_EXHAUSTED')
+  monkeypatch.setattr(checkpointer._manager, 'save', failing)
+  with pytest.raises(error, match='^RESOURCE_EXHAUSTED'):
+    checkpointer.save(1, state_of(1), {})
+
+
+def test_saved_steps_are_whole_checkpoints_in_the_order_of_their_numbers(tmp_path):
+  assert checkpoint.saved_steps(str(tmp_path)) == []
+  folder = tmp_path / checkpoint.FOLDER
+  (folder / '5.orbax-checkpoint-tmp').mkdir(parents=True)  # cut short
+  assert not checkpoint.has_checkpoint(str(tmp_path))
+  for step in (10, 9, 100):
+    (folder / str(step)).mkdir()
+  assert checkpoint.saved_steps(str(tmp_path)) == [9, 10, 100]
+  assert checkpoint.has_checkpoint(str(tmp_path))
+
+
+@pytest.mark.parametrize('averaged', [False, True])
+def test_an_average_is_neither_dropped_nor_begun_when_going_on(averaged, tmp_path):
+  plain = state_of(1)
+  average = plain._replace(average={'params': plain.params, 'batch_stats': plain.batch_stats})
+  saved, like = (average, plain) if averaged else (plain, average)
+  checkpointer = Checkpointer(tmp_path, metric='mean_iou')
+  checkpointer.save(1, saved, {})
+  checkpointer.close()
+  message = 'with a moving .* be above 0' if averaged else 'without a moving .* be 0 to'
+  with pytest.raises(CheckpointError, match=message):
+    Checkpointer(tmp_path).restore(1, like)
 
 
 def test_a_mismatch_names_the_leaves(tmp_path):

@@ -153,8 +153,49 @@ def test_a_result_that_differs_between_devices_is_an_error():
     run({}, {}, np.arange(16))
 
 
+@pytest.mark.parametrize('mode', parallel.MODES)
+def test_outputs_are_of_the_whole_batch_or_the_same_everywhere_each_as_asked(mode):
+  batch = np.arange(32.0).reshape(16, 2)
+  run = parallel.data_parallel(
+      lambda _, state, batch: (state * batch, lax.psum(jnp.sum(batch), AXIS)),
+      parallel.create_mesh(), mode=mode, sharded=(True, False))
+  rows, total = run({}, jnp.float32(3), batch)
+  np.testing.assert_array_equal(parallel.local_part(rows, 2), 3 * batch)
+  assert total == batch.sum()
+
+
+def test_a_program_costs_what_its_latest_shapes_cost_and_needs_memory_for_its_largest():
+  run = parallel.data_parallel(
+      lambda _, state, batch: lax.psum(jnp.sum(jnp.tanh(batch @ state)), AXIS),
+      parallel.create_mesh())
+  state, rows, found = np.ones((64, 32), np.float32), {}, {}
+  for count in (80, 8):
+    run({}, state, np.ones((count, 64), np.float32))
+    rows[count], found[count] = count // 8, run.costs()
+  for count, costs in found.items():
+    assert 2 * rows[count] * 64 * 32 <= costs.flops < 2 * (rows[count] + 2) * 64 * 32
+  assert found[8].bytes < found[80].bytes
+  arguments = 4 * (64 * 32 + rows[80] * 64)
+  assert run.peak_bytes() == found[8].peak_bytes == found[80].peak_bytes
+  assert arguments < run.peak_bytes() < 2 * arguments
+  assert f'f32[{rows[8]},64]' in run.hlo() and f'f32[{rows[80]},64]' not in run.hlo()
+
+
+@pytest.mark.parametrize('donate, held', [(False, 2), (True, 1)])
+def test_a_state_that_is_given_up_needs_memory_once(donate, held):
+  mesh = parallel.create_mesh()
+  run = parallel.data_parallel(
+      lambda _, state, batch: state + lax.psum(jnp.sum(batch), AXIS), mesh, donate_state=donate)
+  state = parallel.replicate(jnp.ones(100_000), mesh)
+  run({}, state, np.arange(16.0))
+  assert run.peak_bytes() == pytest.approx(held * 400_000, rel=0.1)
+
+
 def test_unknown_mode_and_uneven_batches_are_refused():
   with pytest.raises(ValueError, match="config.parallel='pjit'"):
     parallel.data_parallel(lambda *_: None, parallel.create_mesh(), mode='pjit')
-  with pytest.raises(ValueError, match='config.train.batch_size=12 .* multiple of 8'):
-    parallel.check_batch_size(12, parallel.create_mesh(), 'train.batch_size')
+  mesh = parallel.create_mesh()
+  for size in (12, 4, 0, -8):
+    with pytest.raises(ValueError, match=f'config.train.batch_size={size} .* multiple of 8'):
+      parallel.check_batch_size(size, mesh, 'train.batch_size')
+  parallel.check_batch_size(8, mesh, 'train.batch_size')

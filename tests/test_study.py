@@ -1,15 +1,17 @@
 """The study program as a user starts it: report, interruption, wrong input."""
 
 import json
+import math
 import signal
 
+import flax.linen as nn
 import numpy as np
 import pytest
 
 from experiments import scenes_core
-from kdseg_jax import study
+from kdseg_jax import study, tasks
 from kdseg_jax.studies.plan import student_workdir
-from tests import runs
+from tests import runs, toys
 
 STEPS = 30
 # A model of one layer in place of the recipe's: programs are what is tested here.
@@ -140,6 +142,125 @@ def test_every_model_has_an_inference_cost_of_its_own_and_equal_ones_share_it(
       'alone': width, 'same': width, 'wide': 0.5}
   seed = config.study.seeds[0]
   assert measured == [student_workdir(str(tmp_path), name, seed) for name in ('alone', 'wide')]
+
+
+def test_a_report_has_the_steps_of_all_seeds_and_what_its_config_says(monkeypatch, tmp_path):
+  config = scenes_core.get_config('runlocal')
+  config.train.steps, config.study.seeds = 6, (4, 2)
+  config.study.students = {'alone': {}}
+  monkeypatch.setattr(study, 'inference_cost', lambda *_: {'params': 9})
+  for seed, seconds in ((4, (0.5, 0.25)), (2, (0.125, 0.75))):
+    folder = tmp_path / 'students' / 'alone' / f'seed{seed}'
+    folder.mkdir(parents=True)
+    found = {'phase': 'evaluation', 'step': 6, 'mean_iou': 0.5, 'per_class_iou': [0.5] * 11}
+    (folder / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in (
+        {'phase': 'prepare', 'step': 3, 'step_seconds': 90.0},
+        {'phase': 'train', 'step': 1}, *(
+            {'phase': 'train', 'step': 3, 'step_seconds': value} for value in seconds), found)))
+  (tmp_path / 'students/alone/cost.json').write_text('{"peak_bytes": null, "extra_params": 0}')
+  (tmp_path / 'tuning.json').write_text('{"alone": {"chosen": 0.5}}')
+  report = study.make_report(config, str(tmp_path))
+  assert report['students']['alone']['training'] == {
+      'steps_per_second': pytest.approx(1 / 0.375), 'peak_megabytes': None, 'extra_params': 0}
+  assert report['students']['alone']['inference'] == {'params': 9}
+  assert (report['steps'], report['split'], report['tuning'], report['teacher']) == (
+      6, 'test', {}, None)
+  assert report['description'] == config.study.description
+  config.study.tune = scenes_core.TUNE
+  assert study.make_report(config, str(tmp_path))['tuning'] == {'alone': {'chosen': 0.5}}
+
+
+class OfPixels(nn.Module):
+  """Two classes of every pixel by itself."""
+
+  @nn.compact
+  def __call__(self, image, train=False):
+    return nn.Dense(2)(image), {}
+
+
+def test_the_cost_of_inference_is_that_of_one_image_of_an_evaluation(monkeypatch):
+  config, loaded, shapes = scenes_core.get_config('runlocal'), [], []
+  monkeypatch.setattr(study.inference, 'load', lambda folder, *, checkpoint, allow_imports, **_: (
+      loaded.append((folder, checkpoint, allow_imports)), toys.loaded(OfPixels()))[1])
+  monkeypatch.setattr(study, 'throughput', lambda model, image: shapes.append(image.shape) or 3.0)
+  assert study.inference_cost(config, 'work', ('mylab',)) == {
+      'params': 8, 'macs': 6 * 64 * 64, 'images_per_second': 3.0}
+  assert loaded == [('work', 'latest', ('mylab',))] and shapes == [(1, 64, 64, 3)]
+
+
+STAGES = ('train_teacher', 'tune', 'train')
+
+
+@pytest.mark.parametrize('stops', range(4))
+def test_a_study_that_is_told_to_stop_begins_no_later_stage_and_writes_no_report(
+    stops, monkeypatch, capsys, tmp_path):
+  begun = []
+
+  def stage(name):
+    return lambda config, workdir, **allowed: begun.append((name, workdir, allowed)) or (
+        len(begun) != stops + 1)
+  for place, name in ((study, 'train_teacher'), (study, 'tune'), (study.side_by_side, 'train')):
+    monkeypatch.setattr(place, name, stage(name))
+  checked = []
+  monkeypatch.setattr(study.shapes, 'check_study', lambda config, students: checked.append(
+      {name: own.seed for name, own in students.items()}))
+  rows = [[{'step': 7, 'mean_iou': value, 'per_class_iou': [math.nan]}] for value in (0.5, 0.75)]
+  monkeypatch.setattr(study, 'make_report', lambda config, workdir, allow_imports: (
+      study.study_report.build(
+          {'alone': {'evaluations': rows, 'training': None, 'inference': None}}, baseline='alone',
+          metric=tasks.SegmentationTask.main_metric, classes=['a'], seeds=(5, 8), teacher=None,
+          shared={'steps': 7, 'description': ','.join(allow_imports), 'nothing': math.nan})))
+  workdir = tmp_path / 'work'
+  workdir.mkdir()
+  arguments = ['--config=experiments/scenes_core.py:runlocal', f'--workdir={workdir}',
+               '--allow_imports=mylab', '--allow_class_names', '--config.study.seeds=(5, 8)']
+  monkeypatch.chdir(runs.ROOT)
+  monkeypatch.setattr(study.sys, 'argv', ['study', *arguments])
+  status, output = runs.run_here(capsys, study.PROGRAM, *arguments)
+  assert not status, output
+  allowed = begun[0][2]
+  assert allowed['allow_class_names'] and 'mylab' in allowed['allow_imports']
+  assert begun == [(name, str(workdir), allowed) for name in STAGES[:stops + 1]]
+  assert checked == [dict.fromkeys(scenes_core.STUDENTS, 5)]
+  if stops < 3:
+    assert f'Stopped; the same command goes on from what was saved. Work directory: {workdir}' in (
+        output)
+    assert not list(workdir.iterdir())
+    return
+  report = json.loads((workdir / 'report.json').read_text())
+  assert report['students']['alone']['mean_iou_of_seeds'] == [0.5, 0.75]
+  assert report['nothing'] is None  # JSON has no NaN
+  text = (workdir / 'report.md').read_text()
+  assert text.startswith('# Structured distillation on the built-in scenes\n')
+  assert "`python -m kdseg_jax.study --config=experiments/scenes_core.py:runlocal " in text
+  assert "'--config.study.seeds=(5, 8)'`" in text and '\nmylab' in text
+  assert text in output and f'Report: {workdir}/report.md and report.json' in output
+
+
+def test_a_tuning_that_cannot_work_is_refused_before_the_teacher_is_trained(
+    monkeypatch, capsys, tmp_path):
+  monkeypatch.chdir(runs.ROOT)
+  monkeypatch.setattr(study.shapes, 'check_study', lambda *_: None)
+  monkeypatch.setattr(study, 'train_teacher', lambda *_, **__: pytest.fail('it was'))
+  status, output = runs.run_here(
+      capsys, study.PROGRAM, '--config=experiments/scenes_core.py',
+      '--config.study.tune.extend=-1', f'--workdir={tmp_path}')
+  assert status == 2 and 'config.study.tune.extend=-1 must be at least 0' in output
+
+
+def test_what_a_study_does_not_have_is_neither_trained_nor_tuned(monkeypatch):
+  config = scenes_core.get_config('runlocal')
+  config.study.teacher, config.study.tune = {}, {}
+  assert study.train_teacher(config, 'work') is study.tune(config, 'work') is True
+  assert not config.teacher.checkpoint
+  config.study.tune = scenes_core.TUNE
+  given = []
+  monkeypatch.setattr(study.tuning, 'tune', lambda *given_, **allowed: (
+      given.append((given_[1:], allowed)), {} if len(given) > 1 else None)[1])
+  for tuned in (False, True):  # told to stop, and with nothing that was open
+    assert study.tune(config, 'work', allow_imports=('mylab',)) is tuned
+  assert given == [(('work', tasks.SegmentationTask.main_metric), {
+      'allow_imports': ('mylab',)})] * 2
 
 
 @pytest.mark.parametrize('arguments,message', [

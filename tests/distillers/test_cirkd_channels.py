@@ -36,6 +36,23 @@ def test_channels_are_the_weighted_sum_of_their_parts():
   np.testing.assert_allclose(np.sort(stored[:, 0]), np.sort(known[:, 0]), atol=1e-6)
 
 
+def test_of_many_channels_256_unlike_ones_are_remembered_in_a_step():
+  rng = np.random.default_rng(0)
+  teacher = rng.normal(size=(3, 2, 4, 100)).astype(np.float32)
+  inputs = distillers.DistillInputs(
+      {'embedding': teacher[..., :4]}, {'embedding': teacher}, rng=jax.random.key(1))
+  method = distillers.channels(**SMALL, pool=2, cross_weight=0.0, mse_weight=0.0)
+  state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype),
+                       jax.eval_shape(method.init, jax.random.key(0), inputs))
+  queue = jax.jit(lambda state, inputs: method.loss(state, inputs)[1][0]['queue'])(state, inputs)
+  np.testing.assert_array_equal(queue.filled, 256)
+  known = teacher.reshape(3, 1, 2, 2, 2, 100).mean((2, 4)).reshape(3, 2, 100).swapaxes(1, 2)
+  known = known.reshape(300, 2) / np.linalg.norm(known.reshape(300, 2), axis=1, keepdims=True)
+  stored = np.asarray(queue.embeddings[0, :256])
+  nearest = np.linalg.norm(stored[:, None] - known, axis=-1)
+  assert nearest.min(axis=1).max() < 1e-5 and len(set(nearest.argmin(axis=1))) == 256
+
+
 def test_a_part_of_weight_zero_is_not_computed():
   inputs = inputs_of()
   method = distillers.channels(memory_weight=0.0, cross_weight=0.0)

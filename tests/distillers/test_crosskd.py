@@ -251,6 +251,22 @@ def test_any_layer_may_be_the_last_of_the_student(layer):
   shaped(method, make_shapes('gfl', 'gfl'))
 
 
+@pytest.mark.parametrize('head, layers', [
+    ('gfl', (3,)), ('retinanet', (3,)), ('fcos', (2,)), ('atss', (3,)), (None, (2, 3))])
+def test_the_last_layer_of_the_student_is_the_official_one_of_the_teachers_head(head, layers):
+  towers = tuple(f'{branch}_tower_{layer}' for branch in ('cls', 'reg') for layer in layers)
+  requires = distillers.crosskd(teacher_head=head).requires
+  assert requires.student == (*towers, 'cls') and requires.teacher == (*towers, 'cls', 'reg')
+
+
+def test_pyramids_of_other_strides_are_refused():
+  inputs = make_shapes('gfl', 'gfl')
+  coarser = {name: levels[1:] for name, levels in inputs.teacher.items()
+             if name.endswith(('_tower_3', '_tower_2', 'cls', 'reg'))}
+  with pytest.raises(UserError, match=r'levels of the student are \[\(8, 8\), .*expected the same'):
+    shaped(distillers.crosskd(), dataclasses.replace(inputs, teacher=coarser))
+
+
 def test_a_layer_that_there_is_not_and_unknown_names_are_refused():
   with pytest.raises(UserError, match="no tap 'cls_tower_9'"):
     shaped(distillers.crosskd(layer=9), make_shapes('gfl', 'gfl'))

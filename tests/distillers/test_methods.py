@@ -4,13 +4,15 @@ import dataclasses
 import functools
 import inspect
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
-from kdseg_jax import distillers, losses, references
+from kdseg_jax import distillers, losses, parallel, references
 from kdseg_jax.distillers import core, methods
 from kdseg_jax.errors import UserError
 from tests import toys
@@ -81,6 +83,11 @@ def test_the_tap_of_each_model_is_read_of_that_model(term):
   state = jax.eval_shape(lambda: core.create_state(
       method, jax.random.key(0), inputs, toys.unprepared(method, inputs)))
   assert jax.eval_shape(method.loss, state, inputs)[0].shape == ()
+
+
+def test_a_term_with_the_name_of_one_of_ours_is_made_by_the_factory_that_its_config_gives():
+  fields = {'factory': 'tests.mylab.losses:my_term', 'weight': 1.0, 'power': 3, 'tap': 'theirs'}
+  assert distillers.create({'kd': fields}).requires.student == ('theirs',)
 
 
 def test_no_method_is_a_zero_loss_that_requires_nothing():
@@ -169,8 +176,25 @@ def test_a_method_is_what_the_factory_of_its_name_makes(name):
     assert list(terms) == [name]
     assert references.find(terms[name]['factory'], '') is getattr(distillers, name)
     return
-  made = getattr(distillers, name)()
-  assert made.requires == distillers.create(terms).requires
+  made = getattr(distillers, name)(axis_name=parallel.AXIS)
+  of_terms = distillers.create(terms, axis_name=parallel.AXIS)
+  assert made.requires == of_terms.requires
+  wide, images = {'logits': 5, 'aux_logits': 5, 'embedding': 8}, 8
+  shape = lambda *sizes, dtype=jnp.float32: jax.ShapeDtypeStruct((images, *sizes), dtype)
+  inputs = distillers.DistillInputs(
+      *({tap: shape(6, 6, width) for tap, width in wide.items()} for _ in range(2)), batch={
+          'image': shape(24, 24, 3, dtype=jnp.uint8), 'label': shape(24, 24, dtype=jnp.uint8),
+          'index': shape(dtype=jnp.int32)}, rng=jax.random.key(0))
+  state = jax.eval_shape(lambda: core.create_state(
+      of_terms, inputs.rng, inputs, toys.unprepared(of_terms, inputs)))
+  by_example = dataclasses.replace(
+      jax.tree.map(lambda _: P(parallel.AXIS), inputs), rng=P(), step=P())
+
+  def text(method):
+    mapped = jax.shard_map(lambda *given: method.loss(*given)[0], mesh=parallel.create_mesh(),
+                           in_specs=(P(), by_example), out_specs=P())
+    return re.sub('0x[0-9a-f]+', '', str(jax.make_jaxpr(mapped)(state, inputs)))
+  assert text(made) == text(of_terms)  # weights and options too
 
 
 def test_methods_that_give_a_term_other_options_cannot_be_joined():
@@ -237,6 +261,8 @@ def test_the_method_string_gives_and_adds_weights():
 @pytest.mark.parametrize('method, message', [
     ('fitnets+kd@much', "weight of 'kd' is 'much'; expected a number"),
     ('kd@nan', "weight of 'kd' is 'nan'"), ('kd@', "weight of 'kd' is ''"),
+    ('', "Unknown method: ''"), ('kd+', "Unknown method: ''"), ('kd++fitnets', "method: ''"),
+    ('kd@1@2', "weight of 'kd' is '1@2'"), ('@2', "Unknown method: ''"),
     ('fitnet@1', "Unknown method: 'fitnet'. Did you mean 'fitnets'"),
     ('fitnets+kd:2', 'a weight is written with @, kd@2'),
     ('kd:much', 'a weight is written with @, kd@much'),

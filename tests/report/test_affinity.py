@@ -71,6 +71,17 @@ def test_every_panel_has_a_title_and_the_scale_its_ends(monkeypatch):
     np.testing.assert_allclose(scale[12, column], 0.7 * color + 0.3 * 160, atol=1)
 
 
+def test_below_a_narrow_picture_the_scale_is_as_whole_as_below_a_wide_one():
+  wide = affinity.draw(np.zeros((10, 60, 3), np.uint8), (0, 0), MAPS, height=100)[-32:]
+  narrow = affinity.draw(np.zeros((60, 10, 3), np.uint8), (0, 0), MAPS, height=100)
+  scale = narrow[-32:]
+  np.testing.assert_array_equal(scale, wide[:, :scale.shape[1]])
+  assert scale.shape[1] < wide.shape[1] and (wide[:, scale.shape[1]:] == 255).all()
+  letters = np.flatnonzero((scale < 128).all(axis=-1).any(axis=0))
+  assert letters[0] >= 8 and 600 < letters[-1] < scale.shape[1] - 4
+  assert (narrow[:-32, 3 * 25:] == 255).all()  # beside the panels
+
+
 def test_large_images_become_smaller():
   picture = affinity.draw(np.zeros((600, 900, 3), np.uint8), (0, 0), {'a': np.eye(2)})
   assert picture.shape == (28 + 300 + 8 + 32, 2 * (450 + 8), 3)

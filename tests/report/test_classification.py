@@ -3,6 +3,7 @@
 import types
 
 import numpy as np
+import pytest
 
 from kdseg_jax.inference import Classification
 from kdseg_jax.report import classification, pictures, presenters
@@ -35,6 +36,7 @@ def test_metrics_in_a_line_and_of_each_class():
   few = {name: value for name, value in METRICS.items() if name != 'top5'}
   assert PRESENTER.summary(few) == 'top-1 0.5000 on 8 images'
   assert PRESENTER.details(few, None) == [('top-1', '0.5000')]
+  assert PRESENTER.details(METRICS, None) == [('top-1', '0.5000'), ('top-5', '0.7500')]
   rows = [[cell.strip() for cell in line.strip('|').split('|')]
           for line in PRESENTER.table(METRICS).splitlines()]
   assert rows[0] == ['class', 'accuracy'] and rows[2:5] == [
@@ -52,6 +54,27 @@ def test_what_is_predicted_is_written_below_the_image():
   assert with_label.shape[0] > without.shape[0] > 120
   other = PRESENTER.comparison(image, {}, {'prediction': found | {'label': np.int32(2)}})
   assert (other != without).any() and other.shape == without.shape
+
+
+@pytest.mark.parametrize('label, name', [(0, 'a'), (5, 'f'), (6, 'not known'), (-1, 'not known')])
+def test_a_caption_has_the_label_and_then_what_each_model_predicts(label, name):
+  image = np.full((10, 20, 3), 90, np.uint8)
+  found = {'mine': {'label': np.int32(1), 'probability': np.float32(0.75)},
+           'other': {'label': np.int32(2), 'probability': np.float32(0.046875)}}
+  np.testing.assert_array_equal(
+      PRESENTER.comparison(image, {'label': np.int32(label)}, found),
+      classification.captioned(image, [f'label: {name}', 'mine: b 75.0 %', 'other: c 4.7 %']))
+
+
+def test_long_captions_are_written_smaller_and_each_on_a_line_of_its_own():
+  image = np.full((30, 300, 3), 90, np.uint8)
+  picture = classification.captioned(image, ['W' * 24, 'short'])
+  assert picture.shape == (30 + 2 * 22 + 6, 300, 3)  # not enlarged
+  assert (picture[:30] == 90).all()
+  long, short = (np.flatnonzero((picture[top:top + 22] < 128).all(axis=-1).any(axis=0))
+                 for top in (30, 52))
+  assert 5 <= long[0] <= 8 and 280 < long[-1] < 296
+  assert 5 <= short[0] <= 8 and 20 < short[-1] < 80
 
 
 def test_the_confusion_matrix_counts_images():

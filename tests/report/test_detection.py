@@ -1,6 +1,7 @@
 """Boxes drawn on images, and tables of COCO's figures."""
 
 import numpy as np
+import pytest
 
 from kdseg_jax.coco_ap import FIGURES
 from kdseg_jax.report import detection
@@ -50,6 +51,14 @@ def test_what_is_written_differs_by_score_and_crowd():
   assert not colored(thin, 0)[101, 120:180].any() and colored(draw(), 0)[101, 120:180].all()
 
 
+def test_a_name_is_followed_by_its_score_in_percent_or_said_to_be_a_crowd():
+  np.testing.assert_array_equal(
+      draw(scores=np.array([0.756, 0.5, 0])), draw(classes=('cat 76%', 'dog 50%')))
+  crowd = draw(scores=np.array([0.75, 0.5, 0]), crowd=np.array([True, False, False]))
+  above = slice(0, 100)
+  np.testing.assert_array_equal(crowd[above], draw(classes=('cat (crowd)', 'dog'))[above])
+
+
 def test_the_surest_lies_over_the_others():
   boxes = np.float32([[50, 50, 150, 150], [50, 50, 150, 150]])
   for scores, first in (((0.9, 0.5), 0), ((0.5, 0.9), 1)):
@@ -73,6 +82,26 @@ def test_boxes_at_the_rim_keep_their_names_inside_and_small_images_are_enlarged(
   around = draw(small, np.float32([[-5, -5, 80, 80]]), np.array([1]))
   assert colored(around, 1)[[0, 447]].all() and colored(around, 1)[:, [0, 447]].all()
   assert colored(around, 1)[2:12, 2:30].mean() > 0.4  # its name, inside
+
+
+@pytest.mark.parametrize('shape, drawn', [
+    ((60, 200), (120, 400)), ((200, 60), (400, 120)), ((100, 479), (100, 479)),
+    ((240, 10), (480, 20)), ((600, 100), (600, 100))])
+def test_the_longer_side_says_how_much_a_picture_is_enlarged(shape, drawn):
+  assert draw(np.zeros((*shape, 3), np.uint8), np.zeros((0, 4)), np.zeros(0, int)).shape == (
+      *drawn, 3)
+
+
+def test_lines_and_letters_grow_with_large_pictures():
+  sides = np.array([[0.2, 0.3, 0.8, 0.8]])
+  widths, heights = [], []
+  for side in (480, 1920):
+    picture = draw(np.full((side, side, 3), 90, np.uint8), side * sides, np.array([0]))
+    own = colored(picture, 0)
+    bottom = np.flatnonzero(own[int(0.6 * side):, side // 2])
+    widths.append(len(bottom))
+    heights.append(own[:int(0.3 * side)].any(axis=1).sum())
+  assert widths == [2, 4] and 1.7 < heights[1] / heights[0] < 2.3
 
 
 def test_any_name_is_drawn():

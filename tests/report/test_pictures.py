@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kdseg_jax import lettering
+from kdseg_jax.coco_ap import Curves
 from kdseg_jax.report import pictures
 from kdseg_jax.tasks import MainMetric
 
@@ -25,6 +26,18 @@ def test_cells_are_shares_of_their_row_and_an_absent_class_is_left_out():
   values = {text.get_position()[::-1]: text.get_text() for text in axes.texts}
   assert values[0, 0] == '90' and values[0, 1] == '10' and values[3, 3] == '100'
   assert values[0, 2] == '' and (2, 2) not in values
+  colors = {text.get_position()[::-1]: text.get_color() for text in axes.texts}
+  assert colors[0, 0] == 'white' and colors[0, 1] == colors[1, 0] == '0.2'
+
+
+def test_colours_of_a_confusion_matrix_are_from_0_to_100_percent_whatever_its_shares():
+  figure = pictures._confusion_figure(np.array([[6, 4], [3, 7]]), ['a', 'b'])
+  assert figure.axes[0].images[0].get_clim() == (0, 1)
+  bar = figure.axes[1]
+  assert bar.get_ylim() == (0, 1) and bar.get_ylabel() == "share of the label's pixels"
+  figure.draw_without_rendering()
+  labels = [label.get_text() for label in bar.get_yticklabels()]
+  assert labels[0] == '0 %' and labels[-1] == '100 %'
 
 
 def test_more_than_25_classes_have_no_values():
@@ -54,6 +67,7 @@ def test_wrong_shapes_and_file_names_are_refused():
     pictures.confusion(np.eye(3), ['a', 'b'])
   with pytest.raises(ValueError, match='--confusion=a.jpg: expected .* PNG'):
     pictures.check_png('a.jpg', 'confusion')
+  pictures.check_png('A.PNG', 'confusion')
 
 
 def test_names_are_drawn_as_they_are_or_in_latin_letters(monkeypatch):
@@ -86,7 +100,12 @@ def test_scores_are_drawn_against_costs():
       alone.lines[2][0].get_segments(), [[[1, 40], [1, 40]], [[4, 45], [4, 60]]])
   assert axes.get_xscale() == 'log' and axes.get_ylabel() == 'mIoU, %'
   assert [text.get_text() for text in axes.texts] == ['16', 'stride 8', '16']
-  assert [text.get_text() for text in axes.get_legend().get_texts()] == list(LINES)
+  legend = axes.get_legend().get_texts()
+  assert [text.get_text() for text in legend] == list(LINES)
+  assert not any(text.get_parse_math() for text in legend)
+  plain = pictures._tradeoff_figure(LINES, MainMetric('error', 'mean error')).axes[0]
+  assert plain.get_ylabel() == 'mean error'
+  np.testing.assert_allclose(plain.containers[0].lines[0].get_ydata(), [0.4, 0.5])
 
 
 def test_the_picture_of_costs_has_a_colour_a_line():
@@ -109,5 +128,20 @@ def test_precision_is_the_mean_of_the_classes_that_are_there():
     mean = 0.75 * values[place, 0, 1]
     np.testing.assert_allclose(line.get_ydata(), np.full(101, mean))
     assert line.get_label() == f'IoU {label}: {mean:.3f}'
+    np.testing.assert_allclose(line.get_xdata(), np.linspace(0, 1, 101))
   with pytest.raises(ValueError, match='no object whose precision'):
     pictures._precision_figure(np.full((10, 101, 4), -1.0))
+
+
+def test_a_class_whose_precision_falls_to_0_is_part_of_the_mean():
+  values = np.ones((10, 101, 2))
+  values[:, 51:, 1] = 0
+  for line in pictures._precision_figure(values).axes[0].lines:
+    np.testing.assert_allclose(line.get_ydata(), np.where(np.arange(101) < 51, 1, 0.5))
+
+
+def test_precision_is_drawn_of_objects_of_every_size():
+  precision = np.full((10, 101, 1, 4), -1.0)
+  precision[..., 0] = 0.5  # the other areas have no objects
+  picture = pictures.precision(Curves(precision, np.full((10, 1, 4, 3), -1.0)))
+  assert picture.dtype == np.uint8 and picture.shape == (600, 750, 3)

@@ -15,4 +15,5 @@ def test_columns_are_aligned():
 
 def test_a_class_that_occurs_nowhere_has_a_dash():
   lines = tables.per_class(['sky', 'car'], [0.5, math.nan]).splitlines()
+  assert lines[0] == '| class |    IoU |'
   assert lines[2] == '| sky   | 0.5000 |' and lines[3] == '| car   |      - |'

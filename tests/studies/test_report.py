@@ -65,6 +65,24 @@ def test_one_seed_has_no_interval_and_equal_values_no_difference():
   assert same['difference'] == 0 and same['p_value'] == 1 and same['seeds_needed'] is None
 
 
+def test_without_spread_a_difference_is_certain_and_two_seeds_show_it():
+  result = study_report.paired([1.0, 2.0], [0.5, 1.5])
+  assert result == {
+      'difference': 0.5, 'interval': [0.5, 0.5], 'p_value': 0.0, 'seeds_needed': 2}
+
+
+def test_seeds_are_looked_for_up_to_ten_thousand():
+  # (z(0.975) + z(0.8))^2 / d^2 of the normal distribution, and about 2 more for that of t.
+  assert study_report.seeds_needed(0.03, 1.0) == pytest.approx(7.8489 / 0.03**2 + 2, abs=2)
+  assert study_report.seeds_needed(0.027, 1.0) is None  # 10,768
+  assert study_report.seeds_needed(0.0281, 1.0) == pytest.approx(9_942, abs=2)
+
+
+def test_what_is_not_there_is_found_in_one_study_of_twenty():
+  assert study_report.power(0.0, 1.0, 12) == pytest.approx(0.05)
+  assert study_report.power(-0.6, 1.0, 12) == study_report.power(0.6, 1.0, 12)
+
+
 def report_of(teacher=None, steps=10, students=(('kd', BETTER), ('alone', ALONE)), **shared):
   rows = lambda values: [
       # Better before the last step.
@@ -121,7 +139,32 @@ def test_markdown_shows_the_baseline_first_and_every_figure():
   assert any(line.startswith('| sky') and '-' in line for line in lines)
   cells = [[cell.strip() for cell in line.split('|')[1:-1]] for line in lines]
   assert ['kd', '2.0', '10', '3', '1,000', '5,000,000', '7'] in cells
-  assert ['teacher', '4.0', '99', '-', '9,999', '-', '-'] in cells and '- kd: 53.0, 54.0' in text
+  assert ['teacher', '4.0', '99', '-', '9,999', '-', '-'] in cells
+  assert lines[-2:] == [
+      '- alone: 50.0, 52.0, 49.0, 51.0, 48.0', '- kd: 53.0, 54.0, 53.0, 53.0, 52.0']
+
+
+def test_the_words_of_a_report_are_those_of_its_study():
+  text = study_report.markdown(report_of(), metric=METRIC, title='', command='')
+  assert '\nWhat is compared.\n' in text and 'Teacher' not in text and '## Tuning' not in text
+  assert 'mean_iou in %, after the last of 10 steps. ' in text and 'over 5 seed(s)' in text
+  assert 'paired by seed with *alone*' in text
+
+
+def test_one_seed_has_a_dash_wherever_several_are_needed():
+  report = study_report.build(
+      {name: {'evaluations': [[{'step': 10, 'error': value}]], 'training': None, 'inference': None}
+       for name, value in (('alone', 0.5), ('kd', 0.375), ('at', 0.25))},
+      baseline='alone', metric=tasks.MainMetric('error', 'error', maximize=False), classes=(),
+      seeds=(3,), teacher=None, shared={'steps': 10, 'description': ''})
+  assert report['seeds'] == [3] and report['baseline'] == 'alone' and report['metric'] == 'error'
+  text = study_report.markdown(
+      report, metric=tasks.MainMetric('error', 'error', maximize=False), title='', command='')
+  cells = [[cell.strip() for cell in line.split('|')[1:-1]] for line in text.splitlines()]
+  assert [row[2:3] + row[4:7] for row in cells if row and row[0] in ('kd', 'at')][:2] == [
+      ['-'] * 4] * 2
+  assert '## Differences by class' not in text  # the metric has none
+  assert ['kd', *['-'] * 6] in cells  # its costs
 
 
 def test_students_of_the_table_of_costs_are_in_the_order_of_the_report():
@@ -170,12 +213,26 @@ def test_several_comparisons_are_corrected_and_said_to_be():
   assert 'Holm' not in text and 'this one teacher, this one training set' in text
 
 
+def test_two_seeds_are_enough_for_a_p_value():
+  report = study_report.build(
+      {name: {'evaluations': [[{'step': 10, 'error': value}] for value in values],
+              'training': None, 'inference': None}
+       for name, values in (('alone', (0.5, 0.75)), ('kd', (0.25, 0.375)))},
+      baseline='alone', metric=tasks.MainMetric('error', 'error', maximize=False), classes=(),
+      seeds=(0, 1), teacher=None, shared={'steps': 10})
+  kd = report['students']['kd']
+  # Of -0.25 and -0.375, with one degree of freedom: t = 5, p = 1 - 2 / pi * atan(5).
+  assert kd['p_value_corrected'] == pytest.approx(1 - 2 / math.pi * math.atan(5))
+  assert 'p_value_corrected' not in report['students']['alone']
+
+
 def test_what_was_tried_is_shown_with_the_chosen_in_bold():
   tuning = {'alone': {'field': 'optimizer.learning_rate', 'chosen': 0.02,
                       'results': {'0.01': 0.3, '0.02': 0.4, '0.04': None}},
             'kd': {'field': 'optimizer.learning_rate', 'chosen': 0.01,
                    'results': {'0.005': 0.1, '0.01': 0.3, '0.02': 0.2}}}
   text = study_report.markdown(report_of(tuning=tuning), metric=METRIC, title='', command='')
+  assert '\noptimizer.learning_rate of every student, on other seeds' in text
   rows = [line.replace(' ', '') for line in text.splitlines()]
   assert '|student|0.005|0.01|0.02|0.04|' in rows
   assert '|alone||30.0|**40.0**|diverged|' in rows and '|kd|10.0|**30.0**|20.0||' in rows

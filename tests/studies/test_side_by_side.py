@@ -298,6 +298,11 @@ def test_seeds_must_be_different_numbers(seeds, teacher):
     ({'prepare': {'optimizer': {'decay': 'none'}}}, "optimizer.decay='none' is unknown"),
     ({'study': {'students': {'pairwise': {'distill': {'pairwise': {'node_siz': 2}}}}}},
      "field of config.distill.pairwise: 'node_siz'. Did you mean 'node_size'"),
+    ({'study': {'students': {'pairwise': {'data': {'unlabelled_share': 0.5}}}}},
+     'unlabelled_share=0.5 has no effect without config.data.unlabelled'),
+    ({'study': {'students': {'pairwise': {'student': {'name': 'resnet18'}}}}},
+     'config.student.name=resnet18 is a classifier'),
+    ({'study': {'students': {'pairwise': {'data': {'unlabelled': 'nowhere'}}}}}, 'nowhere'),
 ])
 def test_what_cannot_work_is_refused_before_the_teacher_is_trained(change, message, teacher):
   config = study_of(teacher)

@@ -67,6 +67,7 @@ def test_each_student_gets_its_own_best_and_its_other_fields_stay(trained, tmp_p
   assert tuned['alone'].results[0.2] == pytest.approx(1 + 1e-3 * 10.5)  # the mean over both seeds
   for _, _, seed, run in runs:
     assert run.eval.split == 'val' and run.data.seed == 10 and seed in (10, 11)
+    assert run.eval.every_steps == 0
   kd = study_plan.student_config(config, 'kd', 0)
   assert kd.optimizer.learning_rate == 0.2 and kd.optimizer.momentum == 0.5
   assert kd.eval.split == 'test' and kd.data.seed == 0
@@ -135,8 +136,50 @@ def test_being_told_to_stop_chooses_nothing(monkeypatch, tmp_path):
   assert 'optimizer' not in config.study.students.alone
 
 
+def test_what_may_be_run_is_passed_on_to_the_runs_of_a_folder_of_their_own(monkeypatch, tmp_path):
+  given = []
+  monkeypatch.setattr(side_by_side, 'train', lambda config, workdir, **options: given.append(
+      (workdir, options)))
+  allowed = {'allow_class_names': True, 'allow_imports': ('mylab',)}
+  assert tuning.tune(study(), str(tmp_path), METRIC, **allowed) is None
+  assert given == [(str(tmp_path / 'tuning'), allowed)]
+
+
+@pytest.mark.parametrize('value, name', [
+    (0.032, 'kd@32e-3'), (10.0, 'kd@1e1'), (2.5, 'kd@25e-1'), (1e-05, 'kd@1e-5')])
+def test_a_run_is_named_after_its_student_and_value(value, name):
+  config = tuning.plan(study(), {'kd': [value]})
+  assert list(config.study.students) == [name] == list(config.study.order)
+  assert config.study.baseline == name
+
+
+def test_a_field_may_lie_deeper_than_one_section(trained, tmp_path):
+  runs = trained(lambda student, value, seed: 0.5)
+  config = study(field='critic.optimizer.learning_rate', extend=1)
+  config.study.students.kd.critic = {'steps': 3}
+  with pytest.raises(tuning.UntunedError):  # all are equal: the smallest
+    tuning.tune(config, str(tmp_path), METRIC)
+  tried = [run.critic.optimizer.learning_rate for *_, run in runs]
+  assert sorted(set(tried)) == [0.05, 0.1, 0.2, 0.4]
+  planned = tuning.plan(config, {'kd': [0.2]})
+  own = study_plan.student_config(planned, 'kd@2e-1', 10)
+  assert own.critic.steps == 3 and own.critic.optimizer.learning_rate == 0.2
+  assert own.optimizer.momentum == 0.5
+
+
+def test_a_section_without_one_of_its_fields_is_refused():
+  config = study()
+  with config.unlocked():
+    del config.study.tune.extend
+  with pytest.raises(ValueError, match="'extend'"):
+    tuning.check(config)
+
+
 @pytest.mark.parametrize('change, message', [
     ({'grid': (0.1, 0.2)}, 'three or more different numbers'),
+    ({'grid': (0.1, 0.2, 0.2)}, 'three or more different numbers'),
+    ({'grid': (0.0, 0.1, 0.2)}, 'different numbers above 0'),
+    ({'grid': (0.2, 0.1, -0.1)}, 'different numbers above 0'),
     ({'grid': (0.1, 0.2, 0.9)}, 'times the same factor'),
     ({'seeds': (1, 2)}, 'seeds that the study itself does not use'),
     ({'seeds': ()}, 'expected one or more seeds'),

@@ -176,9 +176,11 @@ def teacher(tmp_path_factory):
   return str(workdir)
 
 
-def test_targets_and_the_head_of_the_teacher_reach_a_method(teacher):
+@pytest.mark.parametrize('split_teacher', [False, True])
+def test_targets_and_the_head_of_the_teacher_reach_a_method(teacher, split_teacher):
   config = config_of(HEAD, **{'teacher.checkpoint': teacher, 'task.weight': 0.0,
-                                'optimizer.momentum': 0.0, 'optimizer.weight_decay': 0.0})
+                                'optimizer.momentum': 0.0, 'optimizer.weight_decay': 0.0,
+                                'train.split_teacher': split_teacher})
   built = experiment.create_experiment(config)
   state = experiment.initial_state(built)
   before = jax.device_get(state.params)
@@ -190,6 +192,7 @@ def test_targets_and_the_head_of_the_teacher_reach_a_method(teacher):
   weight = np.abs(line(before, before['scale']) - batch['value'])
   slope = jax.grad(lambda scale: jnp.mean(
       weight * (line(theirs, scale) - line(theirs, theirs['scale'])) ** 2))(before['scale'])
+  shapes.check_step(built)
   state, _ = programs.train_step_of(built)(state, batch)
   assert abs(slope) > 1e-4
   moved = float(state.params['scale'] - before['scale'])

@@ -34,15 +34,15 @@ class Labels:
     return {'image': np.zeros((2, 3, 3), np.uint8), 'label': label}
 
 
-def check(tmp_path, train, val=(0, 1, 2), *, teacher=None, limit=0):
-  source = train if hasattr(train, 'classes') else Labels(train)
+def check(tmp_path, train, val=(0, 1, 2), *, teacher=None, limit=0, should_stop=lambda: False):
+  source, val = (given if hasattr(given, 'classes') else Labels(given) for given in (train, val))
   config = types.SimpleNamespace(
       eval=types.SimpleNamespace(split='val', limit=limit),
       data=types.SimpleNamespace(train_split='train'))
   data_check.check_data(types.SimpleNamespace(
-      config=config, train_source=source, evaluation_source=Labels(val), teacher=teacher,
+      config=config, train_source=source, evaluation_source=val, teacher=teacher,
       task=tasks.SegmentationTask(len(source.classes))),
-      str(tmp_path))
+      str(tmp_path), should_stop)
   return source
 
 
@@ -94,6 +94,33 @@ def test_unlabelled_images_are_no_training_labels(tmp_path):
   assert not unlabelled.reads and len(source.first.reads) == 3
   with pytest.raises(UserError, match='all labelled pixels are of one class'):
     check(tmp_path, data.Concatenated(Labels([1, 1]), unlabelled))
+
+
+class Generated(Labels):
+  is_generated = True
+
+
+@pytest.mark.parametrize('kind, goes_on', [(Generated, False), (Labels, True)])
+def test_what_is_generated_or_was_read_when_the_run_began_is_not_read(kind, goes_on, tmp_path):
+  sources = [kind([255]), kind([255])]
+  if goes_on:
+    (tmp_path / 'checkpoints' / '3').mkdir(parents=True)
+  check(tmp_path, *sources)
+  assert [source.reads for source in sources] == [[], []]
+
+
+def test_each_split_is_looked_at_though_the_other_is_generated(tmp_path):
+  with pytest.raises(UserError, match='val: no pixel'):
+    check(tmp_path, Generated([255]), Labels([255]))
+  with pytest.raises(UserError, match='train: no pixel'):
+    check(tmp_path, Labels([255]), Generated([255]))
+
+
+@pytest.mark.parametrize('told_in', ['val', 'train'])
+def test_who_is_told_to_stop_reads_and_refuses_no_more(told_in, tmp_path):
+  train, val = Labels([255]), Labels([255] if told_in == 'val' else [0, 1, 2])
+  check(tmp_path, train, val, should_stop=lambda: told_in == 'val' or bool(train.reads))
+  assert bool(train.reads) == (told_in == 'train')
 
 
 def test_masks_of_0_and_255_end_before_training(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import quickstart
-from kdseg_jax import parallel
+from kdseg_jax import parallel, tasks
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import config_check, experiment, run
 from tests import toys
@@ -34,6 +34,8 @@ def config_with(field, value):
     ('role', 'techer', "Unknown config.role: 'techer'. Did you mean 'teacher'"),
     ('task.supervised_loss', 'ohem_cross_entrop', "Did you mean 'ohem_cross_entropy'"),
     ('task.ohem_threshold', 7.0, r'ohem_threshold=7.0 must be in \[0, 1\]'),
+    ('data.unlabelled_share', 0.5, 'unlabelled_share=0.5 has no effect without'),
+    ('prepare.optimizer.options', {'b1': 0.9}, 'config.prepare.optimizer.options='),
 ])
 def test_a_field_that_cannot_work_is_named(field, value, message):
   with pytest.raises(ValueError, match=message):
@@ -72,6 +74,35 @@ def test_images_without_labels_have_no_batches_by_orientation():
   config.data.unlabelled = 'photos'
   with pytest.raises(UserError, match='by_orientation=True and unlabelled=photos: .* their sizes'):
     config_check.check_config(config, parallel.create_mesh())
+
+
+def test_a_share_of_which_a_micro_batch_would_have_one_kind_alone_is_refused():
+  config = config_with('data.unlabelled', 'rest')
+  config.data.unlabelled_share = 0.5
+  config.train.update(batch_size=16, accumulate=2)
+  with pytest.raises(UserError, match='accumulate=2 would make micro-batches of only labelled'):
+    config_check.check_config(config, parallel.create_mesh())
+  config.data.unlabelled_share = 0.375
+  config_check.check_config(config, parallel.create_mesh())
+
+
+def example_of(**fields):
+  example = {'image': np.zeros((4, 6, 3), np.uint8), 'label': np.zeros((4, 6), np.uint8),
+             'image_id': 'a'} | fields
+  return {name: value for name, value in example.items() if value is not None}
+
+
+@pytest.mark.parametrize('fields, message', [
+    ({'label': None}, r'an example has no label, and the task segmentation needs label \(4, 6\)'),
+    ({'label': np.zeros((6, 4))}, r'.*has label \(6, 4\), and the task .* needs label \(4, 6\)'),
+    ({'image_id': None}, r"an example is dict \['image', 'label'\]; expected a dict with image"),
+    ({'image': None}, r"an example is dict \['image_id', 'label'\]; expected a dict with image")])
+def test_data_without_what_the_task_needs_are_refused(fields, message):
+  task = tasks.SegmentationTask(num_classes=3)
+  for source in ([], [example_of()]):
+    experiment._check_fields(task, source, 'mine')
+  with pytest.raises(UserError, match=f'config.data.name=mine: {message}'):
+    experiment._check_fields(task, [example_of(**fields)], 'mine')
 
 
 @pytest.mark.parametrize('fields, message', [

@@ -3,6 +3,7 @@
 import logging
 import types
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from kdseg_jax import config_files, models
 from kdseg_jax.checkpoint import Checkpointer, CheckpointError
 from kdseg_jax.distillers import DistillerState
 from kdseg_jax.errors import UserError
+from kdseg_jax.models.normalization import Preprocessing
 from kdseg_jax.training import experiment, initialization, loop
 from kdseg_jax.training.initialization import load_initial_weights
 from kdseg_jax.training.state import TrainState
@@ -98,6 +100,51 @@ def test_the_same_classes_take_everything(source, ema_decay):
   for variables in (state.deployed, {'params': state.params, 'batch_stats': state.batch_stats}):
     jax.tree.map(np.testing.assert_array_equal, variables, source[1])
   assert bool(state.average) == bool(ema_decay) and state.step == 0
+
+
+def test_a_name_is_the_same_however_its_accents_are_written(tmp_path, caplog):
+  weights = save(tmp_path, ['caf\u00e9', 'b'])
+  config = config_of()
+  config.student.init = str(tmp_path)
+  state = load_initial_weights(*build(config, ['cafe\u0301', 'b']))
+  jax.tree.map(np.testing.assert_array_equal, state.deployed, weights)
+
+
+class Backboned(nn.Module):
+  """A model with a backbone, as classifiers and segmenters share it."""
+
+  num_classes: int = 3
+
+  @nn.compact
+  def __call__(self, image, mask=None, index=None, train=False):
+    x = toys.ConvNorm(4, name='backbone')(image / 255, train)
+    x = nn.Conv(self.num_classes, (1, 1), name='head')(x)
+    return x, {'logits': x}
+
+
+@pytest.mark.parametrize('published', [False, True])
+def test_of_a_classifier_a_segmenter_takes_the_backbone_alone(
+    published, tmp_path, monkeypatch, caplog):
+  monkeypatch.setattr(models, 'create', lambda name, num_classes, **_: Backboned(num_classes))
+  weights = save(tmp_path, ['a', 'b', 'c'], name='resnet18')
+  config = config_of()
+  config.student.update(name='deeplabv3_resnet18', init=str(tmp_path), width=1.0)
+  if published:
+    config.student.init = 'imagenet'
+    student = config.student
+    found = types.SimpleNamespace(
+        variables=leaves(weights) | {'params/fc/kernel': np.ones(4)}, where='a hub',
+        preprocessing=Preprocessing(tuple(student.mean), tuple(student.std), 'rgb'))
+    monkeypatch.setattr(initialization.pretrained, 'load', lambda init, backbone: (
+        {('imagenet', 'resnet18'): found}[init, backbone]))
+  built, fresh = build(config, ['a', 'b', 'c'])
+  state = load_initial_weights(built, fresh)
+  got, saved, before = (leaves({'params': x['params'], 'batch_stats': x['batch_stats']}) for x in (
+      state._asdict(), weights, fresh._asdict()))
+  for name in got:
+    wanted = saved if name.split('/')[1] == 'backbone' else before
+    np.testing.assert_array_equal(got[name], wanted[name], name)
+  assert 'only the backbone is in a classifier: params/head/bias, params/head/k' in caplog.text
 
 
 def test_as_many_classes_of_other_names_leave_the_heads_out(source, caplog):

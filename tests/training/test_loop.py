@@ -16,7 +16,7 @@ from kdseg_jax.data import scenes
 from kdseg_jax.inference.evaluation import Evaluator
 from kdseg_jax.training import experiment, loop, programs
 from kdseg_jax.training.preemption import StopSignal
-from kdseg_jax.training.run import Diverged, TeacherTooWeak, training_batches
+from kdseg_jax.training.run import Diverged, TeacherTooWeak, data_seed, training_batches
 from tests import runs
 
 pytestmark = pytest.mark.usefixtures('toy_models')
@@ -35,6 +35,17 @@ def teacher(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('teacher')
   loop.train(config_of(), str(workdir))
   return workdir
+
+
+def test_a_checkpoint_describes_its_run(teacher):
+  reader = Checkpointer(teacher)
+  meta = reader.read_meta(2)
+  config = config_of()
+  assert meta['classes'] == list(scenes.Scenes.classes) and meta['jax'] == jax.__version__
+  assert meta['palette'] == scenes.Scenes.palette.tolist() and meta['metric'] == 'mean_iou'
+  assert meta['data'] == {'seed': data_seed(config), 'next_batch': 2}
+  assert meta['config'] == json.loads((teacher / 'config.json').read_text())
+  assert meta['config']['optimizer']['learning_rate'] == config.optimizer.learning_rate
 
 
 def test_a_teacher_below_the_minimum_is_refused_before_training(teacher, tmp_path):

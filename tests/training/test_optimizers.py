@@ -145,6 +145,9 @@ def test_biases_of_convolutions_are_found_by_the_kernel_beside_them():
     ({'warmup_factor': 1.5}, 'warmup_factor=1.5: expected a share'),
     ({'clip_norm': -1.0}, 'clip_norm=-1.0 is negative'),
     ({'bias_factor': -1.0}, 'bias_factor=-1.0 is negative'),
+    ({'weight_decay': -0.1}, 'weight_decay=-0.1 is negative'),
+    ({'learning_rate': -0.1}, 'learning_rate=-0.1 is negative'),
+    ({'warmup_steps': -1}, 'warmup_steps=-1 must be at least 0'),
 ])
 def test_values_that_cannot_work_are_refused(overrides, message):
   with pytest.raises(ValueError, match=message):

@@ -240,10 +240,10 @@ def test_without_a_number_of_steps_it_is_one_epoch(teacher, limit, steps):
   assert preparations._config(built).prepare.steps == steps
 
 
-def test_a_folder_of_its_own_is_shared_by_runs(prepared, teacher, tmp_path):
-  config = config_of(teacher, **{'prepare.folder': str(tmp_path / 'shared')})
-  for name in ('a', 'b'):
-    prepare(config, tmp_path / name)
+def test_a_folder_of_its_own_is_shared_by_runs(prepared, teacher, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for name, shared in (('a', str(tmp_path / 'shared')), ('b', 'shared')):
+    prepare(config_of(teacher, **{'prepare.folder': shared}), tmp_path / name)
     assert not (tmp_path / name).exists()
   (folder,) = (tmp_path / 'shared').iterdir()
   assert folder.name == prepared[0].name

@@ -227,6 +227,21 @@ def test_the_start_of_the_student_does_not_depend_on_the_method():
                                 jax.random.key_data(without.rng))
 
 
+def test_steps_draw_from_a_key_that_made_nothing_of_the_state():
+  key = jax.random.key(3)
+  used = [key]
+
+  class Student:
+    init = staticmethod(lambda rngs, image: (used.append(rngs['params']), {'params': {}})[1])
+  method = distillers.Distiller(
+      distillers.Requires(), loss=None,
+      init=lambda rng, inputs: (used.append(rng), distillers.DistillerState())[1])
+  state = create_state(key, Student, method, OPTIMIZERS,
+                       distillers.DistillInputs({}, {}, batch=batch_of()))
+  keys = {tuple(jax.random.key_data(one).tolist()) for one in (*used, state.rng)}
+  assert len(used) == 3 and len(keys) == 4
+
+
 @pytest.mark.parametrize('mode', parallel.MODES)
 def test_a_step_is_traced_once_and_gives_back_the_shapes_and_types_it_took(mode):
   step, variables, state = train_step_of(AXIS)

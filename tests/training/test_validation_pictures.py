@@ -65,18 +65,23 @@ def test_fewer_images_than_pictures_and_none():
   assert none == []
 
 
-def events(folder):
-  """Of the event files in a folder: {tag: {step: picture}}."""
-  found = {}
+def read_events(folder):
+  """The events of the event files in a folder."""
   for path in sorted(folder.glob('events*')):
     content = io.BytesIO(path.read_bytes())
     while header := content.read(12):  # length, checksum, event, checksum
-      event = event_pb2.Event.FromString(content.read(struct.unpack('<Q', header[:8])[0]))
+      yield event_pb2.Event.FromString(content.read(struct.unpack('<Q', header[:8])[0]))
       content.read(4)
-      for value in event.summary.value:
-        if value.HasField('image'):
-          picture = PIL.Image.open(io.BytesIO(value.image.encoded_image_string))
-          found.setdefault(value.tag, {})[event.step] = np.asarray(picture)
+
+
+def events(folder):
+  """Of the event files in a folder: {tag: {step: picture}}."""
+  found = {}
+  for event in read_events(folder):
+    for value in event.summary.value:
+      if value.HasField('image'):
+        picture = PIL.Image.open(io.BytesIO(value.image.encoded_image_string))
+        found.setdefault(value.tag, {})[event.step] = np.asarray(picture)
   return found
 
 

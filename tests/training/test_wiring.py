@@ -157,9 +157,10 @@ def test_statistics_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
 
 
 def test_the_log_holds_the_rate_of_the_config_and_means_since_the_last_row(tmp_path, monkeypatch):
-  config = config_of(log={'every_steps': 5}, eval={'every_steps': 4})
+  config = config_of(log={'every_steps': 5}, eval={'every_steps': 4}, checkpoint={'every_steps': 3})
   started, evaluated = run_of(config, tmp_path, monkeypatch, average={'ema': 1})
-  started.teacher_metrics = {'mean_iou': 0.75}
+  started.teacher_metrics, saved = {'mean_iou': 0.75}, {}
+  started.checkpointer.save = lambda step, state, meta, metrics: saved.update({step: metrics})
   advance(started)
   rows = runs.rows(tmp_path)
   of_phase = lambda phase: [row for row in rows if row['phase'] == phase]
@@ -171,6 +172,8 @@ def test_the_log_holds_the_rate_of_the_config_and_means_since_the_last_row(tmp_p
           for row in of_phase('evaluation')] == [(step, 0.25, 0.75) for step in (4, 8, 12)]
   assert [variables for variables, _ in evaluated] == [{'ema': 1}] * 3  # not what is trained
   assert {(source.split, len(source)) for _, source in evaluated} == {('test', 500)}
+  found = {'mean_iou': 0.25}  # a checkpoint has the metrics of its own evaluation alone
+  assert saved == {3: None, 4: found, 6: None, 8: found, 9: None, 12: found}
 
 
 @pytest.mark.parametrize('phase, step, stopping, log, evaluate, save', [

@@ -10,6 +10,7 @@ from absl import logging as absl_logging
 from kdseg_jax.data.json_files import finite
 from kdseg_jax.training.writers import MetricWriter, StepTimer
 from tests import runs
+from tests.training.test_validation_pictures import read_events
 
 START = 0
 
@@ -23,6 +24,20 @@ def test_rows_and_events_are_written(tmp_path):
       {'phase': 'train', 'step': 1, 'loss': 0.5},
       {'phase': 'evaluation', 'step': 1, 'mean_iou': None, 'per_class_iou': [0.1, None]}]
   assert list((tmp_path / 'tensorboard').glob('events*'))
+
+
+def test_tensorboard_has_the_scalars_by_phase_and_what_a_resumed_run_begins_with(tmp_path):
+  writer = MetricWriter(str(tmp_path), start=4)
+  writer.write('train', 5, {'loss': 0.5, 'per_class_iou': [0.25]})
+  writer.write('evaluation', 6, {'images': 7, 'mean_iou': 0.125})
+  writer.close()
+  events = list(read_events(tmp_path / 'tensorboard'))
+  assert {(value.tag, event.step): value.simple_value
+          for event in events for value in event.summary.value} == {
+              ('train/loss', 5): 0.5, ('evaluation/images', 6): 7,
+              ('evaluation/mean_iou', 6): 0.125}
+  started = [event.step for event in events if event.HasField('session_log')]
+  assert started == [5]  # what an interrupted run wrote of it and of later steps is dropped
 
 
 def test_a_resumed_run_drops_later_rows_of_each_phase_and_a_cut_line(tmp_path):
