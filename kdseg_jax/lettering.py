@@ -41,6 +41,15 @@ class Lettering(NamedTuple):
     """The font at a size in pixels."""
     return _font(self.path, size)
 
+  def fitted(self, text: str, size: float, width: float) -> PIL.ImageFont.FreeTypeFont:
+    """The font at a size in pixels, or at the smaller one at which a text fits into a width."""
+    font = self.font(size)
+    while (length := font.getlength(text)) > width and size > 1:
+      # Letters are whole pixels wide, so that a text shrinks by less than its size.
+      size = max(1, size * min(width / length, 0.97))
+      font = self.font(size)
+    return font
+
 
 def letter(texts: Sequence[str], *, instead: str = 'class {}') -> Lettering:
   """Chooses one font for texts that stand together.

@@ -65,6 +65,19 @@ def test_pycocotools_itself_is_used_where_it_is_installed(number):
   np.testing.assert_allclose(list(own.values()), figures, atol=1e-9)
 
 
+@pytest.mark.parametrize('evaluator', coco_ap.EVALUATORS)
+def test_of_equal_scores_the_image_of_the_smaller_number_goes_first(evaluator):
+  if evaluator == 'pycocotools':
+    pytest.importorskip('pycocotools')
+  truth = [{'boxes': BOX, 'classes': np.array([0])}] * 2
+  found = [{'boxes': BOX + shift, 'classes': np.array([0]), 'scores': np.array([0.5])}
+           for shift in (0, 50)]
+  right_first, wrong_first = (
+      results_of(truth, order, 1, numbers).summarize(evaluator)['AP']
+      for order, numbers in ((found, (1, 0)), (found[::-1], (1, 0))))
+  assert (right_first, wrong_first) == pytest.approx((51 / 101, 51 / 101 / 2))
+
+
 def test_our_own_evaluator_serves_where_it_is_not_installed(monkeypatch):
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
   truth, found, classes, figures, _ = case(0)

@@ -26,6 +26,14 @@ def test_what_was_saved_is_read_back(recipe, arg, tmp_path):
   assert config_files.read(str(tmp_path)).to_dict() == config.to_dict()
 
 
+@pytest.mark.parametrize('number', [-1, config_files.FORMAT + 1, 2.0, '2', None])
+def test_a_format_that_is_not_known_is_refused(number, tmp_path):
+  write(tmp_path, config_files.to_dict(quickstart.get_config()) | {
+      'format': number, 'version': '7.0'})
+  with pytest.raises(UserError, match=f'format {number}, written by kdseg_jax 7.0; this'):
+    config_files.read(str(tmp_path))
+
+
 def test_a_config_without_a_number_is_a_students_and_gets_the_fields_that_came_later(tmp_path):
   saved = json.loads(quickstart.get_config('role=teacher').to_json())
   del saved['role'], saved['eval']['window'], saved['eval']['scales']

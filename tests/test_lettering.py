@@ -45,6 +45,17 @@ def chinese(tmp_path):
   return save_font(tmp_path / 'NotoSansCJK-Regular.ttf', string.printable[:95] + '道路')
 
 
+@pytest.mark.parametrize('text, width', [
+    ('W' * 30, 60), ('W' * 30, 128), ('W' * 30, 288),
+    ('a long name of a class: 75.0 % ' * 2, 128), ('a long name of a class: 75.0 % ' * 2, 288)])
+def test_a_text_is_made_smaller_until_it_fits(text, width):
+  lettered = lettering.letter([text])
+  font = lettered.fitted(text, 15, width)
+  assert 0.75 * width < font.getlength(text) <= width
+  assert lettered.fitted('ab', 15, width).size == 15  # never larger
+  assert lettered.fitted('', 15, width).size == 15 and lettered.fitted(text, 15, 0).size == 1
+
+
 def test_coverage_is_that_of_the_fonts_character_map(chinese):
   from matplotlib import ft2font
   dejavu = lettering._bundled_font()

@@ -32,6 +32,7 @@ SCENES = np.array([
     (60, 215, 235), (40, 110, 240), (140, 80, 220), (245, 110, 200), (165, 105, 65)], np.uint8)
 
 _MOST_CLASSES_IN_LEGEND = 25
+_TITLE = 15  # pixels, of its letters
 _DARK, _GREY = (40, 40, 40), (150, 150, 150)
 
 
@@ -239,9 +240,7 @@ def _lab(colors):
 
 def _title(text, lettered, height, width):
   """White bar of the given size with the text in its middle."""
-  size = 15
-  fits = width / max(lettered.font(size).getlength(text), 1)
   bar = PIL.Image.new('RGB', (width, height), 'white')
   PIL.ImageDraw.Draw(bar).text((width / 2, height / 2), text, fill=_DARK, anchor='mm',
-                               font=lettered.font(size * min(1, fits)))
+                               font=lettered.fitted(text, _TITLE, width))
   return np.asarray(bar)

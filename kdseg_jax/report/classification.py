@@ -123,8 +123,7 @@ def captioned(image: np.ndarray, lines: Sequence[str]) -> np.ndarray:
   picture.paste(PIL.Image.fromarray(image))
   draw, lettered = PIL.ImageDraw.Draw(picture), lettering.letter(lines, instead='line {}')
   for i, text in enumerate(lettered.texts):
-    needed = max(lettered.font(_LETTERS).getlength(text), 1)
-    font = lettered.font(_LETTERS * min(1, (width - 2 * _MARGIN) / needed))
+    font = lettered.fitted(text, _LETTERS, width - 2 * _MARGIN)
     draw.text((_MARGIN, height + _LINE * (i + 0.5)), text, fill='black', anchor='lm', font=font)
   return np.asarray(picture)
 

@@ -242,8 +242,8 @@ def _place(draw, text, font, corners, size, written):
   width, height = right - left + 5, max(bottom - top, ascent + descent) + 1
   x1, y1, x2, y2 = corners
   candidates = [(x, y) for y in (y1 - height, y2 + 1, y1, y2 - height) for x in (x1, x2 - width)]
-  places = []
-  for x, y in candidates:
+  places, with_room = [], [(x, y) for x, y in candidates if 0 <= y <= size[1] - height]
+  for x, y in with_room or candidates:
     x, y = (round(min(max(value, 0), max(total - side, 0))) for value, total, side in (
         (x, size[0], width), (y, size[1], height)))
     places.append((x, y, x + width - 1, y + height - 1))

@@ -8,7 +8,7 @@ import pytest
 
 from kdseg_jax import data
 from kdseg_jax.data import voc_boxes
-from kdseg_jax.errors import UserError
+from kdseg_jax.errors import NotFoundError, UserError
 from tests.data import archives, boxed_sets
 
 
@@ -138,6 +138,23 @@ def test_a_wrong_annotation_is_refused_with_its_file_and_line(tmp_path, text, me
   with pytest.raises(ValueError, match=message):
     data.create('voc_boxes', 'val', root=tmp_path)
   assert len(data.create('voc_boxes', 'train', root=tmp_path)) == 3  # whose files are right
+
+
+def test_an_object_is_one_of_the_annotation_itself(tmp_path):
+  boxed_sets.voc(tmp_path)
+  path = tmp_path / 'Annotations/c.xml'
+  nested = '<source><object>flickr</object></source><object>'
+  path.write_text(boxed_sets.annotation([('cat', 5, 5, 15, 15)]).replace('<object>', nested, 1))
+  np.testing.assert_array_equal(
+      data.create('voc_boxes', 'val', root=tmp_path)[0]['boxes'], [[4, 4, 15, 15]])
+
+
+@pytest.mark.parametrize('folder', ['JPEGImages', 'Annotations'])
+def test_a_folder_that_is_missing_is_named_with_the_layout(folder, tmp_path):
+  boxed_sets.voc(tmp_path)
+  (tmp_path / folder).rename(tmp_path / 'elsewhere')
+  with pytest.raises(NotFoundError, match=f'{folder}: no such folder; the layout is JPEGImages/'):
+    data.create('voc_boxes', 'train', root=tmp_path)
 
 
 @pytest.mark.parametrize('value', ['', ' 0 ', None])

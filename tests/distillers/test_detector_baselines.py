@@ -72,6 +72,16 @@ def test_mimicking_of_unlike_heads():
     distillers.prediction_mimicking(region='al')
 
 
+@pytest.mark.parametrize('teacher', ['gfl', 'atss', 'fcos'])
+def test_mimicking_is_normalized_as_the_teachers_loss(teacher, monkeypatch):
+  of = []
+  monkeypatch.setattr(dense_predictions, 'normalizer_of', lambda head, targets: (
+      of.append(head), targets['normalizer'])[1])
+  inputs = inputs_of(numbers={} if teacher == 'gfl' else {'reg': 4})
+  value(distillers.prediction_mimicking(teacher_head=teacher), inputs)
+  assert of == [teacher]
+
+
 def test_without_its_own_loss_boxes_have_the_weight_of_giou():
   inputs = inputs_of()
   taps = inputs.student | {'reg': [x[..., :4] for x in inputs.student['reg']]}

@@ -11,6 +11,7 @@ from kdseg_jax import models
 from kdseg_jax.errors import UserError
 from kdseg_jax.interop import conversion, importing, schemes, structure
 from kdseg_jax.interop.layers import Layer
+from kdseg_jax.models import cifar
 from tests import official
 
 
@@ -50,6 +51,27 @@ def test_every_array_has_its_place_and_goes_back(case):
   for key, array in expected.items():
     assert back[key].shape == array.shape
     np.testing.assert_allclose(back[key], array, rtol=1e-6 if scheme == 'skd_pspnet' else 0)
+
+
+RESNETS = {f'resnet{depth}' for depth in (18, 34, 50, 101)}
+LITE = {f'efficientnet_lite{variant}' for variant in range(5)}
+NAMED = {
+    'torchvision_resnet': RESNETS, 'torchvision_mobilenetv2': {'mobilenetv2'},
+    'timm_resnet': RESNETS | {f'{name}d' for name in RESNETS},
+    'timm_xception': {'xception41', 'xception65'},
+    'efficientnet_lite': LITE, 'timm_efficientnet_lite': LITE,
+    'cirkd': {f'{head}_{backbone}' for head in ('deeplabv3', 'pspnet')
+              for backbone in RESNETS | {'mobilenetv2'}},
+    'skd_pspnet': {f'pspnet_{name}' for name in RESNETS}, 'skd_espnet': {'espnet', 'espnet_c'},
+    'cifar': set(cifar.BACKBONES),
+    'reviewkd_mobilenet': {'mobilenetv1'},
+    'mmdetection_caffe': {f'fcos_{name}' for name in RESNETS},
+    'mmdetection': {f'{head}_{name}' for head in ('gfl', 'retinanet', 'fcos', 'atss')
+                    for name in RESNETS}}
+
+
+def test_schemes_name_whole_families():
+  assert {name: set(scheme.models) for name, scheme in schemes.SCHEMES.items()} == NAMED
 
 
 @pytest.mark.parametrize('scheme, model', [

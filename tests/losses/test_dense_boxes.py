@@ -1,5 +1,7 @@
 """Anchors and boxes by the names of the heads."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -45,6 +47,13 @@ def test_maps_are_joined_level_by_level_row_by_row_anchor_by_anchor():
       dense_boxes.join(maps, 3), np.arange(18.0).reshape(1, 9, 2))
   with pytest.raises(ValueError, match='6 channels are not those of 4 anchors'):
     dense_boxes.join(maps, 4)
+
+
+@pytest.mark.parametrize('dtype, joined', [
+    ('bfloat16', 'float32'), ('float32', 'float32'), ('float64', 'float64')])
+def test_maps_are_joined_in_float32_or_more(dtype, joined):
+  with jax.enable_x64(True):
+    assert dense_boxes.join([jnp.ones((1, 2, 2, 4), dtype)], 1).dtype == joined
 
 
 def test_unknown_heads_are_refused():

@@ -201,6 +201,20 @@ def test_head_from_features_of_another_width():
       model.apply(variables, features, layer, method='head_from')
 
 
+@pytest.mark.parametrize('layer, width', [(0, 24), (1, 40)])
+def test_layer_0_takes_the_width_of_the_pyramid_and_others_that_of_the_towers(layer, width):
+  model = models.create(
+      'gfl_resnet18', 3, width=0.125, stacked_convs=1, fpn_channels=24, head_channels=40)
+  variables = jax.eval_shape(
+      model.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.uint8))
+  shape = functools.partial(
+      jax.eval_shape, functools.partial(model.apply, method='head_from', layer=layer), variables)
+  of = lambda width: {f'{branch}_tower_{layer}': maps(width) for branch in ('cls', 'reg')}
+  assert shape(of(width))
+  with pytest.raises(UserError, match=f'the head takes {width} from layer {layer} on'):
+    shape(of(64 - width))
+
+
 def test_padding_does_not_matter_to_what_it_hides():
   model, variables, image, _ = detector()
   mask = np.ones(image.shape[:3], bool)

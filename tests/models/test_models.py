@@ -1,5 +1,6 @@
 """The registry."""
 
+import re
 import types
 from typing import Any
 
@@ -156,7 +157,7 @@ def test_dilation_of_first_blocks(options, dilations):
 @pytest.mark.parametrize('output_stride, strides, dilations', [
     (8, (4, 8, 8, 8), [1, 1, 2, 4]), (32, (4, 8, 16, 32), [1, 1, 1, 1])])
 def test_stages_of_mobilenetv1(output_stride, strides, dilations):
-  """Sizes, and the dilation of each stage's last block."""
+  """Sizes, and the dilation of each stage's last block; that of its first is half."""
   found = {}
 
   def note(call, args, kwargs, context):
@@ -173,6 +174,24 @@ def test_stages_of_mobilenetv1(output_stride, strides, dilations):
                     for stride, channels in zip(strides, (32, 64, 128, 256), strict=True)]
   assert [found[block] for block in (
       'stage1_block1', 'stage2_block1', 'stage3_block5', 'stage4_block1')] == dilations
+  assert [found[f'stage{stage}_block0'] for stage in (1, 2, 3, 4)] == [
+      max(dilation // 2, 1) for dilation in dilations]
+
+
+@pytest.mark.parametrize('name, stem, blocks', [
+    ('mobilenetv2', 32, [16, 24, 24, 32, 32, 32, 64, 64, 64, 64, 96, 96, 96, 160, 160, 160, 320]),
+    ('mobilenetv1', 32, [64, 128, 128, 256, 256, *[512] * 6, 1024, 1024])])
+@pytest.mark.parametrize('width', [0.5, 1.5])
+def test_every_block_of_a_mobilenet_is_scaled(name, stem, blocks, width):
+  """To multiples of 8, by no less than 0.9 (table 2 of MobileNetV2, 1 of MobileNetV1)."""
+  variables = jax.eval_shape(lambda: models.create(name, 3, width=width).init(
+      jax.random.key(0), np.zeros((1, 32, 32, 3), np.uint8)))['params']['backbone']
+  last = 'project' if name == 'mobilenetv2' else 'pointwise'
+  order = ['stem_block', *sorted((block for block in variables if block.startswith('stage')),
+                                 key=lambda block: [*map(int, re.findall(r'\d+', block))])]
+  found = [variables[block][last]['conv']['kernel'].shape[-1] for block in order]
+  assert variables['stem']['conv']['kernel'].shape[-1] == layers.scale_channels(stem, width)
+  assert found == [layers.scale_channels(channels, width) for channels in blocks]
 
 
 def test_shortcuts_of_resnet_d_have_the_size_of_its_maps():

@@ -84,6 +84,17 @@ def test_boxes_at_the_rim_keep_their_names_inside_and_small_images_are_enlarged(
   assert colored(around, 1)[2:12, 2:30].mean() > 0.4  # its name, inside
 
 
+@pytest.mark.parametrize('top, bottom, rows', [
+    (100, 160, (84, 99)),   # above
+    (3, 60, (62, 75)),      # no room above: below
+    (3, 390, (5, 16)), (240, 398, (224, 239))])
+def test_a_name_stands_where_there_is_room(top, bottom, rows):
+  picture = draw(boxes=np.float32([[50, top, 450, bottom]]), labels=np.array([0]))
+  own = colored(picture, 0)[:, 55:80].any(axis=1)  # left of the middle, between the sides
+  assert own[slice(*rows)].all()
+  assert own.sum() < 24  # the name, and the two lines of the box
+
+
 @pytest.mark.parametrize('shape, drawn', [
     ((60, 200), (120, 400)), ((200, 60), (400, 120)), ((100, 479), (100, 479)),
     ((240, 10), (480, 20)), ((600, 100), (600, 100))])

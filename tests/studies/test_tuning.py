@@ -167,6 +167,10 @@ def test_a_field_may_lie_deeper_than_one_section(trained, tmp_path):
   assert own.optimizer.momentum == 0.5
 
 
+def test_factors_of_a_grid_may_differ_as_rounded_values_do():
+  tuning.check(study(grid=(0.01, 0.1, 1.1)))  # of their logarithms by 4%
+
+
 def test_a_section_without_one_of_its_fields_is_refused():
   config = study()
   with config.unlocked():
@@ -181,6 +185,7 @@ def test_a_section_without_one_of_its_fields_is_refused():
     ({'grid': (0.0, 0.1, 0.2)}, 'different numbers above 0'),
     ({'grid': (0.2, 0.1, -0.1)}, 'different numbers above 0'),
     ({'grid': (0.1, 0.2, 0.9)}, 'times the same factor'),
+    ({'grid': (0.1, 0.2, 0.415)}, 'times the same factor'),  # ln 2 and 5.3% more
     ({'seeds': (1, 2)}, 'seeds that the study itself does not use'),
     ({'seeds': ()}, 'expected one or more seeds'),
     ({'data_seed': 0}, 'data_seed=0 is that of the study too'),

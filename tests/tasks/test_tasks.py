@@ -44,6 +44,7 @@ def test_a_metric_is_printed_at_its_scale():
   assert metric.text(-0.5, sign=True) == '-50.00'
   assert metric.with_unit(0.5) == '50.00 %'
   assert metric.titled('teacher', 0.5) == 'teacher 50.00'
+  assert metric.titled('teacher', 0.0) == 'teacher 0.00'
   assert metric.titled('teacher', None) == 'teacher'
   assert tasks.MainMetric('AP', 'AP').with_unit(0.5) == '0.5'
 

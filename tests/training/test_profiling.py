@@ -54,6 +54,7 @@ def test_the_loss_of_the_step_is_the_sum_of_those_of_its_parts(build, mode):
   state, _ = parts['critic'].run()
   (_, updated), _ = parts['optimiser'].run()
   assert np.isfinite(state.critic['against_critic']['w']) and updated.step == 1
+  assert any(np.any(x) for x in jax.tree.leaves(updated.opt_state.trained))  # which began as 0
 
 
 def test_what_is_timed_adds_up_and_a_trace_is_left(build, tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kdseg_jax import losses
-from kdseg_jax.tasks.detection import heads
+from kdseg_jax.tasks.detection import heads, rows
 
 FOLDER = pathlib.Path(__file__).parents[2] / 'golden'
 GOLDEN = {}
@@ -89,6 +89,30 @@ def test_detections(head):
     np.testing.assert_array_equal(found.classes[i, :count], of(head, f'det_labels{i}'))
     np.testing.assert_allclose(found.scores[i, :count], of(head, f'det_scores{i}'), rtol=1e-5)
     np.testing.assert_allclose(found.boxes[i, :count], of(head, f'det_boxes{i}'), atol=1e-4)
+
+
+@pytest.mark.parametrize('head', TERMS)
+def test_rows_of_an_export_are_detected_as_the_outputs_are(head):
+  made, sizes = heads.HEADS[head](5), np.int32([[128, 128], [92, 120]])
+  outputs = raw(head, 'stu')
+  found = jax.jit(lambda: rows.detections(
+      made, rows.rows(made, outputs, (128, 128)), (128, 128), sizes))()
+  assert found.valid.any(axis=1).all()
+  expected = jax.jit(lambda: made.detections(outputs, sizes=sizes))()
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-4), found, expected)
+
+
+def test_distances_beyond_the_bins_are_a_tenth_less_than_the_last():
+  made = heads.HEADS['gfl'](5, strides=(8,))
+  outputs = {'cls': [jnp.full((1, 36, 36, 5), 9.0)],
+             'reg': [jnp.tile(jnp.arange(17) == 16, 4) * jnp.full((1, 36, 36, 1), 2.0)]}
+  box = heads.GroundTruth(np.float32([[[0, 0, 288, 288]]]), np.zeros((1, 1), np.int32),
+                          np.ones((1, 1), bool))  # 18 strides to every side
+  _, (targets, metrics) = jax.jit(lambda: made.loss(outputs, box))()
+  assert targets['positive'].any()
+  # Of the last two bins the weights are 0.1 and 0.9, and the last has the logit 2, others 0.
+  np.testing.assert_allclose(
+      metrics['distribution_focal'], 0.25 * (np.log(16 + np.exp(2)) - 0.9 * 2), rtol=1e-4)
 
 
 def test_cross_head_losses_of_gfl_by_level():
