@@ -163,3 +163,24 @@ def test_teacher_and_student_of_one_seed_share_neither_kernels_nor_batches():
   assert run.data_seed(student) == 0 != run.data_seed(teacher)
   teacher.data.seed = 7  # asked for
   assert run.data_seed(teacher) == 7
+
+
+class Loaded(Exception):
+  """What a teacher is loaded with."""
+
+
+@pytest.mark.parametrize('allowed', [(), ('mylab', 'other.models')])
+def test_a_teacher_may_name_what_the_user_permits_and_what_the_config_names(allowed, monkeypatch):
+  def load(config, classes, mesh, **options):
+    raise Loaded(options)
+  monkeypatch.setattr(experiment, 'load_teacher', load)
+  toys.replace_models(monkeypatch)
+  config = quickstart.get_config('method=kd,runlocal')
+  config.teacher.checkpoint = 'somewhere'
+  config.distill.mine = {
+      'factory': 'tests.mylab.losses:my_term', 'weight': 1.0}
+  with pytest.raises(Loaded) as loaded:
+    experiment.create_experiment(config, allow_class_names=True, allow_imports=allowed)
+  (options,) = loaded.value.args
+  assert options.keys() == {'allow_class_names', 'allow_imports'} and options['allow_class_names']
+  assert {*allowed, 'tests.mylab.losses:my_term'} <= set(options['allow_imports'])
