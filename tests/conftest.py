@@ -15,6 +15,7 @@ import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from kdseg_jax import parallel  # noqa: E402
 from tests import toys  # noqa: E402
 
 # The same examples at every run, however busy the machine is.
@@ -74,6 +75,15 @@ def toy_models():
   """For what is not about models."""
   with pytest.MonkeyPatch.context() as patch:
     toys.replace_models(patch)
+    yield
+
+
+@pytest.fixture(scope='module')
+def one_device():
+  """For runs that are not about devices: programs for one compile and run faster than for eight."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(parallel, 'create_mesh', lambda devices=None, original=parallel.create_mesh:
+                  original(devices or jax.devices()[:1]))
     yield
 
 

@@ -24,6 +24,13 @@ ENVIRONMENT = os.environ | compilation.ENVIRONMENT | {
     'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1'}
 
 
+def toy_models(name):
+  """Prelude of a program in which a model of `tests.toys` is made whatever a config names.
+  """
+  return ('from kdseg_jax import models\nfrom tests import toys\n'
+          f'models.create = toys.maker_of(toys.{name})\n')
+
+
 def start(program, *arguments, cache, prelude=''):
   """Starts `python -m kdseg_jax.<program> <arguments>` after the lines of `prelude`."""
   # Tests that run in the background pass on an ignored Ctrl-C.

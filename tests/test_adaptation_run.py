@@ -15,12 +15,7 @@ pytestmark = pytest.mark.slow
 
 STEPS = 8
 # The phases are asked about, and not the models: small ones compile fast.
-SMALL_MODELS = '''
-from kdseg_jax import models
-from tests import toys
-models.create = lambda name, num_classes, axis_name, **_: toys.BodyAndHead(
-    num_classes=num_classes, axis_name=axis_name)
-'''
+SMALL_MODELS = runs.toy_models('BodyAndHead')
 PHASES = {'teacher': 'teacher', 'prepare': 'prepared/*', 'train': '.'}  # and their folders
 
 

@@ -16,6 +16,8 @@ from kdseg_jax.training import experiment, loop, shapes
 from tests import runs
 from tests.data import classified_sets
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 
 @pytest.fixture(scope='module')
 def file(tmp_path_factory):
@@ -47,6 +49,18 @@ def test_evaluate_writes_metrics_and_the_confusion_matrix(trained, tmp_path, cap
       f'--confusion={tmp_path / "a.png"}', '--config.eval.limit=0')
   assert not status and 'top-5' in text and '| class 5 |' in text and (tmp_path / 'a.png').exists()
   assert json.loads((tmp_path / 'a.json').read_text())['images'] == 9
+
+
+def test_evaluate_shows_the_model_the_centres_that_the_config_says(trained, capsys, monkeypatch):
+  seen = []
+  accumulate = evaluate.Evaluator.accumulate
+  monkeypatch.setattr(evaluate.Evaluator, 'accumulate', lambda self, variables, source: (
+      seen.append(source[0]['image'].shape), accumulate(self, variables, source))[1])
+  for options in ([], ['--config.eval.short_side=14', '--config.eval.crop=(12,8)']):
+    status, text = runs.run_here(
+        capsys, evaluate.PROGRAM, f'--workdir={trained[0]}', *options)
+    assert not status, text
+  assert seen == [(16, 16, 3), (12, 8, 3)]
 
 
 def test_evaluate_writes_the_confusion_matrix_alone(trained, tmp_path, capsys):

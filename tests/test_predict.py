@@ -37,6 +37,22 @@ def test_labels_are_those_of_the_main_work_directory_wherever_it_is_listed(
       files.read_label(tmp_path / 'out' / 'labels' / 'photo.png'), said['mine'].labels)
 
 
+def test_models_that_are_compared_see_the_images_as_the_options_say(
+    tmp_path, monkeypatch, capsys):
+  for name, multiple in (('mine', 1), ('other', 8)):
+    workdirs.save(tmp_path / name, workdirs.config_of(**{'eval.pad_multiple': multiple}))
+  files.write_png(tmp_path / 'photo.png', IMAGE)
+  options = (f'--workdir={tmp_path / "mine"}', f'--output={tmp_path / "out"}',
+             f'--compare={tmp_path / "other"}', tmp_path / 'photo.png')
+  seen = []
+  monkeypatch.setattr(predict, '_predicted', lambda model, example, predicted=predict._predicted: (
+      seen.append(model.config.eval.pad_multiple), predicted(model, example))[1])
+  for more, multiples in (([], [1, 1]), (['--config.eval.pad_multiple=32'], [32, 32])):
+    status, text = runs.run_here(capsys, predict.PROGRAM, *options, *more)
+    assert not status and seen == multiples, text
+    seen.clear()
+
+
 @pytest.mark.parametrize('option', ['--compare=other', '--split=val'])
 def test_what_a_task_does_not_show_is_refused(option, tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(presenters.find('segmentation'), 'compares', False)

@@ -11,6 +11,8 @@ from kdseg_jax.training import profiling, shapes, trace
 from tests import runs, toys
 from tests.data import classified_sets
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 RECIPES = {
     'segmentation': ('quickstart.py', 'pixelwise+pairwise'),
     'classification': ('cifar.py', 'kd+review'),

@@ -14,6 +14,8 @@ from kdseg_jax.data import files, palettes, prepare
 from tests import runs, toys, workdirs
 from tests.data import archives
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 RECIPES = sorted(path.name for path in (runs.ROOT / 'configs').glob('*.py')
                  if path.name not in ('common.py', 'papers.py', '__init__.py'))
 # Recipes whose data are read through a builder.
@@ -63,8 +65,19 @@ def settings(camvid, folder, prepared_root):
   } | {recipe: [f'--config.data.root={prepared_root}'] for recipe in PREPARED})
 
 
+@pytest.fixture
+def run_here(capsys, monkeypatch):
+  """Runs a program in this process, checks its exit status, and returns what it printed."""
+  def run(program, *arguments, status=0):
+    ended, output = runs.run_here(capsys, program.PROGRAM, *arguments)
+    assert (ended or 0) == status, output
+    return output
+  monkeypatch.chdir(runs.ROOT)
+  return run
+
+
 @pytest.fixture(scope='module')
-def teachers(cache, settings, tmp_path_factory):
+def teachers(settings, tmp_path_factory):
   """A tiny teacher for every recipe, trained when it is first asked for."""
   class Teachers(dict):
 
@@ -72,8 +85,10 @@ def teachers(cache, settings, tmp_path_factory):
       self[recipe] = tmp_path_factory.mktemp('teacher')
       # CamVid's students learn at the stride of the fine-tuned teacher.
       role = 'role=teacher,finetune' if recipe == 'camvid.py' else 'role=teacher'
-      runs.run('train', f'--config=configs/{recipe}:{role},runlocal',
-               f'--workdir={self[recipe]}', *settings[recipe], cache=cache)
+      with pytest.raises(SystemExit) as ended:
+        train.PROGRAM.run(['train', f'--config={runs.ROOT}/configs/{recipe}:{role},runlocal',
+                           f'--workdir={self[recipe]}', *settings[recipe]])
+      assert not ended.value.code
       return self[recipe]
   return Teachers()
 
@@ -83,12 +98,11 @@ def teachers(cache, settings, tmp_path_factory):
 @pytest.mark.parametrize('recipe', [
     name for name in RECIPES if name not in (
         'bccd.py', 'cifar.py', 'coco.py', 'imagenet.py', 'scenes_detection.py')])
-def test_every_recipe_distils_two_steps_and_evaluates(recipe, cache, settings, teachers, tmp_path):
-  output = runs.run(
-      'train', f'--config=configs/{recipe}:method=pixelwise+pairwise,runlocal',
-      f'--workdir={tmp_path}', f'--config.teacher.checkpoint={teachers[recipe]}',
-      *settings[recipe], cache=cache)
-  assert 'Python 3.' in output and 'device(s)' in output  # versions and devices come first
+def test_every_recipe_distils_two_steps_and_evaluates(
+    recipe, run_here, settings, teachers, tmp_path):
+  run_here(train, f'--config=configs/{recipe}:method=pixelwise+pairwise,runlocal',
+           f'--workdir={tmp_path}', f'--config.teacher.checkpoint={teachers[recipe]}',
+           *settings[recipe])
   rows = runs.rows(tmp_path)
   assert [(r['phase'], r['step']) for r in rows] == [('train', 1), ('train', 2), ('evaluation', 2)]
   assert {'learning_rate', 'loss', 'task/cross_entropy', 'distill/pixelwise/raw',
@@ -97,7 +111,7 @@ def test_every_recipe_distils_two_steps_and_evaluates(recipe, cache, settings, t
   assert 0 <= rows[2]['teacher_mean_iou'] <= 1
   assert list((tmp_path / 'tensorboard').glob('events*'))
   result = tmp_path / 'result.json'
-  runs.run('evaluate', f'--workdir={tmp_path}', f'--json={result}', cache=cache)
+  run_here(evaluate, f'--workdir={tmp_path}', f'--json={result}')
   metrics = json.loads(result.read_text())
   assert set(metrics) == {'mean_iou', 'per_class_iou', 'pixel_accuracy', 'images'}
   assert metrics['mean_iou'] == rows[2]['mean_iou'] and metrics['images'] == rows[2]['images']
@@ -105,9 +119,10 @@ def test_every_recipe_distils_two_steps_and_evaluates(recipe, cache, settings, t
 
 @pytest.mark.slow
 def test_a_segmenter_is_distilled_by_knowledge_review(cache, settings, teachers, tmp_path):
-  runs.run('train', '--config=configs/camvid.py:method=review,runlocal', f'--workdir={tmp_path}',
-           f'--config.teacher.checkpoint={teachers["camvid.py"]}', *settings['camvid.py'],
-           cache=cache)
+  output = runs.run(
+      'train', '--config=configs/camvid.py:method=review,runlocal', f'--workdir={tmp_path}',
+      f'--config.teacher.checkpoint={teachers["camvid.py"]}', *settings['camvid.py'], cache=cache)
+  assert 'Python 3.' in output and 'device(s)' in output
   rows = runs.rows(tmp_path)
   assert [(row['phase'], row['step']) for row in rows] == [
       ('train', 1), ('train', 2), ('evaluation', 2)]
@@ -130,15 +145,15 @@ def test_evaluate_takes_split_data_root_and_overrides(cache, camvid, teachers, t
 
 
 @pytest.mark.slow
-def test_evaluate_and_predict_compare_class_names(cache, teachers, tmp_path):
+def test_evaluate_and_predict_compare_class_names(run_here, teachers, tmp_path):
   archives.folder(tmp_path / 'data', size=(36, 48), num_classes=11)
   arguments = [f'--workdir={teachers["camvid.py"]}', '--split=test', '--config.data.name=folder',
                f'--config.data.root={tmp_path / "data"}', '--config.eval.window=()']
-  for program in ('evaluate', 'predict'):
-    output = runs.run(program, *arguments, cache=cache, status=2)
+  for program in (evaluate, predict):
+    output = run_here(program, *arguments, status=2)
     assert 'have different classes, other names' in output
     assert '0 name 0' in output and '0 sky' in output
-    runs.run(program, *arguments, '--allow_class_names', cache=cache)
+    run_here(program, *arguments, '--allow_class_names')
 
 
 @pytest.mark.slow
@@ -168,12 +183,11 @@ def test_predict_writes_palette_pngs_of_the_size_of_the_images_and_overlays_with
 
 
 @pytest.mark.slow
-def test_predict_compares_work_directories_on_a_split(cache, teachers, tmp_path):
+def test_predict_compares_work_directories_on_a_split(run_here, teachers, tmp_path):
   workdir = teachers['quickstart.py']
   arguments = [f'--workdir={workdir}', '--split=val', f'--output={tmp_path}', '--nolegend',
                '--config.eval.limit=2', '--config.eval.scales=(1.0,1.5)']
-  runs.run('predict', *arguments, f'--compare=big={shutil.copytree(workdir, tmp_path / "copy")}',
-           cache=cache)
+  run_here(predict, *arguments, f'--compare=big={shutil.copytree(workdir, tmp_path / "copy")}')
   source = data.create('scenes', 'val')
   for name in ('val_00000', 'val_00001'):
     assert files.read_label(tmp_path / 'labels' / f'{name}.png').shape == (64, 64)
@@ -189,7 +203,7 @@ def test_predict_compares_work_directories_on_a_split(cache, teachers, tmp_path)
     np.testing.assert_array_equal(panels[2][2::4, 2::4], overlay)
     np.testing.assert_array_equal(panels[2], panels[3])
     assert strip.shape[1] == 4 * 264 and strip.shape[0] > 28 + 256 + 8  # a legend below
-  output = runs.run('predict', *arguments, 'photo.png', cache=cache, status=2)
+  output = run_here(predict, *arguments, 'photo.png', status=2)
   assert 'ERROR: --split=val and files were given; choose one of them.' in output
 
 

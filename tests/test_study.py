@@ -15,12 +15,7 @@ from tests import runs, toys
 
 STEPS = 30
 # A model of one layer in place of the recipe's: programs are what is tested here.
-PRELUDE = '''
-from kdseg_jax import models
-from tests import toys
-models.create = lambda name, num_classes, axis_name, **_: toys.Model(
-    num_classes=num_classes, axis_name=axis_name)
-'''
+PRELUDE = runs.toy_models('Model')
 STUDY = ('study', '--config=experiments/scenes_core.py:runlocal', f'--config.train.steps={STEPS}',
          '--config.eval.every_steps=15', '--config.checkpoint.every_steps=4')
 

@@ -163,10 +163,15 @@ class BodyAndHead(nn.Module):
     return x, {'x': x, 'logits': x, 'embedding': embedding}
 
 
+def maker_of(toy):
+  """A `models.create` that makes a toy whatever model a config names; it compiles fast."""
+  return lambda name, num_classes, axis_name, **_: toy(
+      num_classes=num_classes, axis_name=axis_name)
+
+
 def replace_models(patch, toy=Model):
-  """Has a toy made whatever model a config names; it compiles fast."""
-  patch.setattr(models, 'create', lambda name, num_classes, axis_name, **_: toy(
-      num_classes=num_classes, axis_name=axis_name))
+  """Has a toy made whatever model a config names."""
+  patch.setattr(models, 'create', maker_of(toy))
 
 
 def replace_segmenters_and_classifiers(patch):

@@ -127,10 +127,11 @@ def batch(size: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
 def taps(name: str) -> tuple[dict, dict, dict]:
   """Taps of student and teacher, and the batch, that a distiller reads."""
   if name == 'review':  # the stages of ResNet-18 and ResNet-101
-    stages = lambda widths, suffix: {
-        f'stage{i}{suffix}': features(width, i, images=1, side=2 * SIDE if i == 1 else SIDE)
+    stages = lambda widths, suffix, seed: {
+        f'stage{i}{suffix}': features(width, seed + i, images=1, side=2 * SIDE if i == 1 else SIDE)
         for i, width in enumerate(widths, start=1)}
-    return stages((64, 128, 256, 512), ''), stages((256, 512, 1024, 2048), '_preactivation'), {}
+    return (stages((64, 128, 256, 512), '', 0),
+            stages((256, 512, 1024, 2048), '_preactivation', 4), {})
   made = lambda channels, seed: {
       'embedding': features(channels, seed), 'logits': features(CLASSES, seed + 2)}
   side = LABEL_SCALE * SIDE

@@ -20,6 +20,8 @@ from kdseg_jax.training.optimizers import create_schedule
 from tests import runs
 from tests.data import boxed_sets
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 # What jbwang1997/CrossKD's configs/crosskd/*.py and mmdetection's baselines have in common, with
 # _base_/datasets/coco_detection.py: Resize (1333, 800), RandomFlip 0.5, pad_size_divisor 32;
 # optim_wrapper; 8 x 2 images (auto_scale_lr's base_batch_size).

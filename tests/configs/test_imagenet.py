@@ -9,6 +9,8 @@ from kdseg_jax.training import experiment, loop
 from tests import runs
 from tests.data import classified_sets
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 SCRIPT = {
     'data.name': 'imagenet', 'train.batch_size': 4 * 64, 'train.steps': 100 * 5005,
     'augmentation.crop': (224, 224), 'augmentation.resized_crop': (0.08, 1.0),

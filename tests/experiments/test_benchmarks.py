@@ -8,6 +8,7 @@ import re
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 from experiments import benchmarks
@@ -51,6 +52,25 @@ def test_every_loss_is_computed_of_its_arrays(name):
   student = arrays.pop('student')
   value, gradient = jax.eval_shape(our_losses.compiled(name), student, arrays)
   assert value.shape == () and gradient.shape == student.shape
+
+
+@pytest.mark.parametrize('name', LOSSES)
+def test_no_two_arrays_of_a_loss_are_the_same(name):
+  arrays = inputs.arrays(name, images=2, side=16)
+  for one, other in itertools.combinations(arrays, 2):
+    shared = [slice(min(sizes)) for sizes in zip(arrays[one].shape, arrays[other].shape)]
+    same = np.mean(arrays[one][tuple(shared)] == arrays[other][tuple(shared)]) if (
+        arrays[one].ndim == arrays[other].ndim) else 0
+    assert same < 0.5, (one, other)
+
+
+@pytest.mark.parametrize('name', ['distillers', 'review'])
+def test_no_two_taps_are_the_same(name):
+  student, teacher, batch = inputs.taps(name)
+  found = [np.ravel(tap)[:1_000] for tap in (*student.values(), *teacher.values())]
+  for one, other in itertools.combinations(found, 2):
+    assert np.mean(one == other) < 0.5
+  assert set(batch) == ({'image', 'label', 'index'} if name == 'distillers' else set())
 
 
 def test_operations_are_those_of_the_layers_without_padding():

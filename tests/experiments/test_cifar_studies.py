@@ -12,6 +12,8 @@ from kdseg_jax.training import shapes
 from tests import runs
 from tests.data import classified_sets
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 STUDIES = {'cifar_stages': cifar_stages, 'cifar_review_forms': cifar_review_forms}
 
 

@@ -1,5 +1,7 @@
 """The critic: spectral normalisation, small maps, modes."""
 
+import itertools
+
 import flax
 import jax
 import jax.numpy as jnp
@@ -33,6 +35,17 @@ def advance(module, variables, x, times):
   for _ in range(times):
     variables = {**variables, **forward(variables)}
   return variables
+
+
+def test_the_vectors_are_of_unit_length_and_of_the_key_of_their_layer():
+  init = jax.jit(lambda key: Critic(1 / 8).init(key, jnp.ones((1, 4, 4, 3)))['spectral'])
+  found = [np.asarray(x) for seed in (0, 1) for x in jax.tree.leaves(init(jax.random.key(seed)))]
+  assert len(found) == 2 * 4 * 2  # of four layers
+  for one, other in itertools.combinations(found, 2):
+    size = min(len(one), len(other))
+    assert not np.allclose(one[:size] / np.linalg.norm(one[:size]),
+                           other[:size] / np.linalg.norm(other[:size]), atol=0.01)
+  np.testing.assert_allclose([np.linalg.norm(x) for x in found], 1, rtol=1e-5)
 
 
 def test_singular_value_converges_to_the_largest():

@@ -1,10 +1,8 @@
 """Students that differ in their learning rates alone are compiled once, and end as alone."""
 
-import jax
 import pytest
 
 from configs import common, quickstart
-from kdseg_jax import parallel
 from kdseg_jax.studies import plan as study_plan
 from kdseg_jax.studies import side_by_side
 from kdseg_jax.training import loop, programs
@@ -31,11 +29,9 @@ def study_of(students=UNTAUGHT, seeds=(0,), **study):
 
 
 @pytest.fixture
-def traces(toy_models, monkeypatch):
-  """Gets an entry for every trace of a train step; one device."""
-  del toy_models
-  monkeypatch.setattr(parallel, 'create_mesh', lambda devices=None, original=parallel.create_mesh:
-                      original(devices or jax.devices()[:1]))
+def traces(toy_models, one_device, monkeypatch):
+  """Gets an entry for every trace of a train step."""
+  del toy_models, one_device
   original, seen = programs.make_train_step, []
 
   def counted(*parts, **options):

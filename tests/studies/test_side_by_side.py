@@ -20,16 +20,9 @@ from kdseg_jax.training import loop, preparations
 from kdseg_jax.training.preemption import StopSignal
 from tests import runs
 
+pytestmark = pytest.mark.usefixtures('toy_models', 'one_device')
+
 STEPS = 7
-
-
-@pytest.fixture(scope='module', autouse=True)
-def toy_parts(toy_models):
-  """One device."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(parallel, 'create_mesh', lambda devices=None, original=parallel.create_mesh:
-                  original(devices or jax.devices()[:1]))
-    yield
 
 
 @pytest.fixture(scope='module')

@@ -199,3 +199,13 @@ def test_a_section_without_one_of_its_fields_is_refused():
 def test_a_section_that_cannot_be_used_is_refused(change, message):
   with pytest.raises(ValueError, match=message):
     tuning.check(study(**change))
+
+
+def test_batches_of_a_study_that_has_a_data_seed_are_others_too():
+  config = study(data_seed=4)
+  tuning.check(config)
+  config.data.seed = 4
+  with pytest.raises(ValueError, match='data_seed=4 is that of the study too'):
+    tuning.check(config)
+  config.study.tune.data_seed = config.seed
+  tuning.check(config)

@@ -1,61 +1,25 @@
-"""Detection as a task: loss, boxes in pixels of the image, AP, and through a whole run."""
+"""Detection as a task: loss, boxes in pixels of the image, and AP."""
 
 import json
-import logging
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import PIL.Image
 import pytest
 
-from kdseg_jax import data, default_config, evaluate, inference, parallel, predict, tasks
+from kdseg_jax import data, default_config, parallel, tasks
 from kdseg_jax.data import boxed, fitted
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference import evaluation
 from kdseg_jax.inference.views import Inference, create_inference
 from kdseg_jax.report import presenters
 from kdseg_jax.tasks.detection import task
-from kdseg_jax.training import experiment, loop, programs, run
-from kdseg_jax.training.preemption import StopSignal
-from tests import runs
+from kdseg_jax.training import experiment, programs, run
 from tests.data import boxed_sets
-from tests.tasks.tiny_detector import Tiny
+from tests.tasks.tiny_detector import Mixed, Tiny, config_of
 
-TINY = 'tests.tasks.tiny_detector:Tiny'
 HEADS = tuple(task.HEADS)
-
-
-class Mixed:
-  """Scenes of three sizes."""
-
-  classes, palette = data.SceneBoxes.classes, data.SceneBoxes.palette
-  sizes = ((64, 64), (48, 80), (96, 40))
-
-  def __init__(self, length=7):
-    self.parts = [data.SceneBoxes('val', size=size, length=length) for size in self.sizes]
-
-  def __len__(self):
-    return len(self.parts[0])
-
-  def __getitem__(self, index):
-    return self.parts[index % 3][index]
-
-
-def config_of(head='gfl', **fields):
-  config = default_config.detection()
-  default_config.set_name(config, 'student.name', TINY)
-  config.student.options.head = config.task.head = head
-  config.augmentation.crop = (64, 64)
-  config.task.max_boxes = 6
-  config.train.update(steps=4, batch_size=8, compile_level=0)
-  config.eval.update(every_steps=2, batch_size=8, limit=11, pictures=2)
-  config.checkpoint.update(every_steps=1, keep=5)
-  config.log.every_steps = 1
-  config.optimizer.update(learning_rate=0.01, clip_norm=1.0)
-  config.update_from_flattened_dict(fields)
-  return config
 
 
 def batch_of(source, indices, fields):
@@ -81,7 +45,7 @@ def test_the_head_is_that_of_the_models_name():
   config.student.name = 'deeplabv3_resnet18'
   with pytest.raises(UserError, match='deeplabv3_resnet18 is no detector'):
     tasks.of(config, 3)
-  config.student.name, config.task.head = TINY, ''
+  config.student.name, config.task.head = 'tests.tasks.tiny_detector:Tiny', ''
   with pytest.raises(UserError, match='set config.task.head'):
     tasks.of(config, 3)
   with pytest.raises(UserError, match="config.task.head: 'gfo'"):
@@ -311,99 +275,6 @@ def test_a_canvas_is_for_detectors_and_has_no_crop_beside_it():
   assert not create_inference(config).by_orientation
   with pytest.raises(UserError, match='images with boxes'):
     data.Fitted(_Listed([{'image': np.zeros((8, 8, 3), np.uint8)}]), (32, 32))[0]
-
-
-def stopped_after(steps, patch):
-  """Has the next runs stop there, as by a signal."""
-  patch.setattr(StopSignal, 'agree', lambda self, _, step: (
-      self._stop() if step == steps else None, self())[1])
-
-
-@pytest.mark.slow
-def test_a_run_on_images_of_two_orientations_compiles_twice_and_goes_on(
-    tmp_path, monkeypatch, caplog):
-  boxed_sets.voc(
-      tmp_path / 'data', splits={'train': 'abcd', 'val': 'bca'}, upright='bd',
-      objects={name: [('dog', 2, 2, 9, 9), ('cat', 1, 5, 15, 19)] for name in 'abcd'})
-  config = config_of(**{
-      'data.name': 'voc_boxes', 'data.root': str(tmp_path / 'data'), 'data.by_orientation': True,
-      'augmentation.crop': (32, 64), 'eval.canvas': (32, 64), 'eval.every_steps': 0})
-  with caplog.at_level(logging.INFO):
-    metrics = loop.train(config, str(tmp_path / 'whole'))
-  assert metrics['images'] == 3
-  assert [text.partition(';')[0] for text in caplog.messages if 'Compiling the train' in text] == [
-      'Compiling the train step', 'Compiling the train step for images of 64x32']
-  with monkeypatch.context() as patch:
-    stopped_after(2, patch)
-    assert loop.train(config, str(tmp_path / 'parts')) is None
-  assert loop.train(config, str(tmp_path / 'parts')) == metrics
-  arrays, again = runs.saved(tmp_path / 'whole'), runs.saved(tmp_path / 'parts')
-  for name, value in arrays.items():
-    np.testing.assert_array_equal(again[name], value, err_msg=name)
-
-
-def test_data_that_do_not_tell_their_sizes_are_refused_before_anything_is_made(tmp_path):
-  with pytest.raises(UserError, match='by_orientation=True: this source does not tell the sizes'):
-    loop.train(config_of(**{'data.by_orientation': True}), str(tmp_path / 'run'))
-  assert not (tmp_path / 'run').exists()
-
-
-@pytest.mark.slow
-def test_a_run_is_evaluated_predicts_and_goes_on_where_it_was_stopped(
-    tmp_path, monkeypatch, capsys):
-  whole, parts = tmp_path / 'whole', tmp_path / 'parts'
-  metrics = loop.train(config_of(), str(whole))
-  assert metrics['images'] == 11 and len(metrics['per_class_AP']) == 10
-  with monkeypatch.context() as patch:
-    stopped_after(3, patch)
-    assert loop.train(config_of(), str(parts)) is None
-  loop.train(config_of(), str(parts))
-  arrays = runs.saved(whole), runs.saved(parts)
-  assert arrays[0].keys() == arrays[1].keys()
-  for name, value in arrays[0].items():
-    np.testing.assert_array_equal(arrays[1][name], value, err_msg=name)
-  allowed = '--allow_imports=tests.tasks'
-  status, text = runs.run_here(
-      capsys, evaluate.PROGRAM, f'--workdir={whole}', allowed, f'--json={tmp_path / "a.json"}',
-      f'--precision={tmp_path / "a.png"}', '--config.eval.canvas=(96,96)')
-  assert not status, text
-  assert 'fitted into 96x96' in text and '| digit 3 |' in text and '| AR100 ' in text
-  assert json.loads((tmp_path / 'a.json').read_text())['images'] == 11
-  assert np.asarray(PIL.Image.open(tmp_path / 'a.png')).shape == (600, 750, 3)
-  status, text = runs.run_here(
-      capsys, predict.PROGRAM, f'--workdir={whole}', allowed, '--split=val',
-      '--config.eval.limit=2', f'--output={tmp_path / "out"}')
-  assert not status and '2 images' in text, text
-  found = json.loads((tmp_path / 'out/predictions.json').read_text())
-  assert list(found) == ['val_00000', 'val_00001']
-  image = data.SceneBoxes('val')[0]['image']
-  [said] = inference.load(whole, checkpoint='latest', allow_imports=['tests.tasks']).predict(image)
-  assert [row['score'] for row in found['val_00000']] == pytest.approx(said.scores.tolist())
-  assert np.asarray(PIL.Image.open(tmp_path / 'out/pictures/val_00000.png')).ndim == 3
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('head', HEADS)
-def test_every_head_overfits_eight_scenes(head, tmp_path):
-  config = default_config.detection()
-  config.student.update(name=f'{head}_resnet18', width=0.25, head_channels=32, stacked_convs=1)
-  config.augmentation.update(crop=(64, 64), flip=0.0)
-  config.task.max_boxes = 4
-  config.data.update(train_limit=8, size=(64, 64))
-  config.train.update(steps=250, batch_size=8, compile_level=1)
-  config.eval.update(split='train', limit=8, every_steps=0, batch_size=8, pictures=0)
-  config.checkpoint.every_steps = 0
-  config.optimizer.update(name='adamw', learning_rate=2e-3, clip_norm=10.0)
-  built = experiment.create_experiment(config)
-  # Evaluated on the scenes that it learns from; on one device, which takes half the time of eight.
-  built = built._replace(evaluation_source=built.train_source,
-                         mesh=parallel.create_mesh(jax.devices()[:1]))
-  step, state = programs.train_step_of(built), experiment.initial_state(built)
-  batches = run.training_batches(built, 'train', start=0)
-  for _ in range(config.train.steps):
-    state, metrics = step(state, next(batches))
-  found = run.create_evaluator(built, built.student)(state.deployed, built.evaluation_source)
-  assert found['images'] == 8 and found['AP50'] >= 0.9, (metrics, found)
 
 
 def test_what_is_drawn_and_written(tmp_path):

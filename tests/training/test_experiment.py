@@ -10,6 +10,7 @@ from kdseg_jax import parallel, tasks
 from kdseg_jax.errors import UserError
 from kdseg_jax.training import config_check, experiment, run
 from tests import toys
+from tests.data import archives
 
 
 def config_with(field, value):
@@ -23,6 +24,7 @@ def config_with(field, value):
     ('train.steps', 0, 'config.train.steps=0 must be at least 1'),
     ('train.accumulate', 0, 'config.train.accumulate=0 must be at least 1'),
     ('train.accumulate', 3, 'config.train.accumulate=3 does not divide the 1 images'),
+    ('train.accumulate', 2, 'config.train.accumulate=2 does not divide the 1 images'),  # of the 8
     ('train.batch_size', 12, 'multiple of 8'),
     ('train.compile_level', 4, 'config.train.compile_level=4 must be 0, 1, 2 or 3'),
     ('train.ema_decay', 1.0, 'config.train.ema_decay=1.0 must be'),
@@ -84,6 +86,16 @@ def test_a_share_of_which_a_micro_batch_would_have_one_kind_alone_is_refused():
     config_check.check_config(config, parallel.create_mesh())
   config.data.unlabelled_share = 0.375
   config_check.check_config(config, parallel.create_mesh())
+
+
+def test_images_without_labels_are_resized_as_the_others_are(tmp_path):
+  archives.folder(tmp_path / 'labelled', counts=[('train', 2)], size=(36, 48))
+  archives.folder(tmp_path / 'more', counts=[('train', 3)], size=(50, 40))
+  config = config_with('data.name', 'folder')
+  config.data.update(root=str(tmp_path / 'labelled'), train_limit=0,
+                     unlabelled=str(tmp_path / 'more/images/train'), size=(20, 24))
+  source = experiment.create_train_source(config)
+  assert [source[index]['image'].shape for index in range(len(source))] == [(20, 24, 3)] * 5
 
 
 def example_of(**fields):

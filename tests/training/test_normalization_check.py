@@ -12,8 +12,7 @@ from kdseg_jax.errors import UserError
 from kdseg_jax.training import experiment
 from kdseg_jax.training.normalization_check import check_normalization
 
-ONE_DEVICE = pytest.fixture(autouse=True)(lambda monkeypatch: monkeypatch.setattr(
-    parallel, 'create_mesh', lambda make=parallel.create_mesh: make(jax.devices()[:1])))
+pytestmark = pytest.mark.usefixtures('one_device')
 
 
 def config_of(model, batch_size=1, accumulate=1):

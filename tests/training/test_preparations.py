@@ -25,17 +25,9 @@ from kdseg_jax.training.run import Diverged
 from kdseg_jax.training.state import TrainState
 from tests import runs, toy_methods
 
-pytestmark = pytest.mark.usefixtures('toy_models')
+pytestmark = pytest.mark.usefixtures('toy_models', 'one_device')
 
 STEPS = 5
-
-
-@pytest.fixture(scope='module', autouse=True)
-def one_device():
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(parallel, 'create_mesh', lambda devices=None, original=parallel.create_mesh:
-                  original(devices or jax.devices()[:1]))
-    yield
 
 
 @pytest.fixture(scope='module')
@@ -179,6 +171,18 @@ def decisive(config):
           for name, part in built.distiller.prepare.parts.items()}
 
 
+def test_runs_that_read_the_same_data_prepare_the_same_whatever_their_seeds(
+    prepared, teacher, tmp_path):
+  config = config_of(teacher, seed=5)
+  config.data.seed = 0  # of `prepared`
+  result, _ = prepare(config, tmp_path)
+  assert folders(tmp_path)[0].name == prepared[0].name and result == prepared[1]
+  want, got = (runs.saved(folder) for folder in (prepared[0], folders(tmp_path)[0]))
+  assert want.keys() == got.keys()
+  for name, value in want.items():  # what is drawn too, as the decoder
+    np.testing.assert_array_equal(got[name], value, err_msg=name)
+
+
 def test_two_terms_that_need_the_same_share_it(teacher, tmp_path):
   result, _ = prepare(config_of(teacher, 'fitting+alike'), tmp_path)
   assert len(folders(tmp_path)) == 1 and result['fitting'] == result['alike']
@@ -273,6 +277,22 @@ def test_a_program_waits_for_another_that_prepares_the_same(
     assert not (folder / 'checkpoints').exists()
   thread.join(120)
   assert done == [(prepared[1], False)]
+
+
+def test_others_wait_until_it_ends(teacher, tmp_path, monkeypatch):
+  def run(experiment, preparation, inputs, path, stop):
+    with pytest.raises(BlockingIOError), open(os.path.join(path, 'lock')) as file:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    raise Asked
+  monkeypatch.setattr(preparations, '_run', run)
+  with pytest.raises(Asked):
+    prepare(config_of(teacher), tmp_path)
+  with open(folders(tmp_path)[0] / 'lock') as file:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # given up with the error
+
+
+class Asked(Exception):
+  pass
 
 
 def test_who_waits_can_be_told_to_stop(prepared, teacher, tmp_path, monkeypatch):

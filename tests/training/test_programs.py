@@ -1,13 +1,15 @@
 """The variables that the teacher's passes are given."""
 
+import functools
 import types
 
 import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 
-from kdseg_jax import distillers
+from kdseg_jax import default_config, distillers
 from kdseg_jax.models.layers import ConvNorm
 from kdseg_jax.training import programs
 from kdseg_jax.training.step import make_teacher_step
@@ -54,6 +56,23 @@ def test_a_teacher_is_folded_for_the_crops_of_a_device(monkeypatch):
   teacher = types.SimpleNamespace(module='module', variables='variables')
   assert programs.teacher_variables(experiment_with(teacher), Requires()) == (
       'module', 'variables', (2, 64, 48, 3), False)
+
+
+def test_runs_share_a_program_if_they_differ_in_seed_and_rate_alone():
+  def recipe(field=None):
+    config = default_config.segmentation().copy_and_resolve_references().unlock()
+    config.distill = {'kd': {'temperature': 1.0}}
+    if field:
+      *sections, name = field.split('.')
+      section = functools.reduce(getattr, sections, config)
+      with section.ignore_type():
+        section[name] = 'another'
+    return programs.recipe(config)
+  config = default_config.segmentation()
+  fields = traverse_util.flatten_dict(config.to_dict(), sep='.')
+  assert len(fields) > 60
+  same = {field for field in [*fields, 'distill.kd.temperature'] if recipe(field) == recipe()}
+  assert same == {'seed', 'optimizer.learning_rate'}
 
 
 def test_a_method_without_teacher_has_no_variables():

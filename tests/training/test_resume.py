@@ -7,6 +7,9 @@ import pytest
 
 from tests import runs
 
+# Models of the library in a killed run: tests/test_classifier_processes.py.
+SMALL_MODELS = runs.toy_models('BodyAndHead')
+
 pytestmark = pytest.mark.slow
 
 STEPS = 12
@@ -22,14 +25,14 @@ STUDENT = (
 def teacher(cache, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('teacher')
   runs.run('train', '--config=configs/quickstart.py:role=teacher,runlocal', f'--workdir={workdir}',
-           cache=cache)
+           cache=cache, prelude=SMALL_MODELS)
   return f'--config.teacher.checkpoint={workdir}'
 
 
 @pytest.fixture(scope='module')
 def uninterrupted(teacher, cache, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('uninterrupted')
-  runs.run('train', *STUDENT, teacher, f'--workdir={workdir}', cache=cache)
+  runs.run('train', *STUDENT, teacher, f'--workdir={workdir}', cache=cache, prelude=SMALL_MODELS)
   return workdir
 
 
@@ -51,12 +54,12 @@ def assert_same_end(workdir, uninterrupted):
 def test_a_killed_run_ends_bit_identical_to_an_uninterrupted_one(
     teacher, uninterrupted, cache, tmp_path):
   arguments = ('train', *STUDENT, teacher, f'--workdir={tmp_path}')
-  process = runs.start(*arguments, cache=cache)
+  process = runs.start(*arguments, cache=cache, prelude=SMALL_MODELS)
   runs.wait_for_step(process, tmp_path, 10)
   process.kill()  # SIGKILL: nothing can be tidied up
   process.communicate()
   assert process.returncode == -signal.SIGKILL
-  runs.run(*arguments, cache=cache)
+  runs.run(*arguments, cache=cache, prelude=SMALL_MODELS)
   assert_same_end(tmp_path, uninterrupted)
 
 
@@ -65,7 +68,7 @@ def test_a_signal_saves_and_exits_with_0_and_the_run_goes_on(
     number, teacher, uninterrupted, cache, tmp_path):
   arguments = ('train', *STUDENT, teacher, f'--workdir={tmp_path}',
                '--config.checkpoint.every_steps=0')
-  process = runs.start(*arguments, cache=cache)
+  process = runs.start(*arguments, cache=cache, prelude=SMALL_MODELS)
   runs.wait_for_step(process, tmp_path, 2)
   process.send_signal(number)
   output, _ = process.communicate(timeout=120)
@@ -73,14 +76,15 @@ def test_a_signal_saves_and_exits_with_0_and_the_run_goes_on(
   assert 'Ctrl-C again ends at once' in output
   stopped = runs.saved(tmp_path)
   assert 2 <= stopped['training/step'] < STEPS
-  output = runs.run(*arguments, cache=cache)
+  output = runs.run(*arguments, cache=cache, prelude=SMALL_MODELS)
   assert 'mean IoU' in output
   assert_same_end(tmp_path, uninterrupted)
 
 
 def test_a_finished_run_is_only_evaluated_again(teacher, uninterrupted, cache):
   before = runs.saved(uninterrupted)
-  output = runs.run('train', *STUDENT, teacher, f'--workdir={uninterrupted}', cache=cache)
+  output = runs.run('train', *STUDENT, teacher, f'--workdir={uninterrupted}', cache=cache,
+                    prelude=SMALL_MODELS)
   assert 'mean IoU' in output
   for name, value in runs.saved(uninterrupted).items():
     np.testing.assert_array_equal(value, before[name], err_msg=name)

@@ -18,8 +18,7 @@ from kdseg_jax.report import detection, pictures, presenters
 from kdseg_jax.tasks.detection import conflict, heads
 from kdseg_jax.training import loop
 from tests import runs, toys
-from tests.tasks.test_detection_task import Mixed, config_of
-from tests.tasks.tiny_detector import Tiny
+from tests.tasks.tiny_detector import Mixed, Tiny, config_of
 
 SQUARE = (0.0, 0.0, 10.0, 10.0)
 HALF = (0.0, 0.0, 10.0, 5.0)  # IoU 0.5 with it

@@ -78,6 +78,11 @@ def test_losses_and_targets(head):
     np.testing.assert_allclose(np.asarray(distances)[positive], wanted[positive], rtol=1e-6)
 
 
+def test_an_image_without_positive_anchors_counts_as_one():
+  positive = jnp.array([[False] * 4, [True, True, True, False], [False, True, False, False]])
+  assert heads.positives_by_image(positive, None) == 1 + 3 + 1
+
+
 @pytest.mark.parametrize('head', TERMS)
 def test_detections(head):
   made = heads.HEADS[head](5)
