@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from kdseg_jax import default_config, distillers
+from kdseg_jax import default_config, distillers, parallel
 from kdseg_jax.models.layers import ConvNorm
 from kdseg_jax.training import programs
 from kdseg_jax.training.step import make_teacher_step
@@ -56,6 +56,21 @@ def test_a_teacher_is_folded_for_the_crops_of_a_device(monkeypatch):
   teacher = types.SimpleNamespace(module='module', variables='variables')
   assert programs.teacher_variables(experiment_with(teacher), Requires()) == (
       'module', 'variables', (2, 64, 48, 3), False)
+
+
+def test_a_step_is_made_of_the_parts_and_numbers_of_its_experiment(monkeypatch):
+  made = []
+  monkeypatch.setattr(programs, 'make_train_step', lambda *parts, **numbers: made.append(
+      (parts, numbers)))
+  config = default_config.segmentation()
+  config.critic.steps = 3
+  config.train.update(accumulate=2, ema_decay=0.5)
+  parts = {name: object() for name in ('task', 'student', 'distiller', 'optimizers')}
+  teacher = types.SimpleNamespace(module=object())
+  programs.train_step(types.SimpleNamespace(config=config, teacher=teacher, **parts))
+  task, student, distiller, optimizers = parts.values()
+  assert made == [((task, student, teacher.module, distiller, optimizers), {
+      'critic_steps': 3, 'accumulate': 2, 'ema_decay': 0.5, 'axis_name': parallel.AXIS})]
 
 
 def test_runs_share_a_program_if_they_differ_in_seed_and_rate_alone():
