@@ -153,6 +153,11 @@ def test_parts_join_in_a_folder_and_other_machines_do_not(tmp_path):
   assert set(json.loads((tmp_path / table.JSON).read_text())['rows']) == {'loss/giou', 'loss/diou'}
   with pytest.raises(SystemExit, match='of another machine'):
     table.write(str(tmp_path), MACHINE | {'cores': 4}, found)
+  again = {'loss/giou': table.result(row(), {rows.OURS: measured([7.0])})}
+  assert again != found
+  table.write(str(tmp_path), MACHINE, again)
+  assert json.loads((tmp_path / table.JSON).read_text())['rows'] == json.loads(json.dumps(
+      again | {'loss/diou': found['loss/giou']}))
 
 
 @pytest.mark.parametrize('kept', [True, False])

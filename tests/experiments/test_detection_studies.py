@@ -47,6 +47,7 @@ def test_students_are_tuned_and_learn_by_the_methods_of_detectors(study, root):
   assert config.study.tune.split == 'val' and config.eval.split == 'test'
   assert config.study.tune.grid == GRIDS[study]
   teacher = config.study.teacher
+  assert teacher.data.train_split == ('trainval' if study == 'bccd' else 'train')
   if study == 'bccd':  # a checkpoint that is the best on test would be chosen on it
     assert teacher.eval.split == 'test' and teacher.eval.every_steps == teacher.train.steps
   assert config.train.steps == 400 < config.study.teacher.train.steps

@@ -129,6 +129,18 @@ def test_a_study_stopped_in_its_last_evaluations_makes_them_up(
     assert last_evaluation(tmp_path, name, 0) == last_evaluation(study, name, 0)
 
 
+def test_a_study_stopped_in_an_evaluation_on_its_way_makes_it_up(teacher, tmp_path):
+  config = study_of(teacher, ('alone',), (0,))
+  config.eval.every_steps = 3
+  evaluated = lambda: [row['step'] for row in runs.rows(study_plan.student_workdir(
+      str(tmp_path), 'alone', 0)) if row['phase'] == 'evaluation']
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(side_by_side.Run, 'evaluate', lambda self: self._should_stop._stop())
+    assert not side_by_side.train(config, str(tmp_path)) and not evaluated()
+  assert side_by_side.train(config, str(tmp_path))
+  assert evaluated() == [3, 6, STEPS]
+
+
 @pytest.mark.parametrize('vmap_seeds', [False, True])  # into one program, if at one step
 def test_students_at_different_steps_wait_for_the_ones_behind(study, teacher, tmp_path, vmap_seeds):
   for seed, steps in ((0, 6), (1, 3)):  # as left behind by a killed study

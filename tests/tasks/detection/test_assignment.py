@@ -6,7 +6,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from kdseg_jax import losses
@@ -51,7 +51,8 @@ def test_equals_the_official_code():
 @given(st.integers(0, 2**31))
 def test_atss_and_the_valuable_region_equal_their_definitions_on_anchors_that_take_part(seed):
   boxes, valid = truth(seed)
-  where = np.random.default_rng(seed).random(26) < 0.8
+  where = np.random.default_rng(seed).random(26) < 0.5
+  assume(where[:20].any() and where[20:].any())
   centers = (ANCHORS[:, :2] + ANCHORS[:, 2:]) / 2
   overlaps = np.asarray(losses.pairwise_overlaps(boxes, ANCHORS))
   distances = np.asarray(losses.pairwise_overlaps(boxes, ANCHORS, form='diou'))
