@@ -151,7 +151,7 @@ def load(path: str | os.PathLike, *, checkpoint: str | int = 'best',
 
 def restore(path: str | os.PathLike, *, checkpoint: str | int = 'best',
             views: Inference | None = None, allow_imports: Sequence[str] = (),
-            mesh: Mesh | None = None,
+            mesh: Mesh | None = None, axis_name: str | None = None,
             check: Callable[[Sequence[str]], None] | None = None) -> Model:
   """`load` for the programs: replicated over a mesh.
 
@@ -161,6 +161,8 @@ def restore(path: str | os.PathLike, *, checkpoint: str | int = 'best',
     views: likewise.
     allow_imports: likewise.
     mesh: devices; None is the first alone.
+    axis_name: of its BatchNorm, for a model that may be asked to normalise by a batch that is
+      spread over the devices.
     check: called with the model's classes before anything is restored.
   """
   workdir = os.path.abspath(paths.local(path))
@@ -178,7 +180,7 @@ def restore(path: str | os.PathLike, *, checkpoint: str | int = 'best',
   classes = tuple(meta['classes'])
   if check is not None:
     check(classes)
-  module = create_module(config.student, len(classes))
+  module = create_module(config.student, len(classes), axis_name=axis_name)
   like = parallel.with_sharding(
       abstract_variables(module), mesh or parallel.create_mesh(jax.local_devices()[:1]))
   variables = checkpointer.restore_model(step, like)

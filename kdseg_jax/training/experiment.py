@@ -127,7 +127,9 @@ def create_experiment(config: ConfigDict, *, teacher: Model | None = None,
 
   Args:
     config: of the run; what it names by `module:attribute` is imported.
-    teacher: used instead of being loaded from `config.teacher.checkpoint`, if a teacher is needed.
+    teacher: used instead of being loaded from `config.teacher.checkpoint`, if a teacher is needed;
+      its module as of `create_model`, or each device normalises by its part of a batch where the
+      method wants the batch's statistics.
     allow_class_names: see `Experiment`.
     allow_imports: modules that saved configs may name, beside those of this config.
 
@@ -252,7 +254,8 @@ def load_teacher(config: ConfigDict, classes: Sequence[str], mesh: Mesh, *,
   check = lambda found: names.require_same_classes(
       found, classes, found_in=f'the teacher {workdir}', expected_in='the data',
       allow=allow_class_names)
-  teacher = restore(workdir, mesh=mesh, allow_imports=allow_imports, check=check)
+  teacher = restore(workdir, mesh=mesh, axis_name=parallel.AXIS, allow_imports=allow_imports,
+                    check=check)
   logging.info('Teacher: %s of %s, step %d.', teacher.config.student.name, workdir, teacher.step)
   return teacher
 

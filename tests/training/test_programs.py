@@ -11,8 +11,9 @@ from flax import traverse_util
 
 from kdseg_jax import default_config, distillers, parallel
 from kdseg_jax.models.layers import ConvNorm
-from kdseg_jax.training import programs
+from kdseg_jax.training import experiment, programs
 from kdseg_jax.training.step import make_teacher_step
+from tests import toys, workdirs
 
 Requires = distillers.Requires
 
@@ -56,6 +57,26 @@ def test_a_teacher_is_folded_for_the_crops_of_a_device(monkeypatch):
   teacher = types.SimpleNamespace(module='module', variables='variables')
   assert programs.teacher_variables(experiment_with(teacher), Requires()) == (
       'module', 'variables', (2, 64, 48, 3), False)
+
+
+def test_a_loaded_teacher_normalises_by_the_batch_of_all_devices(tmp_path, monkeypatch):
+  toys.replace_models(monkeypatch, toys.BodyAndHead)
+  config = workdirs.config_of()
+  workdirs.save(tmp_path, config)
+  config.teacher.checkpoint = str(tmp_path)
+  images = np.random.default_rng(0).integers(0, 256, (8, 4, 6, 3), np.uint8)
+  images[4:] //= 8  # the second device has darker ones
+  batch = {'image': images, 'mask': np.ones((8, 4, 6), bool), 'index': np.arange(8)}
+  requires = Requires(teacher=('x',), teacher_batch_statistics=True)
+  taps = []
+  for devices in (1, 2):
+    mesh = parallel.create_mesh(jax.devices()[:devices])
+    teacher = experiment.load_teacher(config, workdirs.CLASSES, mesh)
+    program = programs.teacher_program(
+        types.SimpleNamespace(teacher=teacher, mesh=mesh, config=config), requires)
+    taps.append(np.asarray(program(teacher.variables, {}, batch)['x']))
+  np.testing.assert_allclose(taps[0], taps[1], rtol=1e-4, atol=1e-5)
+  assert np.std(taps[0]) > 0.1
 
 
 def test_a_step_is_made_of_the_parts_and_numbers_of_its_experiment(monkeypatch):

@@ -204,8 +204,8 @@ def test_the_critic_is_scheduled_over_its_own_updates():
 def test_teachers_and_starts_are_the_best_checkpoints_of_their_own_architecture(
     tmp_path, monkeypatch):
   sizes = []
-  monkeypatch.setattr(model, 'create_module', lambda config, classes: (
-      sizes.append((config.width, classes)), toys.Model(classes))[1])
+  monkeypatch.setattr(model, 'create_module', lambda config, classes, axis_name=None: (
+      sizes.append((config.width, classes, axis_name)), toys.Model(classes))[1])
   monkeypatch.setattr(model, 'Checkpointer', Checkpoints)
   monkeypatch.setattr(initialization, 'Checkpointer', Checkpoints)
   mesh = parallel.create_mesh()
@@ -213,7 +213,7 @@ def test_teachers_and_starts_are_the_best_checkpoints_of_their_own_architecture(
   teacher = experiment.load_teacher(config, tuple('abc'), mesh)
   assert teacher.step == 2 and teacher.variables['params'] == {'from': 2}
   assert teacher.workdir.endswith('somewhere')
-  assert sizes == [(quickstart.get_config('role=teacher').student.width, 3)]
+  assert sizes == [(quickstart.get_config('role=teacher').student.width, 3, parallel.AXIS)]
   saved = initialization._of_run(experiment.create_experiment(config), 'elsewhere', {})
   assert saved.variables == {'params/from': 2}
 
