@@ -56,7 +56,7 @@ def main(options, arguments):
     print(f'\n{name}: {config.student.name}, width {config.student.width}, '
           f'{config.train.steps} steps, {_images(config)}, '
           f'method {distillers.label(config.distill)}', flush=True)
-    trained[name] = _train(config, os.path.join(workdir, name), options.allow_class_names)
+    trained[name] = _train(config, os.path.join(workdir, name), options)
     if trained[name] is None:
       return
   config = configs['student']
@@ -80,8 +80,9 @@ def _images(config):
   return labelled + (' and the others without labels' if config.data.unlabelled else '')
 
 
-def _train(config, workdir, allow_class_names):
-  metrics = loop.train(config, workdir, allow_class_names=allow_class_names)
+def _train(config, workdir, options):
+  metrics = loop.train(config, workdir, allow_class_names=options.allow_class_names,
+                       allow_imports=options.allow_imports)
   if metrics is None:
     print(f'Stopped; the same command goes on from what was saved. Work directory: {workdir}')
     return None

@@ -37,7 +37,7 @@ def main(options, arguments):
     tuning.check(config)
   shapes.check_study(config, {
       name: study_plan.student_config(config, name, config.study.seeds[0])
-      for name in study_plan.student_names(config)})
+      for name in study_plan.student_names(config)}, allow_class_names=options.allow_class_names)
   allowed = {'allow_class_names': options.allow_class_names,
              'allow_imports': options.allow_imports}
   if not (train_teacher(config, workdir, **allowed) and tune(config, workdir, **allowed)

@@ -184,7 +184,7 @@ def first_teacher(config):
   """What is trained before the student."""
   trained = []
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(loop.shapes, 'check_with_untrained', lambda *_: None)
+    patch.setattr(loop.shapes, 'check_with_untrained', lambda *_, **__: None)
     patch.setattr(loop, 'train_teacher', lambda own, *_, **__: trained.append(own.to_dict()))
     patch.setattr(loop, 'start', lambda *_, **__: pytest.fail('after its teacher'))
     if config.teacher.config:

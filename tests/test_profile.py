@@ -103,10 +103,10 @@ def measured(monkeypatch):
 def test_what_was_measured_is_shown_and_written(measured, tmp_path, capsys):
   status, text = runs.run_here(
       capsys, profile.PROGRAM, '--config=configs/quickstart.py:runlocal', f'--output={tmp_path}',
-      '--repeats=3')
+      '--repeats=3', '--allow_imports=mine,yours.x')
   assert not status, text
   checked, (built, options) = measured
-  assert checked is built
+  assert checked is built and {'mine', 'yours.x'} <= {*built.allow_imports}
   assert options == {'repeats': 3, 'trace_folder': f'{tmp_path}/trace'} and built.teacher is None
   rows = [[cell.strip() for cell in line.split('|')[1:-1]] for line in text.splitlines()
           if line.startswith('| ')]

@@ -112,6 +112,18 @@ def test_a_program_that_needs_an_accelerator_does_nothing_without_one(capsys):
   assert status == 2 and 'ERROR: --require_accelerator is set and jax found only the CPU.' in text
 
 
+@pytest.mark.parametrize('options, devices, begun', [
+    ([], True, ['main']), ([], False, ['main']),
+    (['--distributed'], True, ['distributed', 'main'])])
+def test_processes_find_each_other_before_anything_is_computed(
+    options, devices, begun, monkeypatch, capsys):
+  calls = []
+  monkeypatch.setattr(jax.distributed, 'initialize', lambda: calls.append('distributed'))
+  main = lambda options, arguments: calls.append('main')
+  assert not programs.run_here(capsys, of(main, devices=devices), *options)[0]
+  assert calls == begun
+
+
 def test_what_libraries_log_is_shown_from_errors_on(tmp_path):
   ours = os.path.dirname(program.__file__)
   records = {

@@ -15,12 +15,13 @@ from tests import runs, toys, workdirs
 
 @pytest.mark.parametrize('options, folder', [
     ([], 'runs/quickstart'), (['--runlocal'], 'runs/quickstart_runlocal'),
-    (['--workdir=elsewhere', '--runlocal'], 'elsewhere')])
+    (['--workdir=elsewhere', '--runlocal', '--allow_class_names'], 'elsewhere')])
 def test_the_distilled_student_learns_from_the_teacher_beside_it(
     options, folder, tmp_path, monkeypatch, capsys):
-  trained = {}
+  trained, permitted = {}, set()
 
-  def train(config, workdir, allow_class_names):
+  def train(config, workdir, options):
+    permitted.add(options.allow_class_names)
     trained[workdir] = config
     return len(trained) < 3 or None  # as if it were stopped in the last
 
@@ -29,6 +30,7 @@ def test_the_distilled_student_learns_from_the_teacher_beside_it(
   status, text = runs.run_here(capsys, quickstart.PROGRAM, *options)
   assert not status and 'distilled: deeplabv3_resnet18' in text
   assert list(trained) == [f'{folder}/{name}' for name in ('teacher', 'student', 'distilled')]
+  assert permitted == {'--allow_class_names' in options}
   teacher, student, distilled = trained.values()
   assert distilled.teacher.checkpoint == f'{folder}/teacher'
   assert not teacher.teacher.checkpoint and not student.teacher.checkpoint
@@ -68,11 +70,12 @@ def test_every_overlay_shows_its_own_image_and_what_each_model_says_of_it(tmp_pa
 
 
 def test_a_model_is_that_of_the_last_step_as_its_metrics_are(monkeypatch, capsys):
+  options = types.SimpleNamespace(allow_class_names=True, allow_imports=['mylab'])
   for metrics in (None, {'mean_iou': 0.5}):
-    monkeypatch.setattr(loop, 'train', lambda config, workdir, allow_class_names, metrics=metrics: (
-        metrics if (config, workdir, allow_class_names) == ('config', 'runs/a', True) else 'other'))
+    monkeypatch.setattr(loop, 'train', lambda config, workdir, metrics=metrics, **allowed: (
+        metrics if (config, workdir, allowed) == ('config', 'runs/a', vars(options)) else 'other'))
     monkeypatch.setattr(quickstart, 'load', lambda workdir, checkpoint: (workdir, checkpoint))
-    found = quickstart._train('config', 'runs/a', True)
+    found = quickstart._train('config', 'runs/a', options)
     assert found == (metrics and (('runs/a', 'latest'), metrics))
   assert capsys.readouterr().out == (
       'Stopped; the same command goes on from what was saved. Work directory: runs/a\n')

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import scenes_core
-from kdseg_jax import study, tasks
+from kdseg_jax import inference, study, tasks
 from kdseg_jax.studies.plan import student_workdir
 from tests import runs, toys
 
@@ -112,10 +112,11 @@ def test_the_teacher_of_a_report_has_the_scores_and_costs_of_its_own_files(monke
   config.teacher.checkpoint = 'the teacher'
   monkeypatch.setattr(study, 'inference_cost', lambda config, folder, allow_imports: folder)
   assert study.teacher_entry(config, str(tmp_path)) is None
-  for name, content in (
-      ('teacher.json', {'key': {}, 'metrics': {'mean_iou': 0.5}}),
-      ('teacher_cost.json', {'step_seconds': 0.25, 'peak_bytes': 8_000_000})):
-    (tmp_path / name).write_text(json.dumps(content))
+  (tmp_path / 'teacher.json').write_text('{"key": {}, "metrics": {"mean_iou": 0.5}}')
+  without = study.teacher_entry(config, str(tmp_path))['training']
+  assert set(without.values()) == {None}  # its passes took no time
+  (tmp_path / 'teacher_cost.json').write_text(
+      json.dumps({'step_seconds': 0.25, 'peak_bytes': 8_000_000}))
   assert study.teacher_entry(config, str(tmp_path)) == {
       'mean_iou': 0.5, 'inference': 'the teacher',
       'training': {'steps_per_second': 4.0, 'peak_megabytes': 8.0, 'extra_params': None}}
@@ -125,18 +126,21 @@ def test_every_model_has_an_inference_cost_of_its_own_and_equal_ones_share_it(
     monkeypatch, tmp_path):
   config = scenes_core.get_config('runlocal')
   config.study.update(baseline='alone')
-  config.study.students = {'alone': {}, 'same': {}, 'wide': {'student': {'width': 0.5}}}
-  measured = []
+  mine = {'mine': {'factory': 'mylab.losses:mine', 'weight': 1.0}}
+  config.study.students = {
+      'alone': {}, 'same': {'distill': mine}, 'wide': {'student': {'width': 0.5}}}
+  measured, allowed = [], []
   monkeypatch.setattr(study, 'inference_cost', lambda config, folder, allow_imports: (
-      measured.append(folder) or config.student.width))
+      allowed.append(allow_imports), measured.append(folder), config.student.width)[2])
   monkeypatch.setattr(study, 'read_rows', lambda folder: [])
   monkeypatch.setattr(study.study_report, 'build', lambda students, **_: students)
-  found = study.make_report(config, str(tmp_path))
+  found = study.make_report(config, str(tmp_path), allow_imports=('theirs',))
   width = config.student.width
   assert width != 0.5 and {name: one['inference'] for name, one in found.items()} == {
       'alone': width, 'same': width, 'wide': 0.5}
   seed = config.study.seeds[0]
   assert measured == [student_workdir(str(tmp_path), name, seed) for name in ('alone', 'wide')]
+  assert allowed == [('theirs', 'mylab.losses:mine')] * 2  # a study permits what it names
 
 
 def test_a_report_has_the_steps_of_all_seeds_and_what_its_config_says(monkeypatch, tmp_path):
@@ -173,22 +177,52 @@ class OfPixels(nn.Module):
     return nn.Dense(2)(image), {}
 
 
-def test_the_cost_of_inference_is_that_of_one_image_of_an_evaluation(monkeypatch):
-  config, loaded, shapes = scenes_core.get_config('runlocal'), [], []
-  monkeypatch.setattr(study.inference, 'load', lambda folder, *, checkpoint, allow_imports, **_: (
-      loaded.append((folder, checkpoint, allow_imports)), toys.loaded(OfPixels()))[1])
+@pytest.mark.parametrize('views, size', [
+    ({}, (64, 64)), ({'short_side': 56, 'crop': (48, 40)}, (48, 40)),
+    ({'canvas': (32, 96)}, (32, 96)), ({'sides': (24, 30)}, (24, 24)),
+    ({'window': (16, 16), 'flip': True}, (64, 64))])
+def test_the_cost_of_inference_is_that_of_one_image_of_an_evaluation(views, size, monkeypatch):
+  config, loaded, splits, shapes = scenes_core.get_config('runlocal'), [], [], []
+  config.eval.update(split='val', **views)
+  monkeypatch.setattr(study.inference, 'load', lambda folder, **options: (
+      loaded.append((folder, options)), toys.loaded(OfPixels()))[1])
+  monkeypatch.setattr(study.experiments, 'create_source', lambda config, split, original=(
+      study.experiments.create_source): (splits.append(split), original(config, split))[1])
   monkeypatch.setattr(study, 'throughput', lambda model, image: shapes.append(image.shape) or 3.0)
   assert study.inference_cost(config, 'work', ('mylab',)) == {
-      'params': 8, 'macs': 6 * 64 * 64, 'images_per_second': 3.0}
-  assert loaded == [('work', 'latest', ('mylab',))] and shapes == [(1, 64, 64, 3)]
+      'params': 8, 'macs': 6 * size[0] * size[1], 'images_per_second': 3.0}
+  assert loaded == [('work', {'checkpoint': 'latest', 'views': inference.Inference(),
+                              'allow_imports': ('mylab',)})]
+  assert shapes == [(1, *size, 3)] and splits == ['val']
+
+
+def test_what_a_report_may_import_is_what_the_user_permits_and_its_config_names(
+    monkeypatch, tmp_path):
+  config, loaded, built = scenes_core.get_config('runlocal'), [], {}
+  config.teacher.checkpoint, config.study.seeds = 'the teacher', (3, 1)
+  config.study.order = ('distilled', 'alone')
+  config.study.students, config.distill = {'distilled': {}, 'alone': {}}, {}
+  config.student.name = 'mylab.models:Tiny'
+  monkeypatch.setattr(study, 'inference_cost', lambda config, folder, allow_imports=(): (
+      loaded.append((folder, *allow_imports))))
+  monkeypatch.setattr(study, 'read_rows', lambda folder: [])
+  monkeypatch.setattr(study.study_report, 'build', lambda students, **given: built.update(given))
+  (tmp_path / 'teacher.json').write_text('{"metrics": {"mean_iou": 0.5}}')
+  study.make_report(config, str(tmp_path), allow_imports=('ours',))
+  assert loaded == [(folder, 'ours', 'mylab.models:Tiny') for folder in (
+      student_workdir(str(tmp_path), 'distilled', 3), 'the teacher')]
+  assert (built['baseline'], built['seeds'], built['teacher']['mean_iou']) == (
+      'alone', (3, 1), 0.5)
+  assert built['metric'] is tasks.SegmentationTask.main_metric and len(built['classes']) == 11
 
 
 STAGES = ('train_teacher', 'tune', 'train')
 
 
-@pytest.mark.parametrize('stops', range(4))
-def test_a_study_that_is_told_to_stop_begins_no_later_stage_and_writes_no_report(
-    stops, monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize('stops, process', [(0, 0), (1, 0), (2, 0), (3, 0), (3, 1)])
+def test_a_study_that_is_told_to_stop_begins_no_later_stage_and_the_first_process_alone_reports(
+    stops, process, monkeypatch, capsys, tmp_path):
+  monkeypatch.setattr('jax.process_index', lambda: process)
   begun = []
 
   def stage(name):
@@ -197,8 +231,8 @@ def test_a_study_that_is_told_to_stop_begins_no_later_stage_and_writes_no_report
   for place, name in ((study, 'train_teacher'), (study, 'tune'), (study.side_by_side, 'train')):
     monkeypatch.setattr(place, name, stage(name))
   checked = []
-  monkeypatch.setattr(study.shapes, 'check_study', lambda config, students: checked.append(
-      {name: own.seed for name, own in students.items()}))
+  monkeypatch.setattr(study.shapes, 'check_study', lambda config, students, allow_class_names: (
+      checked.append((allow_class_names, {name: own.seed for name, own in students.items()}))))
   rows = [[{'step': 7, 'mean_iou': value, 'per_class_iou': [math.nan]}] for value in (0.5, 0.75)]
   monkeypatch.setattr(study, 'make_report', lambda config, workdir, allow_imports: (
       study.study_report.build(
@@ -216,11 +250,11 @@ def test_a_study_that_is_told_to_stop_begins_no_later_stage_and_writes_no_report
   allowed = begun[0][2]
   assert allowed['allow_class_names'] and 'mylab' in allowed['allow_imports']
   assert begun == [(name, str(workdir), allowed) for name in STAGES[:stops + 1]]
-  assert checked == [dict.fromkeys(scenes_core.STUDENTS, 5)]
-  if stops < 3:
-    assert f'Stopped; the same command goes on from what was saved. Work directory: {workdir}' in (
-        output)
-    assert not list(workdir.iterdir())
+  assert checked == [(True, dict.fromkeys(scenes_core.STUDENTS, 5))]
+  stopped = f'Stopped; the same command goes on from what was saved. Work directory: {workdir}'
+  assert (stopped in output) == (stops < 3)
+  if stops < 3 or process:
+    assert not list(workdir.iterdir()) and 'Report:' not in output
     return
   report = json.loads((workdir / 'report.json').read_text())
   assert report['students']['alone']['mean_iou_of_seeds'] == [0.5, 0.75]
@@ -235,7 +269,7 @@ def test_a_study_that_is_told_to_stop_begins_no_later_stage_and_writes_no_report
 def test_a_tuning_that_cannot_work_is_refused_before_the_teacher_is_trained(
     monkeypatch, capsys, tmp_path):
   monkeypatch.chdir(runs.ROOT)
-  monkeypatch.setattr(study.shapes, 'check_study', lambda *_: None)
+  monkeypatch.setattr(study.shapes, 'check_study', lambda *_, **__: None)
   monkeypatch.setattr(study, 'train_teacher', lambda *_, **__: pytest.fail('it was'))
   status, output = runs.run_here(
       capsys, study.PROGRAM, '--config=experiments/scenes_core.py',

@@ -42,6 +42,7 @@ class Centres:
     self._source, self._short_side, self.size = source, short_side, tuple(crop)
     self.classes, self.palette = source.classes, source.palette
     self.is_generated = getattr(source, 'is_generated', False)
+    self.pairs = getattr(source, 'pairs', ())
 
   def __len__(self) -> int:
     return len(self._source)

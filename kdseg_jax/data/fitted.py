@@ -103,6 +103,7 @@ class Fitted:
     self._sides, self._by_orientation = tuple(sides) if sides else None, by_orientation
     self.classes, self.palette = source.classes, source.palette
     self.is_generated = getattr(source, 'is_generated', False)
+    self.pairs = getattr(source, 'pairs', ())
 
   def __len__(self) -> int:
     return len(self._source)

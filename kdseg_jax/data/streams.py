@@ -65,7 +65,7 @@ def is_upright(source: Any, num_threads: int = 1) -> np.ndarray:
     UserError: its sizes are not known before images are read.
   """
   require_sizes(source)
-  with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
+  with concurrent.futures.ThreadPoolExecutor(max(1, num_threads)) as pool:
     return np.array([fitted.is_upright(size)
                      for size in pool.map(source.size_of, range(len(source)))], bool)
 

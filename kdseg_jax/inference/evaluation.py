@@ -185,8 +185,8 @@ def recorded_metric(model: Model, config: ConfigDict, split: str | None, name: s
   """
   def measured(config, split):
     return (split, config.data.name, config.data.root, tuple(config.data.size),
-            config.data.tfds.to_dict(), config.eval.pad_multiple, config.task.to_dict(),
-            create_inference(config))
+            config.data.tfds.to_dict(), config.data.options.to_dict(), config.eval.pad_multiple,
+            config.task.to_dict(), create_inference(config))
 
   own = model.config
   if own.eval.limit not in (0, config.eval.limit) or (

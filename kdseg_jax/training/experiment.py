@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -74,6 +75,12 @@ def create_source(config: ConfigDict, split: str) -> Any:
   section = config.data.tfds if config.data.name.startswith('tfds:') else config.data.options
   return data.create(config.data.name, split, root=config.data.root or None,
                      size=tuple(config.data.size) or None, **section.to_dict())
+
+
+def data_root(config: ConfigDict) -> str:
+  """The path of `config.data.root`, or else of `$KDSEG_DATA`; '' without either."""
+  root = config.data.root or os.environ.get('KDSEG_DATA', '')
+  return root and os.path.realpath(root)
 
 
 def create_evaluation_source(config: ConfigDict, split: str) -> Any:

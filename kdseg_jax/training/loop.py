@@ -42,7 +42,8 @@ def train(config: ConfigDict, workdir: str, *,
   """
   workdir = paths.local(workdir)
   if _lacks_teacher(config):
-    shapes.check_with_untrained(config, config.teacher.config)
+    shapes.check_with_untrained(
+        config, config.teacher.config, allow_class_names=allow_class_names)
     folder = os.path.join(workdir, 'teacher')
     if not train_teacher(config.teacher.config, folder, allow_class_names=allow_class_names,
                          allow_imports=allow_imports):

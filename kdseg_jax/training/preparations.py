@@ -193,15 +193,15 @@ def _decisive(experiment, preparation, inputs, teacher):
   """All that a preparation depends on, as JSON: runs that agree in it share the result."""
   config = json.loads(_config(experiment).to_json())
   data, prepare = config['data'], config['prepare']
-  root = data.pop('root') or os.environ.get('KDSEG_DATA', '')
+  del data['root']  # as it is given
   if preparation.optimizer is not None:
     del prepare['optimizer']
   del prepare['folder']
   return json.loads(json.dumps({
       'preparation': preparation.describe(inputs), 'teacher': teacher,
-      'task': config['task']['name'], 'data': data, 'root': root and os.path.realpath(root),
-      'augmentation': config['augmentation'], 'batch_size': config['train']['batch_size'],
-      **prepare}))
+      'task': config['task']['name'], 'data': data,
+      'root': experiments.data_root(experiment.config), 'augmentation': config['augmentation'],
+      'batch_size': config['train']['batch_size'], **prepare}))
 
 
 def fingerprint(teacher: Model) -> str:

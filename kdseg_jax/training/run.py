@@ -23,7 +23,7 @@ from kdseg_jax.data.json_files import finite, read_json, write_json
 from kdseg_jax.errors import UserError
 from kdseg_jax.inference.evaluation import Evaluator
 from kdseg_jax.report import presenters
-from kdseg_jax.training.experiment import Experiment
+from kdseg_jax.training.experiment import Experiment, data_root
 from kdseg_jax.training.initialization import load_initial_weights
 from kdseg_jax.training.preemption import StopSignal
 from kdseg_jax.training.state import TrainState, not_finite
@@ -366,7 +366,8 @@ def measure_teacher(experiment: Experiment, workdir: str,
   key = {'workdir': teacher.workdir, 'step': teacher.step, 'split': config.eval.split,
          'limit': config.eval.limit, 'inference': str(experiment.inference),
          'pad_multiple': config.eval.pad_multiple, 'task': config.task.to_dict(),
-         'data': {field: data[field] for field in ('name', 'options', 'root', 'size', 'tfds')}}
+         'data': {field: data[field] for field in ('name', 'options', 'size', 'tfds')} | {
+             'root': data_root(config)}}
   path = os.path.join(workdir, 'teacher.json')
   known = read_json(path)
   if known.get('key') != key:

@@ -60,29 +60,33 @@ def _trace(program, constants, batch, create, *given):
   program.trace(constants, jax.eval_shape(create, jax.random.key(0), *given), batch)
 
 
-def check_study(config: ConfigDict, runs: dict[str, ConfigDict]) -> None:
+def check_study(config: ConfigDict, runs: dict[str, ConfigDict], *,
+                allow_class_names: bool = False) -> None:
   """`check_step` of the students of a study whose teacher is yet to be trained.
 
   Args:
     config: of the study.
     runs: name -> config of a run of each student.
+    allow_class_names: see `Experiment`.
   """
   if config.teacher.checkpoint or not config.study.teacher:
     return
   for name, run in runs.items():
     try:
-      check_with_untrained(run, config.study.teacher)
+      check_with_untrained(run, config.study.teacher, allow_class_names=allow_class_names)
     except UserError as error:
       raise UserError(f'Student {name!r}: {error}') from error
 
 
-def check_with_untrained(config: ConfigDict, own: ConfigDict) -> None:
+def check_with_untrained(config: ConfigDict, own: ConfigDict, *,
+                         allow_class_names: bool = False) -> None:
   """`check_step` of a run whose teacher is yet to be trained with a config of its own."""
   classes = experiments.create_train_source(own).classes
   teacher = Model(experiments.create_model(own.student, len(classes)), {}, classes, own)
   config = config.copy_and_resolve_references()
   config.teacher.checkpoint = 'teacher'  # where it will be; nothing is read from there
-  check_step(experiments.create_experiment(config, teacher=teacher))
+  check_step(experiments.create_experiment(
+      config, teacher=teacher, allow_class_names=allow_class_names))
 
 
 def _explain(experiment, inputs: DistillInputs, error: str) -> str:

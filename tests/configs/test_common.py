@@ -1,6 +1,9 @@
 """The argument of a recipe."""
 
+from types import NoneType
+
 import pytest
+from ml_collections import ConfigDict
 
 from configs import camvid, cifar, common, folder, quickstart
 from kdseg_jax import command_line, config_fields
@@ -55,6 +58,19 @@ def test_a_teacher_of_its_own_reads_what_the_student_reads():
   assert own.student.width == 1 and config.student.width == 0.5
   assert not camvid.get_config('role=teacher').teacher.config
   assert camvid.get_config('method=adaptation,runlocal').teacher.config.train.steps == 2
+
+
+def test_nothing_but_folder_and_sizes_of_the_students_data_is_its_teachers():
+  config, own = quickstart.get_config(), quickstart.get_config('role=teacher')
+  common.own_teacher(config, own)
+  before = own.data.to_dict()
+  values = {str: 'other', int: 77, float: 0.7, bool: True, tuple: (30, 50), NoneType: 9}
+  for field, value in config.data.items():
+    if not isinstance(value, ConfigDict):
+      kind = tuple if field == 'size' else int if field == 'seed' else type(value)
+      config.data[field] = 0.5 if field == 'unlabelled_share' else values[kind]
+  changed = {field for field, value in own.data.to_dict().items() if value != before[field]}
+  assert changed == {'root', 'size'}
 
 
 def test_runlocal_of_a_study_shrinks_its_students_and_the_teacher_that_it_trains():

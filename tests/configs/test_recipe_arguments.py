@@ -22,6 +22,15 @@ def test_either_role_starts_from_the_weights_that_are_given(name, init, role):
   assert start('') == ('imagenet' if name == 'coco' else '')
 
 
+@pytest.mark.parametrize('name', recipes.names())
+def test_a_recipe_has_the_role_that_is_asked_for_and_no_seed_of_its_own(name):
+  load = recipes.load(name)
+  for config, role in ((load('role=teacher'), 'teacher'), (load('role=student'), 'student'),
+                       (load(None), 'student'), (load(None).teacher.config, 'teacher')):
+    if config:  # not all have a teacher of their own
+      assert (config.role, config.seed, config.data.seed) == (role, 0, None)
+
+
 def test_a_teacher_that_is_trained_first_starts_from_weights_of_its_own():
   load = recipes.load('camvid')
   config = load('method=kd,init=runs/a,teacher_init=imagenet')

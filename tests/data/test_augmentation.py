@@ -49,6 +49,15 @@ def test_crops_reach_every_place():
   assert starts == {0, 1, 2, 3, 4}
 
 
+def test_what_is_drawn_of_one_image_tells_nothing_of_what_else_is():
+  augment = augmentation.Augmentation(crop=(4, 4), scale=None, flip=0.5, fields=FIELDS)
+  example = coded_example(7, 7)
+  example['label'] = np.arange(49, dtype=np.uint8).reshape(7, 7)
+  rng = np.random.default_rng(0)
+  found = {augment(example, rng)['label'].tobytes() for _ in range(400)}
+  assert len(found) == 2 * 4 * 4  # every row, column and side
+
+
 def test_flip_has_its_probability():
   augment = augmentation.Augmentation(crop=(4, 4), scale=None, flip=0.25, fields=FIELDS)
   rng = np.random.default_rng(0)

@@ -1,5 +1,7 @@
 """Reading and writing pictures: exact pixels, and errors that name file, finding and remedy."""
 
+import pathlib
+
 import cv2
 import numpy as np
 import PIL.Image
@@ -215,6 +217,20 @@ def test_list_images_takes_files_and_sorted_folders(tmp_path):
   (tmp_path / 'folder/.thumbnails/d.png').write_bytes(b'x')
   found = files.list_images([tmp_path / 'folder'], subfolders=True)
   assert [path.name for path in found] == ['a.JPG', 'b.png', 'c.png']
+
+
+def test_pictures_come_in_one_order_however_the_system_lists_them(tmp_path, monkeypatch):
+  names = ['b/2.png', 'b/10.png', 'a/c/1.png', 'a/3.png', '4.png', '0.png']
+  for name in names:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    files.write_png(tmp_path / name, np.zeros((2, 2, 3), np.uint8))
+  listed, found = pathlib.Path.iterdir, []
+  for backwards in (False, True):
+    monkeypatch.setattr(pathlib.Path, 'iterdir', lambda path, backwards=backwards: iter(
+        sorted(listed(path), reverse=backwards)))
+    found.append([*files.list_images([tmp_path], subfolders=True), *files.images_in(tmp_path / 'b'),
+                  *files.folders_in(tmp_path), *files.subfolders_of(tmp_path)])
+  assert found[0] == found[1] and len(found[0]) == 6 + 2 + 4 + 2
 
 
 def test_subfolders_behind_links_count_once_whatever_loops_there_are(tmp_path):

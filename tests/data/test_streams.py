@@ -74,6 +74,18 @@ def test_equal_numbers_of_both_are_not_shuffled_alike():
   assert (found[0] != found[1] - 16).any()
 
 
+@pytest.mark.parametrize('kind', ['plain', 'by_orientation', 'mixture'])
+def test_every_example_of_every_epoch_and_seed_is_augmented_by_a_draw_of_its_own(kind):
+  images = Known([(3, 5)] * 6 + [(5, 3)] * 6 * (kind == 'by_orientation'))
+  images.classes = images.palette = ()
+  source = data.Concatenated(images, images, share=0.5) if kind == 'mixture' else images
+  drawn = [draw for seed in (0, 1) for batch in itertools.islice(pipeline.train_batches(
+      source, batch_size=4, seed=seed, by_orientation=kind == 'by_orientation', num_threads=1,
+      augmentation=lambda example, rng: kept(example, rng) | {'draw': rng.random()}), 5)
+           for draw in batch['draw'].tolist()]
+  assert len(set(drawn)) == len(drawn) == 2 * 20
+
+
 def test_batches_are_the_same_whatever_the_start_threads_and_processes():
   source = Known([(3, 5), (5, 3), (3, 5), (4, 4), (5, 3), (3, 5), (5, 3)])
   augment = augmentation.Augmentation(crop=(4, 6), by_orientation=True, fields=FIELDS)
@@ -89,7 +101,8 @@ def test_batches_are_the_same_whatever_the_start_threads_and_processes():
 
 
 def test_square_images_lie_among_the_wide_ones():
-  assert streams.is_upright(Known([(4, 4), (5, 4), (4, 5)])).tolist() == [False, True, False]
+  assert [streams.is_upright(Known([(4, 4), (5, 4), (4, 5)]), threads).tolist()
+          for threads in (0, 1, 3)] == [[False, True, False]] * 3
 
 
 def test_a_part_of_a_source_tells_the_sizes_of_its_images():

@@ -49,6 +49,17 @@ def test_fields_of_any_task_are_their_padding(photos):
     np.testing.assert_array_equal(example['depth'], np.full((5, 6), -7, np.int16), strict=True)
 
 
+@pytest.mark.parametrize('views', [{}, {'crop': (8, 8), 'short_side': 10}])
+def test_images_that_the_run_is_evaluated_on_are_refused_however_they_are_seen(views, tmp_path):
+  archives.folder(tmp_path, counts=[('train', 2), ('val', 2)])
+  config = common.segmentation()
+  config.data.update(name='folder', root=str(tmp_path), unlabelled=str(tmp_path / 'images/val'))
+  config.eval.update(split='val', **views)
+  with pytest.raises(UserError, match='of the split val, on which the run is evaluated'):
+    experiment._check_unlabelled(config, experiment.create_train_source(config),
+                                 experiment.create_evaluation_source(config, 'val'))
+
+
 def test_images_without_boxes_would_be_background_and_are_refused(photos):
   config = common.detection()
   config.data.update(name='scenes_detection', train_limit=4, unlabelled='rest')

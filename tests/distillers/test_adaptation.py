@@ -1,6 +1,7 @@
 """Knowledge adaptation: its autoencoder, what of it is kept, sizes, weights, what is refused."""
 
 import dataclasses
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +64,15 @@ def test_the_autoencoder_is_trained_and_the_encoder_alone_is_kept():
   jax.tree.map(np.testing.assert_array_equal, given.prepared, kept)
   widths = {x.shape[-1] for x in jax.tree.leaves(given.prepared)}
   assert widths == {8, 4}  # the teacher's, and half of it
+
+
+def test_the_autoencoder_starts_as_its_key_says():
+  preparation = distillers.feature_adaptation().prepare
+  create = jax.jit(lambda key: preparation.init(key, inputs_of()).prepared)
+  drawn = [np.asarray(x) for seed in (0, 1) for x in jax.tree.leaves(create(jax.random.key(seed)))
+           if np.ptp(x)]
+  # Three layers that encode, three that decode.
+  assert len({zlib.crc32(x) for x in drawn}) == len(drawn) == 2 * 6
 
 
 def test_feature_adaptation_is_its_definition():

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from kdseg_jax import distillers, losses, parallel, tasks
 from kdseg_jax.errors import UserError
@@ -205,6 +206,18 @@ def test_wrong_options_and_a_batch_without_images_are_refused():
   inputs = dataclasses.replace(inputs_of(), batch={'index': 0})
   with pytest.raises(ValueError, match=r"reads batch\['image'\]; the batch has \['index'\]"):
     distillers.holistic().init(jax.random.key(0), inputs)
+
+
+def test_vectors_that_are_alike_on_all_devices_are_said_to_be_so_and_stay_as_they_are():
+  replicated = importlib.import_module('kdseg_jax.distillers.holistic')._replicated
+  memory = {'spectral': {'last': np.float32([0.6, -0.8])}, 'batch_stats': {'mean': np.float32(3)}}
+
+  def step(memory):
+    spectral = jax.lax.pcast(memory['spectral'], AXIS, to='varying')
+    return replicated(memory | {'spectral': spectral}, AXIS)
+  mapped = jax.jit(jax.shard_map(
+      step, mesh=parallel.create_mesh(), in_specs=P(), out_specs=P()))
+  jax.tree.map(np.testing.assert_array_equal, mapped(memory), memory)
 
 
 def two_steps(devices, mode='shard_map'):

@@ -13,8 +13,18 @@ import pytest
 
 from experiments import benchmarks
 from experiments.benchmarks import __main__ as main
-from experiments.benchmarks import growth, inputs, interleave, our_losses, our_steps, rows, table
+from experiments.benchmarks import (
+  growth,
+  inputs,
+  interleave,
+  our_losses,
+  our_steps,
+  rows,
+  side_by_side,
+  table,
+)
 from kdseg_jax import host_memory, models
+from kdseg_jax.studies.plan import student_workdir
 
 FOLDER = pathlib.Path(benchmarks.__file__).parent
 MACHINE = {'cores': 2, 'flags': ['avx2'], 'architecture': 'x86_64', 'memory_gb': 8,
@@ -160,6 +170,30 @@ def test_parts_join_in_a_folder_and_other_machines_do_not(tmp_path):
       again | {'loss/diou': found['loss/giou']}))
 
 
+def test_rows_are_measured_in_turns_as_often_as_all_permit_and_each_gets_its_own(monkeypatch):
+  given = {}
+  monkeypatch.setattr(interleave, 'measure', lambda sides, **options: (
+      given.update(options), {key: side.arguments[0] for key, side in sides.items()})[1])
+  args = argparse.Namespace(torch='python', camvid='', device='cpu', torch_keeps_memory=False,
+                            repeats=7, together=1)
+  named = lambda name, **fields: row(**fields)._replace(
+      name=name, sides={rows.OURS: f'our_losses:{name}', 'OpenCV': f'host:{name}'})
+  for most, repeats in (((None, None), 7), ((None, 3), 3), ((9, 5), 5), ((9, None), 7)):
+    group = [named(name, most=number) for name, number in zip('ab', most)]
+    found = list(main.measure(group, args, has_torch=True))
+    assert [(one.name, sides) for one, sides in found] == [
+        (name, {rows.OURS: f'our_losses:{name}', 'OpenCV': f'host:{name}'}) for name in 'ab']
+    assert given == {'repeats': repeats, 'environment': main._ENVIRONMENT['cpu'], 'at_once': False}
+
+
+def test_the_steps_of_a_study_are_those_of_its_students_and_the_passes_of_its_teacher(tmp_path):
+  (tmp_path / 'teacher_cost.json').write_text('{"step_seconds": 0.5, "peak_bytes": 1}')
+  seconds = {student_workdir(str(tmp_path), name, 0): 10.0 ** -number
+             for number, name in enumerate(side_by_side.STUDENTS)}
+  assert side_by_side.study_steps(tmp_path, seconds.get) == pytest.approx(
+      0.5 * (side_by_side.STEPS - 1) + 1.11111)
+
+
 @pytest.mark.parametrize('kept', [True, False])
 def test_pytorch_keeps_memory_if_it_is_asked_to(kept):
   args = argparse.Namespace(torch='python', camvid='', device='cpu', torch_keeps_memory=kept)
@@ -206,4 +240,12 @@ def test_growth_is_the_slope_of_the_logarithms():
 def test_growth_measures_pixels_and_queue():
   found = growth.measure('memory_similarity_pixel', 'queue', (16, 64), repeats=1)
   assert found.sizes == [16, 64] and found.bytes[0] < found.bytes[1]
-  assert growth.measure('smooth_l1', 'pixels', (16, 32), repeats=1).sizes == [1364, 5456]
+
+
+def test_growth_is_of_the_median_call_of_each_size_without_the_first(monkeypatch):
+  rounds = ((1, 40), (5, 20), (2, 30))  # seconds of the small size and of the large
+  now = itertools.accumulate([0, 0, *(
+      seconds for small, large in rounds for seconds in (9, small, 9, large))])
+  monkeypatch.setattr(growth.time, 'perf_counter', lambda: next(now))
+  found = growth.measure('smooth_l1', 'pixels', (16, 32), repeats=3)
+  assert found.sizes == [1364, 5456] and found.seconds == [2, 30]

@@ -19,7 +19,7 @@ def recorded(tmp_path):
   saved = quickstart.get_config()  # evaluates on test
 
   def look(step, split='test', **changes):
-    config = saved.copy_and_resolve_references()
+    config = saved.copy_and_resolve_references().unlock()
     config.update_from_flattened_dict(changes)
     model = Model(None, {}, (), saved, workdir=str(tmp_path), step=step + 1, train_step=step)
     return recorded_metric(model, config, split, 'mean_iou')
@@ -34,7 +34,7 @@ def test_it_is_the_latest_of_the_step(recorded):
 @pytest.mark.parametrize('changes', [
     {'split': 'val'}, {'split': None}, {'eval.flip': True}, {'eval.pad_multiple': 32},
     {'data.root': 'elsewhere'}, {'data.size': (32, 32)}, {'task.absent_as_zero': True},
-    {'data.name': 'camvid'}, {'data.tfds.num_classes': 5}])
+    {'data.name': 'camvid'}, {'data.tfds.num_classes': 5}, {'data.options': {'digits': 3}}])
 def test_what_was_measured_otherwise_is_not_shown(recorded, changes):
   assert recorded(20, **changes) is None
 

@@ -287,12 +287,19 @@ def test_predictor_and_throughput_see_images_alike():
   assert [shape for shape, _ in shown.shown[:1] + shown.shown[-1:]] == [(1, 8, 6, 3), (1, 4, 4, 3)]
 
 
-def test_throughput_counts_images_over_the_seconds_that_they_took(monkeypatch):
-  clock = iter(range(10))
-  monkeypatch.setattr(evaluation.time, 'perf_counter', lambda: float(next(clock)))
-  model = toys.loaded(Function(lambda image, mask: jnp.zeros((*mask.shape, 3))))
+def test_throughput_is_of_whole_predictions_once_they_are_compiled(monkeypatch):
+  now, traced, predictions = [0.0], [], tasks.SegmentationTask.predictions
+
+  def compiling(image, mask):
+    now[0] += 100
+    return jnp.zeros((*mask.shape, 3))
+  monkeypatch.setattr(evaluation.time, 'perf_counter', lambda: now.append(now.pop() + 1) or now[0])
+  monkeypatch.setattr(tasks.SegmentationTask, 'predictions', lambda *given: (
+      traced.append(given), predictions(*given))[1])
+  model = toys.loaded(Function(compiling))
   # Two rounds of two images, after which 4 s have passed.
   assert throughput(model, batch_of((2, 4, 4))['image'], seconds=2.5) == 1.0
+  assert now[0] > 100 and len(traced) == 1
 
 
 def test_predictor_pads_to_a_multiple_and_cuts_its_labels_out():

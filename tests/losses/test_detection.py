@@ -1,5 +1,7 @@
 """Losses of detectors and cross-head distillation: what holds for any input."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,6 +38,9 @@ LOSSES = {
     'iou_log': (losses.iou_log, boxes(6), boxes(6) + 1),
     'cross_head_classification': (
         losses.cross_head_classification, normal(6, 5), normal(6, 5, seed=1)),
+    **{f'cross_head_classification_{form}': (
+        functools.partial(losses.cross_head_classification, form=form), normal(6, 5),
+        normal(6, 5, seed=1)) for form in ('cross_entropy', 'kl')},
     'localization_distillation': (
         losses.localization_distillation, normal(6, 20), normal(6, 20, seed=1))}
 every_loss = pytest.mark.parametrize('name', LOSSES)

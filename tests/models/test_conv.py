@@ -1,5 +1,8 @@
 """The convolution, its transpose and their modules."""
 
+import zlib
+
+import flax.linen as nn
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -48,6 +51,16 @@ def test_conv_module_keeps_size_and_is_he_normal():
   assert list(variables['params']) == ['kernel'] and kernel.shape == (3, 3, 16, 256)
   assert np.std(kernel) == pytest.approx(np.sqrt(2 / (9 * 256)), rel=0.02)
   assert layer.apply(variables, jnp.zeros((1, 9, 8, 16))).shape == (1, 9, 8, 256)
+
+
+def test_kernels_are_of_the_key_and_of_the_place_of_a_layer():
+  layers = [conv.Conv(4, 3), conv.Conv(4, 1, kernel_init=conv.uniform_fan_in),
+            conv.ConvTranspose(4)]
+  model = nn.Sequential([layer.clone() for layer in layers for _ in range(2)])
+  init = jax.jit(lambda key: model.init(key, jnp.zeros((1, 3, 3, 4))))
+  kernels = [np.asarray(x) for seed in (0, 1) for x in jax.tree.leaves(init(jax.random.key(seed)))]
+  assert len({zlib.crc32(x) for x in kernels}) == len(kernels) == 2 * 6
+  assert all(len(np.unique(x)) == x.size for x in kernels)
 
 
 @pytest.mark.parametrize('kernel_size, stride, dilation, groups', [

@@ -1,5 +1,6 @@
 """Runs that take a step together: whose state it is, and whose time."""
 
+import collections
 import itertools
 import json
 import types
@@ -230,6 +231,63 @@ def test_runs_in_one_program_share_its_seconds(tmp_path, monkeypatch):
       [run_of({}) for _ in clocks], clocks, program, str(tmp_path), '')
   assert not cohort.advance(BATCH, {'x': 0}, stopping=False)
   assert [clock() for clock in clocks] == [2.0] * 3
+
+
+@pytest.mark.parametrize('vmap_seeds, groups', [(False, [[4], [2], [9]]), (True, [[4, 9], [2]])])
+def test_runs_of_a_student_have_clocks_of_their_own_and_step_with_those_at_their_step(
+    vmap_seeds, groups, monkeypatch, tmp_path):
+  study = quickstart.get_config('role=student')
+  common.study(study, title='', description='', seeds=(4, 2, 9), students={'alone': {}})
+  study.study.vmap_seeds = vmap_seeds
+  configs = {seed: study_plan.student_config(study, 'alone', seed) for seed in study.study.seeds}
+  made, given, caught_up = {}, [], []
+
+  def make(experiment, folder, state, *, clock, label, **_):
+    run = run_of({'w': np.float32(0)})
+    run.config, run.clock, run.folder = experiment.config, clock, folder
+    run.close, run.catch_up = (lambda: None), (lambda: caught_up.append(run.config.seed))
+    run.done = 1 if experiment.config.seed == 2 else 2
+    assert label == f'alone seed {run.config.seed}' and state == (run.config.seed, 'zeros')
+    made[run.config.seed] = run
+    return run
+  monkeypatch.setattr(side_by_side, 'Run', make)
+  monkeypatch.setattr(side_by_side, 'measure_teacher', lambda experiment, workdir, stop: workdir)
+  monkeypatch.setattr(side_by_side.experiments, 'make_initial_state', lambda _: (
+      lambda key, prepared: (key, prepared)))
+  monkeypatch.setattr(side_by_side.experiments, 'run_key', lambda config: config.seed)
+  monkeypatch.setattr(side_by_side.preparations, 'placeholders', lambda _: 'zeros')
+  monkeypatch.setattr(side_by_side.preparations, 'give', lambda run, workdir, create, stop: (
+      given.append((run.config.seed, workdir, create('prepared')))))
+  shared = types.SimpleNamespace(
+      experiments={'alone': collections.namedtuple('Built', 'config')(configs[4])},
+      evaluator=lambda _: None, runs=types.SimpleNamespace(callback=lambda _: None),
+      program=lambda _, *, stacked: stacked)
+  found = side_by_side._cohorts(study, str(tmp_path), 'alone', configs, shared, None)
+  assert [[run.config.seed for run in cohort.runs] for cohort in found] == groups
+  assert [cohort.program for cohort in found] == [len(group) > 1 for group in groups]
+  assert len({id(run.clock) for run in made.values()}) == 3 and caught_up == [4, 2, 9]
+  for cohort in found:
+    assert cohort._clocks == [run.clock for run in cohort.runs]
+  for seed, run in made.items():
+    assert run.folder == study_plan.student_workdir(str(tmp_path), 'alone', seed)
+    assert run.teacher_metrics == str(tmp_path)
+  assert given == [(seed, str(tmp_path), (seed, 'prepared')) for seed in (4, 2, 9)]
+
+
+def test_a_study_may_import_what_it_names_and_what_the_user_allows(monkeypatch, tmp_path):
+  class Seen(Exception):
+    pass
+
+  def shared(configs, workdir, runs, stop, **allowed):
+    raise Seen(configs, allowed)
+  monkeypatch.setattr(side_by_side, '_Shared', shared)
+  monkeypatch.setattr(study_plan, 'unfinished', lambda config, workdir: {'kd': {0: 'config'}})
+  config = quickstart.get_config('role=student')
+  config.distill = {'mine': {'factory': 'mylab.losses:mine', 'weight': 1.0}}
+  with pytest.raises(Seen) as seen:
+    side_by_side.train(config, str(tmp_path), allow_class_names=True, allow_imports=('theirs',))
+  assert seen.value.args == ({'kd': {0: 'config'}}, {
+      'allow_class_names': True, 'allow_imports': ('theirs', 'mylab.losses:mine')})
 
 
 def test_the_seconds_of_the_teacher_end_when_its_taps_are_there(tmp_path, monkeypatch):

@@ -226,6 +226,7 @@ def test_one_preparation_serves_all_students_and_seeds(study, teacher, tmp_path,
   shutil.rmtree(folder)
   os.remove(tmp_path / 'students/heavier/seed0/metrics.jsonl')
   assert side_by_side.train(config, str(tmp_path)) and len(advanced) == 1
+  last_evaluation(tmp_path, 'heavier', 0)  # that was lost with the log
 
 
 def test_students_of_unlike_models_are_not_evaluated_by_one_evaluator(tmp_path, monkeypatch):

@@ -109,6 +109,20 @@ def test_a_value_that_diverges_counts_as_the_worst(trained, tmp_path):
   assert json.loads((tmp_path / 'tuning.json').read_text())['kd']['results']['0.4'] is None
 
 
+def test_a_tuning_that_goes_on_tries_nothing_again_that_diverged(trained, tmp_path):
+  diverged = []
+
+  def metric(student, value, seed):
+    if value > 0.3:
+      diverged.append((student, value))
+      return math.nan
+    return peak({'alone': 0.2, 'kd': 0.1})(student, value, seed)
+  trained(metric)
+  found = [tuning.tune(study(), str(tmp_path), METRIC) for _ in range(2)]
+  assert diverged == [('alone', 0.4), ('kd', 0.4)] and found[0] == found[1]
+  assert sorted(found[1]['kd'].results) == [0.05, 0.1, 0.2, 0.4]
+
+
 def test_of_errors_the_least_is_chosen_and_one_that_diverges_is_the_worst_too(trained, tmp_path):
   trained(lambda student, value, seed: math.nan if value > 0.3 else abs(math.log(value / 0.2)))
   tuned = tuning.tune(study(), str(tmp_path), METRIC._replace(maximize=False))

@@ -44,6 +44,20 @@ def test_the_loss_is_the_mean_cross_entropy_of_those_with_a_label():
   assert targets == {} and terms == {'cross_entropy': loss}
 
 
+def test_the_class_of_number_255_is_learned_and_counted_as_others_are():
+  """255 stands for ignored pixels in the maps of segmentation alone."""
+  task = tasks.create('classification', 300)
+  logits = np.random.default_rng(0).normal(size=(4, 300)).astype(np.float32)
+  batch = batch_of([255, 7, -1, 255])
+  log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+  own = log_p[[0, 1, 3], [255, 7, 255]]
+  np.testing.assert_allclose(task.loss({'logits': logits}, batch)[0], -np.mean(own), rtol=1e-6)
+  sums = jax.device_get(task.outputs(logits, batch).sums)
+  assert sums['labelled'] == 3 and sums['images'] == 3
+  np.testing.assert_array_equal(
+      sums['confusion_matrix'].sum(axis=1), np.bincount([255, 7, 255], minlength=300))
+
+
 def test_ranks_are_those_of_sorting_and_argmax_breaks_ties():
   logits = logits_of(1)
   for label in range(len(CLASSES)):

@@ -31,6 +31,24 @@ class Plain(nn.Module):
     return x, {'x': x, 'logits': x}
 
 
+class Numbered(nn.Module):
+  """Its taps are what it is given."""
+
+  @nn.compact
+  def __call__(self, image, mask=None, index=None, train=False):
+    return None, {'image': image, 'mask': mask, 'index': index}
+
+
+@pytest.mark.parametrize('micro_batches', [1, 2, 4])
+def test_every_image_comes_to_the_student_with_its_mask_and_its_number(micro_batches):
+  batch = test_step.batch_of(3)
+  taps, _ = apply_train(
+      Numbered(), {}, {}, batch, jax.random.key(0), micro_batches=micro_batches)
+  for name, given in taps.items():
+    np.testing.assert_array_equal(given, batch[name])
+  assert batch['index'].min() > 0  # not the places in the batch
+
+
 def between_images(axis_name=None):
   """A term between all pairs of images, and a memory of how many images it has seen at once."""
   def loss(state, inputs):
@@ -103,6 +121,26 @@ def test_batch_norm_normalises_by_each_part_and_its_statistics_move_with_each():
     stats = updated['batch_stats']
     np.testing.assert_allclose(taps['x'][part::4], expected['x'], atol=1e-5)
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), got, stats)
+
+
+class Shown(nn.Module):
+  """A model whose taps are what it was shown."""
+
+  @nn.compact
+  def __call__(self, image, mask=None, index=None, train=False):
+    image = image * self.param('scale', nn.initializers.ones, ())
+    return image, {'image': image, 'mask': mask, 'index': index}
+
+
+@pytest.mark.parametrize('micro_batches', [1, 4])
+def test_a_model_is_shown_the_mask_and_the_number_of_each_image(micro_batches):
+  batch = test_step.batch_of(3, n=8)
+  batch['mask'][np.arange(8), :, np.arange(8)] = False
+  taps, _ = apply_train(Shown(), {'scale': jnp.float32(1)}, {}, batch, jax.random.key(0),
+                        micro_batches=micro_batches)
+  assert taps.keys() == {'image', 'mask', 'index'}
+  for name, value in taps.items():
+    np.testing.assert_array_equal(value, batch[name])
 
 
 def test_the_parts_and_so_the_statistics_do_not_depend_on_the_device_count():

@@ -1,10 +1,12 @@
 """Class names are compared wherever a model meets data; other names are refused or allowed."""
 
+import functools
+
 import pytest
 
-from configs import quickstart
+from configs import common, quickstart
 from kdseg_jax.errors import UserError
-from kdseg_jax.training import experiment, loop
+from kdseg_jax.training import experiment, loop, shapes
 
 pytestmark = pytest.mark.usefixtures('toy_models')
 
@@ -51,6 +53,19 @@ def test_a_teacher_of_more_classes_is_never_allowed(trained, monkeypatch):
   for allow in (False, True):
     with pytest.raises(UserError, match='the teacher .* different classes, 11 and 10 classes'):
       experiment.create_experiment(distilled(trained), allow_class_names=allow)
+
+
+def test_splits_of_other_classes_beside_a_teacher_that_is_yet_to_be_trained(monkeypatch):
+  config, teacher = distilled(''), quickstart.get_config('role=teacher,runlocal')
+  study = quickstart.get_config()
+  common.study(study, title='', description='', students={'alone': {}}, teacher=teacher)
+  shift(monkeypatch, splits=(config.eval.split,))
+  checks = (functools.partial(shapes.check_with_untrained, config, teacher),
+            functools.partial(shapes.check_study, study, {'student': config}))
+  for check in checks:
+    with pytest.raises(UserError, match=f'{config.eval.split} and train have {MESSAGE}'):
+      check()
+    check(allow_class_names=True)
 
 
 def test_splits_of_other_classes(monkeypatch):

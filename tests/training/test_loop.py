@@ -2,6 +2,7 @@
 
 import json
 import math
+import types
 
 import jax
 import jax.numpy as jnp
@@ -183,6 +184,19 @@ def test_an_evaluation_that_a_signal_cut_short_is_made_up(cut, tmp_path, monkeyp
   assert [(row['step'], row['mean_iou']) for row in runs.rows(tmp_path)
           if row['phase'] == 'evaluation'] == [(2, 0.5), (4, 0.9)]
   assert Checkpointer(tmp_path).best_step() == 4
+
+
+@pytest.mark.parametrize('caught_up', [None, {'mean_iou': 0.75}])
+def test_a_run_that_goes_on_at_its_end_tells_what_it_scores(caught_up, tmp_path, monkeypatch):
+  evaluated = []
+  run = types.SimpleNamespace(
+      catch_up=lambda: None, close=lambda: None, experiment=None, metrics=caught_up,
+      evaluate=lambda: (evaluated.append(1), {'mean_iou': 0.5})[1])
+  monkeypatch.setattr(loop, 'start', lambda *_, **__: (run, None))
+  monkeypatch.setattr(loop, 'advance', lambda *_: None)
+  monkeypatch.setattr(programs, 'train_step_of', lambda *_, **__: None)
+  assert loop.train(config_of(), str(tmp_path)) == (caught_up or {'mean_iou': 0.5})
+  assert len(evaluated) == (caught_up is None)
 
 
 def test_the_teacher_is_the_best_checkpoint_and_not_the_newest(tmp_path, monkeypatch):

@@ -55,6 +55,24 @@ def test_sgd_adds_decay_of_kernels_to_the_gradient_before_the_momentum():
   np.testing.assert_allclose(params['bias'], 2 - 0.1 * 1 - 0.1 * 1.5, rtol=1e-6)
 
 
+def test_nesterov_looks_one_step_of_the_momentum_ahead():
+  params = one_update(momentum=0.5, nesterov=True, weight_decay=0.0)
+  # Momenta 1 and 1.5, and updates of half of each beside the gradient.
+  np.testing.assert_allclose(params['kernel'], 2 - 0.1 * (0.5 + 1) - 0.1 * (0.75 + 1), rtol=1e-6)
+
+
+def test_adamw_has_an_average_of_the_gradients_and_one_of_their_squares():
+  config = common.optimizer(name='adamw', schedule='constant', learning_rate=0.1, b1=0.5, b2=0.8,
+                            weight_decay=0.0)
+  optimizer, params = create_optimizer(config, 10), {'kernel': jnp.float32(2)}
+  state, mean, square = optimizer.init(params), 0.0, 0.0
+  for t, gradient in enumerate((1.0, -3.0, 2.0), start=1):
+    updates, state = optimizer.update({'kernel': jnp.float32(gradient)}, state, params)
+    mean, square = 0.5 * mean + 0.5 * gradient, 0.8 * square + 0.2 * gradient**2
+    expected = -0.1 * (mean / (1 - 0.5**t)) / np.sqrt(square / (1 - 0.8**t))
+    np.testing.assert_allclose(updates['kernel'], expected, rtol=1e-5)
+
+
 def test_adamw_decay_is_decoupled():
   params = one_update(name='adamw', weight_decay=0.1)
   kernel = 2.0

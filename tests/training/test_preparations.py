@@ -23,7 +23,7 @@ from kdseg_jax.training.optimizers import create_schedule
 from kdseg_jax.training.preemption import StopSignal
 from kdseg_jax.training.run import Diverged
 from kdseg_jax.training.state import TrainState
-from tests import runs, toy_methods
+from tests import runs, toy_methods, toys
 
 pytestmark = pytest.mark.usefixtures('toy_models', 'one_device')
 
@@ -149,17 +149,30 @@ def test_what_is_prepared_joins_the_weights_that_the_run_starts_from(monkeypatch
   assert run.state == create({'mean': 7})._replace(**of_init)
 
 
-def test_a_preparation_draws_from_another_key_than_the_run(teacher, tmp_path, monkeypatch):
+def test_a_preparation_draws_from_another_key_than_the_run_and_its_steps_than_its_start(
+    teacher, tmp_path, monkeypatch):
   class Drawn(Exception):
     """Ends the preparation before its first step."""
 
-  def create(key):
-    raise Drawn(key)
-  monkeypatch.setattr(experiments, 'compiled_once', lambda *_: create)
-  config = config_of(teacher)
-  with pytest.raises(Drawn) as drawn:
-    preparations.prepare(experiments.create_experiment(config), str(tmp_path), lambda: False)
-  assert drawn.value.args[0] != experiments.run_key(config)
+  def create(create, _):
+    def draw(key):
+      raise Drawn(key, create(key).rng, *started)
+    return draw
+  started, init = [], toys.prepared().prepare.init
+  method = toys.prepared(tap='logits')
+  monkeypatch.setattr(toy_methods, 'fitting', lambda **_: method._replace(
+      prepare=method.prepare._replace(
+          init=lambda rng, inputs: (started.append(rng), init(rng, inputs))[1])))
+  monkeypatch.setattr(experiments, 'compiled_once', create)
+  keys = []
+  for data_seed in (0, 5):
+    config = config_of(teacher, **{'data.seed': data_seed})
+    built = experiments.create_experiment(config)
+    started.clear()
+    with pytest.raises(Drawn) as drawn:
+      preparations.prepare(built, str(tmp_path), lambda: False)
+    keys += [*drawn.value.args[:2], drawn.value.args[-1], jax.random.key(data_seed)]
+  assert len({str(jax.random.key_data(key)) for key in keys}) == len(keys) == 8
 
 
 def decisive(config):
@@ -208,6 +221,37 @@ def test_the_key_holds_all_that_decides_and_nothing_else(teacher, monkeypatch, t
     assert of(**fields) != first, fields
   monkeypatch.setenv('KDSEG_DATA', str(tmp_path))
   assert of() != first  # another folder of data
+
+
+def test_the_key_tells_teachers_and_folders_of_data_apart(teacher, tmp_path, monkeypatch):
+  built = experiments.create_experiment(config_of(teacher))
+  part, inputs = built.distiller.prepare.parts['fitting'], experiments.abstract_inputs(built)
+
+  def key(root, known='teacher'):
+    config = built.config.copy_and_resolve_references()
+    config.data.root = str(root)
+    return preparations._decisive(built._replace(config=config), part, inputs, known)
+  (tmp_path / 'a').mkdir()
+  (tmp_path / 'link').symlink_to(tmp_path / 'a')
+  monkeypatch.chdir(tmp_path)
+  assert key('') != key('', 'another')
+  assert key('a') == key('link') == key(tmp_path / 'a') != key('') != key('b') != key('a')
+  monkeypatch.setenv('KDSEG_DATA', str(tmp_path / 'link'))
+  assert key('') == key('a') != key('b')
+
+
+def test_a_preparation_is_run_as_the_config_says(teacher):
+  config = config_of(teacher, parallel='pmap', **{
+      'train.batch_size': 16, 'train.compile_level': 2, 'log.every_steps': 3,
+      'checkpoint.every_steps': 7, 'checkpoint.keep': 5, 'augmentation.flip': 0.4,
+      'task.align_corners': False, 'teacher.min_metric': 0.1, 'data.train_limit': 40,
+      'seed': 3, 'prepare.optimizer.momentum': 0.5})
+  found = preparations._config(experiments.create_experiment(config))
+  assert (found.parallel, found.seed, found.data.seed) == ('pmap', 3, 3)
+  assert (found.train.batch_size, found.train.compile_level) == (16, 2)
+  config.data.seed = 3
+  for section in ('task', 'data', 'augmentation', 'teacher', 'prepare', 'log', 'checkpoint'):
+    assert found[section].to_dict() == config[section].to_dict(), section
 
 
 def test_the_teacher_is_known_by_its_weights_and_not_by_its_folder(teacher):

@@ -57,6 +57,12 @@ def test_the_loss_of_the_step_is_the_sum_of_those_of_its_parts(build, mode):
   assert any(np.any(x) for x in jax.tree.leaves(updated.opt_state.trained))  # which began as 0
 
 
+def test_dropout_and_method_draw_unlike_and_anew_in_every_step_and_run():
+  keys = [key for seed in (0, 1) for step in (0, 1) for key in profiling._keys(
+      types.SimpleNamespace(rng=jax.random.key(seed), step=step))]
+  assert len({str(jax.random.key_data(key)) for key in keys}) == 8
+
+
 def test_what_is_timed_adds_up_and_a_trace_is_left(build, tmp_path):
   found = profiling.measure(build(**{'train.ema_decay': 0.9}), repeats=3,
                             trace_folder=str(tmp_path))

@@ -130,3 +130,15 @@ def test_what_is_folded_is_given_up_unless_a_second_program_reads_the_head(
   for donate_teacher in (False, True):
     programs.train_step_of(experiment, 'student', donate_teacher=donate_teacher)
   assert given == [False, gives_up]
+
+
+@pytest.mark.parametrize('build, kind', [
+    (lambda built: programs.donating(built, 'step'), {'donate_state': True}),
+    (lambda built: programs.teacher_program(built, distillers.Requires()), {'sharded': True})])
+def test_programs_are_mapped_and_compiled_as_the_config_says(build, kind, monkeypatch):
+  config, made = default_config.segmentation(), []
+  config.parallel, config.train.compile_level = 'pmap', 1
+  monkeypatch.setattr(programs.parallel, 'data_parallel', lambda step, mesh, **options: (
+      made.append((mesh, options))))
+  build(types.SimpleNamespace(config=config, mesh='mesh', teacher=toys.loaded('module')))
+  assert made == [('mesh', {'mode': 'pmap', 'compile_level': 1, **kind})]

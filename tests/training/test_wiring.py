@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from configs import quickstart
 from kdseg_jax import data, distillers, evaluate, parallel
 from kdseg_jax.data import augmentation, pipeline
+from kdseg_jax.errors import UserError
 from kdseg_jax.inference import model
 from kdseg_jax.training import experiment, initialization, loop, run
 from kdseg_jax.training.state import TrainState
@@ -146,6 +147,17 @@ def test_the_time_of_a_step_is_without_evaluations_and_checkpoints(tmp_path, mon
   assert (row['step_seconds'], row['images_per_second']) == (2, 4)
 
 
+def test_an_evaluation_that_is_made_up_is_logged_once(tmp_path, monkeypatch):
+  before = [{'phase': 'evaluation', 'step': 3, 'mean_iou': 0.125},
+            {'phase': 'train', 'step': 4, 'loss': 1.0}]
+  for known in (False, True):  # the run was killed before or after the row was written
+    (tmp_path / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in before))
+    started, _ = run_of(config_of(), tmp_path, monkeypatch, done=4)
+    assert started.evaluate() == {'mean_iou': 0.25} == started.metrics
+    before += [{'phase': 'evaluation', 'step': 4, 'mean_iou': 0.25}] * (not known)
+    assert runs.rows(tmp_path) == before
+
+
 def test_statistics_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
   config = config_of(eval={'every_steps': 0}, checkpoint={'every_steps': 3})
   started, _ = run_of(config, tmp_path, monkeypatch)
@@ -241,6 +253,22 @@ def measure(config, folder, **teacher):
       task=experiment.create_task(config, 3)), str(folder))
 
 
+def test_a_teacher_is_measured_again_where_the_data_are_elsewhere(tmp_path, monkeypatch):
+  scores = iter((0.5, 0.25, 0.75))
+  monkeypatch.setattr(run, 'create_evaluator', lambda *_: lambda *_, **__: {
+      'mean_iou': next(scores)})
+  config, found = config_of(), []
+  for folder in ('a', 'b'):
+    (tmp_path / folder).mkdir()
+    monkeypatch.setenv('KDSEG_DATA', str(tmp_path / folder))
+    found += [measure(config, tmp_path, step=3, workdir='/a')['mean_iou'] for _ in range(2)]
+  monkeypatch.delenv('KDSEG_DATA')
+  (tmp_path / 'link').symlink_to(tmp_path / 'b')
+  config.data.root = str(tmp_path / 'link')  # the same
+  found.append(measure(config, tmp_path, step=3, workdir='/a')['mean_iou'])
+  assert found == [0.5, 0.5, 0.25, 0.25, 0.25]
+
+
 def test_a_teacher_that_scores_what_is_asked_for_is_strong_enough(tmp_path, monkeypatch):
   monkeypatch.setattr(run, 'create_evaluator', lambda *_: lambda *_, **__: {'mean_iou': 0.5})
   teacher = {'step': 3, 'workdir': '/a'}
@@ -291,23 +319,55 @@ def test_a_teacher_is_measured_again_where_anything_of_the_measurement_changed(
     measured(None)
 
 
-def test_what_the_user_allows_holds_for_the_first_teacher_and_for_the_run(monkeypatch):
+def test_what_the_user_allows_holds_for_the_first_teacher_and_each_has_its_own_seed(monkeypatch):
   config = config_of()
   config.distill = distillers.terms_of('kd')
   config.teacher.config = quickstart.get_config('role=teacher,runlocal')
+  config.seed, config.teacher.config.seed, config.data.seed = 3, 4, 5
   allowed, started = {'allow_class_names': True, 'allow_imports': ('mylab',)}, []
 
   def start(config, workdir, stop, **given):
-    started.append((config.role, given))
+    started.append((config.role, config.seed, config.data.seed, given))
     raise Seen
   monkeypatch.setattr(loop, 'start', start)
-  monkeypatch.setattr(loop.shapes, 'check_with_untrained', lambda *_: None)
+  monkeypatch.setattr(loop.shapes, 'check_with_untrained', lambda *_, **__: None)
   monkeypatch.setattr(loop.workdirs, 'require_same_config', lambda *_: None)
   for finished in (False, True):  # the teacher
     monkeypatch.setattr(loop.workdirs, 'is_finished', lambda *_, finished=finished: finished)
     with pytest.raises(Seen):
       loop.train(config, 'work', **allowed)
-  assert started == [('teacher', allowed), ('student', allowed)]
+  assert started == [('teacher', 4, None, allowed), ('student', 3, 5, allowed)]
+
+
+@pytest.mark.parametrize('allowed', [
+    {}, {'allow_class_names': True, 'allow_imports': ('mylab',)}])
+def test_a_run_is_built_with_what_the_user_allows(allowed, monkeypatch):
+  def create(config, **given):
+    raise Seen(given)
+  monkeypatch.setattr(experiment, 'create_experiment', create)
+  with pytest.raises(Seen) as seen:
+    loop.start(config_of(), 'work', lambda: False, **allowed)
+  assert seen.value.args == ({'allow_class_names': False, 'allow_imports': ()} | allowed,)
+
+
+@pytest.mark.parametrize('allowed', [(), ('tests.mylab',)])
+def test_weights_to_start_from_may_be_of_a_model_that_the_user_permits(allowed, monkeypatch):
+  class OfAnother(Checkpoints):
+
+    def read_meta(self, step):
+      meta = super().read_meta(step)
+      meta['config']['student']['name'] = 'tests.mylab.parts:Tiny'
+      return meta
+  monkeypatch.setattr(initialization, 'Checkpointer', OfAnother)
+  monkeypatch.setattr(initialization, 'create_model', lambda config, classes: toys.Model(classes))
+  built = types.SimpleNamespace(
+      config=config_of(), train_source=types.SimpleNamespace(classes=[*'abc']),
+      allow_class_names=False, allow_imports=allowed, mesh=parallel.create_mesh())
+  if allowed:
+    assert initialization._of_run(built, 'elsewhere', {}).variables == {'params/from': 2}
+  else:
+    with pytest.raises(UserError, match='--allow_imports=tests '):
+      initialization._of_run(built, 'elsewhere', {})
 
 
 class Options(types.SimpleNamespace):

@@ -10,7 +10,7 @@ from kdseg_jax.training import workdirs
 
 @pytest.mark.parametrize('evaluated, checkpoints, finished', [
     (7, [4, 7], True), (None, [7], False), (4, [7], False),
-    (7, [], False), (7, [6], False)])
+    (7, [], False), (7, [6], False), (7, [9], True), (9, [9], False)])
 def test_a_run_is_finished_with_its_last_checkpoint_and_the_evaluation_after_it(
     evaluated, checkpoints, finished, monkeypatch):
   run = quickstart.get_config('role=student')

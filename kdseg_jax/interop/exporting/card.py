@@ -22,7 +22,7 @@ _THEN = {
     manifest.DETECTION: (
         'boxes = predictions[..., :4]  # (N, P, 4), x1 y1 x2 y2 in pixels of the images',
         'scores = predictions[..., 4:5] * predictions[..., 5:]  # (N, P, classes)')}
-_METRICS = ('mean_iou', 'pixel_accuracy', 'AP', 'AP50')
+_METRICS = ('mean_iou', 'pixel_accuracy', 'top1', 'top5', 'AP', 'AP50')
 
 
 def text(model: Model, description: dict[str, Any], files: Sequence[str]) -> str:

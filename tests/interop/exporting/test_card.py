@@ -25,7 +25,8 @@ def trained(monkeypatch, tmp_path):
   config.distill = distillers.terms_of('kd')
   workdirs.save(tmp_path / 'run', config)
   rows = [{'phase': 'evaluation', 'step': step, 'mean_iou': score, 'pixel_accuracy': 0.9}
-          for step, score in ((1, 0.25), (2, 0.5))]
+          for step, score in ((1, 0.125), (1, 0.25), (2, 0.5))]  # evaluated twice
+  rows.append({'phase': 'train', 'step': 1, 'mean_iou': 0.75})
   (tmp_path / 'run' / METRICS_FILE).write_text('\n'.join(map(json.dumps, rows)) + '\n')
   return kdseg_jax.load(tmp_path / 'run')
 
@@ -46,6 +47,19 @@ def test_a_card_tells_what_the_model_is(trained, tmp_path):
                '`model.cpu.stablehlo`', 'Whoever publishes these weights'):
     assert part in text
   assert 'secret' not in text and str(tmp_path) not in text
+
+
+@pytest.mark.parametrize('metrics', [
+    {'mean_iou': 0.5, 'pixel_accuracy': 0.75}, {'top1': 0.5, 'top5': 0.75},
+    {'AP': 0.25, 'AP50': 0.5}])
+def test_a_card_states_the_metrics_of_its_task(metrics, trained):
+  row = {'phase': 'evaluation', 'step': trained.train_step, 'images': 3} | metrics
+  path = f'{trained.workdir}/{METRICS_FILE}'
+  with open(path, 'a') as file:
+    file.write(json.dumps(row) + '\n')
+  text = card._training(trained)
+  for name, value in metrics.items():
+    assert f'| {name} (val) | {value:.4f} |' in text
 
 
 def test_the_code_of_a_card_runs(trained, tmp_path, monkeypatch):

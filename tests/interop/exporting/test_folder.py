@@ -97,6 +97,16 @@ def test_every_size_of_images_is_compared(model):
   assert not difference.is_none and difference.shapes == [(1, 8, 8, 3), (2, 8, 12, 3)]
 
 
+def test_images_that_are_compared_are_the_same_whenever_and_of_many_values(model):
+  good, seen = graph.compiled(graph.outputs_of(model)), []
+  function = lambda images: (seen.append(images), good(images))[1]
+  for _ in range(2):
+    graph.compare(model, [function], [(2, 8, 12)])
+  np.testing.assert_array_equal(*seen)
+  assert seen[0].shape == (2, 8, 12, 3) and len(np.unique(seen[0])) > 200
+  assert (seen[0][0] != seen[0][1]).mean() > 0.9
+
+
 @pytest.mark.parametrize('dtype, is_none', [('float32', False), ('bfloat16', True)])
 def test_eight_bits_of_precision_round_more(dtype, is_none, model):
   config = ConfigDict(model.config)

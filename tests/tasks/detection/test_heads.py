@@ -181,6 +181,8 @@ def test_without_boxes_there_is_only_background_and_the_gradient_is_finite(name)
     assert any(map(np.any, gradient['reg'])) == some
     if 'centerness' in gradient:
       assert any(map(np.any, gradient['centerness'])) == some
+    if 'centerness_normalizer' in targets and not some:
+      assert targets['centerness_normalizer'] == np.float32(1e-6 if name == 'fcos' else 1)
 
 
 @pytest.mark.parametrize('name', heads.HEADS)
