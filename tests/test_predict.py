@@ -102,11 +102,12 @@ def test_results_are_beside_the_checkpoints_unless_told_otherwise(
 @pytest.mark.parametrize('options, names', [
     (['--split=val'], ['0.png', '1.png', '2.png']),
     (['--split=val', '--config.eval.limit=2'], ['0.png', '1.png']),
+    (['--split=test'], ['0.png', '1.png', '2.png', '3.png']),
     (['--compare=mine=run', 'data/images/val/0.png'], ['0.png'])])
 def test_strips_show_what_is_known_and_what_is_compared(
     options, names, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
-  archives.folder(tmp_path / 'data', counts=[('val', 3)])
+  archives.folder(tmp_path / 'data', counts=[('val', 3), ('test', 4)])
   config = workdirs.config_of(**{'data.name': 'folder', 'data.root': 'data'})
   workdirs.save(tmp_path / 'run', config, classes=('name 0', 'name 1', 'name 2'))
   status, text = runs.run_here(

@@ -156,6 +156,15 @@ def test_windows_are_drawn_as_those_of_torchvision():
   assert reached == {'bottom', 'right'}
 
 
+@pytest.mark.parametrize(('size', 'rows', 'columns'), [
+    ((4, 40), (0, 4), (17, 22)), ((40, 4), (17, 22), (0, 4)), ((9, 30), (0, 9), (9, 21)),
+    ((30, 9), (9, 21), (0, 9))])
+def test_where_no_window_fits_it_is_the_centre_of_the_nearest_shape(size, rows, columns):
+  """4/3 of images that are wider, 3/4 of images that are higher."""
+  window = augmentation._window(size, np.random.default_rng(0), (1.0, 1.0))
+  assert window == (slice(*rows), slice(*columns))
+
+
 def test_what_does_not_move_with_the_image_is_kept():
   fields = tasks.ClassificationTask.fields
   augment = augmentation.Augmentation(crop=(4, 4), flip=1.0, pad=1, fields=fields)

@@ -288,3 +288,12 @@ def test_the_boxes_of_a_split_are_counted_in_the_log(tmp_path, caplog):
   with caplog.at_level(logging.INFO):
     data.create('voc_boxes', 'train', root=boxed_sets.voc(tmp_path))
   assert '3 images, 3 boxes, 1 of them crowds or difficult.' in caplog.text
+
+
+def test_examples_that_fill_up_a_batch_have_no_box_and_a_scale_of_1():
+  batch, = pipeline.evaluation_batches(Listed([colored_example()]), fields=FIELDS, batch_size=2)
+  assert batch['index'].tolist() == [0, -1]
+  padding = {'boxes': 0, 'classes': -1, 'crowd': False, 'area': 0, 'scale': 1}
+  assert padding.keys() == FIELDS.keys()
+  for name, value in padding.items():
+    assert (batch[name][1] == value).all(), name

@@ -19,8 +19,9 @@ def test_of_a_data_set():
   assert classes == camvid.CLASSES and (palette == palettes.CAMVID).all()
   assert class_names.of('cityscapes', 19)[0][:2] == ('road', 'sidewalk')
   assert class_names.count_of('voc') == 21 and class_names.count_of('cifar100') == 100
-  with pytest.raises(UserError, match='--data=camvid has 11 classes, and the model 19'):
-    class_names.of('camvid', 19)
+  for count in (19, 10, 2):
+    with pytest.raises(UserError, match=f'--data=camvid has 11 classes, and the model {count}'):
+      class_names.of('camvid', count)
   with pytest.raises(UserError, match="'camvdi'. Did you mean 'camvid'"):
     class_names.of('camvdi', 11)
 
@@ -46,3 +47,10 @@ def test_a_list_in_the_home_folder_is_found(tmp_path, monkeypatch):
   (tmp_path / 'classes.txt').write_text('road\ncar\nsky')
   assert class_names.of('~/classes.txt', 3)[0] == ('road', 'car', 'sky')
   assert class_names.count_of('~/classes.txt') == 3
+
+
+def test_folders_have_the_names_of_imagenet_only_if_they_are_all_of_its_synsets_in_order():
+  synsets = class_names.synsets()
+  assert class_names.of_folders(synsets) == class_names.imagenet()
+  for folders in (synsets[:3], synsets[:-1], synsets[::-1], ('cat', 'dog')):
+    assert class_names.of_folders(list(folders)) == tuple(folders)

@@ -145,6 +145,7 @@ def test_the_synsets_of_imagenet_have_the_names_of_its_classes(tmp_path):
   source = data.create('class_folder', 'train', root=tmp_path)
   assert source.classes == class_names.imagenet() and source.palette.shape == (0, 3)
   assert source[999]['image_id'] == 'n15075141/n15075141_1' and source[999]['label'] == 999
+  assert check_classes.LAYOUTS['class_folder'](tmp_path).classes == source.classes
   (tmp_path / 'train' / 'n15075141').rename(tmp_path / 'train' / 'other')
   assert data.create('class_folder', 'train', root=tmp_path).classes == (*synsets[:-1], 'other')
 

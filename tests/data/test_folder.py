@@ -139,6 +139,8 @@ def copy(source, target):
     (lambda root: (remove('images/train')(root), remove('labels/train')(root)), FileNotFoundError,
      r'has no split train, only test, val; expected'),
     (copy('labels/train/1.png', 'labels/train/9.jpg'), ValueError, r'9\.jpg: labels must be PNG'),
+    (copy('labels/train/1.png', 'labels/train/9.bmp'), ValueError, r'9\.bmp: labels must be PNG'),
+    (copy('labels/train/1.png', 'labels/train/9.webp'), ValueError, r'9\.webp: labels must be'),
     (copy('images/train/1.jpg', 'images/train/x.tif'), ValueError,
      r'x\.tif: pictures of this format are not read'),
     (copy('labels/train/1.png', 'labels/x.png'), ValueError, r'labels: holds pictures beside'),
@@ -169,6 +171,14 @@ def test_wrong_lists_are_refused(flat, text, message):
   write_list(flat, text)
   with pytest.raises(ValueError, match=message):
     data.create('folder', 'train', root=flat)
+
+
+@pytest.mark.parametrize('split', ['train', 'val', 'test'])
+def test_a_name_in_any_two_lists_is_refused_in_every_split(flat, split):
+  for name, text in (('train', 's01\ns02'), ('val', 's03\ns04'), ('test', 's05\ns02')):
+    (flat / f'{name}.txt').write_text(text)
+  with pytest.raises(ValueError, match=r's02 is in train\.txt and test\.txt'):
+    data.create('folder', split, root=flat)
 
 
 def test_an_empty_split_is_refused(flat):

@@ -175,6 +175,20 @@ def test_evaluation_pads_to_few_sizes(multiple):
     assert {arrays[1].shape for item in seen.values() for arrays in item} == {(4, 4), (8, 4)}
 
 
+@pytest.mark.parametrize('process_count', [2, 3])
+def test_processes_share_the_batches_of_padded_images(process_count):
+  sizes = [(2, 3), (5, 4), (4, 4), (3, 4), (6, 2), (2, 3), (1, 1), (4, 3)]
+  options = {'fields': FIELDS, 'batch_size': 6, 'multiple': 4}
+  whole = list(pipeline.evaluation_batches(Coded(sizes), **options))
+  parts = [pipeline.evaluation_batches(
+      Coded(sizes), process_index=index, process_count=process_count, sizes=sizes, **options)
+      for index in range(process_count)]
+  joined = [{name: np.concatenate([part[name] for part in batches]) for name in batches[0]}
+            for batches in zip(*parts, strict=True)]
+  assert [batch['image'].shape for batch in whole] == [(6, 4, 4, 3), (6, 8, 4, 3)]
+  assert_same_batches(whole, joined)
+
+
 def test_evaluation_pads_every_field_with_its_own_and_keeps_the_mask_of_the_source():
   fields = {
       'pose': tasks.Field(shape=lambda size: (2,), dtype=np.float32, padding=0.5),

@@ -181,6 +181,23 @@ def test_the_classes_of_cifar100_are_its_fine_ones():
   assert builder.DATA == 'cifar100' and builder.COUNTS == {'train': 50_000, 'test': 10_000}
 
 
+def test_cifar100_is_read_as_it_is_and_prepared(tmp_path):
+  folder = tmp_path / 'cifar-100-python'
+  folder.mkdir()
+  rows = np.random.default_rng(0).integers(0, 256, (3, 3072), np.uint8)
+  for split, labels in (('train', [99, 0, 7]), ('test', [8, 98, 1])):
+    (folder / split).write_bytes(classified_sets.cifar_batch(rows, labels, 'fine_labels'))
+  names = tfds_builders.BUILDERS['cifar100'].CLASSES
+  (folder / 'meta').write_bytes(pickle.dumps({'fine_label_names': list(names)}, protocol=2))
+  prepare.prepare('cifar100', tmp_path, tmp_path / 'data', allow_partial=True)
+  for split, labels in (('train', [99, 0, 7]), ('test', [8, 98, 1])):
+    for root in (tmp_path, tmp_path / 'data'):
+      source = data.create('cifar100', split, root=root)
+      assert [int(example['label']) for example in source] == labels and source.classes == names
+      for example, row in zip(source, rows, strict=True):  # red, green, blue, line by line
+        np.testing.assert_array_equal(example['image'], row.reshape(3, 32, 32).transpose(1, 2, 0))
+
+
 def test_cifar_as_tfds_prepares_it_is_read(tmp_path):
   with tfds.core.registered.skip_registration():  # TFDS's own builder needs TensorFlow for that
 

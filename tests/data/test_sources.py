@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from kdseg_jax import data
+from kdseg_jax.data import files
 from tests.data import archives, boxed_sets, classified_sets
 
 WRITE = {
@@ -51,3 +52,25 @@ def test_images_have_the_size_that_is_asked_for(tmp_path, name):
     assert source[i]['image'].shape == (6, 10, 3) and source[i]['image'].dtype == np.uint8
     assert source[i]['image_id'] == own[i]['image_id']
     assert source[i].get('label', source[i]['image'][..., 0]).shape in ((), (6, 10))
+
+
+@pytest.mark.parametrize('name', WRITE)
+@pytest.mark.parametrize('size', [(16, 8), (48, 40)])
+def test_labels_and_boxes_of_resized_images_lie_where_the_images_do(tmp_path, name, size):
+  root = written(name, tmp_path / 'own')
+  source, own = (data.create(name, 'train', root=root, size=size) for size in (size, None))
+  for example, other in zip(source, own, strict=True):
+    np.testing.assert_array_equal(example['image'], files.resize_image(other['image'], size))
+    before = other['image'].shape[:2]
+    if 'boxes' in other:
+      factors = np.array([size[1] / before[1], size[0] / before[0]] * 2)
+      np.testing.assert_allclose(example['boxes'], other['boxes'] * factors, rtol=1e-6)
+      np.testing.assert_allclose(example['scale'], factors[:2], rtol=1e-6)
+      for field in ('classes', 'crowd', 'area'):  # the area is that of the file's image
+        np.testing.assert_array_equal(example[field], other[field])
+    elif np.ndim(other['label']):  # the pixel in which its centre lies
+      rows, columns = (np.floor((np.arange(new) + 0.5) * old / new).astype(int)
+                       for new, old in zip(size, before))
+      np.testing.assert_array_equal(example['label'], other['label'][rows][:, columns])
+    else:
+      assert example['label'] == other['label']

@@ -96,6 +96,30 @@ def test_unlabelled_images_are_no_training_labels(tmp_path):
     check(tmp_path, data.Concatenated(Labels([1, 1]), unlabelled))
 
 
+def test_unlabelled_images_are_not_read_for_a_class_that_the_labelled_ones_lack(tmp_path, caplog):
+  unlabelled = Labels([2] * 50)
+  check(tmp_path, data.Concatenated(Labels([0, 1, 0]), unlabelled))
+  assert not unlabelled.reads
+  assert 'train has no pixel of moss: it cannot be learned' in caplog.text
+
+
+def test_every_image_that_is_evaluated_is_read_though_all_classes_were_seen(tmp_path):
+  val = Labels([0, 1, 2] + [0] * 60)
+  check(tmp_path, [0, 1, 2], val)
+  assert sorted(val.reads) == list(range(63))
+  val = Labels([0, 1, 2] + [0] * 60)
+  check(tmp_path, [0, 1, 2], val, limit=20)
+  assert sorted(val.reads) == list(range(20))
+
+
+def test_where_not_all_labels_were_read_the_evaluation_split_decides(tmp_path, monkeypatch):
+  monkeypatch.setattr(data_check, 'MOST_TRAINING_LABELS', 5)
+  for val in ([0, 0], [0, 255]):
+    with pytest.raises(UserError, match='train: all labelled pixels are of one class, wall'):
+      check(tmp_path, [0] * 20, val)
+  check(tmp_path, [0] * 20, [0, 1])  # the training labels that were not read may have it too
+
+
 class Generated(Labels):
   is_generated = True
 
