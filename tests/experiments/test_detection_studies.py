@@ -15,7 +15,6 @@ from tests.data import boxed_sets
 pytestmark = pytest.mark.usefixtures('one_device')
 
 STUDIES = {'bccd': bccd, 'scenes_detection': scenes_detection}
-GRIDS = {'bccd': (4e-3, 8e-3, 16e-3), 'scenes_detection': (1e-2, 2e-2, 4e-2)}
 METHODS = {
     'alone': None, 'mimicking': 'prediction_mimicking', 'localization': 'localization_distillation',
     'pkd': 'pkd', 'crosskd': 'crosskd', 'review': 'review'}
@@ -45,9 +44,7 @@ def test_students_are_tuned_and_learn_by_the_methods_of_detectors(study, root):
           for name in study_plan.student_names(config)} == METHODS
   tuning.check(config)
   assert config.study.tune.split == 'val' and config.eval.split == 'test'
-  assert config.study.tune.grid == GRIDS[study]
   teacher = config.study.teacher
-  assert teacher.data.train_split == ('trainval' if study == 'bccd' else 'train')
   if study == 'bccd':  # a checkpoint that is the best on test would be chosen on it
     assert teacher.eval.split == 'test' and teacher.eval.every_steps == teacher.train.steps
   assert config.train.steps == 400 < config.study.teacher.train.steps

@@ -171,3 +171,8 @@ ARGUMENTS = [
 def test_an_argument_of_a_study_reaches_its_fields(name, argument, expected):
   config = load(f'{name}:{argument}')
   assert {field: config_fields.value_of(config, field) for field in expected} == expected
+
+
+@pytest.mark.parametrize('name', [name for name, argument, _ in ARGUMENTS if argument == 'seeds=2'])
+def test_arguments_of_students_leave_the_teacher(name):
+  assert load(f'{name}:steps=36,seeds=2').study.teacher == load(name).study.teacher
