@@ -107,6 +107,15 @@ def test_context_changes_what_the_method_reads_and_is_trained():
   assert distillers.create(terms).init(jax.random.key(0), inputs).memory == {'cross_image': {}}
 
 
+def test_context_leaves_the_start_of_the_method_as_it_is_without():
+  method, inputs = distillers.channels(**SMALL), inputs_of()
+  alone, beside = jax.jit(lambda key: (
+      method.init(key, inputs), distillers.with_context(method, tap='embedding').init(key, inputs)
+  ))(jax.random.key(0))
+  for part, wanted in (('params', alone.params), ('memory', alone.memory)):
+    jax.tree.map(np.testing.assert_array_equal, getattr(beside, part)['method'], wanted)
+
+
 def test_context_refuses_a_critic():
   with pytest.raises(ValueError, match='neither critic nor preparation'):
     distillers.with_context(toys.adversarial())

@@ -74,6 +74,12 @@ def test_no_two_arrays_of_a_loss_are_the_same(name):
     assert same < 0.5, (one, other)
 
 
+def test_what_is_remembered_is_of_no_pixel():
+  queue = np.ravel(inputs.queue(40))[:200]
+  for seed in range(6):
+    assert abs(np.corrcoef(queue, inputs.normal((200,), seed))[0, 1]) < 0.5
+
+
 @pytest.mark.parametrize('name', ['distillers', 'review'])
 def test_no_two_taps_are_the_same(name):
   student, teacher, batch = inputs.taps(name)
@@ -153,6 +159,13 @@ def test_what_went_wrong_is_said():
   assert 'product 3000.0 ms (75%), fusion 1000.0 ms (25%)' in text
   alone = table.result(row(), {rows.OURS: measured([1.0])})
   assert 'ratio' not in alone and '| loss/giou |' in table.markdown(MACHINE, {'loss/giou': alone})
+
+
+@pytest.mark.parametrize('seconds, median, quartiles', [
+    ([3.0, 1.0, 2.0, 9.0, 4.0], 3, (2, 4)), ([1.0, 9.0], 5, (3, 7)), ([7.0], 7, (7, 7))])
+def test_the_time_of_a_call_is_the_median_between_the_quartiles(seconds, median, quartiles):
+  found = interleave.Measured(seconds, [], {})
+  assert (found.median, found.quartiles) == (median, quartiles)
 
 
 def test_parts_join_in_a_folder_and_other_machines_do_not(tmp_path):
