@@ -5,6 +5,7 @@ import logging
 import threading
 import types
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -75,6 +76,16 @@ def test_an_evaluation_without_labels_is_refused(tmp_path):
     check(tmp_path, [0, 1, 2], val=[255])
   with pytest.raises(UserError, match='val: no pixel'):
     check(tmp_path, [0, 1, 2], val=[255, 0, 1, 2], limit=1)  # what is evaluated is the first
+
+
+def test_counts_of_several_processes_may_be_beyond_32_bits(monkeypatch):
+  of_jax = lambda x: np.asarray(jnp.asarray(x))  # of at most 32 bits
+  monkeypatch.setattr(data_check.multihost_utils, 'process_allgather', lambda x: np.stack(
+      [of_jax(x)] * 2))
+  own = data_check._Found(np.array([3, 2**40 + 5]), 7, stopped=False)
+  found, failed = data_check._of_all_processes(own, False)
+  assert (found.total.tolist(), found.read, found.stopped) == ([6, 2**41 + 10], 14, False)
+  assert not failed
 
 
 def test_training_labels_are_read_until_every_class_was_seen(tmp_path, monkeypatch, caplog):
