@@ -105,6 +105,18 @@ def test_max_iou_ignores_between_the_thresholds_and_every_box_takes_its_best():
   assert list(low.box) == [0, ignored, none, 0]
 
 
+@settings(max_examples=25)
+@given(st.integers(0, 2**31))
+def test_boxes_find_their_best_anchor_among_those_that_take_part(seed):
+  boxes, valid = truth(seed)
+  part = np.sort(np.random.default_rng(seed).permutation(26)[:9])
+  found = max_iou(ANCHORS, boxes, valid, np.isin(np.arange(26), part))
+  alone = max_iou(ANCHORS[part], boxes, valid)
+  np.testing.assert_array_equal(found.box[part], alone.box)
+  np.testing.assert_array_equal(found.overlap[part], alone.overlap)
+  assert (np.delete(found.box, part) == assignment.IGNORED).all()
+
+
 def test_task_aligned_takes_the_best_predictions_near_the_box():
   centers = np.float32([[5, 5], [6, 5], [30, 30], [5, 6]])
   boxes, classes = np.float32([[0, 0, 10, 10]]), np.int32([1])
