@@ -242,12 +242,13 @@ def test_runs_of_a_student_have_clocks_of_their_own_and_step_with_those_at_their
   configs = {seed: study_plan.student_config(study, 'alone', seed) for seed in study.study.seeds}
   made, given, caught_up = {}, [], []
 
-  def make(experiment, folder, state, *, clock, label, **_):
+  def make(experiment, folder, state, *, clock, label, **options):
     run = run_of({'w': np.float32(0)})
     run.config, run.clock, run.folder = experiment.config, clock, folder
     run.close, run.catch_up = (lambda: None), (lambda: caught_up.append(run.config.seed))
     run.done = 1 if experiment.config.seed == 2 else 2
     assert label == f'alone seed {run.config.seed}' and state == (run.config.seed, 'zeros')
+    assert options == {'evaluator': 'evaluator', 'should_stop': 'stop'}
     made[run.config.seed] = run
     return run
   monkeypatch.setattr(side_by_side, 'Run', make)
@@ -260,9 +261,9 @@ def test_runs_of_a_student_have_clocks_of_their_own_and_step_with_those_at_their
       given.append((run.config.seed, workdir, create('prepared')))))
   shared = types.SimpleNamespace(
       experiments={'alone': collections.namedtuple('Built', 'config')(configs[4])},
-      evaluator=lambda _: None, runs=types.SimpleNamespace(callback=lambda _: None),
+      evaluator=lambda _: 'evaluator', runs=types.SimpleNamespace(callback=lambda _: None),
       program=lambda _, *, stacked: stacked)
-  found = side_by_side._cohorts(study, str(tmp_path), 'alone', configs, shared, None)
+  found = side_by_side._cohorts(study, str(tmp_path), 'alone', configs, shared, 'stop')
   assert [[run.config.seed for run in cohort.runs] for cohort in found] == groups
   assert [cohort.program for cohort in found] == [len(group) > 1 for group in groups]
   assert len({id(run.clock) for run in made.values()}) == 3 and caught_up == [4, 2, 9]
@@ -272,22 +273,6 @@ def test_runs_of_a_student_have_clocks_of_their_own_and_step_with_those_at_their
     assert run.folder == study_plan.student_workdir(str(tmp_path), 'alone', seed)
     assert run.teacher_metrics == str(tmp_path)
   assert given == [(seed, str(tmp_path), (seed, 'prepared')) for seed in (4, 2, 9)]
-
-
-def test_a_study_may_import_what_it_names_and_what_the_user_allows(monkeypatch, tmp_path):
-  class Seen(Exception):
-    pass
-
-  def shared(configs, workdir, runs, stop, **allowed):
-    raise Seen(configs, allowed)
-  monkeypatch.setattr(side_by_side, '_Shared', shared)
-  monkeypatch.setattr(study_plan, 'unfinished', lambda config, workdir: {'kd': {0: 'config'}})
-  config = quickstart.get_config('role=student')
-  config.distill = {'mine': {'factory': 'mylab.losses:mine', 'weight': 1.0}}
-  with pytest.raises(Seen) as seen:
-    side_by_side.train(config, str(tmp_path), allow_class_names=True, allow_imports=('theirs',))
-  assert seen.value.args == ({'kd': {0: 'config'}}, {
-      'allow_class_names': True, 'allow_imports': ('theirs', 'mylab.losses:mine')})
 
 
 def test_the_seconds_of_the_teacher_end_when_its_taps_are_there(tmp_path, monkeypatch):

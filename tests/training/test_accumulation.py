@@ -31,24 +31,6 @@ class Plain(nn.Module):
     return x, {'x': x, 'logits': x}
 
 
-class Numbered(nn.Module):
-  """Its taps are what it is given."""
-
-  @nn.compact
-  def __call__(self, image, mask=None, index=None, train=False):
-    return None, {'image': image, 'mask': mask, 'index': index}
-
-
-@pytest.mark.parametrize('micro_batches', [1, 2, 4])
-def test_every_image_comes_to_the_student_with_its_mask_and_its_number(micro_batches):
-  batch = test_step.batch_of(3)
-  taps, _ = apply_train(
-      Numbered(), {}, {}, batch, jax.random.key(0), micro_batches=micro_batches)
-  for name, given in taps.items():
-    np.testing.assert_array_equal(given, batch[name])
-  assert batch['index'].min() > 0  # not the places in the batch
-
-
 def between_images(axis_name=None):
   """A term between all pairs of images, and a memory of how many images it has seen at once."""
   def loss(state, inputs):
