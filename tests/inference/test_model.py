@@ -199,6 +199,7 @@ def test_models_of_one_architecture_share_their_programs(workdir):
 
 
 @pytest.mark.parametrize('image,message', [
+    (np.zeros((4, 5, 3), np.float32), r'images\[0\] is float32 of shape \(4, 5, 3\)'),
     (np.zeros((4, 5), np.uint8), r'images\[0\] is uint8 of shape \(4, 5\); .* Grey: np.stack'),
     (np.zeros((4, 5, 1), np.uint8), r'shape \(4, 5, 1\); expected uint8 RGB'),
     (np.zeros((2, 4, 5, 4), np.uint8), r'\(4, 5, 4\); .* With alpha: image\[..., :3\]'),

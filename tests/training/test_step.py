@@ -107,6 +107,44 @@ def test_the_teacher_is_run_to_the_deepest_tap_that_is_read_and_no_further():
   assert products('stage1') < products('stage2') < products('stage4') < products('logits')
 
 
+class Dropped(nn.Module):
+  """A linear segmenter whose features are dropped."""
+
+  @nn.compact
+  def __call__(self, image, mask=None, index=None, train=False):
+    x = Dropout(0.5, name='dropout')(image / 255, index, train)
+    x = nn.BatchNorm(use_running_average=not train, axis_name=AXIS, momentum=0.5)(x)
+    x = nn.Dense(3)(x)
+    return x, {'x': x, 'logits': x}
+
+
+def stepped(devices, **options):
+  """The state after a step of `Dropped` alone on so many devices."""
+  student, batch = Dropped(), batch_of()
+  none = distillers.combine({})
+  taps = jax.eval_shape(student.init_with_output, jax.random.key(0), batch['image'])[0][1]
+  inputs = distillers.DistillInputs(
+      student=taps, teacher={}, batch=batch, rng=jax.random.key(0), step=0)
+  state = create_state(jax.random.key(3), student, none, OPTIMIZERS, inputs)
+  mesh = parallel.create_mesh(jax.devices()[:devices])
+  run = parallel.data_parallel(make_train_step(
+      TASK, student, None, none, OPTIMIZERS, axis_name=AXIS, **options), mesh)
+  state, _ = run(*parallel.replicate(({}, state), mesh), batch)
+  return jax.device_get(state._replace(rng=0))
+
+
+def test_what_is_dropped_of_an_image_does_not_depend_on_its_device():
+  for one, two in zip(*(jax.tree.leaves(stepped(devices)) for devices in (1, 2)), strict=True):
+    np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('parts', [1, 4])
+def test_a_student_runs_in_as_many_parts_as_the_step_is_told(parts):
+  variance = 2 / 3 - 1 / 4  # of uniform numbers of which a half is 0, and a half twice as large
+  found = stepped(1, accumulate=parts).batch_stats['BatchNorm_0']['var']
+  np.testing.assert_allclose(found, variance + (1 - variance) / 2**parts, atol=0.05)
+
+
 def test_memory_is_threaded_through_the_loss_and_then_every_critic_step():
   step, variables, state = train_step_of(critic_steps=3)
   state, _ = jax.jit(step)(variables, state, batch_of())
