@@ -36,7 +36,8 @@ def pytest_collection_modifyitems(config, items):
   for item in items:
     if hasattr(item, 'callspec') and item.callspec.params.get('mode') == 'pmap':
       item.add_marker(pytest.mark.slow)
-  items.sort(key=is_slow)
+  # The longest begin first, so that no process ends with one while the others have nothing left.
+  items.sort(key=lambda item: (is_slow(item), item.path.name != 'test_notebooks.py'))
   if config.getoption('first_cases'):
     chosen = first_cases(items)
     config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in chosen])
