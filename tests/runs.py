@@ -25,8 +25,7 @@ ENVIRONMENT = os.environ | compilation.ENVIRONMENT | {
 
 
 def toy_models(name):
-  """Prelude of a program in which a model of `tests.toys` is made whatever a config names.
-  """
+  """Prelude of a program in which a model of `tests.toys` is made whatever a config names."""
   return ('from kdseg_jax import models\nfrom tests import toys\n'
           f'models.create = toys.maker_of(toys.{name})\n')
 
