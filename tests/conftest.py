@@ -15,8 +15,8 @@ import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-from kdseg_jax import parallel  # noqa: E402
-from tests import toys  # noqa: E402
+from kdseg_jax import models, parallel  # noqa: E402
+from tests import shallow, toys  # noqa: E402
 
 # The same examples at every run, however busy the machine is.
 hypothesis.settings.register_profile(
@@ -76,6 +76,14 @@ def toy_models():
   """For what is not about models."""
   with pytest.MonkeyPatch.context() as patch:
     toys.replace_models(patch)
+    yield
+
+
+@pytest.fixture(scope='module')
+def shallow_models():
+  """For runs of recipes, which compile what they name once for the teacher and once or more."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(models, 'create', shallow.create)
     yield
 
 

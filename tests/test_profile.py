@@ -11,7 +11,7 @@ from kdseg_jax.training import profiling, shapes, trace
 from tests import runs, toys
 from tests.data import classified_sets
 
-pytestmark = pytest.mark.usefixtures('one_device')
+pytestmark = pytest.mark.usefixtures('one_device', 'shallow_models')
 
 RECIPES = {
     'segmentation': ('quickstart.py', 'pixelwise+pairwise'),

@@ -11,10 +11,10 @@ import pytest
 
 from kdseg_jax import data, evaluate, predict, train
 from kdseg_jax.data import files, palettes, prepare
-from tests import runs, toys, workdirs
+from tests import runs, shallow, toys, workdirs
 from tests.data import archives
 
-pytestmark = pytest.mark.usefixtures('one_device')
+pytestmark = pytest.mark.usefixtures('one_device', 'shallow_models')
 
 RECIPES = sorted(path.name for path in (runs.ROOT / 'configs').glob('*.py')
                  if path.name not in ('common.py', 'papers.py', '__init__.py'))
@@ -121,7 +121,8 @@ def test_every_recipe_distils_two_steps_and_evaluates(
 def test_a_segmenter_is_distilled_by_knowledge_review(cache, settings, teachers, tmp_path):
   output = runs.run(
       'train', '--config=configs/camvid.py:method=review,runlocal', f'--workdir={tmp_path}',
-      f'--config.teacher.checkpoint={teachers["camvid.py"]}', *settings['camvid.py'], cache=cache)
+      f'--config.teacher.checkpoint={teachers["camvid.py"]}', *settings['camvid.py'], cache=cache,
+      prelude=shallow.PRELUDE)
   assert 'Python 3.' in output and 'device(s)' in output
   rows = runs.rows(tmp_path)
   assert [(row['phase'], row['step']) for row in rows] == [
@@ -137,7 +138,7 @@ def test_evaluate_takes_split_data_root_and_overrides(cache, camvid, teachers, t
       'evaluate', f'--workdir={teachers["camvid.py"]}', '--split=test', f'--data_root={camvid}',
       f'--json={result}', '--config.task.absent_as_zero=True', '--config.eval.batch_size=2',
       '--config.eval.window=(24,48)', '--config.eval.flip=True',
-      f'--confusion={tmp_path / "new" / "confusion.png"}', cache=cache)
+      f'--confusion={tmp_path / "new" / "confusion.png"}', cache=cache, prelude=shallow.PRELUDE)
   assert json.loads(result.read_text())['images'] == 3
   assert 'windows of 24x48 overlapping by 0.33, flip' in output
   assert files.read_image(tmp_path / 'new' / 'confusion.png').std() > 10
@@ -166,7 +167,7 @@ def test_predict_writes_palette_pngs_of_the_size_of_the_images_and_overlays_with
   (folder / 'c.png').write_bytes(b'cut short')
   output = tmp_path / 'out'
   text = runs.run('predict', f'--workdir={teachers["quickstart.py"]}', f'--output={output}', folder,
-                  folder / 'a.png', cache=cache, status=1)
+                  folder / 'a.png', cache=cache, prelude=shallow.PRELUDE, status=1)
   assert '3 images.' in text and '1 were left out:' in text
   assert 'c.png: cannot be decoded' in text and 'Traceback' not in text
   assert sorted(path.name for path in (output / 'labels').iterdir()) == [

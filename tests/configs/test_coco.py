@@ -269,7 +269,8 @@ def test_a_head_of_the_same_shapes_is_not_taken_for_another(root):
 
 
 @pytest.mark.slow
-def test_a_student_is_distilled_from_a_saved_teacher_of_another_head(root, tmp_path):
+def test_a_student_is_distilled_from_a_saved_teacher_of_another_head(
+    root, shallow_models, tmp_path):
   teacher, source = small('role=teacher,head=retinanet', root), data.Coco('train', root=root)
   draws = np.random.default_rng(0)
   variables = jax.tree.map(

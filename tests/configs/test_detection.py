@@ -9,7 +9,7 @@ from kdseg_jax.training import loop
 from tests import runs
 from tests.data import boxed_sets
 
-pytestmark = pytest.mark.usefixtures('one_device')
+pytestmark = pytest.mark.usefixtures('one_device', 'shallow_models')
 
 NAMES = ('scenes_detection', 'bccd')
 # As the docstrings say, and as the figures that they report were reached.

@@ -84,7 +84,8 @@ def data_dir(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('teacher,student', [('resnet34', 'resnet18'), ('resnet50', 'mobilenetv1')])
-def test_a_student_is_distilled_from_prepared_archives(data_dir, tmp_path, teacher, student):
+def test_a_student_is_distilled_from_prepared_archives(
+    data_dir, shallow_models, tmp_path, teacher, student):
   def train(arg, **fields):
     config = imagenet.get_config(f'{arg},runlocal')
     config.data.root = str(data_dir)

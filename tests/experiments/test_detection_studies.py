@@ -65,7 +65,7 @@ def test_the_commands_of_the_docstring_part_the_images(root):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('study', STUDIES)
-def test_every_student_fits_the_teacher(study, root):
+def test_every_student_fits_the_teacher(study, root, shallow_models):
   """By shapes, at the widths of the study: to compile all of them would take minutes."""
   config = load(study, 'runlocal', root)
   whole = STUDIES[study].get_config()

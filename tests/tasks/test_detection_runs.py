@@ -91,14 +91,14 @@ def test_a_run_is_evaluated_predicts_and_goes_on_where_it_was_stopped(
 @pytest.mark.slow
 @pytest.mark.parametrize('head, learning_rate', [
     (head, 2e-3 if head == 'fcos' else 4e-3) for head in task.HEADS])
-def test_every_head_overfits_eight_scenes(head, learning_rate):
+def test_every_head_overfits_four_scenes(shallow_models, head, learning_rate):
   config = default_config.detection()
   config.student.update(name=f'{head}_resnet18', width=0.25, head_channels=32, stacked_convs=1)
   config.augmentation.update(crop=(64, 64), flip=0.0)
   config.task.max_boxes = 4
-  config.data.update(train_limit=8, size=(64, 64))
-  config.train.update(steps=120, batch_size=8, compile_level=0)
-  config.eval.update(split='train', limit=8, every_steps=0, batch_size=8, pictures=0)
+  config.data.update(train_limit=4, size=(64, 64))
+  config.train.update(steps=100, batch_size=4, compile_level=0)
+  config.eval.update(split='train', limit=4, every_steps=0, batch_size=4, pictures=0)
   config.checkpoint.every_steps = 0
   config.optimizer.update(name='adamw', learning_rate=learning_rate, clip_norm=10.0)
   built = experiment.create_experiment(config)
@@ -108,4 +108,4 @@ def test_every_head_overfits_eight_scenes(head, learning_rate):
   for _ in range(config.train.steps):
     state, metrics = step(state, next(batches))
   found = run.create_evaluator(built, built.student)(state.deployed, built.evaluation_source)
-  assert found['images'] == 8 and found['AP50'] >= 0.9, (metrics, found)
+  assert found['images'] == 4 and found['AP50'] >= 0.9, (metrics, found)
