@@ -45,11 +45,13 @@ _create = models.create
 
 
 def create(*args, **kwargs):
-  """As `models.create`."""
+  """As `models.create`; other backbones, and the ESPNets, stay as they are."""
   module = _create(*args, **kwargs)
   deep = module.backbone
   if type(deep) is cifar_resnet.CifarResNet:
     return module.clone(backbone=deep.clone(depth=8))
+  if type(deep) not in _SHALLOW:
+    return module
   # Another class, not other counts in the module's: what is cached by modules stays right.
   fields = {name: getattr(deep, name) for name in deep.__dataclass_fields__
             if name not in ('parent', 'name')}
