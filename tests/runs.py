@@ -23,6 +23,12 @@ ENVIRONMENT = os.environ | compilation.ENVIRONMENT | {
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1'}
 
+# A prelude: images/s of a few passes, not of a second of them.
+SHORT_TIMING = """
+from kdseg_jax.inference import evaluation
+evaluation.throughput.__kwdefaults__['seconds'] = 0.05
+"""
+
 
 def toy_models(name):
   """Prelude of a program in which a model of `tests.toys` is made whatever a config names."""

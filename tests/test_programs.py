@@ -210,7 +210,8 @@ def test_predict_compares_work_directories_on_a_split(run_here, teachers, tmp_pa
 
 @pytest.mark.slow
 def test_quickstart_trains_three_models_and_writes_figures_and_overlays(cache, tmp_path):
-  output = runs.run('quickstart', '--runlocal', f'--workdir={tmp_path}', cache=cache)
+  output = runs.run('quickstart', '--runlocal', f'--workdir={tmp_path}', cache=cache,
+                    prelude=shallow.PRELUDE + runs.SHORT_TIMING)
   result = json.loads((tmp_path / 'quickstart.json').read_text())
   assert set(result) == {'teacher', 'student', 'distilled', 'seconds'}
   for name in ('teacher', 'student', 'distilled'):

@@ -15,7 +15,7 @@ from tests import runs, toys
 
 STEPS = 30
 # A model of one layer in place of the recipe's: programs are what is tested here.
-PRELUDE = runs.toy_models('Model')
+PRELUDE = runs.toy_models('Model') + runs.SHORT_TIMING
 STUDY = ('study', '--config=experiments/scenes_core.py:runlocal', f'--config.train.steps={STEPS}',
          '--config.eval.every_steps=15', '--config.checkpoint.every_steps=4')
 

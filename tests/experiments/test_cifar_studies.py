@@ -111,7 +111,8 @@ def test_a_study_in_small_is_reported_by_top1(file, cache, tmp_path):
   (tmp_path / 'few.py').write_text(FEW)  # of ten students, each a program to compile
   output = runs.run(
       'study', f'--config={tmp_path}/few.py:data=npz,runlocal', f'--workdir={tmp_path}',
-      f'--config.data.root={file}', f'--config.study.teacher.data.root={file}', cache=cache)
+      f'--config.data.root={file}', f'--config.study.teacher.data.root={file}', cache=cache,
+      prelude=runs.SHORT_TIMING)
   report = json.loads((tmp_path / 'report.json').read_text())
   assert report['seeds'] == [0, 1] and report['steps'] == 2
   assert report['students'].keys() == {'alone', 'stage1_from_stage3', 'stage3_from_stage2'}
