@@ -35,7 +35,7 @@ def test_the_critic_learns_to_tell_separable_maps(term, options, grows):
   method = distillers.create(terms)
   critic = method.critic.parts[term]
 
-  @jax.jit  # not a scan of steps: convolutions in a loop of XLA's are ten times as slow on CPUs
+  @jax.jit  # not a scan: in it XLA runs the gradients of convolutions slowly on CPUs
   def step(key, state, opt_state):
     (_, (memory, metrics)), gradient = jax.value_and_grad(
         lambda params: critic.loss(state._replace(critic=params), dataclasses.replace(

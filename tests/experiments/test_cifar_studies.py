@@ -88,9 +88,10 @@ def test_every_student_can_be_built(study, file):
 
 
 @pytest.mark.slow
-def test_every_form_fits_the_models(file):
+@pytest.mark.parametrize('study', STUDIES.values(), ids=STUDIES)
+def test_every_student_fits_the_models(study, file):
   """By shapes: to compile all of them would take minutes."""
-  config = cifar_review_forms.get_config('data=npz,runlocal')
+  config = study.get_config('data=npz,runlocal')
   config.data.root = config.study.teacher.data.root = str(file)
   shapes.check_study(config, {
       name: study_plan.student_config(config, name, 0) for name in review_of(config)})

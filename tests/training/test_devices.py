@@ -13,19 +13,18 @@ import numpy as np
 import optax
 import pytest
 
-from kdseg_jax import data, distillers, parallel, tasks
+from kdseg_jax import data, distillers, models, parallel, tasks
 from kdseg_jax.data import augmentation, pipeline
 from kdseg_jax.inference.evaluation import Evaluator
 from kdseg_jax.training.state import Optimizers, create_state
 from kdseg_jax.training.step import make_train_step
-from tests import shallow
 from tests.precision import float64
 
 pytestmark = pytest.mark.slow
 
 AXIS = parallel.AXIS
 TASK = tasks.SegmentationTask(num_classes=11)
-SEEDS = (1, 3)  # of the data; with these, float32 exceeded 1e-5
+SEEDS = (0, 1, 3)  # of the data; with 1 and 3, float32 exceeded 1e-5
 TOLERANCE = 1e-10
 
 
@@ -41,7 +40,7 @@ def initial_states(model, distiller, optimizers, batch):
 def ten_steps(devices, mode):
   """Of every seed: losses, final parameters, and the metrics of the student."""
   mesh = parallel.create_mesh(jax.devices()[:devices])
-  model = shallow.create('deeplabv3_resnet18', 11, width=0.125, output_stride=16, axis_name=AXIS)
+  model = models.create('deeplabv3_resnet18', 11, width=0.125, output_stride=16, axis_name=AXIS)
   terms = distillers.terms_of('pixelwise@1+pairwise@1')
   distiller = distillers.create(terms, axis_name=AXIS)
   optimizers = Optimizers(*[optax.sgd(1e-3, momentum=0.9)] * 2)
